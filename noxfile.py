@@ -1,0 +1,135 @@
+"""The project's checks. `nox` alone runs lint, types, contracts and tests; `nox -s tests -- dht` tests one room.
+
+Each session makes its own virtual environment and keeps it for the next run (`nox --no-reuse-existing-virtualenvs`
+starts afresh). What each one installs stands in pyproject.toml, under `dependency-groups`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.error_on_external_run = True
+nox.options.sessions = ["lint", "types", "contracts", "tests"]
+
+ROOT = Path(__file__).parent
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+NO_TEST_COLLECTED = 5  # pytest's exit status when a selection is empty
+
+
+def group(name: str) -> list[str]:
+    """Return the requirements of one dependency group."""
+    return nox.project.dependency_groups(PYPROJECT, name)
+
+
+def paths_of_rooms(arguments: list[str]) -> list[str]:
+    """Turn names of rooms into their test folders, and leave every other argument to pytest."""
+    return [f"tests/{word}" if (ROOT / "tests" / word).exists() else word for word in arguments]
+
+
+def run_marked(session: nox.Session, mark: str) -> None:
+    """Run the tests that carry `mark`; having none is said, and is no failure."""
+    command = ["pytest", "-m", mark, *paths_of_rooms(session.posargs)]
+    session.run(*command, success_codes=[0, NO_TEST_COLLECTED])
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, the ban on pickle, and the format; add `-- --fix` to mend what can be mended."""
+    session.install(*group("lint"))
+    if "--fix" in session.posargs:
+        session.run("ruff", "check", "--fix", ".")
+        session.run("ruff", "format", ".")
+        return
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", "--diff", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types, strictly. The heavy extras are not needed for it (pyproject.toml says why)."""
+    session.install(".", *group("types"))
+    session.run("mypy", *session.posargs)
+    session.run("mypy", "noxfile.py")
+
+
+@nox.session
+def contracts(session: nox.Session) -> None:
+    """Check that each room imports only from rooms below it."""
+    session.install(*group("contracts"))
+    session.run("lint-imports", "--no-cache", *session.posargs, env={"PYTHONPATH": str(ROOT)})
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run unit, property and integration tests; a room's name selects its folder."""
+    session.install(".[all]", *group("test"))
+    session.run("pytest", *paths_of_rooms(session.posargs))
+
+
+@nox.session
+def nightly(session: nox.Session) -> None:
+    """Run every test, the long ones too, with many more examples that differ each time."""
+    session.install(".[all]", *group("test"))
+    wanted = ["-m", "not interop", "--timeout=3600", *paths_of_rooms(session.posargs)]
+    session.run("pytest", *wanted, env={"HYPOTHESIS_PROFILE": "nightly"})
+
+
+@nox.session
+def interop(session: nox.Session) -> None:
+    """Run the tests against foreign implementations."""
+    session.install(".[all]", *group("test"))
+    run_marked(session, "interop")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run each bench, or the named ones (`nox -s bench -- round`)."""
+    session.install(".[all]")
+    names = session.posargs or sorted(path.stem for path in (ROOT / "tests" / "bench").glob("[!_]*.py"))
+    if not names:
+        session.log("there is no bench yet")
+    for name in names:
+        session.run("python", f"tests/bench/{name}.py", "--json")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the pages with warnings as errors, and run the examples that stand in them."""
+    session.install(".[all]", *group("docs"))
+    session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+    session.run("sphinx-build", "-W", "--keep-going", "-b", "doctest", "docs", "docs/_build/doctest")
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """Run each example as its first lines say."""
+    session.install(".[all]", *group("test"))
+    for path in sorted((ROOT / "examples").glob("*.py")):
+        session.run("python", str(path.relative_to(ROOT)))
+
+
+@nox.session
+def dist(session: nox.Session) -> None:
+    """Build the wheel and the source archive, check them, and start the wheel where nothing else is installed."""
+    session.install(*group("dist"))
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", "dist", ".")
+    built = [str(path) for path in sorted((ROOT / "dist").iterdir())]
+    session.run("twine", "check", "--strict", *built)
+    fresh = Path(session.create_tmp()) / "fresh"
+    session.run("python", "-m", "venv", "--clear", str(fresh))
+    session.run(
+        str(fresh / "bin" / "pip"), "install", "--quiet", *(p for p in built if p.endswith(".whl")), external=True
+    )
+    session.run(str(fresh / "bin" / "prime"), "version", external=True)
+
+
+if __name__ == "__main__":
+    sys.exit("run `nox`, or `nox --list` for the sessions")
