@@ -1,0 +1,64 @@
+"""A fresh `prime.toml`, and one value changed in an existing one with its comments kept. Pure."""
+
+from __future__ import annotations
+
+import textwrap
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+
+from prime.config.layers import assemble, find_key
+from prime.config.schema import SECTIONS, Key, section_keys
+from prime.config.sources import text_layer
+from prime.config.values import Value, parse_text, shown
+from prime.errors import ConfigError
+
+_HEAD = """\
+# Configuration of a Prime node. Each line shows a default: take the # away to change it.
+# `prime config explain KEY` says more; `prime config show` shows what is in force and where it came from.
+"""
+
+
+def template() -> str:
+    """Return a `prime.toml` in which every key stands as a comment with its default, meaning and range."""
+    return "\n".join([_HEAD, *(_section_text(section) for section in SECTIONS)])
+
+
+def _section_text(section: str) -> str:
+    keys = "\n".join(_key_text(key) for key in section_keys(section))
+    return f"[{section}]\n{keys}\n"
+
+
+def _key_text(key: Key) -> str:
+    rule = key.rule
+    note = f"{rule.doc} ({rule.range_text()})" if rule.range_text() else rule.doc
+    comment = textwrap.fill(note, 100, initial_indent="# ", subsequent_indent="# ")
+    return f"{comment}\n# {key.field} = {shown(key.default)}"
+
+
+def set_value(text: str, name: str, value: str, *, file: str = "prime.toml") -> str:
+    """Return a TOML text with one dotted key set to a value given as text; everything else stays as it is.
+
+    The new text is checked as `load` would; raises `ConfigError` if the key is unknown, the value does not fit, or the
+    file as a whole would not load.
+    """
+    key = find_key(name)
+    try:
+        fitted = key.fit(parse_text(key.type, value))
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}", hint=key.rule.doc) from None
+    text_layer(text, file)
+    changed = _changed(text, key, fitted, file)
+    assemble([text_layer(changed, file)])
+    return changed
+
+
+def _changed(text: str, key: Key, value: Value, file: str) -> str:
+    try:
+        document = tomlkit.parse(text)
+        if key.section not in document:
+            document[key.section] = tomlkit.table()
+        document[key.section][key.field] = list(value) if isinstance(value, tuple) else value
+        return tomlkit.dumps(document)
+    except TOMLKitError as error:
+        raise ConfigError(f"{file}: {error}", hint="set it by hand") from None
