@@ -1,0 +1,116 @@
+"""The one contract of all transports: a channel of bytes to a peer whose identity was proved.
+
+Above this contract nothing knows sockets; below it nothing knows messages. A transport is a small configuration object
+that a user passes (`prime.Tcp("/ip4/127.0.0.1/tcp/0")`); `open` turns it into an endpoint that listens and dials; each
+connection is a channel. The conformance suite in `prime.testing.transport` holds every transport to what is written here.
+
+The byte contract is anyio's `ByteStream`, made exact in the places that anyio leaves open:
+
+- `receive` returns at least one byte, or raises `anyio.EndOfStream` after the peer's `send_eof` or `aclose`,
+  `anyio.BrokenResourceError` if the connection broke, `anyio.ClosedResourceError` after (or during) our own `aclose`,
+  and `anyio.BusyResourceError` while another task receives. A cancelled `receive` loses no byte.
+- `send` returns when the bytes are handed on (never proof that the peer read them) and waits while the peer does not
+  read. A cancelled `send` has sent nothing, or everything, or the channel is broken: a part of one send is never
+  followed by bytes of another.
+- `send_eof` ends our direction; the other stays open. `aclose` ends both, is idempotent, and is bounded in time.
+- The end of a stream is no proof that all arrived (libp2p shows a reset as an end): the layer above sends lengths.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol, TypeAlias
+
+import anyio.abc
+import trio
+
+from prime.actor.contract import PeerId
+from prime.errors import WrongBackendError
+from prime.transport.identity import KeyPair
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+"""What `Channel.send` takes; it may be reused as soon as `send` has returned."""
+
+DIAL_TIMEOUT_S = 10.0
+"""How long a dial may take, from the first packet to the proved identity, unless the transport is told otherwise."""
+
+CLOSE_TIMEOUT_S = 1.0
+"""How long `Channel.aclose` may take to say goodbye before it just lets go."""
+
+BACKLOG_MAX = 32
+"""How many proved inbound channels may wait for `accept`, and how many may be proving themselves."""
+
+
+class Channel(anyio.abc.ByteStream):
+    """A stream of bytes in both directions, to a peer whose identity was proved."""
+
+    @property
+    @abstractmethod
+    def peer(self) -> PeerId:
+        """The proved identity of the other side."""
+
+    @abstractmethod
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        """Return between 1 and `max_bytes` bytes; see the module's text for the ways it ends."""
+
+    @abstractmethod
+    async def send(self, item: Buffer) -> None:
+        """Send all bytes of `item` (one-dimensional, contiguous); see the module's text for cancellation."""
+
+
+class Endpoint(Protocol):
+    """An opened transport: it listens, and it dials."""
+
+    @property
+    def peer(self) -> PeerId:
+        """This side's own id."""
+        ...
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where others can dial it: multiaddr texts with the real port and `/p2p/<own id>`."""
+        ...
+
+    async def dial(self, address: str, peer: PeerId | None = None) -> Channel:
+        """Open a channel to whoever answers at `address`.
+
+        The identity expected is `peer`, or else the `/p2p/` part of the address, or else any. Raises `ConfigError`
+        (no multiaddr, or its `/p2p/` part contradicts `peer`), `UnreachableError` (nobody answered within the
+        transport's dial deadline, or the address belongs to another transport) and `WrongPeerError`.
+        """
+        ...
+
+    async def accept(self) -> Channel:
+        """Wait for the next inbound channel whose peer has proved its identity.
+
+        Inbound connections that fail to prove one are dropped without a trace here. Raises
+        `anyio.ClosedResourceError` once the endpoint is closed.
+        """
+        ...
+
+
+class Transport(Protocol):
+    """What a user chooses: how this node's bytes travel. Immutable; opening it does the work."""
+
+    @property
+    def name(self) -> str:
+        """`memory`, `unix`, `tcp` or `libp2p`."""
+        ...
+
+    def open(self, key: KeyPair) -> AbstractAsyncContextManager[Endpoint]:
+        """Listen as the owner of `key` until the context is left; channels still open are closed then.
+
+        Entering raises `WrongBackendError` outside Trio, `AddressInUseError`, `ConfigError` (an address that cannot
+        be listened on) and `MissingExtraError`.
+        """
+        ...
+
+
+def require_trio() -> None:
+    """Raise `WrongBackendError` unless a Trio event loop runs the caller."""
+    if not trio.lowlevel.in_trio_run():
+        raise WrongBackendError(
+            "Prime was started under another event loop than Trio's.",
+            hint='Prime runs on Trio: start it with trio.run(main) or anyio.run(main, backend="trio").',
+        )

@@ -1,0 +1,254 @@
+"""Who a node is: one Ed25519 key, the same libp2p peer id over every transport, and one key file.
+
+The peer id is the identity multihash of the protobuf-encoded public key in base58btc (libp2p specifications,
+"Peer Ids and Keys"), `12D3KooW…`. It contains the public key, so a signature is checked with nothing but the id.
+No libp2p package is needed for any of this.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from prime.actor.contract import PeerId
+from prime.errors import ConfigError
+
+_ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"  # base58btc
+_PUBLIC_KEY_HEADER = bytes.fromhex("08011220")  # protobuf: Type = Ed25519 (1), Data = 32 bytes
+_MULTIHASH_HEADER = bytes.fromhex("0024")  # multihash: identity, 36 bytes
+_PEER_TEXT_LENGTH = 52  # of every Ed25519 peer id
+_KEY_FILE_BYTES_MAX = 4096
+
+
+class KeyPair:
+    """An Ed25519 key pair. Its text form never shows the private half."""
+
+    __slots__ = ("_private", "_public")
+
+    def __init__(self, private: Ed25519PrivateKey) -> None:
+        self._private = private
+        self._public = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+    @classmethod
+    def generate(cls) -> KeyPair:
+        """Make a new key from the operating system's randomness."""
+        return cls(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def from_seed(cls, seed: bytes) -> KeyPair:
+        """Make the key of a 32-byte seed: the same seed, the same peer. For tests and simulations."""
+        if len(seed) != 32:
+            raise ConfigError(f"An Ed25519 seed has 32 bytes, not {len(seed)}.")
+        return cls(Ed25519PrivateKey.from_private_bytes(seed))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> KeyPair:
+        """Read a key file (PEM, PKCS #8, mode 0600). Raises `ConfigError` naming the file and the fix."""
+        return cls(_parse_key(Path(path), _read_key_file(Path(path))))
+
+    @classmethod
+    def load_or_create(cls, path: str | os.PathLike[str]) -> KeyPair:
+        """Read the key file, or create it (and its folder, 0700) if there is none.
+
+        The file appears whole or not at all, and is on the disk before this returns; of two processes that create it at
+        once, both return the same key. Raises `ConfigError`.
+        """
+        target = Path(path)
+        with _naming(target, "created"):
+            if not os.path.lexists(target):
+                _create_key_file(target, cls.generate())
+        return cls.load(target)
+
+    @property
+    def peer(self) -> PeerId:
+        """The peer id of this key."""
+        return peer_from_public_key(self._public)
+
+    @property
+    def public_bytes(self) -> bytes:
+        """The raw public key, 32 bytes."""
+        return self._public
+
+    def private_bytes(self) -> bytes:
+        """Return the raw private seed, 32 bytes: for handing the key to libp2p, never for a log."""
+        return self._private.private_bytes_raw()
+
+    def sign(self, data: bytes) -> bytes:
+        """Return the 64-byte Ed25519 signature (RFC 8032) of `data`."""
+        return self._private.sign(data)
+
+    def __repr__(self) -> str:
+        return f"KeyPair({self.peer})"
+
+
+def verify(peer: PeerId, data: bytes, signature: bytes) -> bool:
+    """Tell whether `signature` over `data` was made by the key of `peer`. Raises `ConfigError` for no peer id."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key_of(peer)).verify(signature, data)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def peer_from_public_key(public_key: bytes) -> PeerId:
+    """Return the peer id of a raw 32-byte Ed25519 public key."""
+    if len(public_key) != 32:
+        raise ConfigError(f"An Ed25519 public key has 32 bytes, not {len(public_key)}.")
+    return PeerId(_base58(_MULTIHASH_HEADER + encode_public_key(public_key)))
+
+
+def public_key_of(peer: str) -> bytes:
+    """Return the raw 32-byte public key inside a peer id. Raises `ConfigError`."""
+    data = _unbase58(peer) if len(peer) == _PEER_TEXT_LENGTH else b""
+    header = _MULTIHASH_HEADER + _PUBLIC_KEY_HEADER
+    if len(data) != len(header) + 32 or not data.startswith(header):
+        raise ConfigError(
+            f"{_shorten(peer)!r} is no peer id of an Ed25519 key.",
+            hint="A peer id has 52 characters and begins with 12D3KooW; `prime status` prints a node's own.",
+        )
+    return data[len(header) :]
+
+
+def parse_peer(text: str) -> PeerId:
+    """Return `text` as a peer id after checking it in full. Raises `ConfigError`."""
+    public_key_of(text)
+    return PeerId(text)
+
+
+def encode_public_key(public_key: bytes) -> bytes:
+    """Return libp2p's protobuf form (36 bytes) of a raw Ed25519 public key."""
+    return _PUBLIC_KEY_HEADER + public_key
+
+
+def decode_public_key(data: bytes) -> bytes:
+    """Return the raw key of libp2p's protobuf form; `ValueError` for any other key type or length."""
+    if len(data) != 36 or not data.startswith(_PUBLIC_KEY_HEADER):
+        raise ValueError("not the protobuf form of an Ed25519 public key")
+    return data[len(_PUBLIC_KEY_HEADER) :]
+
+
+def _base58(data: bytes) -> str:
+    number = int.from_bytes(data, "big")
+    digits = ""
+    while number:
+        number, digit = divmod(number, 58)
+        digits = _ALPHABET[digit] + digits
+    return "1" * (len(data) - len(data.lstrip(b"\0"))) + digits
+
+
+def _unbase58(text: str) -> bytes:
+    """Decode base58btc; empty for text outside the alphabet (the caller names the error)."""
+    number = 0
+    for character in text:
+        digit = _ALPHABET.find(character)
+        if digit < 0:
+            return b""
+        number = number * 58 + digit
+    zeros = len(text) - len(text.lstrip("1"))
+    return bytes(zeros) + number.to_bytes((number.bit_length() + 7) // 8, "big")
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 64 else text[:61] + "..."
+
+
+def _create_key_file(path: Path, key: KeyPair) -> None:
+    """Write beside, then link: the final name never shows a partial file, and never replaces another's key."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        _write_durably(draft, key._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))  # noqa: SLF001 (same file)
+        os.link(draft, path)
+    except FileExistsError:
+        return  # another process was first; its key counts
+    finally:
+        draft.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_key_file(path: Path) -> bytes:
+    # Opened once and examined through the descriptor, so that what was checked is what is read. Non-blocking, so that
+    # a FIFO at that path does not hang the start.
+    with _naming(path, "read"):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        _check_mode(path, os.fstat(file.fileno()))
+        return file.read(_KEY_FILE_BYTES_MAX + 1)
+
+
+def _check_mode(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"The key file {path} is no regular file.", hint="Name a file, or move what is there away.")
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o077:
+        raise ConfigError(
+            f"The key file {path} may be read by others (mode {mode:04o}): its key cannot be trusted to be yours alone.",
+            hint=f"Run: chmod 600 {path}",
+        )
+
+
+def _parse_key(path: Path, data: bytes) -> Ed25519PrivateKey:
+    try:
+        private = load_pem_private_key(data, password=None)
+    except (ValueError, TypeError) as error:  # TypeError: the key is encrypted with a password
+        raise _not_a_key(path) from error
+    if not isinstance(private, Ed25519PrivateKey):
+        raise _not_a_key(path)
+    return private
+
+
+def _not_a_key(path: Path) -> ConfigError:
+    return ConfigError(
+        f"The key file {path} holds no Ed25519 private key (PEM, PKCS #8, without a password).",
+        hint="Restore it from a backup, or move it away: a new key (and a new peer id) is made at the next start.",
+    )
+
+
+@contextmanager
+def _naming(path: Path, verb: str) -> Iterator[None]:
+    """Turn an `OSError` into a `ConfigError` that names the key file and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"The key file {path} cannot be {verb}: {os.strerror(error.errno or 0)}.", hint=_fix_for(path, error)
+        ) from error
+
+
+def _fix_for(path: Path, error: OSError) -> str:
+    if error.errno == errno.EACCES:
+        return f"Run it as the file's owner, who may run: chmod 600 {path}"
+    if error.errno == errno.ENOENT:
+        return "Check the path; `load_or_create` makes a missing file."
+    return "Name a path in a folder that you may write to, on a file system with hard links."
