@@ -1,0 +1,79 @@
+"""Prime: supervised actors on Trio, near and far, and on them a decentralised training system.
+
+This is the public face. Every name loads on first use, so that `import prime` stays quick and loads neither torch
+nor libp2p.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prime.actor import Actor as Actor
+    from prime.actor import Context as Context
+    from prime.actor import Down as Down
+    from prime.actor import Mailbox as Mailbox
+    from prime.actor import Ref as Ref
+    from prime.actor import Restart as Restart
+    from prime.actor import Supervisor as Supervisor
+    from prime.actor import System as System
+    from prime.actor import on as on
+    from prime.errors import PrimeError as PrimeError
+    from prime.node.system import open_system as open_system
+    from prime.trainer.metadata import ModelMetadata as ModelMetadata
+    from prime.trainer.metadata import TrainingConfig as TrainingConfig
+    from prime.transport.identity import KeyPair as KeyPair
+    from prime.transport.identity import NodeIdentity as NodeIdentity
+    from prime.transport.libp2p import Libp2p as Libp2p
+    from prime.transport.memory import Memory as Memory
+    from prime.transport.tcp import Tcp as Tcp
+    from prime.transport.unix import Unix as Unix
+    from prime.wire import Ask as Ask
+    from prime.wire import Payload as Payload
+    from prime.wire import message as message
+    from prime.wire import record as record
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Actor": "prime.actor",
+    "Ask": "prime.wire",
+    "Context": "prime.actor",
+    "Down": "prime.actor",
+    "KeyPair": "prime.transport.identity",
+    "Libp2p": "prime.transport.libp2p",
+    "Mailbox": "prime.actor",
+    "Memory": "prime.transport.memory",
+    "ModelMetadata": "prime.trainer.metadata",
+    "NodeIdentity": "prime.transport.identity",
+    "Payload": "prime.wire",
+    "PrimeError": "prime.errors",
+    "Ref": "prime.actor",
+    "Restart": "prime.actor",
+    "Supervisor": "prime.actor",
+    "System": "prime.actor",
+    "Tcp": "prime.transport.tcp",
+    "TrainingConfig": "prime.trainer.metadata",
+    "Unix": "prime.transport.unix",
+    "message": "prime.wire",
+    "on": "prime.actor",
+    "open_system": "prime.node.system",
+    "record": "prime.wire",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604 - the names are the keys of one table
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        home = _HOMES[name]
+    except KeyError:
+        raise AttributeError(f"module 'prime' has no attribute {name!r}") from None
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,34 @@
+"""The actor runtime: refs, mailboxes, supervision, registry, system.
+
+Read `actor.py` for what a user subclasses, `cell.py` for the life of one actor, `supervisor.py` for what happens when
+it fails, `contract.py` for what the runtime needs from the rooms above.
+"""
+
+from prime.actor.actor import Actor, Context
+from prime.actor.down import Down
+from prime.actor.facts import ActorFailed, ActorStarted, ActorStopped, DeadLetter, SupervisorGaveUp
+from prime.actor.handlers import on
+from prime.actor.mailbox import Mailbox
+from prime.actor.ref import Ref
+from prime.actor.restart import Restart
+from prime.actor.supervisor import Supervisor
+from prime.actor.system import ActorInfo, SupervisorInfo, System
+
+__all__ = [
+    "Actor",
+    "ActorFailed",
+    "ActorInfo",
+    "ActorStarted",
+    "ActorStopped",
+    "Context",
+    "DeadLetter",
+    "Down",
+    "Mailbox",
+    "Ref",
+    "Restart",
+    "Supervisor",
+    "SupervisorGaveUp",
+    "SupervisorInfo",
+    "System",
+    "on",
+]

@@ -1,0 +1,149 @@
+"""What a user subclasses: `Actor`, and the `Context` each running actor has."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
+
+from prime.actor.cell import STOP
+from prime.actor.down import Down
+from prime.actor.handlers import Handled
+from prime.actor.ref import LocalRef, Ref
+from prime.errors import ActorUsageError
+
+if TYPE_CHECKING:
+    from prime.actor.cell import Cell
+    from prime.actor.contract import PeerId
+    from prime.actor.deadlines import Timer
+    from prime.actor.system import System
+
+M_contra = TypeVar("M_contra", contravariant=True)
+
+
+class Actor(Handled[M_contra]):
+    """A piece of state that handles one message at a time. `Actor[A | B]` names its whole protocol.
+
+    Override `started` and `stopping`; mark handlers with `@on`. A failure in `started` or in a handler ends this
+    incarnation, and its supervisor decides what happens; the mailbox survives a restart.
+    """
+
+    ctx: Context
+
+    def bind(self, cell: Cell) -> None:
+        """Attach the context (called by the runtime before `started`)."""
+        self.ctx = Context(cell)
+
+    async def started(self) -> None:
+        """Run before the first message; a failure here is the supervisor's to decide."""
+
+    async def stopping(self) -> None:
+        """Run after the last message, also after a failure; shielded, and bounded by the shutdown time."""
+
+
+class Context:
+    """An actor's view of the runtime: who it is, the clock, timers, watches, tasks beside it."""
+
+    __slots__ = ("_cell",)
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+
+    @property
+    def path(self) -> str:
+        """Return this actor's path."""
+        return self._cell.path
+
+    @property
+    def system(self) -> System:
+        """Return the system this actor lives in."""
+        return self._cell.system
+
+    @property
+    def self_ref(self) -> Ref[Any]:
+        """Return a ref to this actor, for others to keep."""
+        return LocalRef(self._cell)
+
+    @property
+    def sender(self) -> PeerId | None:
+        """Return the node that sent the message in hand, proved by its link; `None` for a local sender."""
+        sender = self._cell.sender
+        return sender or None  # type: ignore[return-value]
+
+    def now(self) -> float:
+        """Return the system clock's monotonic seconds."""
+        return trio.current_time()
+
+    def after(self, delay: float, message: Any) -> Timer:
+        """Send `message` to this actor once, in `delay` seconds; the timer dies with this incarnation."""
+        cell = self._cell
+
+        def fire() -> None:
+            cell.disown(timer.cancel)
+            _post(cell, message)
+
+        timer = cell.system.deadlines.at(self.now() + delay, fire)
+        cell.own(timer.cancel)
+        return timer
+
+    def every(self, period: float, message: Any) -> Repeating:
+        """Send `message` to this actor every `period` seconds; the timer dies with this incarnation."""
+        if period <= 0:
+            raise ActorUsageError(f"a timer every {period:g} s would never end", hint="give a period above 0")
+        timer = Repeating(self._cell, period, message)
+        self._cell.own(timer.cancel)
+        return timer
+
+    def watch(self, ref: Ref[Any]) -> Callable[[], None]:
+        """Receive one `Down` when the actor behind `ref` ends for good; returns a function that ends the watch."""
+        cell = self._cell
+        if cell.actor is None or Down not in type(cell.actor).__prime_table__:
+            raise ActorUsageError(f"{cell.path} watches but has no @on(Down) handler", hint="add one")
+        path, peer = ref.path, ref.peer
+        unwatch = cell.system.watch(ref, lambda reason: cell.put_system(Down(path, peer, reason)))
+        cell.own(unwatch)
+        return unwatch
+
+    def start_soon(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
+        """Run a task beside this actor; it ends with this incarnation, and its failure fails the actor."""
+        self._cell.start_side_task(function, *args)
+
+    def emit(self, fact: Any) -> None:
+        """Tell observers a plain fact."""
+        self._cell.system.emit(fact)
+
+    def stop(self) -> None:
+        """Stop this actor in order, after the message in hand."""
+        self._cell.put_system(STOP)
+
+
+class Repeating:
+    """A timer that fires until cancelled."""
+
+    __slots__ = ("_cell", "_message", "_period", "_timer")
+
+    def __init__(self, cell: Cell, period: float, message: Any) -> None:
+        self._cell = cell
+        self._period = period
+        self._message = message
+        self._timer = self._arm(trio.current_time() + period)
+
+    def cancel(self) -> None:
+        """End it."""
+        self._timer.cancel()
+
+    def _arm(self, when: float) -> Timer:
+        def fire() -> None:
+            _post(self._cell, self._message)
+            self._timer = self._arm(max(when + self._period, trio.current_time()))
+
+        return self._cell.system.deadlines.at(when, fire)
+
+
+def _post(cell: Cell, message: Any) -> None:
+    """Put a timer's message into the mailbox; one that finds it full is a dead letter, never a wait."""
+    if cell.mailbox.full == "reject" and len(cell.queue) >= cell.mailbox.capacity:
+        cell.bury(message, "the mailbox was full when the timer fired")
+    elif not cell.put_nowait(message):
+        cell.bury(message, "the mailbox was full when the timer fired")

@@ -1,0 +1,123 @@
+"""What the runtime needs from the rooms above it, as Protocols; `System` takes implementations as arguments.
+
+Nothing here does work. A room above implements a Protocol (`transport/links.py` is a `Network`, `store/journal.py`
+a `Journal`), and `node/system.py` wires them, so the runtime never imports upwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NewType, Protocol
+
+import trio
+
+PeerId = NewType("PeerId", str)
+"""A libp2p peer id in its base58 text form (`12D3KooW…`), the same over every transport."""
+
+
+class Clock(Protocol):
+    """Monotonic seconds. Trio's own clock by default, virtual time in tests and in the simulator."""
+
+    def current_time(self) -> float:
+        """Return monotonic seconds; only differences mean anything."""
+        ...
+
+
+class ReplySlot(Protocol):
+    """Where the one answer to an ask goes. Only the first call counts; later ones are dead letters."""
+
+    def reply(self, value: Any) -> None:
+        """Answer with a value of the ask's reply type."""
+        ...
+
+    def fail(self, error: BaseException) -> None:
+        """Answer with an error."""
+        ...
+
+
+class Inbound(Protocol):
+    """The runtime as a network sees it: the local actors, by path. `System` implements it."""
+
+    def deliver_nowait(
+        self, path: str, message: Any, *, slot: ReplySlot | None, deadline: float | None, sender: PeerId
+    ) -> bool:
+        """Put a message into the mailbox of the actor at `path`; `False` if a `wait` mailbox has no room now.
+
+        `deadline` is on this system's clock; an ask whose deadline has passed is never run. Raises
+        `NoSuchActorError` (after counting a dead letter) and `MailboxFullError` (policy `reject`).
+        """
+        ...
+
+    async def deliver(
+        self, path: str, message: Any, *, slot: ReplySlot | None, deadline: float | None, sender: PeerId
+    ) -> None:
+        """As `deliver_nowait`, but waits for room."""
+        ...
+
+    def watch_path(self, path: str, notify: Callable[[str], None]) -> Callable[[], None]:
+        """Call `notify(reason)` exactly once when the actor at `path` ends (at once if there is none).
+
+        Returns a function that ends the watch.
+        """
+        ...
+
+
+class Network(Protocol):
+    """How the runtime reaches actors on other machines. One per system; `transport/links.py` implements it."""
+
+    @property
+    def peer(self) -> PeerId:
+        """This node's own id."""
+        ...
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where this node listens, as multiaddrs with `/p2p/<id>`; empty before `serve` has started."""
+        ...
+
+    async def serve(
+        self, inbound: Inbound, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Listen and keep links until cancelled; `task_status.started()` once the listener is open."""
+        ...
+
+    def learn(self, peer: PeerId, addresses: Sequence[str]) -> None:
+        """Remember where a peer may be dialled. Later knowledge replaces earlier."""
+        ...
+
+    async def dial(self, address: str) -> PeerId:
+        """Connect to a multiaddr (its `/p2p/` part, if any, is enforced) and return who answered.
+
+        Raises `UnreachableError`, `WrongPeerError`.
+        """
+        ...
+
+    async def tell(self, peer: PeerId, path: str, message: Any) -> None:
+        """Hand a message to the link of `peer` (dialling if needed); waits for credit of that far mailbox.
+
+        Raises `UnreachableError`, `LinkLostError`, `LocalProtocolError` (no tag, over the size limit).
+        """
+        ...
+
+    async def ask(self, peer: PeerId, path: str, message: Any, *, timeout_s: float) -> Any:
+        """Send an ask and wait for its reply; the time left travels with it.
+
+        Raises what `tell` raises, `DeadlineError`, and what the far side failed with.
+        """
+        ...
+
+    def watch(self, peer: PeerId, path: str, notify: Callable[[str], None]) -> Callable[[], None]:
+        """Call `notify(reason)` exactly once when the far actor ends or its link is lost; returns an unwatch."""
+        ...
+
+
+class Journal(Protocol):
+    """An append-only log that survives a crash: what `append` returned from is on the disk."""
+
+    def append(self, record: bytes | memoryview) -> Awaitable[None]:
+        """Write one record and fsync it."""
+        ...
+
+    def records(self) -> Sequence[bytes]:
+        """Return every whole record, oldest first; a torn last record is left out."""
+        ...

@@ -1,0 +1,79 @@
+"""One task that fires every timer of a system: ask deadlines and actors' own timers.
+
+A cancel scope for each ask would cost more than the ask itself; one heap and one sleeping task do not.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+_STALE_MIN = 512
+
+
+class Timer:
+    """One pending call; `cancel` makes it a no-op."""
+
+    __slots__ = ("_owner", "call")
+
+    def __init__(self, owner: Deadlines, call: Callable[[], Any]) -> None:
+        self._owner = owner
+        self.call: Callable[[], Any] | None = call
+
+    def cancel(self) -> None:
+        """Forget the call; harmless if it has already been made."""
+        if self.call is not None:
+            self.call = None
+            self._owner.note_cancelled()
+
+
+class Deadlines:
+    """A heap of timers on Trio's clock, fired by `run`."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Timer]] = []
+        self._count = 0
+        self._stale = 0
+        self._scope: trio.CancelScope | None = None
+
+    def __len__(self) -> int:
+        return len(self._heap) - self._stale
+
+    def at(self, when: float, call: Callable[[], Any]) -> Timer:
+        """Call `call()` at `when` (Trio's clock). It must neither block nor raise."""
+        timer = Timer(self, call)
+        self._count += 1
+        heapq.heappush(self._heap, (when, self._count, timer))
+        scope = self._scope
+        if scope is not None and when < scope.deadline:
+            scope.deadline = when
+        return timer
+
+    def note_cancelled(self) -> None:
+        """Count a cancelled timer and sweep the heap when most of it is cancelled, so memory stays flat."""
+        self._stale += 1
+        if self._stale > _STALE_MIN and self._stale * 2 > len(self._heap):
+            self._heap = [entry for entry in self._heap if entry[2].call is not None]
+            heapq.heapify(self._heap)
+            self._stale = 0
+
+    async def run(self) -> None:
+        """Fire timers until cancelled."""
+        while True:
+            self._fire(trio.current_time())
+            deadline = self._heap[0][0] if self._heap else math.inf
+            with trio.CancelScope(deadline=deadline) as self._scope:
+                await trio.sleep_forever()
+
+    def _fire(self, now: float) -> None:
+        while self._heap and self._heap[0][0] <= now:
+            timer = heapq.heappop(self._heap)[2]
+            if timer.call is None:
+                self._stale -= 1
+                continue
+            call, timer.call = timer.call, None
+            call()

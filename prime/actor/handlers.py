@@ -1,0 +1,83 @@
+"""Which method of an actor class handles which message: the `@on` decorator and the dispatch table."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable
+from typing import Any, ClassVar, Generic, TypeVar, Union, get_args, get_origin
+
+from prime.errors import MessageError
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+M_contra = TypeVar("M_contra", contravariant=True)
+
+_MARK = "__prime_handles__"
+
+Handler = tuple[Callable[[Any, Any], Any], bool]
+"""The unbound method, and whether it is a coroutine function."""
+
+
+def on(kind: type[Any]) -> Callable[[F], F]:
+    """Mark a method as the handler of one message class; its return value is the reply of an ask.
+
+    A sync handler is the fast path; an async one may wait, and the actor handles nothing else meanwhile.
+    """
+
+    def mark(method: F) -> F:
+        setattr(method, _MARK, (*getattr(method, _MARK, ()), kind))
+        return method
+
+    return mark
+
+
+def table_of(cls: type) -> dict[type, Handler]:
+    """Collect the handlers of an actor class, its bases' included; two for one message are an error."""
+    table: dict[type, Handler] = {}
+    for owner in reversed(cls.__mro__):
+        own: dict[type, str] = {}
+        for name, method in vars(owner).items():
+            for kind in getattr(method, _MARK, ()):
+                if kind in own:
+                    raise MessageError(
+                        f"{owner.__qualname__} handles {kind.__name__} twice: {own[kind]} and {name}",
+                        hint="keep one @on method for each message class",
+                    )
+                own[kind] = name
+                table[kind] = (method, inspect.iscoroutinefunction(method))
+    return table
+
+
+def protocol_of(cls: type, root: type) -> tuple[type, ...]:
+    """Return the message classes named in `Actor[...]`, as far as they are plain classes."""
+    for base in getattr(cls, "__orig_bases__", ()):
+        if get_origin(base) is root:
+            (argument,) = get_args(base)
+            members = get_args(argument) if isinstance(argument, types.UnionType) else (argument,)
+            if get_origin(argument) is Union:
+                members = get_args(argument)
+            return tuple(member for member in members if isinstance(member, type))
+    return ()
+
+
+class Handled(Generic[M_contra]):
+    """The class-level half of an actor: checks its protocol once, when the class is made."""
+
+    __prime_table__: ClassVar[dict[type, Handler]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__prime_table__ = table_of(cls)
+        missing = [kind.__name__ for kind in protocol_of(cls, _actor_root(cls)) if kind not in cls.__prime_table__]
+        if missing:
+            raise MessageError(
+                f"{cls.__qualname__} promises {', '.join(missing)} in its protocol but has no @on handler for it",
+                hint="add a method marked with @on, or take the class out of Actor[...]",
+            )
+
+
+def _actor_root(cls: type) -> type:
+    """Return the class directly below `Handled` in the bases: `Actor` itself."""
+    mro = cls.__mro__
+    return mro[mro.index(Handled) - 1]

@@ -1,0 +1,240 @@
+"""A system: the actors of one node, by path, and what they share (timers, randomness, facts, the network)."""
+
+from __future__ import annotations
+
+import contextlib
+import random as random_module
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
+import trio
+
+from prime.actor.contract import PeerId
+from prime.actor.deadlines import Deadlines
+from prime.actor.facts import ActorFailed, DeadLetter, kind_of
+from prime.actor.mailbox import Envelope
+from prime.actor.ref import FarRef, LocalRef, Ref
+from prime.actor.restart import Restart, Strategy
+from prime.actor.supervisor import Supervisor
+from prime.errors import ActorUsageError, NoSuchActorError
+
+if TYPE_CHECKING:
+    from prime.actor.actor import Actor
+    from prime.actor.cell import Cell, Failure
+    from prime.actor.contract import Network, ReplySlot
+
+M_contra = TypeVar("M_contra", contravariant=True)
+
+_RESTART = Restart()
+
+
+@attrs.frozen
+class ActorInfo:
+    """One actor as introspection shows it. `mailbox` counts waiting messages; `age_s` is of this incarnation."""
+
+    path: str
+    actor: str
+    state: str
+    age_s: float
+    restarts: int
+    mailbox: int
+    handled: int
+    last_failure: str
+
+
+@attrs.frozen
+class SupervisorInfo:
+    """One supervisor and its children, in start order."""
+
+    path: str
+    strategy: str
+    state: str
+    children: tuple[ActorInfo, ...]
+
+
+class System:
+    """The root of the actors of one node. Make one with `prime.open_system`."""
+
+    def __init__(self, *, network: Network | None = None, random: random_module.Random | None = None) -> None:
+        self.network = network
+        self.random = random if random is not None else random_module.Random()  # noqa: S311 - jitter, no secret
+        self.deadlines = Deadlines()
+        self.dead_letters = 0
+        self._cells: dict[str, Cell] = {}
+        self._supervisors: dict[str, Supervisor] = {}
+        self._observers: list[Callable[[Any], None]] = []
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run timers and the network until cancelled. `prime.open_system` calls it."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.deadlines.run)
+            if self.network is not None:
+                await nursery.start(self.network.serve, self)
+            task_status.started()
+
+    # ---------------------------------------------------------------- actors
+
+    @property
+    def peer(self) -> str:
+        """Return this node's id; empty without a network."""
+        return self.network.peer if self.network is not None else ""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Return the multiaddrs this node listens on."""
+        return self.network.addresses if self.network is not None else ()
+
+    @contextlib.asynccontextmanager
+    async def supervisor(
+        self, name: str, *, strategy: Strategy = "one_for_one", restart: Restart = _RESTART
+    ) -> AsyncIterator[Supervisor]:
+        """Run a supervisor at `/name` for the length of the block; its children stop, last first, at the end.
+
+        Raises `RestartLimitError` when its children fail more often than `restart` allows.
+        """
+        path = f"/{name}"
+        if path in self._supervisors:
+            raise ActorUsageError(f"a supervisor at {path} already runs", hint="choose another name")
+        supervisor = Supervisor(self, path, strategy, restart)
+        self._supervisors[path] = supervisor
+        try:
+            async with _one_error(), trio.open_nursery() as nursery:
+                await nursery.start(supervisor.run)
+                yield supervisor
+                nursery.cancel_scope.cancel()
+        finally:
+            del self._supervisors[path]
+
+    def ref(self, peer: str, path: str, actor: type[Actor[M_contra]]) -> Ref[M_contra]:  # noqa: ARG002 - types it
+        """Return a ref to the actor at `path` on node `peer`; `actor` gives its protocol to the type checker.
+
+        Nothing is sent: whether it exists shows at the first message. An empty or own `peer` means this system,
+        and then `NoSuchActorError` is raised at once if nothing lives there.
+        """
+        if not peer or peer == self.peer:
+            return LocalRef(self._cell(path))
+        if self.network is None:
+            raise ActorUsageError(
+                f"a ref to node {peer} in a system without a network", hint="open_system(transport=prime.Tcp(...))"
+            )
+        return FarRef(self.network, PeerId(peer), path)
+
+    def whereis(self, path: str) -> Ref[Any] | None:
+        """Return a ref to the local actor at `path`, or `None`."""
+        cell = self._cells.get(path)
+        return LocalRef(cell) if cell is not None else None
+
+    def watch(self, ref: Ref[Any], notify: Callable[[str], None]) -> Callable[[], None]:
+        """Call `notify(reason)` exactly once when the actor behind `ref` ends or its link is lost."""
+        if not isinstance(ref, LocalRef | FarRef):
+            raise ActorUsageError(f"cannot watch a {type(ref).__name__}", hint="watch a ref from spawn or system.ref")
+        return ref.watch(notify)
+
+    def learn(self, peer: str, addresses: tuple[str, ...]) -> None:
+        """Remember where a peer may be dialled."""
+        if self.network is not None:
+            self.network.learn(PeerId(peer), addresses)
+
+    def tree(self) -> tuple[SupervisorInfo, ...]:
+        """Return every supervisor and its actors as they are now."""
+        now = trio.current_time()
+        return tuple(
+            SupervisorInfo(s.path, s.strategy, s.state, tuple(_info(child.cell, now) for child in s.children))
+            for s in self._supervisors.values()
+        )
+
+    # ----------------------------------------------------------------- facts
+
+    def emit(self, fact: Any) -> None:
+        """Give a fact to every observer."""
+        for observer in self._observers:
+            observer(fact)
+
+    def subscribe(self, observer: Callable[[Any], None]) -> Callable[[], None]:
+        """Call `observer(fact)` for each fact from now on; it must not block. Returns the unsubscribe."""
+        self._observers.append(observer)
+        return lambda: self._observers.remove(observer)
+
+    def dead_letter(self, path: str, message: Any, reason: str) -> None:
+        """Count and report a message that nobody will handle."""
+        self.dead_letters += 1
+        if self._observers:
+            self.emit(DeadLetter(path, kind_of(message), reason))
+
+    def report_failure(self, cell: Cell, failure: Failure, decision: str) -> None:
+        """Emit the death notice of one incarnation."""
+        error = f"{type(failure.error).__name__}: {failure.error}"
+        self.emit(ActorFailed(cell.path, self.peer, failure.last_message, error, failure.traceback, decision))
+
+    # -------------------------------------------------------------- registry
+
+    def register(self, cell: Cell) -> None:
+        """Give a cell its path; a path names one actor at a time."""
+        if cell.path in self._cells:
+            raise ActorUsageError(f"an actor at {cell.path} already runs", hint="choose another name, or stop it first")
+        self._cells[cell.path] = cell
+
+    def unregister(self, cell: Cell) -> None:
+        """Free the path of a dead cell."""
+        if self._cells.get(cell.path) is cell:
+            del self._cells[cell.path]
+
+    def _cell(self, path: str) -> Cell:
+        cell = self._cells.get(path)
+        if cell is None:
+            raise NoSuchActorError(f"no actor at {path}", hint="`prime tree` lists the paths of a node")
+        return cell
+
+    # --------------------------------------------- what the network delivers
+
+    def deliver_nowait(
+        self, path: str, message: Any, *, slot: ReplySlot | None, deadline: float | None, sender: PeerId
+    ) -> bool:
+        """See `contract.Inbound.deliver_nowait`."""
+        return self._inbound(path, message).put_nowait(Envelope(message, slot, deadline, sender))
+
+    async def deliver(
+        self, path: str, message: Any, *, slot: ReplySlot | None, deadline: float | None, sender: PeerId
+    ) -> None:
+        """See `contract.Inbound.deliver`."""
+        await self._inbound(path, message).put(Envelope(message, slot, deadline, sender))
+
+    def watch_path(self, path: str, notify: Callable[[str], None]) -> Callable[[], None]:
+        """See `contract.Inbound.watch_path`."""
+        cell = self._cells.get(path)
+        if cell is None:
+            notify(f"no actor at {path}")
+            return lambda: None
+        return cell.watch(notify)
+
+    def _inbound(self, path: str, message: Any) -> Cell:
+        try:
+            return self._cell(path)
+        except NoSuchActorError:
+            self.dead_letter(path, message, "no actor at this path")
+            raise
+
+
+def _info(cell: Cell, now: float) -> ActorInfo:
+    return ActorInfo(
+        path=cell.path,
+        actor=type(cell.actor).__qualname__ if cell.actor is not None else "",
+        state=cell.state,
+        age_s=now - cell.started_at,
+        restarts=cell.restarts,
+        mailbox=len(cell.queue),
+        handled=cell.handled,
+        last_failure=cell.last_failure,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _one_error() -> AsyncIterator[None]:
+    """Unwrap a group of exactly one error: a block with one supervisor fails with that error itself."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) > 1:
+            raise
+        raise group.exceptions[0] from group.exceptions[0].__cause__

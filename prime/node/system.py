@@ -1,0 +1,49 @@
+"""`open_system`: one call that wires a runtime, an identity and a transport together.
+
+It imports no domain room, so a program that only wants actors pays for actors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+import trio
+
+from prime.actor.system import System
+from prime.transport.contract import require_trio
+
+if TYPE_CHECKING:
+    from prime.transport.contract import Transport
+    from prime.transport.identity import KeyPair
+
+
+@contextlib.asynccontextmanager
+async def open_system(
+    *, transport: Transport | None = None, key: KeyPair | Path | str | None = None, seed: int | None = None
+) -> AsyncIterator[System]:
+    """Open a system of actors, reachable from other machines if it has a transport.
+
+    `transport` is one of `Memory`, `Unix`, `Tcp`, `Libp2p`. `key` is this node's identity: a `KeyPair`, the path of
+    its key file (made, mode 0600, if it is not there), or nothing for a fresh identity that ends with the system.
+    `seed` fixes the runtime's randomness (the jitter of restarts). Leaving the block stops everything in order.
+
+    Raises `WrongBackendError` outside Trio, `ConfigError` (key file), `AddressInUseError`, `MissingExtraError`.
+    """
+    require_trio()
+    system = System(network=None if transport is None else _links(transport, key), random=_random(seed))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(system.serve)
+        yield system
+        nursery.cancel_scope.cancel()
+
+
+def _random(seed: int | None) -> Random | None:
+    return None if seed is None else Random(seed)  # noqa: S311 - jitter, no secret
+
+
+def _links(transport: Transport, key: KeyPair | Path | str | None) -> object:
+    raise NotImplementedError
