@@ -245,7 +245,7 @@ class Cell:
         """Handle an envelope, or a message whose class has no handler of its own."""
         self._now = entry
         if type(entry) is not Envelope:
-            handler = _inherited(table, type(entry))
+            handler = table.get(type(entry)) or _inherited(table, type(entry))
             if handler is None:
                 self._now = None
                 self.system.dead_letter(self.path, entry, "the actor has no handler for it")

@@ -13,6 +13,7 @@ import trio
 from prime.actor.contract import PeerId
 from prime.actor.deadlines import Deadlines
 from prime.actor.facts import ActorFailed, DeadLetter, kind_of
+from prime.actor.groups import one_error
 from prime.actor.mailbox import Envelope
 from prime.actor.ref import FarRef, LocalRef, Ref
 from prime.actor.restart import Restart, Strategy
@@ -99,7 +100,7 @@ class System:
         supervisor = Supervisor(self, path, strategy, restart)
         self._supervisors[path] = supervisor
         try:
-            async with _one_error(), trio.open_nursery() as nursery:
+            async with one_error(), trio.open_nursery() as nursery:
                 await nursery.start(supervisor.run)
                 yield supervisor
                 nursery.cancel_scope.cancel()
@@ -227,14 +228,3 @@ def _info(cell: Cell, now: float) -> ActorInfo:
         handled=cell.handled,
         last_failure=cell.last_failure,
     )
-
-
-@contextlib.asynccontextmanager
-async def _one_error() -> AsyncIterator[None]:
-    """Unwrap a group of exactly one error: a block with one supervisor fails with that error itself."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        if len(group.exceptions) > 1:
-            raise
-        raise group.exceptions[0] from group.exceptions[0].__cause__

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from prime.actor.groups import one_error
 from prime.actor.system import System
 from prime.transport.contract import require_trio
 
@@ -35,7 +36,7 @@ async def open_system(
     """
     require_trio()
     system = System(network=None if transport is None else _links(transport, key), random=_random(seed))
-    async with trio.open_nursery() as nursery:
+    async with one_error(), trio.open_nursery() as nursery:
         await nursery.start(system.serve)
         yield system
         nursery.cancel_scope.cancel()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
@@ -20,6 +18,7 @@ from prime.errors import (
     NoSuchActorError,
     RefusedError,
 )
+from prime.node.system import open_system
 from prime.wire import Ask
 
 
@@ -75,15 +74,6 @@ class Store(Actor[Put | Get | Slow | Crash | Refuse]):
         raise RefusedError("not today")
 
 
-@asynccontextmanager
-async def running() -> AsyncIterator[System]:
-    system = System()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(system.serve)
-        yield system
-        nursery.cancel_scope.cancel()
-
-
 def facts_of(system: System) -> list[Any]:
     facts: list[Any] = []
     system.subscribe(facts.append)
@@ -91,7 +81,7 @@ def facts_of(system: System) -> list[Any]:
 
 
 async def test_tell_then_ask_sees_the_message(autojump_clock: trio.testing.MockClock) -> None:
-    async with running() as system, system.supervisor("kv") as sup:
+    async with open_system(seed=0) as system, system.supervisor("kv") as sup:
         store = await sup.spawn(Store, "store")
         await store.tell(Put("a", b"1"))
         assert await store.ask(Get("a"), timeout=1) == b"1"
@@ -111,7 +101,7 @@ async def test_order_is_kept_over_many_bursts(autojump_clock: trio.testing.MockC
         def get(self, m: Get) -> bytes | None:
             return None
 
-    async with running() as system, system.supervisor("log") as sup:
+    async with open_system(seed=0) as system, system.supervisor("log") as sup:
         log = await sup.spawn(Log, "log", mailbox=Mailbox(7))
         for i in range(1000):
             await log.tell(Put(str(i), b""))
@@ -120,7 +110,7 @@ async def test_order_is_kept_over_many_bursts(autojump_clock: trio.testing.MockC
 
 
 async def test_ask_past_its_deadline_fails_and_is_never_run(autojump_clock: trio.testing.MockClock) -> None:
-    async with running() as system, system.supervisor("kv") as sup:
+    async with open_system(seed=0) as system, system.supervisor("kv") as sup:
         facts = facts_of(system)
         store = await sup.spawn(Store, "store")
         async with trio.open_nursery() as nursery:
@@ -134,7 +124,7 @@ async def test_ask_past_its_deadline_fails_and_is_never_run(autojump_clock: trio
 
 
 async def test_crash_answers_the_asker_restarts_and_keeps_the_mailbox(autojump_clock: trio.testing.MockClock) -> None:
-    async with running() as system, system.supervisor("kv") as sup:
+    async with open_system(seed=0) as system, system.supervisor("kv") as sup:
         store = await sup.spawn(Store, "store")
         await store.tell(Put("a", b"1"))
         answers: list[Any] = []
@@ -157,7 +147,7 @@ async def test_crash_answers_the_asker_restarts_and_keeps_the_mailbox(autojump_c
 
 
 async def test_refusing_is_an_answer_and_no_crash(autojump_clock: trio.testing.MockClock) -> None:
-    async with running() as system, system.supervisor("kv") as sup:
+    async with open_system(seed=0) as system, system.supervisor("kv") as sup:
         store = await sup.spawn(Store, "store")
         with pytest.raises(RefusedError, match="not today"):
             await store.ask(Refuse(), timeout=1)
@@ -170,7 +160,7 @@ async def test_asking_oneself_fails_at_once(autojump_clock: trio.testing.MockClo
         async def get(self, m: Get) -> bytes | None:
             return await self.ctx.self_ref.ask(m, timeout=60)
 
-    async with running() as system, system.supervisor("n", restart=Restart(max=1)) as sup:
+    async with open_system(seed=0) as system, system.supervisor("n", restart=Restart(max=1)) as sup:
         ref = await sup.spawn(Narcissus, "n")
         with pytest.raises(ActorCrashedError, match="asks itself"):
             await ref.ask(Get("x"), timeout=60)
@@ -179,7 +169,7 @@ async def test_asking_oneself_fails_at_once(autojump_clock: trio.testing.MockClo
 
 @pytest.mark.parametrize("policy", ["reject", "drop_oldest", "drop_newest", "wait"])
 async def test_full_mailbox(policy: Any, autojump_clock: trio.testing.MockClock) -> None:
-    async with running() as system, system.supervisor("kv") as sup:
+    async with open_system(seed=0) as system, system.supervisor("kv") as sup:
         facts = facts_of(system)
         store = await sup.spawn(Store, "store", mailbox=Mailbox(2, full=policy))
         async with trio.open_nursery() as nursery:
@@ -207,7 +197,7 @@ async def test_full_mailbox(policy: Any, autojump_clock: trio.testing.MockClock)
 
 
 async def test_a_cancelled_waiting_tell_leaves_no_trace(autojump_clock: trio.testing.MockClock) -> None:
-    async with running() as system, system.supervisor("kv") as sup:
+    async with open_system(seed=0) as system, system.supervisor("kv") as sup:
         store = await sup.spawn(Store, "store", mailbox=Mailbox(1))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lambda: store.ask(Slow(5), timeout=10))
@@ -241,7 +231,7 @@ async def test_timers_fire_and_die_with_their_incarnation(autojump_clock: trio.t
         def crash(self, _: Crash) -> None:
             raise ValueError("boom")
 
-    async with running() as system, system.supervisor("t") as sup:
+    async with open_system(seed=0) as system, system.supervisor("t") as sup:
         ref = await sup.spawn(Ticker, "t")
         await trio.sleep(25)
         await ref.tell(Crash())
@@ -266,7 +256,7 @@ async def test_watch_gives_exactly_one_down_and_only_at_the_end(autojump_clock: 
         def down(self, m: Down) -> None:
             downs.append(m)
 
-    async with running() as system, system.supervisor("kv") as sup:
+    async with open_system(seed=0) as system, system.supervisor("kv") as sup:
         store = await sup.spawn(Store, "store")
         await sup.spawn(lambda: Watcher(store), "watcher")
         with pytest.raises(ActorCrashedError):
@@ -287,14 +277,14 @@ async def test_watching_without_a_handler_is_refused(autojump_clock: trio.testin
             self.ctx.watch(self.ctx.self_ref)
             return None
 
-    async with running() as system, system.supervisor("c") as sup:
+    async with open_system(seed=0) as system, system.supervisor("c") as sup:
         ref = await sup.spawn(Careless, "c")
         with pytest.raises(ActorCrashedError, match=r"no @on\(Down\) handler"):
             await ref.ask(Get(""), timeout=1)
 
 
 async def test_the_dead_get_dead_letters_and_asks_to_them_fail(autojump_clock: trio.testing.MockClock) -> None:
-    async with running() as system, system.supervisor("kv") as sup:
+    async with open_system(seed=0) as system, system.supervisor("kv") as sup:
         facts = facts_of(system)
         store = await sup.spawn(Store, "store")
         await sup.stop(store)
@@ -324,7 +314,7 @@ async def test_a_side_task_that_fails_fails_its_actor_and_ends_with_it(autojump_
         def get(self, _: Get) -> bytes | None:
             return b"here"
 
-    async with running() as system, system.supervisor("h") as sup:
+    async with open_system(seed=0) as system, system.supervisor("h") as sup:
         ref = await sup.spawn(Host, "h")
         await trio.sleep(11)
         assert await ref.ask(Get(""), timeout=5) == b"here"
@@ -359,7 +349,7 @@ def test_two_handlers_for_one_message_are_an_error() -> None:
 async def test_unknown_messages_are_dead_letters_and_their_asks_refused(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with running() as system, system.supervisor("kv") as sup:
+    async with open_system(seed=0) as system, system.supervisor("kv") as sup:
         store: Ref[Any] = await sup.spawn(Store, "store")
         await store.tell("nope")
         assert system.dead_letters == 0
@@ -373,7 +363,7 @@ async def test_impossible_arguments_are_refused(autojump_clock: trio.testing.Moc
         Mailbox(0)
     with pytest.raises(ActorUsageError):
         Restart(within=0)
-    async with running() as system, system.supervisor("kv") as sup:
+    async with open_system(seed=0) as system, system.supervisor("kv") as sup:
         await sup.spawn(Store, "store")
         with pytest.raises(ActorUsageError, match="already runs"):
             await sup.spawn(Store, "store")

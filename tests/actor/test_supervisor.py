@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
 
@@ -13,9 +11,10 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prime.actor import Actor, ActorFailed, Restart, System, on
+from prime.actor import Actor, ActorFailed, Restart, on
 from prime.actor.restart import RestartWindow, group_of, should_restart
 from prime.errors import ActorCrashedError, ActorUsageError, RestartLimitError
+from prime.node.system import open_system
 from prime.wire import Ask
 
 
@@ -62,15 +61,6 @@ class Part(Actor[Boom | Leave | Ping]):
         return 1
 
 
-@asynccontextmanager
-async def running() -> AsyncIterator[System]:
-    system = System(random=Random(0))
-    async with trio.open_nursery() as nursery:
-        await nursery.start(system.serve)
-        yield system
-        nursery.cancel_scope.cancel()
-
-
 @pytest.mark.parametrize(
     ("strategy", "expected"),
     [
@@ -81,7 +71,7 @@ async def running() -> AsyncIterator[System]:
 )
 async def test_strategy(strategy: Any, expected: list[str], autojump_clock: trio.testing.MockClock) -> None:
     log: list[str] = []
-    async with running() as system, system.supervisor("s", strategy=strategy) as sup:
+    async with open_system(seed=0) as system, system.supervisor("s", strategy=strategy) as sup:
         refs = {name: await sup.spawn(lambda name=name: Part(name, log), name) for name in "abc"}
         assert log == ["+a", "+b", "+c"]
         log.clear()
@@ -98,7 +88,7 @@ async def test_intensity_exceeded_stops_the_rest_and_cancels_the_body(autojump_c
     log: list[str] = []
     facts: list[Any] = []
     with pytest.raises(RestartLimitError, match="/s gave up: /s/a failed once more after 2 restarts") as caught:
-        async with running() as system:
+        async with open_system(seed=0) as system:
             system.subscribe(facts.append)
             async with system.supervisor("s", restart=Restart(max=2, within=60)) as sup:
                 part = await sup.spawn(lambda: Part("a", log), "a")
@@ -116,7 +106,7 @@ async def test_intensity_exceeded_stops_the_rest_and_cancels_the_body(autojump_c
 
 async def test_failures_far_apart_never_exhaust_the_window(autojump_clock: trio.testing.MockClock) -> None:
     log: list[str] = []
-    async with running() as system, system.supervisor("s", restart=Restart(max=2, within=10)) as sup:
+    async with open_system(seed=0) as system, system.supervisor("s", restart=Restart(max=2, within=10)) as sup:
         part = await sup.spawn(lambda: Part("a", log), "a")
         for _ in range(20):
             await part.tell(Boom())
@@ -126,7 +116,7 @@ async def test_failures_far_apart_never_exhaust_the_window(autojump_clock: trio.
 
 async def test_a_failure_in_started_is_the_supervisors_to_decide(autojump_clock: trio.testing.MockClock) -> None:
     log: list[str] = []
-    async with running() as system, system.supervisor("s") as sup:
+    async with open_system(seed=0) as system, system.supervisor("s") as sup:
         part = await sup.spawn(lambda: Part("a", log, fail_starts=2), "a")
         assert await part.ask(Ping(), timeout=1) == 1
         assert log.count("+a") == 3
@@ -139,7 +129,7 @@ async def test_a_factory_that_raises_is_a_failure_too(autojump_clock: trio.testi
     def factory() -> Part:
         raise OSError("no such disk")
 
-    async with running() as system, system.supervisor("s") as sup:
+    async with open_system(seed=0) as system, system.supervisor("s") as sup:
         with pytest.raises(ActorCrashedError, match="no such disk"):
             await sup.spawn(factory, "a", kind="temporary")
 
@@ -153,7 +143,7 @@ async def test_child_kinds(
 ) -> None:
     for message, expected in ((Leave(), after_leave), (Boom(), after_boom)):
         log: list[str] = []
-        async with running() as system, system.supervisor("s") as sup:
+        async with open_system(seed=0) as system, system.supervisor("s") as sup:
             part = await sup.spawn(lambda log=log: Part("a", log), "a", kind=kind)
             await part.tell(message)
             await trio.sleep(10)
@@ -163,7 +153,7 @@ async def test_child_kinds(
 
 async def test_two_crashing_at_once_under_one_for_all_restart_once(autojump_clock: trio.testing.MockClock) -> None:
     log: list[str] = []
-    async with running() as system, system.supervisor("s", strategy="one_for_all") as sup:
+    async with open_system(seed=0) as system, system.supervisor("s", strategy="one_for_all") as sup:
         a = await sup.spawn(lambda: Part("a", log), "a")
         b = await sup.spawn(lambda: Part("b", log), "b")
         a.tell_nowait(Boom())
@@ -181,7 +171,7 @@ async def test_a_stop_is_bounded_by_the_shutdown_time(autojump_clock: trio.testi
         async def boom(self, _: Boom) -> None:
             await trio.sleep_forever()
 
-    async with running() as system, system.supervisor("s") as sup:
+    async with open_system(seed=0) as system, system.supervisor("s") as sup:
         ref = await sup.spawn(Stubborn, "a", shutdown=2)
         await ref.tell(Boom())
         await trio.testing.wait_all_tasks_blocked()
@@ -192,7 +182,7 @@ async def test_a_stop_is_bounded_by_the_shutdown_time(autojump_clock: trio.testi
 
 async def test_cancelling_the_block_stops_in_reverse_order(autojump_clock: trio.testing.MockClock) -> None:
     log: list[str] = []
-    async with running() as system:
+    async with open_system(seed=0) as system:
         with trio.move_on_after(1):
             async with system.supervisor("s") as sup:
                 for name in "abc":
@@ -212,7 +202,7 @@ async def test_a_cancelled_spawn_leaves_nothing(autojump_clock: trio.testing.Moc
         @on(Boom)
         def boom(self, _: Boom) -> None: ...
 
-    async with running() as system, system.supervisor("s") as sup:
+    async with open_system(seed=0) as system, system.supervisor("s") as sup:
         with trio.move_on_after(1) as scope:
             await sup.spawn(Forever, "a", shutdown=1)
         assert scope.cancelled_caught
@@ -221,7 +211,7 @@ async def test_a_cancelled_spawn_leaves_nothing(autojump_clock: trio.testing.Moc
 
 
 async def test_the_bodys_own_error_comes_out_unwrapped(autojump_clock: trio.testing.MockClock) -> None:
-    async with running() as system:
+    async with open_system(seed=0) as system:
         with pytest.raises(ZeroDivisionError):
             async with system.supervisor("s") as sup:
                 await sup.spawn(lambda: Part("a", []), "a")
