@@ -47,10 +47,11 @@ def user_file(environ: Mapping[str, str]) -> Path:
 
 def file_layer(file: Path) -> Layer:
     """Read one TOML file; `ConfigError` if it cannot be read or parsed."""
-    return text_layer(_read(file), str(file))
+    return text_layer(read_file(file), str(file))
 
 
-def _read(file: Path) -> str:
+def read_file(file: Path) -> str:
+    """Return a configuration file's text; `ConfigError` if it is missing, unreadable or no text."""
     try:
         return file.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -1,0 +1,183 @@
+"""What `prime doctor` looks at. Each check returns one finding, and a finding that is not well has its fix."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final, Literal
+
+from attrs import frozen
+
+from prime.cli.machine import free_memory_bytes, port_fault, programs_on_path
+from prime.cli.version import installed_version
+from prime.config import Config, load, places
+from prime.errors import ConfigError
+
+PYTHON_MIN: Final = (3, 11)
+EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
+    "libp2p": ("libp2p",),
+    "train": ("torch", "numpy", "numba", "safetensors", "matplotlib"),
+}
+"""The packages of each extra, by import name (which for these is the distribution's too)."""
+DEMO_BYTES: Final = 2 * 2**30
+"""What the default demo takes: three workers with torch loaded, about 0.6 GiB each."""
+
+Status = Literal["ok", "warn", "fail"]
+
+
+@frozen
+class Finding:
+    """What one check found. A failing one has the exit status that running on would end with."""
+
+    check: str
+    status: Status
+    text: str
+    fix: str = ""
+    exit_code: int = 0
+
+
+def ok(check: str, text: str) -> Finding:
+    """Return a finding that all is well."""
+    return Finding(check, "ok", text)
+
+
+def examine(config_file: Path | None, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Run every check, one after the other."""
+    yield python_check(sys.version_info[:2])
+    yield from (extra_check(extra, modules) for extra, modules in EXTRAS.items())
+    config, finding = configuration_check(config_file, environ)
+    yield finding
+    yield key_check(places(config.node, environ).key_file)
+    yield port_check(config.transport.listen)
+    yield memory_check(free_memory_bytes(), config.node.memory_free_bytes_min)
+    yield codec_check()
+    yield script_check(environ.get("PATH", ""), {Path(sysconfig.get_path("scripts")), Path(sys.executable).parent})
+
+
+def python_check(version: tuple[int, ...]) -> Finding:
+    """Check Python's version."""
+    text = (
+        f"{platform.python_implementation()} {'.'.join(map(str, version))} on {platform.system()} {platform.machine()}"
+    )
+    if version >= PYTHON_MIN:
+        return ok("python", text)
+    wanted = ".".join(map(str, PYTHON_MIN))
+    return Finding("python", "fail", text, f"install Python {wanted} or newer", exit_code=2)
+
+
+def _is_there(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def extra_check(extra: str, modules: tuple[str, ...], is_there: Callable[[str], bool] = _is_there) -> Finding:
+    """Check that the packages of an extra are installed; nothing is imported."""
+    check = f"extra {extra}"
+    missing = [module for module in modules if not is_there(module)]
+    if not missing:
+        return ok(check, ", ".join(f"{module} {installed_version(module) or '(no metadata)'}" for module in modules))
+    fix = f"pip install 'prime-actors[{extra}]'"
+    if extra == "libp2p" and (needs := _missing_build_packages()):
+        fix += f" (where it has no wheel, first: {needs})"
+    return Finding(check, "warn", f"not installed: {', '.join(missing)}", fix)
+
+
+def _missing_build_packages() -> str:
+    """Return the command that installs what building libp2p's C parts needs, or nothing if it is all there."""
+    headers = any(
+        Path(folder, "gmp.h").exists() for folder in ("/usr/include", "/usr/local/include", "/opt/homebrew/include")
+    )
+    headers = headers or bool(list(Path("/usr/include").glob("*/gmp.h")))
+    if headers and shutil.which("cc"):
+        return ""
+    return "brew install gmp" if sys.platform == "darwin" else "apt install build-essential libgmp-dev"
+
+
+def configuration_check(file: Path | None, environ: Mapping[str, str]) -> tuple[Config, Finding]:
+    """Load the configuration; where it cannot be used, go on with the defaults."""
+    try:
+        loaded = load(file, environ=environ)
+    except ConfigError as error:
+        return Config(), Finding("configuration", "fail", str(error), error.hint, error.exit_code)
+    return loaded.config, ok("configuration", ", ".join(loaded.files) or "no file: the defaults")
+
+
+def key_check(file: Path) -> Finding:
+    """Check that the node's key can be used and is readable by its owner alone."""
+    from prime.transport.identity import KeyPair
+
+    if not os.path.lexists(file):
+        return ok("key", f"{file} will be made at the first start")
+    try:
+        return ok("key", f"{file}: {KeyPair.load(file).peer}")
+    except ConfigError as error:
+        return Finding("key", "fail", str(error), error.hint, error.exit_code)
+
+
+def port_check(address: str) -> Finding:
+    """Check that the configured address is free to listen on."""
+    fault = port_fault(address)
+    if not fault:
+        return ok("port", f"{address} is free")
+    fix = "stop that program, or `prime config set transport.listen` another address (port 0 takes a free one)"
+    return Finding("port", "fail", fault, fix, exit_code=4)
+
+
+def memory_check(free_bytes: int | None, needed_bytes: int) -> Finding:
+    """Check that there is memory for a node, and for the demo."""
+    if free_bytes is None:
+        return Finding(
+            "memory", "warn", "this system does not tell its free memory", f"a node takes {_mib(needed_bytes)}"
+        )
+    text = f"{_mib(free_bytes)} free"
+    if free_bytes < needed_bytes:
+        fix = f"close programs: a node does not start under {_mib(needed_bytes)} (node.memory_free_bytes_min)"
+        return Finding("memory", "fail", text, fix, exit_code=8)
+    if free_bytes < DEMO_BYTES:
+        return Finding(
+            "memory", "warn", text, f"`prime demo` wants {_mib(DEMO_BYTES)}: close programs, or give --nodes 2"
+        )
+    return ok("memory", text)
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:,.0f} MiB"
+
+
+def codec_check(engine: str = "numba") -> Finding:
+    """Check that the compiler of the codec loads: an installed package may still lack its native half."""
+    try:
+        module = importlib.import_module(engine)
+    except ModuleNotFoundError:
+        return Finding("codec", "warn", f"no engine: {engine} is not installed", "pip install 'prime-actors[train]'")
+    except (ImportError, OSError) as error:
+        return Finding(
+            "codec", "fail", f"{engine} does not load: {error}", f"pip install --force-reinstall {engine}", 2
+        )
+    return ok("codec", f"{engine} {getattr(module, '__version__', '')}".strip())
+
+
+def script_check(path: str, own_folders: set[Path]) -> Finding:
+    """Check that `prime` on the PATH is this program: another package owns a script of that name."""
+    found = programs_on_path("prime", path)
+    if not found:
+        return Finding(
+            "script", "warn", "no `prime` on the PATH", "run `python -m prime`, or add the scripts folder to it"
+        )
+    if found[0].parent in own_folders:
+        return ok("script", str(found[0]))
+    other = "another installation of Prime" if _is_prime(found[0]) else "another package's program"
+    return Finding("script", "warn", f"`prime` runs {found[0]}, {other}", "run `prime-actors` or `python -m prime`")
+
+
+def _is_prime(script: Path) -> bool:
+    try:
+        return b"prime.cli" in script.read_bytes()[:4096]
+    except OSError:
+        return False

@@ -1,0 +1,152 @@
+"""`prime doctor`: each check well and not well, and what it says to do."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from prime.cli import checks
+from prime.cli.machine import free_memory_bytes, port_fault, programs_on_path
+from prime.cli.main import run
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    return tmp_path
+
+
+def findings(capsys: pytest.CaptureFixture[str], status: int) -> dict[str, dict[str, str]]:
+    assert run(["doctor", "--json"]) == status
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["ok"] == (status == 0)
+    return {finding["check"]: finding for finding in answer["findings"]}
+
+
+def test_a_fresh_home_is_well(capsys: pytest.CaptureFixture[str]) -> None:
+    found = findings(capsys, 0)
+    assert {
+        "python",
+        "extra libp2p",
+        "extra train",
+        "configuration",
+        "key",
+        "port",
+        "memory",
+        "codec",
+        "script",
+    } == set(found)
+    assert all(finding["fix"] for finding in found.values() if finding["status"] != "ok")
+
+
+def test_text_for_people_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor"]) == 0
+    assert "ok   configuration no file: the defaults" in capsys.readouterr().out
+
+
+def test_a_bad_configuration_is_found_and_the_rest_still_looked_at(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "prime.toml").write_text("[train]\nsed = 1\n")
+    found = findings(capsys, 3)
+    assert found["configuration"]["text"] == "prime.toml:2: there is no key train.sed"
+    assert found["port"]["status"] == "ok"
+
+
+def test_a_key_that_others_may_read(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["key", "new"]) == 0
+    next(home.glob(".local/state/prime/node/node.key")).chmod(0o644)
+    capsys.readouterr()
+    found = findings(capsys, 3)
+    assert "chmod 600" in found["key"]["fix"]
+
+
+def test_a_port_in_use(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"/ip4/127.0.0.1/tcp/{taken.getsockname()[1]}"
+        monkeypatch.setenv("PRIME_TRANSPORT__LISTEN", address)
+        found = findings(capsys, 4)
+    assert found["port"]["text"] == f"{address} is in use by another program"
+    assert "transport.listen" in found["port"]["fix"]
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("/ip4/127.0.0.1/tcp/0", ""),
+        ("/ip4/127.0.0.1/udp/0/quic-v1", ""),
+        ("/dns4/example/tcp/1", ""),
+        ("/ip4/127.0.0.1/tcp/70000", "port over 65535"),
+        ("/ip4/192.0.2.1/tcp/0", "cannot be listened on"),
+    ],
+)
+def test_addresses_to_listen_on(address: str, says: str) -> None:
+    fault = port_fault(address)
+    assert says in fault
+    assert bool(says) == bool(fault)
+
+
+def test_memory() -> None:
+    assert checks.memory_check(8 * 2**30, 2**29).status == "ok"
+    assert checks.memory_check(2**30, 2**29).status == "warn"
+    scarce = checks.memory_check(2**20, 2**29)
+    assert (scarce.status, scarce.exit_code, scarce.text) == ("fail", 8, "1 MiB free")
+    assert checks.memory_check(None, 2**29).status == "warn"
+
+
+def test_free_memory_is_what_the_kernel_or_the_containers_limit_leaves(tmp_path: Path) -> None:
+    proc = tmp_path / "meminfo"
+    proc.write_text("MemTotal: 9 kB\nMemAvailable:    2048 kB\n")
+    assert free_memory_bytes(proc, tmp_path) == 2048 * 1024
+    (tmp_path / "memory.max").write_text("5000\n")
+    (tmp_path / "memory.current").write_text("4000\n")
+    assert free_memory_bytes(proc, tmp_path) == 1000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory_bytes(proc, tmp_path) == 2048 * 1024
+
+
+def test_python() -> None:
+    assert checks.python_check((3, 11)).status == "ok"
+    old = checks.python_check((3, 10))
+    assert (old.status, old.exit_code) == ("fail", 2)
+
+
+def test_a_missing_extra_says_how_to_install_it() -> None:
+    found = checks.extra_check("train", ("torch", "numpy"), is_there=lambda module: module == "numpy")
+    assert (found.status, found.text) == ("warn", "not installed: torch")
+    assert found.fix == "pip install 'prime-actors[train]'"
+
+
+def test_a_codec_engine_that_is_missing_or_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checks.codec_check("no_such_engine").status == "warn"
+    (tmp_path / "broken_engine.py").write_text("raise ImportError('no native half')")
+    monkeypatch.syspath_prepend(tmp_path)
+    broken = checks.codec_check("broken_engine")
+    assert (broken.status, broken.exit_code) == ("fail", 2)
+    assert "no native half" in broken.text
+
+
+def program(folder: Path, text: str) -> Path:
+    folder.mkdir()
+    script = folder / "prime"
+    script.write_text(text)
+    script.chmod(0o755)
+    return script
+
+
+def test_another_packages_script(tmp_path: Path) -> None:
+    ours = program(tmp_path / "ours", "#!python\nfrom prime.cli.main import run\n")
+    other = program(tmp_path / "other", "#!/bin/sh\necho 2 3 5 7\n")
+    path = f"{other.parent}:{ours.parent}"
+    assert programs_on_path("prime", path) == [other, ours]
+    clash = checks.script_check(path, {ours.parent})
+    assert (clash.status, clash.fix) == ("warn", "run `prime-actors` or `python -m prime`")
+    assert "another package's program" in clash.text
+    assert checks.script_check(f"{ours.parent}:{other.parent}", {ours.parent}).status == "ok"
+    assert "another installation of Prime" in checks.script_check(str(ours.parent), set()).text
+    assert checks.script_check("", set()).status == "warn"
