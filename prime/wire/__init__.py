@@ -1,0 +1,48 @@
+"""Messages and their bytes: `@message`, `@record`, `Ask`, codecs, limits, frames and the CDDL of all of it.
+
+A message is a frozen attrs class behind a stable integer tag. `to_plain` and `from_plain` convert between instances and
+positional arrays, `dumps` and `loads` between those and deterministic CBOR, `prime.wire.frame` between headers with
+payloads and a byte stream. Everything here is pure: no I/O, no clock.
+"""
+
+from prime.wire.cbor import dumps, loads
+from prime.wire.codec import register_field
+from prime.wire.kinds import Finite, Payload, Range, Size
+from prime.wire.limits import Limits
+from prime.wire.message import (
+    Ask,
+    decode_value,
+    encode_value,
+    from_plain,
+    is_message,
+    message,
+    message_for,
+    messages,
+    record,
+    reply_type,
+    tag_of,
+    to_plain,
+)
+
+__all__ = [
+    "Ask",
+    "Finite",
+    "Limits",
+    "Payload",
+    "Range",
+    "Size",
+    "decode_value",
+    "dumps",
+    "encode_value",
+    "from_plain",
+    "is_message",
+    "loads",
+    "message",
+    "message_for",
+    "messages",
+    "record",
+    "register_field",
+    "reply_type",
+    "tag_of",
+    "to_plain",
+]

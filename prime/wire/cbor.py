@@ -1,0 +1,111 @@
+"""Plain values <-> bytes: deterministic CBOR (RFC 8949 section 4.2.1) out, strict bounded CBOR in.
+
+A plain value is None, bool, int, float, str, bytes, a list of plain values, or a dict with str or bytes keys. `loads`
+takes only the one encoding that `dumps` would have written: it decodes under caps and then encodes again and compares,
+which refuses trailing bytes, non-minimal numbers, unsorted keys and indefinite lengths in one rule. Semantic tags never
+reach a decoder (cbor2 would build regular expressions, MIME messages, cyclic structures). No error repeats the bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NoReturn
+
+import cbor2
+
+from prime.errors import DecodeError, LocalProtocolError
+from prime.wire.limits import DEFAULT_LIMITS, Limits
+
+_HINT_PEER = "the sender is broken, hostile, or speaks another version of the protocol"
+_ARRAY, _MAP, _TAG, _SIMPLE = 4, 5, 6, 7
+_BUILT_IN_TAGS = (0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799)
+
+
+class _TagRefusedError(Exception):
+    """Raised inside cbor2 when it meets a semantic tag."""
+
+
+def _refuse_tag(*_args: object) -> NoReturn:
+    raise _TagRefusedError
+
+
+_REFUSED_TAGS: Mapping[int, Any] = MappingProxyType(dict.fromkeys(_BUILT_IN_TAGS, _refuse_tag))
+
+
+def dumps(plain: Any) -> bytes:
+    """Encode a plain value deterministically; the same value gives the same bytes on every machine.
+
+    Raises `LocalProtocolError` for a value CBOR cannot carry.
+    """
+    try:
+        return cbor2.dumps(plain, canonical=True)
+    except (cbor2.CBOREncodeError, ValueError, TypeError, RecursionError) as error:
+        raise LocalProtocolError(f"a value has no wire form: {type(error).__name__}") from None
+
+
+def loads(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT_LIMITS) -> Any:
+    """Decode exactly one deterministically encoded item that fills `data`.
+
+    Raises `DecodeError` for anything else; its text says what was wrong and never what was in it.
+    """
+    size_bytes = len(data)
+    if size_bytes > limits.header_size_bytes_max:
+        raise DecodeError(f"{size_bytes} bytes of CBOR, the limit is {limits.header_size_bytes_max}", hint=_HINT_PEER)
+    body = data if type(data) is bytes else bytes(data)
+    if size_bytes > limits.items_max:  # each item takes a byte at least: a shorter body cannot hold too many
+        _count_items(body, limits.items_max)
+    plain = _decode(body, limits.depth_max)
+    if _encode_again(plain) != body:
+        raise DecodeError("CBOR is not deterministic, or bytes follow the item", hint=_HINT_PEER)
+    return plain
+
+
+def _decode(body: bytes, depth_max: int) -> Any:
+    try:
+        return cbor2.loads(
+            body,
+            tag_hook=_refuse_tag,
+            semantic_decoders=_REFUSED_TAGS,
+            max_depth=depth_max,
+            allow_indefinite=False,
+            allow_duplicate_keys=False,
+            strict_hashable_types=True,
+        )
+    except cbor2.CBORDecodeError as error:
+        raise DecodeError(f"CBOR refused: {_cause(error)}", hint=_HINT_PEER) from None
+    except (_TagRefusedError, ValueError, TypeError, OverflowError, MemoryError, RecursionError) as error:
+        raise DecodeError(f"CBOR refused: {_cause(error)}", hint=_HINT_PEER) from None
+
+
+def _encode_again(plain: Any) -> bytes:
+    try:
+        return cbor2.dumps(plain, canonical=True)
+    except (cbor2.CBOREncodeError, ValueError, TypeError):
+        raise DecodeError("CBOR refused: a value with no deterministic form", hint=_HINT_PEER) from None
+
+
+def _cause(error: BaseException) -> str:
+    """Say why in words that hold nothing of the body."""
+    if isinstance(error, _TagRefusedError) or isinstance(error.__cause__, _TagRefusedError):
+        return "a semantic tag"
+    if isinstance(error, cbor2.CBORDecodeEOF):
+        return "truncated"
+    if isinstance(error.__cause__, UnicodeDecodeError):
+        return "text is not UTF-8"
+    return "malformed, too deep, indefinite, or a map with duplicate or non-text keys"
+
+
+def _count_items(body: bytes, items_max: int) -> None:
+    """Walk the heads of the items, never their contents, and stop at `items_max`; malformed bytes are left to cbor2."""
+    position, items = 0, 0
+    size_bytes = len(body)
+    while position < size_bytes:
+        items += 1
+        if items > items_max:
+            raise DecodeError(f"more than {items_max} items in one header", hint=_HINT_PEER)
+        major, info = body[position] >> 5, body[position] & 31
+        width = 1 << (info - 24) if 24 <= info <= 27 else 0
+        if major in (2, 3):
+            position += info if info < 24 else int.from_bytes(body[position + 1 : position + 1 + width], "big")
+        position += 1 + width

@@ -1,0 +1,172 @@
+"""Frames: a fixed prefix, the CBOR header, then raw payloads. Pure: no I/O.
+
+Layout, integers big-endian: u32 header size, u16 payload count, u32 size of each payload; header; payloads in order.
+Payload bytes are never copied on the way out, and at most once on the way in: a payload that arrives in pieces is
+gathered into one growing buffer, one that arrives inside a single `bytes` chunk is a view of that chunk.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Sequence
+
+import attrs
+
+from prime.errors import DecodeError, LocalProtocolError
+from prime.wire.limits import DEFAULT_LIMITS, Limits
+
+Buffer = bytes | bytearray | memoryview
+
+_PREFIX = struct.Struct(">IH")
+_JOIN_SIZE_BYTES_MAX = 64 * 1024  # below this, copying the header behind its prefix is cheaper than one more write
+_HINT_PEER = "the sender is broken, hostile, or has larger limits than this node"
+_HINT_SPLIT = "send less in one message, or raise the limits on both ends"
+
+
+@attrs.define
+class Frame:
+    """One whole frame: the CBOR header, its payloads, and the bytes it took on the wire, prefix included."""
+
+    header: bytes
+    payloads: tuple[memoryview, ...]
+    size_bytes: int
+
+
+def pack(
+    header: bytes, payloads: Sequence[memoryview] = (), limits: Limits = DEFAULT_LIMITS
+) -> list[bytes | memoryview]:
+    """Return the pieces of one frame in order, ready for a gathered write; payloads are passed on as they are.
+
+    Raises `LocalProtocolError` when the frame is over `limits`.
+    """
+    sizes = [payload.nbytes for payload in payloads]
+    problem = _over_limits(len(header), sizes, limits)
+    if problem:
+        raise LocalProtocolError(problem, hint=_HINT_SPLIT)
+    prefix = struct.pack(f">IH{len(sizes)}I", len(header), len(sizes), *sizes)
+    pieces: list[bytes | memoryview] = [prefix + header] if len(header) <= _JOIN_SIZE_BYTES_MAX else [prefix, header]
+    pieces.extend(payload for payload in payloads if payload.nbytes)
+    return pieces
+
+
+def _over_limits(header_size_bytes: int, sizes: Sequence[int], limits: Limits) -> str:
+    """Return what is over its limit, in words, or an empty text."""
+    if not header_size_bytes:
+        return "a frame without a header"
+    if header_size_bytes > limits.header_size_bytes_max:
+        return f"a header of {header_size_bytes} bytes, the limit is {limits.header_size_bytes_max}"
+    if len(sizes) > min(limits.payload_count_max, 0xFFFF):
+        return f"{len(sizes)} payloads in one frame, the limit is {min(limits.payload_count_max, 0xFFFF)}"
+    if sizes and max(sizes) > min(limits.payload_size_bytes_max, 0xFFFFFFFF):
+        return f"a payload of {max(sizes)} bytes, the limit is {limits.payload_size_bytes_max}"
+    total = _PREFIX.size + 4 * len(sizes) + header_size_bytes + sum(sizes)
+    if total > limits.frame_size_bytes_max:
+        return f"a frame of {total} bytes, the limit is {limits.frame_size_bytes_max}"
+    return ""
+
+
+class FrameParser:
+    """Turns a byte stream back into frames. Feed what arrives, take out frames with `next`.
+
+    A limit that is broken poisons the parser: frames that were whole before it still come out, then every `next`
+    raises the same `DecodeError` and `feed` drops what it is given.
+    """
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+        self._limits = limits
+        self._frames: deque[Frame] = deque()
+        self._problem = ""
+        self._start_frame()
+
+    def _start_frame(self) -> None:
+        self._step = self._take_prefix
+        self._section_size = _PREFIX.size
+        self._gathered = bytearray()  # what has arrived of a section that came in pieces
+        self._header_size = 0
+        self._sizes: tuple[int, ...] = ()
+        self._header = b""
+        self._payloads: list[memoryview] = []
+
+    @property
+    def needed_bytes(self) -> int:
+        """How many bytes the frame in progress still lacks, as far as is known; at least 1 between frames."""
+        missing = self._section_size - len(self._gathered)
+        if self._step == self._take_sizes:
+            return missing + self._header_size
+        if self._step == self._take_header:
+            return missing + sum(self._sizes)
+        return missing + sum(self._sizes[len(self._payloads) + 1 :])
+
+    @property
+    def is_between_frames(self) -> bool:
+        """True when no frame has been begun: the only place where a stream may end."""
+        return self._step == self._take_prefix and not self._gathered and not self._problem
+
+    def feed(self, data: Buffer) -> None:
+        """Take bytes from the stream. `bytes` may be kept by reference; other buffers are copied before return."""
+        chunk = memoryview(data)
+        keep = type(data) is bytes
+        position, size_bytes = 0, len(chunk)
+        while position < size_bytes and not self._problem:
+            take = min(self._section_size - len(self._gathered), size_bytes - position)
+            self._fill(chunk[position : position + take], keep=keep and 2 * take >= size_bytes)
+            position += take
+
+    def next(self) -> Frame | None:
+        """Return the next whole frame, or `None` when more bytes are needed; raises `DecodeError` over limits."""
+        if self._frames:
+            return self._frames.popleft()
+        if self._problem:
+            raise DecodeError(self._problem, hint=_HINT_PEER)
+        return None
+
+    def _fill(self, piece: memoryview, *, keep: bool) -> None:
+        """Add a piece that does not reach beyond the section in progress; pass the section on when it is whole."""
+        if not self._gathered and len(piece) == self._section_size:
+            self._end_section(piece if keep else memoryview(bytes(piece)))
+            return
+        self._gathered += piece  # grows by an eighth at a time, so memory follows what arrived, not what was announced
+        if len(self._gathered) == self._section_size:
+            self._end_section(memoryview(self._gathered).toreadonly())
+
+    def _end_section(self, section: memoryview) -> None:
+        self._gathered = bytearray()
+        self._step(section)
+
+    def _take_prefix(self, section: memoryview) -> None:
+        self._header_size, count = _PREFIX.unpack(section)
+        if count > self._limits.payload_count_max or self._header_size > self._limits.header_size_bytes_max:
+            self._problem = _over_limits(self._header_size, (0,) * count, self._limits)
+        elif count:
+            self._step, self._section_size = self._take_sizes, 4 * count
+        else:
+            self._expect_header()
+
+    def _take_sizes(self, section: memoryview) -> None:
+        self._sizes = struct.unpack(f">{len(section) // 4}I", section)
+        self._expect_header()
+
+    def _expect_header(self) -> None:
+        self._problem = _over_limits(self._header_size, self._sizes, self._limits)
+        self._step, self._section_size = self._take_header, self._header_size
+
+    def _take_header(self, section: memoryview) -> None:
+        self._header = bytes(section)
+        self._step = self._take_payload
+        self._expect_payload()
+
+    def _take_payload(self, section: memoryview) -> None:
+        self._payloads.append(section)
+        self._expect_payload()
+
+    def _expect_payload(self) -> None:
+        """Wait for the next payload that has bytes; finish the frame when there is none."""
+        while len(self._payloads) < len(self._sizes):
+            self._section_size = self._sizes[len(self._payloads)]
+            if self._section_size:
+                return
+            self._payloads.append(memoryview(b""))
+        size_bytes = _PREFIX.size + 4 * len(self._sizes) + len(self._header) + sum(self._sizes)
+        self._frames.append(Frame(self._header, tuple(self._payloads), size_bytes))
+        self._start_frame()

@@ -1,0 +1,392 @@
+"""`@message`, `@record` and `Ask`: how a class becomes something actors say, and how its instances cross the wire.
+
+A message is a frozen attrs class. With a tag it has a wire form, the positional array `[tag, field, field, …]`;
+without one it stays inside its process and may hold anything. A record is a value inside messages: an array without a
+tag. A receiver ignores elements after the fields it knows and takes defaults for fields that are missing at the end,
+so a new version may add fields with defaults at the end, and nothing else.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, Generic, TypeVar, dataclass_transform, get_args, get_origin, overload
+
+import attrs
+
+from prime.errors import DecodeError, LocalProtocolError, MessageError, PrimeError
+from prime.wire.codec import Codec, Decode, Encode, MismatchError, Rules, compile_codec, rule_name
+from prime.wire.limits import DEFAULT_LIMITS, Limits
+
+PRIME_TAG_END = 0x1000
+"""Tags below this are Prime's own."""
+TAG_MAX = 2**32 - 1
+
+T = TypeVar("T")
+Reply_co = TypeVar("Reply_co", covariant=True)
+
+_HINT_VERSION = "the sender speaks another version of the protocol, or is broken or hostile"
+
+
+class Ask(Generic[Reply_co]):
+    """A message that wants an answer: `class Get(Ask[bytes | None])`. It carries the reply's type and does nothing."""
+
+    __slots__ = ()
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
+@overload
+def message(cls: type[T], /) -> type[T]: ...
+
+
+@overload
+def message(*, tag: int) -> Callable[[type[T]], type[T]]: ...
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
+def message(cls: type[T] | None = None, /, *, tag: int | None = None) -> type[T] | Callable[[type[T]], type[T]]:
+    """Make a class a message: frozen, slotted, compared by value; with a tag it has a wire form.
+
+    Tags below 0x1000 are Prime's own. Raises `MessageError` for a tag that is out of range or taken by another class,
+    and for a field of a tagged message whose type has no wire form.
+    """
+    scope = _calling_scope()
+    if cls is not None:
+        return _Form.apply(cls, None, scope, has_wire_form=False)
+    if tag is None:
+        raise MessageError("@message() without a tag", hint="write @message for a local message, or @message(tag=…)")
+    number = tag
+    return lambda plain_class: _Form.apply(plain_class, number, scope, has_wire_form=True)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
+def record(cls: type[T], /) -> type[T]:
+    """Make a class a value that messages can hold: frozen, slotted, an array without a tag on the wire.
+
+    Raises `MessageError` for a field whose type has no wire form.
+    """
+    return _Form.apply(cls, None, _calling_scope(), has_wire_form=True)
+
+
+def _calling_scope() -> Mapping[str, Any]:
+    """Return the local names around a decorated class, so that a class inside a function may name its neighbours."""
+    frame = sys._getframe(2)  # noqa: SLF001 - the decorator's caller is where the annotations were written
+    return {} if frame.f_locals is frame.f_globals else dict(frame.f_locals)
+
+
+class _Registry:
+    """Which class owns a tag. Filled at import time by the decorators; a process has one, as it has one module table."""
+
+    def __init__(self) -> None:
+        self._forms: dict[int, _Form] = {}
+
+    def add(self, form: _Form, tag: int) -> None:
+        cls = form.cls
+        if not 0 < tag <= TAG_MAX:
+            raise MessageError(f"the tag {tag:#x} of {_full_name(cls)} is out of range", hint=f"use 1 to {TAG_MAX:#x}")
+        if tag < PRIME_TAG_END and not cls.__module__.startswith("prime."):
+            raise MessageError(
+                f"the tag {tag:#x} of {_full_name(cls)} is reserved", hint=f"tags below {PRIME_TAG_END:#x} are Prime's own"
+            )
+        known = self._forms.get(tag)
+        if known is not None and (_full_name(known.cls) != _full_name(cls) or known.signature != form.signature):
+            raise MessageError(
+                f"the tag {tag:#x} is taken by {_full_name(known.cls)}, so {_full_name(cls)} cannot have it",
+                hint="give one of the two another tag; a class defined twice must keep its fields",
+            )
+        self._forms[tag] = form
+
+    def get(self, tag: int) -> _Form | None:
+        return self._forms.get(tag)
+
+    def classes(self) -> tuple[type, ...]:
+        return tuple(form.cls for _tag, form in sorted(self._forms.items()))
+
+
+_registry = _Registry()
+
+
+def _full_name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+class _Form:
+    """The wire form of one class. Compiled on first use, or when decorated if every name is known by then."""
+
+    def __init__(self, cls: type, tag: int | None, scope: Mapping[str, Any], *, has_wire_form: bool) -> None:
+        self.cls = cls
+        self.tag = tag
+        self.has_wire_form = has_wire_form
+        self._scope = scope
+        self._codecs: tuple[Codec, ...] | None = None
+        self._names: tuple[str, ...] = ()
+        self.encode: Callable[[Any, list[memoryview]], list[Any]] = self._compile_and_encode
+        self.decode: Callable[[Any, Sequence[memoryview]], Any] = self._compile_and_decode
+
+    @classmethod
+    def apply(cls, plain_class: type[T], tag: int | None, scope: Mapping[str, Any], *, has_wire_form: bool) -> type[T]:
+        """Build the attrs class and leave its form on it."""
+        made = attrs.frozen(plain_class, slots=True, weakref_slot=False)
+        form = cls(made, tag, scope, has_wire_form=has_wire_form)
+        made.__wire_form__ = form  # type: ignore[attr-defined]
+        if has_wire_form:
+            form.compile_early()
+        if tag is not None:
+            _registry.add(form, tag)
+        return made
+
+    @property
+    def signature(self) -> tuple[tuple[str, str, bool], ...]:
+        """Name, type and presence of a default of each field: what must not change under one tag."""
+        return tuple((a.name, str(a.type), a.default is not attrs.NOTHING) for a in attrs.fields(self.cls))
+
+    def compile_early(self) -> None:
+        """Compile now, unless an annotation names something that is defined later."""
+        try:
+            self._compile()
+        except NameError:
+            return
+
+    def rule(self, rules: Rules) -> str:
+        """Define the CDDL rule of the array and return its name."""
+        return rules.define(rule_name(self.cls), lambda: self._rule_body(rules))
+
+    def _rule_body(self, rules: Rules) -> str:
+        codecs = self.codecs()
+        fields = [f"{name}: {codec.rule(rules)}" for name, codec in zip(self._names, codecs, strict=True)]
+        return f"[{', '.join(([f'{self.tag:#06x}'] if self.tag is not None else []) + fields)}]"
+
+    def codecs(self) -> tuple[Codec, ...]:
+        """Return the field codecs in wire order, compiling them if need be."""
+        if self._codecs is None:
+            self._compile_now()
+        return self._codecs or ()
+
+    def _compile_now(self) -> None:
+        try:
+            self._compile()
+        except NameError as error:
+            raise MessageError(
+                f"{_full_name(self.cls)} has a field whose type is not defined: {error}",
+                hint="import the name where the class is defined, at run time too",
+            ) from None
+
+    def _compile(self) -> None:
+        fields = attrs.fields(self.cls)
+        if not all(field.init for field in fields):
+            raise MessageError(f"{_full_name(self.cls)} has a field with init=False", hint="compute it in a property")
+        scope = {**self._scope, self.cls.__name__: self.cls}
+        hints = typing.get_type_hints(self.cls, localns=scope, include_extras=True)
+        codecs = tuple(self._field_codec(field.name, hints[field.name]) for field in fields)
+        self._names = tuple(field.name for field in fields)
+        self._codecs = codecs
+        self._scope = {}
+        self.encode = _array_encoder(self.tag, self._names, [codec.encode for codec in codecs])
+        self.decode = _array_decoder(self.cls, self.tag, fields, [codec.decode for codec in codecs])
+
+    def _field_codec(self, name: str, annotation: Any) -> Codec:
+        try:
+            return compile_codec(annotation)
+        except MessageError as error:
+            raise MessageError(f"{_full_name(self.cls)}.{name}: {error}", hint=error.hint) from None
+        except TypeError:
+            raise MessageError(f"{_full_name(self.cls)}.{name}: no wire form", hint="see prime.wire") from None
+
+    def _compile_and_encode(self, value: Any, payloads: list[memoryview]) -> list[Any]:
+        self._compile_now()
+        return self.encode(value, payloads)
+
+    def _compile_and_decode(self, plain: Any, payloads: Sequence[memoryview]) -> Any:
+        self._compile_now()
+        return self.decode(plain, payloads)
+
+
+def _array_encoder(
+    tag: int | None, names: Sequence[str], encoders: Sequence[Encode]
+) -> Callable[[Any, list[memoryview]], list[Any]]:
+    steps = [(attrgetter(name), encode) for name, encode in zip(names, encoders, strict=True)]
+    offset = 0 if tag is None else 1
+
+    def encode_array(value: Any, payloads: list[memoryview]) -> list[Any]:
+        out: list[Any] = [] if tag is None else [tag]
+        append = out.append
+        try:
+            for get, encode in steps:
+                append(encode(get(value), payloads))
+        except MismatchError as error:
+            error.path.append(names[len(out) - offset])
+            raise
+        return out
+
+    return encode_array
+
+
+def _array_decoder(
+    cls: type, tag: int | None, fields: Sequence[attrs.Attribute[Any]], decoders: Sequence[Decode]
+) -> Callable[[Any, Sequence[memoryview]], Any]:
+    names = [field.name for field in fields]
+    offset = 0 if tag is None else 1
+    required = max((i + 1 for i, field in enumerate(fields) if field.default is attrs.NOTHING), default=0) + offset
+    build = _builder(cls, fields)
+
+    def decode_array(plain: Any, payloads: Sequence[memoryview]) -> Any:
+        if type(plain) is not list or len(plain) < required:
+            raise MismatchError(f"{cls.__name__} as an array of at least {required}", plain)
+        if tag is not None and (plain[0] != tag or type(plain[0]) is not int):
+            raise MismatchError(f"the tag of {cls.__name__}", got="another one")
+        values: list[Any] = []
+        append = values.append
+        try:
+            for decode, each in zip(decoders, plain[1:] if offset else plain, strict=False):
+                append(decode(each, payloads))
+        except MismatchError as error:
+            error.path.append(names[len(values)])
+            raise
+        return build(values)
+
+    return decode_array
+
+
+def _builder(cls: type, fields: Sequence[attrs.Attribute[Any]]) -> Callable[[list[Any]], Any]:
+    """Return what calls the class; only validators can fail, and their words may hold the value, so they are dropped."""
+    by_keyword = any(field.kw_only for field in fields)
+    aliases = [field.alias or field.name for field in fields]
+
+    def build(values: list[Any]) -> Any:
+        try:
+            return cls(**dict(zip(aliases, values, strict=False))) if by_keyword else cls(*values)
+        except (PrimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
+            raise MismatchError(f"a valid {cls.__name__}", got=f"one that it refuses ({type(error).__name__})") from None
+
+    return build
+
+
+def _form_of(cls: Any) -> _Form:
+    form = getattr(cls, "__wire_form__", None)
+    if not isinstance(form, _Form) or form.cls is not cls:
+        name = _full_name(cls) if isinstance(cls, type) else type(cls).__name__
+        raise LocalProtocolError(f"{name} is not a message", hint="decorate the class itself with @message(tag=…)")
+    return form
+
+
+def is_message(cls: type) -> bool:
+    """Say whether the class itself was decorated with `@message` (tagged or not)."""
+    form = getattr(cls, "__wire_form__", None)
+    return isinstance(form, _Form) and form.cls is cls and (form.tag is not None or not form.has_wire_form)
+
+
+def tag_of(message_or_class: Any) -> int:
+    """Return the tag of a message or its class; raises `LocalProtocolError` where there is none."""
+    cls = message_or_class if isinstance(message_or_class, type) else type(message_or_class)
+    tag = _form_of(cls).tag
+    if tag is None:
+        raise LocalProtocolError(
+            f"{_full_name(cls)} has no tag: it cannot leave its process", hint="give it one: @message(tag=0x1000 or above)"
+        )
+    return tag
+
+
+def message_for(tag: int) -> type:
+    """Return the class that owns a tag; raises `DecodeError` for a tag that no imported class has."""
+    form = _registry.get(tag) if type(tag) is int else None
+    if form is None:
+        what = f"the tag {tag:#x}" if type(tag) is int else "a tag that is no int"
+        raise DecodeError(f"unknown message: {what}", hint="import the module that defines it, or update this node")
+    return form.cls
+
+
+def messages() -> tuple[type, ...]:
+    """Return every message class with a tag that has been imported, by tag."""
+    return _registry.classes()
+
+
+def to_plain(value: Any, payloads: list[memoryview]) -> list[Any]:
+    """Return the positional array of a message and append its payloads to `payloads`.
+
+    Raises `LocalProtocolError` for a message without a tag, and for a field whose value is not of its type.
+    """
+    form = _form_of(type(value))
+    if form.tag is None:
+        tag_of(value)
+    try:
+        return form.encode(value, payloads)
+    except MismatchError as error:
+        raise _cannot_send(type(value).__name__, error) from None
+    except RecursionError:
+        raise LocalProtocolError(f"{type(value).__name__} is nested too deeply to encode") from None
+
+
+def from_plain(plain: Any, payloads: Sequence[memoryview] = (), limits: Limits = DEFAULT_LIMITS) -> Any:
+    """Check a positional array against the message class of its tag and build the message.
+
+    Raises `DecodeError` for an unknown tag, and naming class and field for a value that does not fit.
+    """
+    if type(plain) is not list or not plain:
+        raise DecodeError("a message is a non-empty array", hint=_HINT_VERSION)
+    _check_count(payloads, limits)
+    cls = message_for(plain[0])
+    try:
+        return _form_of(cls).decode(plain, payloads)
+    except MismatchError as error:
+        raise _refused(cls.__name__, error) from None
+
+
+def _check_count(payloads: Sequence[memoryview], limits: Limits) -> None:
+    if len(payloads) > limits.payload_count_max:
+        raise DecodeError(f"{len(payloads)} payloads, the limit is {limits.payload_count_max}", hint=_HINT_VERSION)
+
+
+def encode_value(annotation: Any, value: Any, payloads: list[memoryview]) -> Any:
+    """Return the plain form of a value of the given type; raises `LocalProtocolError` when it is not of that type."""
+    try:
+        return compile_codec(annotation).encode(value, payloads)
+    except MismatchError as error:
+        raise _cannot_send("a value", error) from None
+
+
+def decode_value(
+    annotation: Any, plain: Any, payloads: Sequence[memoryview] = (), limits: Limits = DEFAULT_LIMITS
+) -> Any:
+    """Check a plain value against a type and convert it; raises `DecodeError` when it does not fit."""
+    _check_count(payloads, limits)
+    try:
+        return compile_codec(annotation).decode(plain, payloads)
+    except MismatchError as error:
+        raise _refused("a value", error) from None
+
+
+def _cannot_send(name: str, error: MismatchError) -> LocalProtocolError:
+    return LocalProtocolError(f"cannot send {_where(name, error)}", hint="make the value fit the field's type")
+
+
+def _refused(name: str, error: MismatchError) -> DecodeError:
+    return DecodeError(f"refused {_where(name, error)}", hint=_HINT_VERSION)
+
+
+def _where(name: str, error: MismatchError) -> str:
+    path = ".".join([name, *reversed(error.path)])
+    return f"{path}: expected {error.expected}, got {error.got}"
+
+
+def reply_type(cls: type) -> Any:
+    """Return `R` of a message that derives from `Ask[R]`; raises `MessageError` for any other class."""
+    form = getattr(cls, "__wire_form__", None)
+    scope = {**vars(sys.modules.get(cls.__module__, types)), cls.__name__: cls}
+    for each in inspect.getmro(cls):
+        for base in getattr(each, "__orig_bases__", ()):
+            if get_origin(base) is Ask:
+                return _resolved(get_args(base)[0], cls, scope)
+    raise MessageError(f"{_full_name(cls)} is no Ask{'' if form else ' and no message'}", hint="derive it from Ask[R]")
+
+
+def _resolved(argument: Any, cls: type, scope: dict[str, Any]) -> Any:
+    """Resolve a reply type that was written as text; type variables have no meaning here."""
+    if isinstance(argument, TypeVar):
+        raise MessageError(f"{_full_name(cls)} leaves its reply type open", hint="derive it from Ask[R] with a real type")
+    if isinstance(argument, typing.ForwardRef):
+        return eval(argument.__forward_code__, scope)  # noqa: S307 - the code is the program's own annotation
+    return argument
