@@ -1,0 +1,158 @@
+"""What the transports over operating-system sockets share: exact cancellation, and an entrance that strangers can't jam.
+
+A `Wire` is a connected socket; a `Reception` accepts sockets, lets each prove its peer beside the others (bounded in
+number and time), and queues the channels that result.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import anyio
+import trio
+
+from prime.errors import WorldError
+from prime.transport.contract import Buffer, Channel
+
+READ_BYTES_MIN = 1 << 16
+READ_BYTES_MAX = 1 << 20
+
+_OUT_OF_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_BREATHER_S = 0.1
+
+
+class Wire:
+    """A connected stream socket whose errors are anyio's and whose reads grow with the traffic."""
+
+    def __init__(self, socket: trio.socket.SocketType) -> None:
+        self.socket = socket
+        self._read_bytes = READ_BYTES_MIN
+        self._closed = False
+        self._broken = False
+
+    async def receive(self, max_bytes: int = READ_BYTES_MAX) -> bytes:
+        """Return what has arrived, at most `max_bytes`; empty at the end. A cancelled call loses nothing."""
+        wanted = min(self._read_bytes, max_bytes)
+        try:
+            data: bytes = await self.socket.recv(wanted)
+        except trio.ClosedResourceError:
+            raise self._why_closed() from None
+        except OSError as error:
+            raise self._why_closed() from error
+        if len(data) == self._read_bytes:
+            self._read_bytes = min(2 * self._read_bytes, READ_BYTES_MAX)
+        return data
+
+    async def send_all(self, data: Buffer, *, begun: bool = False) -> None:
+        """Send every byte. If it is cancelled after some were sent (or `begun`), the connection is broken."""
+        rest = memoryview(data).cast("B")
+        try:
+            while rest:
+                sent = await self.socket.send(rest)
+                begun, rest = True, rest[sent:]
+        except trio.Cancelled:
+            if begun:
+                self.tear()
+            raise
+        except trio.ClosedResourceError:
+            raise self._why_closed() from None
+        except OSError as error:
+            self._broken = True
+            raise self._why_closed() from error
+
+    async def check(self) -> None:
+        """Run the scheduler and cancellation once; raise if the wire is closed or broken."""
+        await trio.lowlevel.checkpoint()
+        if self._closed or self._broken:
+            raise self._why_closed()
+
+    def end(self) -> None:
+        """Tell the other side that nothing more will be sent."""
+        with suppress(OSError):  # it is gone already
+            self.socket.shutdown(trio.socket.SHUT_WR)
+
+    def tear(self) -> None:
+        """Give the connection up because a part of the data is missing."""
+        self._broken = True
+        self.socket.close()
+
+    def close(self) -> None:
+        """Close the socket; idempotent."""
+        self._closed = True
+        self.socket.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` or `tear` was called."""
+        return self._closed or self._broken
+
+    def _why_closed(self) -> Exception:
+        return anyio.ClosedResourceError() if self._closed else anyio.BrokenResourceError()
+
+
+class Reception:
+    """Turns accepted sockets into proved channels, several at a time."""
+
+    def __init__(
+        self, prove: Callable[[trio.socket.SocketType], Awaitable[Channel]], *, backlog_max: int, timeout_s: float
+    ) -> None:
+        self._prove = prove
+        self._timeout_s = timeout_s
+        self._slots = trio.CapacityLimiter(backlog_max)
+        self._proved, self._waiting = trio.open_memory_channel[Channel](backlog_max)
+
+    async def serve(self, listener: trio.socket.SocketType) -> None:
+        """Accept until cancelled; when every slot is taken the operating system's own backlog waits."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                slot = object()
+                await self._slots.acquire_on_behalf_of(slot)
+                nursery.start_soon(self._receive, await _next_socket(listener), slot)
+
+    async def accept(self) -> Channel:
+        """Return the next proved channel. Raises `anyio.ClosedResourceError` once closed."""
+        try:
+            return await self._waiting.receive()
+        except (trio.ClosedResourceError, trio.EndOfChannel):
+            raise anyio.ClosedResourceError from None
+
+    def close(self) -> None:
+        """Let `accept` fail, now and from now on."""
+        self._proved.close()
+        self._waiting.close()
+
+    async def _receive(self, socket: trio.socket.SocketType, slot: object) -> None:
+        try:
+            channel = await self._proved_channel(socket)
+            if channel:
+                await self._proved.send(channel)
+        except trio.BrokenResourceError:
+            pass  # the endpoint has closed, and its channels with it
+        finally:
+            self._slots.release_on_behalf_of(slot)
+
+    async def _proved_channel(self, socket: trio.socket.SocketType) -> Channel | None:
+        """Let the caller prove its peer; close the socket of one that fails to, or takes too long."""
+        channel = None
+        try:
+            with trio.move_on_after(self._timeout_s):
+                channel = await self._prove(socket)
+        except (WorldError, OSError, anyio.BrokenResourceError):
+            pass  # a stranger's fault, and strangers are many: it concerns nobody here
+        finally:
+            if channel is None:
+                socket.close()
+        return channel
+
+
+async def _next_socket(listener: trio.socket.SocketType) -> trio.socket.SocketType:
+    while True:
+        try:
+            socket, _ = await listener.accept()
+        except OSError as error:
+            if error.errno in _OUT_OF_DESCRIPTORS:
+                await trio.sleep(_BREATHER_S)
+            continue  # else: that caller hung up before we could answer
+        return socket

@@ -1,0 +1,304 @@
+"""TCP with mutual TLS 1.3: the fast transport that needs no compiler and no libp2p.
+
+Only input and output live here; the protocol is `tls.TlsSession`. Reads of up to 1 MiB and writes of 256 KiB make it
+about twice as fast as `trio.SSLStream`, whose reads are small.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket as os_socket
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+
+import anyio
+import attrs
+import trio
+
+from prime.actor.contract import PeerId
+from prime.errors import AddressInUseError, ConfigError, RemoteProtocolError, UnreachableError, WrongPeerError
+from prime.transport.contract import BACKLOG_MAX, CLOSE_TIMEOUT_S, DIAL_TIMEOUT_S, Buffer, Channel, require_trio
+from prime.transport.identity import KeyPair
+from prime.transport.multiaddr import Address, TcpPlace, parse_address
+from prime.transport.sockets import Reception, Wire
+from prime.transport.tls import Credentials, TlsSession, open_credentials
+
+WRITE_BYTES_MAX = 1 << 18  # encrypted in one go; bounds the memory of a blocked sender and the pause of the loop
+
+_KERNEL_BACKLOG = 128
+
+
+class TcpChannel(Channel):
+    """A TLS session over a socket."""
+
+    def __init__(self, wire: Wire, session: TlsSession, owner: set[TcpChannel]) -> None:
+        self._wire = wire
+        self._session = session
+        self._ended = False
+        self._owner = owner
+        self._sending = anyio.ResourceGuard("sending to")
+        self._receiving = anyio.ResourceGuard("receiving from")
+        owner.add(self)
+
+    @property
+    def peer(self) -> PeerId:
+        """The peer that the other side's certificate proves."""
+        return self._session.peer
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        """See `Channel.receive`."""
+        with self._receiving:
+            await self._wire.check()
+            while (data := self._decrypt(max_bytes)) is None:
+                self._session.feed(await self._wire.receive())
+            if not data:
+                raise anyio.EndOfStream
+            return data
+
+    async def send(self, item: Buffer) -> None:
+        """See `Channel.send`."""
+        with self._sending:
+            await self._wire.check()
+            if self._ended:
+                raise anyio.ClosedResourceError
+            rest = memoryview(item).cast("B")
+            while rest:
+                # What is encrypted counts as begun: the session can't take a record back.
+                await self._wire.send_all(self._session.encrypt(rest[:WRITE_BYTES_MAX]), begun=True)
+                rest = rest[WRITE_BYTES_MAX:]
+
+    async def send_eof(self) -> None:
+        """See `Channel.send_eof`; TLS' own end of data, which nobody on the way can forge."""
+        with self._sending:
+            await self._wire.check()
+            await self._say_end()
+
+    async def aclose(self) -> None:
+        """See `Channel.aclose`; says the end if no send is in the way and the socket takes it soon."""
+        try:
+            with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
+                await self.send_eof()
+        except (anyio.BusyResourceError, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass
+        finally:
+            self.close_nowait()
+
+    def close_nowait(self) -> None:
+        """Close without a goodbye."""
+        self._owner.discard(self)
+        self._wire.close()
+
+    async def _say_end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            await self._wire.send_all(self._session.end(), begun=True)
+
+    def _decrypt(self, max_bytes: int) -> bytes | None:
+        try:
+            return self._session.decrypt(max_bytes)
+        except RemoteProtocolError as error:
+            raise anyio.BrokenResourceError from error
+
+
+@attrs.frozen
+class Tcp:
+    """The TCP transport: `address` is where to listen, port 0 for any free one.
+
+    Listening on an unspecified host (`/ip4/0.0.0.0/…`), `addresses` names loopback and the address of the default route.
+    """
+
+    address: str = "/ip4/127.0.0.1/tcp/0"
+    backlog_max: int = BACKLOG_MAX
+    dial_timeout_s: float = DIAL_TIMEOUT_S
+
+    @property
+    def name(self) -> str:
+        """`tcp`."""
+        return "tcp"
+
+    @asynccontextmanager
+    async def open(self, key: KeyPair) -> AsyncIterator[TcpEndpoint]:
+        """See `Transport.open`."""
+        require_trio()
+        place = listen_place(self.address, key.peer)
+        with ExitStack() as stack:
+            credentials = stack.enter_context(open_credentials(key))
+            listener = await open_listener(place, self.address)
+            stack.callback(listener.close)
+            endpoint = TcpEndpoint(self, key.peer, credentials, places_of(listener, place))
+            stack.callback(endpoint.close_nowait)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(endpoint.reception.serve, listener)
+                try:
+                    yield endpoint
+                finally:
+                    nursery.cancel_scope.cancel()
+
+
+class TcpEndpoint:
+    """An opened TCP transport."""
+
+    def __init__(self, transport: Tcp, peer: PeerId, credentials: Credentials, places: tuple[TcpPlace, ...]) -> None:
+        self._transport = transport
+        self._peer = peer
+        self._credentials = credentials
+        self._channels: set[TcpChannel] = set()
+        self.addresses = tuple(str(Address(place, peer)) for place in places)
+        self.reception = Reception(
+            self._prove_caller, backlog_max=transport.backlog_max, timeout_s=transport.dial_timeout_s
+        )
+
+    @property
+    def peer(self) -> PeerId:
+        """This side's own id."""
+        return self._peer
+
+    async def dial(self, address: str, peer: PeerId | None = None) -> Channel:
+        """See `Endpoint.dial`."""
+        wanted = parse_address(address).expecting(peer)
+        if not isinstance(wanted.place, TcpPlace):
+            raise UnreachableError(f"{address} is no TCP address.", hint="Dial it over the transport that it names.")
+        with trio.move_on_after(self._transport.dial_timeout_s):
+            return await self._connect(wanted, wanted.place)
+        raise UnreachableError(
+            f"{address} did not answer within {self._transport.dial_timeout_s:g} s.",
+            hint="Check that the node runs, and that no firewall drops what goes there.",
+        )
+
+    async def accept(self) -> Channel:
+        """See `Endpoint.accept`."""
+        return await self.reception.accept()
+
+    def close_nowait(self) -> None:
+        """Stop accepting and close every channel."""
+        self.reception.close()
+        for channel in tuple(self._channels):
+            channel.close_nowait()
+
+    async def _connect(self, wanted: Address, place: TcpPlace) -> TcpChannel:
+        socket = await _dial_socket(place)
+        try:
+            session = await self._shake_hands(Wire(socket), server_side=False, expected=wanted)
+        except BaseException:
+            socket.close()
+            raise
+        return TcpChannel(Wire(socket), session, self._channels)
+
+    async def _prove_caller(self, socket: trio.socket.SocketType) -> Channel:
+        socket.setsockopt(os_socket.IPPROTO_TCP, os_socket.TCP_NODELAY, 1)
+        session = await self._shake_hands(Wire(socket), server_side=True, expected=None)
+        return TcpChannel(Wire(socket), session, self._channels)
+
+    async def _shake_hands(self, wire: Wire, *, server_side: bool, expected: Address | None) -> TlsSession:
+        session = TlsSession(self._credentials, server_side=server_side)
+        try:
+            while not _step(session, expected):
+                await wire.send_all(session.output())
+                session.feed(await wire.receive())
+            await wire.send_all(session.output())
+        except RemoteProtocolError as error:
+            await _send_alert(wire, session)
+            raise _not_prime(expected, str(error)) from error
+        except anyio.BrokenResourceError as error:
+            raise _not_prime(expected, "The connection broke during the TLS handshake.") from error
+        return session
+
+
+def _step(session: TlsSession, expected: Address | None) -> bool:
+    """Advance the handshake; a client checks who answers before it sends the message that completes the handshake."""
+    if not session.handshake():
+        return False
+    if expected and expected.peer and session.peer != expected.peer:
+        raise WrongPeerError(
+            f"At {expected.place} answers {session.peer}, not {expected.peer}.",
+            hint="Correct the address, or find out why that machine has another key.",
+        )
+    return True
+
+
+async def _send_alert(wire: Wire, session: TlsSession) -> None:
+    try:
+        with trio.move_on_after(CLOSE_TIMEOUT_S):
+            await wire.send_all(session.output())
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+        pass  # the other side will see the end of the connection instead
+
+
+def _not_prime(expected: Address | None, why: str) -> UnreachableError:
+    where = expected.place if expected else "a caller"
+    return UnreachableError(f"{where} does not speak Prime's TCP transport: {why}", hint="Check host and port.")
+
+
+async def _dial_socket(place: TcpPlace) -> trio.socket.SocketType:
+    try:
+        stream = await trio.open_tcp_stream(place.host, place.port)
+    except OSError as error:
+        raise UnreachableError(
+            f"Nobody answers at {place}: {_cause(error)}.",
+            hint="Check the address, and that the node runs and listens there.",
+        ) from error
+    return stream.socket
+
+
+def _cause(error: OSError) -> str:
+    """Return the reason in words; Trio wraps the errors of several attempts into one."""
+    inner = error.__cause__
+    while isinstance(inner, BaseExceptionGroup):
+        inner = inner.exceptions[0]
+    known = inner if isinstance(inner, OSError) else error
+    return (known.strerror or str(known)).lower()
+
+
+def listen_place(address: str, peer: PeerId) -> TcpPlace:
+    """Return where a TCP address says to listen. Raises `ConfigError`."""
+    place = parse_address(address).expecting(peer).place
+    if not isinstance(place, TcpPlace):
+        raise ConfigError(f"{address!r} is no TCP address.", hint="Write /ip4/127.0.0.1/tcp/0 (0: any free port).")
+    return place
+
+
+async def open_listener(place: TcpPlace, address: str) -> trio.socket.SocketType:
+    """Listen at a place. Raises `AddressInUseError`, or `ConfigError` for one that this machine can't listen on."""
+    try:
+        listeners = await trio.open_tcp_listeners(place.port, host=place.host, backlog=_KERNEL_BACKLOG)
+    except OSError as error:
+        raise _cannot_listen(error, address) from error
+    first, *others = listeners
+    for other in others:  # a name with several addresses: one endpoint has one
+        await other.aclose()
+    return first.socket
+
+
+def _cannot_listen(error: OSError, address: str) -> AddressInUseError | ConfigError:
+    if error.errno == errno.EADDRINUSE:
+        return AddressInUseError(
+            f"Another program listens at {address} already.", hint="Stop it, or choose another port (0: any free one)."
+        )
+    reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error).lower()
+    return ConfigError(
+        f"Cannot listen at {address}: {reason}.", hint="Name an address of this machine and a free port."
+    )
+
+
+def places_of(listener: trio.socket.SocketType, place: TcpPlace) -> tuple[TcpPlace, ...]:
+    """Return where others reach a listener: its bound address, or for an unspecified one those this machine has."""
+    host, port = listener.getsockname()[:2]
+    if host not in {"0.0.0.0", "::"}:  # noqa: S104 (recognised, not bound)
+        return (attrs.evolve(place, port=port),)
+    kind = "ip6" if ":" in host else "ip4"
+    loopback = "::1" if kind == "ip6" else "127.0.0.1"
+    hosts = dict.fromkeys(filter(None, (_default_route_host(kind), loopback)))
+    return tuple(TcpPlace(kind, each, port) for each in hosts)
+
+
+def _default_route_host(kind: str) -> str:
+    """Return this machine's address towards the world; empty if it has none. Connecting UDP sends nothing."""
+    family = os_socket.AF_INET6 if kind == "ip6" else os_socket.AF_INET
+    documentation = "2001:db8::1" if kind == "ip6" else "192.0.2.1"  # RFC 3849, RFC 5737: routed like any other
+    with os_socket.socket(family, os_socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((documentation, 9))
+        except OSError:
+            return ""
+        return str(probe.getsockname()[0])

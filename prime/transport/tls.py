@@ -1,0 +1,278 @@
+"""Mutual TLS 1.3 between peers, as libp2p specifies it (specs/tls): no authority, the certificate names the peer.
+
+Each side shows a self-signed certificate for a throw-away P-256 key. Its one extension (OID 1.3.6.1.4.1.53594.1.1)
+holds the peer's Ed25519 public key and that key's signature over the throw-away one; TLS itself proves possession of
+the throw-away key. The session below is TLS over two memory buffers and does no input or output.
+
+How a certificate of no authority gets through Python's `ssl`, which has no verification hook: a context can demand a
+certificate only by verifying it against its trusted ones, and a stranger's is never among them. So each connection has
+its own context; the context's handshake observer sees the peer's certificate just before OpenSSL verifies it, checks
+the libp2p extension, and only then makes this one certificate the context's single trusted one. OpenSSL then verifies
+validity dates and possession as usual, and a certificate without a valid identity ends in TLS's own alert. The bytes on
+the wire are plain TLS. The observer is `SSLContext._msg_callback`, which Python keeps for debugging (3.8 to 3.14); the
+alternatives are worse: the C pointer inside the context object, or a second proof of identity beside TLS.
+"""
+
+from __future__ import annotations
+
+import secrets
+import ssl
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import attrs
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ObjectIdentifier
+
+from prime.actor.contract import PeerId
+from prime.errors import PrimeInternalError, RemoteProtocolError
+from prime.transport.contract import Buffer
+from prime.transport.identity import KeyPair, decode_public_key, encode_public_key, peer_from_public_key, verify
+
+EXTENSION_OID = ObjectIdentifier("1.3.6.1.4.1.53594.1.1")
+SIGNED_PREFIX = b"libp2p-tls-handshake:"
+ALPN = "libp2p"
+CERTIFICATE_BYTES_MAX = 8192
+RECORD_BYTES_MAX = 1 << 14  # of plaintext, RFC 8446 section 5.1
+
+_HANDSHAKE_CERTIFICATE = 11  # RFC 8446 section 4
+_VALID_FOR = timedelta(days=3650)
+_CLOCKS_DIFFER_BY = timedelta(days=1)
+
+
+def make_certificate(key: KeyPair) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """Make a throw-away TLS key and the certificate that binds it to the peer of `key`."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.now(UTC)
+    name = x509.Name([])
+    builder = (
+        x509.CertificateBuilder(name, name, private.public_key(), x509.random_serial_number())
+        .not_valid_before(now - _CLOCKS_DIFFER_BY)
+        .not_valid_after(now + _VALID_FOR)
+        .add_extension(x509.UnrecognizedExtension(EXTENSION_OID, _signed_key(key, private)), critical=False)
+    )
+    return builder.sign(private, hashes.SHA256()), private
+
+
+def peer_of_certificate(der: bytes) -> PeerId:
+    """Return the peer that a certificate proves. Raises `RemoteProtocolError` saying what is wrong with it."""
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        certificate.verify_directly_issued_by(certificate)
+        extension = certificate.extensions.get_extension_for_oid(EXTENSION_OID).value
+        spki = _spki(certificate.public_key())
+    except x509.ExtensionNotFound:
+        raise RemoteProtocolError("The TLS certificate has no libp2p extension.") from None
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+        raise RemoteProtocolError(
+            f"The TLS certificate cannot be used: {str(error) or type(error).__name__}."
+        ) from error
+    if not isinstance(extension, x509.UnrecognizedExtension):
+        raise PrimeInternalError("cryptography has begun to parse libp2p's extension")
+    return _peer_of_signed_key(extension.value, spki)
+
+
+def _spki(key: Any) -> bytes:
+    return bytes(key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo))
+
+
+def _signed_key(key: KeyPair, private: ec.EllipticCurvePrivateKey) -> bytes:
+    """SEQUENCE { OCTET STRING public key, OCTET STRING signature }: both short, so every DER length is one byte."""
+    public = encode_public_key(key.public_bytes)
+    signature = key.sign(SIGNED_PREFIX + _spki(private.public_key()))
+    body = bytes([0x04, len(public)]) + public + bytes([0x04, len(signature)]) + signature
+    return bytes([0x30, len(body)]) + body
+
+
+def _peer_of_signed_key(der: bytes, spki: bytes) -> PeerId:
+    # An Ed25519 key and signature have fixed lengths, so their one DER form has a fixed shape.
+    if len(der) != 106 or der[:4] != b"\x30\x68\x04\x24" or der[40:42] != b"\x04\x40":
+        raise RemoteProtocolError("The libp2p extension holds no Ed25519 identity.")
+    try:
+        peer = peer_from_public_key(decode_public_key(der[4:40]))
+        proved = verify(peer, SIGNED_PREFIX + spki, der[42:])
+    except ValueError as error:
+        raise RemoteProtocolError("The libp2p extension holds no Ed25519 identity.") from error
+    if not proved:
+        raise RemoteProtocolError("The libp2p extension is not signed by the identity that it names.")
+    return peer
+
+
+@attrs.frozen
+class Credentials:
+    """A certificate and its key where `ssl` can load them: in a file, encrypted with a password known only here."""
+
+    path: Path = attrs.field(repr=False)
+    password: str = attrs.field(repr=False)
+
+
+@contextmanager
+def open_credentials(key: KeyPair) -> Iterator[Credentials]:
+    """Hold a new certificate of `key` ready for sessions.
+
+    `ssl` reads certificates from files only. The file lies in a private folder, and were it left behind by a kill, its
+    key could not be read without the password.
+    """
+    certificate, private = make_certificate(key)
+    password = secrets.token_hex(32)
+    with tempfile.TemporaryDirectory(prefix="prime-tls-") as folder:
+        path = Path(folder, "credentials.pem")
+        path.write_bytes(_encrypted_pem(private, password) + certificate.public_bytes(serialization.Encoding.PEM))
+        yield Credentials(path, password)
+
+
+def _encrypted_pem(private: ec.EllipticCurvePrivateKey, password: str) -> bytes:
+    encryption = serialization.BestAvailableEncryption(password.encode())
+    return private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+
+
+class TlsSession:
+    """One side of a TLS 1.3 connection, over memory buffers; `peer` is known once `handshake` has returned True."""
+
+    def __init__(self, credentials: Credentials, *, server_side: bool) -> None:
+        self._context = self._make_context(credentials, server_side=server_side)
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = self._context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
+        self._peer: PeerId | None = None
+        self._refusal: RemoteProtocolError | None = None
+        self._failure: RemoteProtocolError | None = None
+        self._early = b""  # decrypted when our direction was ended, not yet read
+
+    @property
+    def peer(self) -> PeerId:
+        """The proved identity of the other side."""
+        if self._peer is None:
+            raise PrimeInternalError("the peer of a TLS session was asked for before its handshake had ended")
+        return self._peer
+
+    def handshake(self) -> bool:
+        """Go on with the handshake; `True` when it is complete. Raises `RemoteProtocolError`.
+
+        Whatever the outcome, `output` has bytes for the other side afterwards (an alert in case of an error).
+        """
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLError as error:
+            raise self._refusal or RemoteProtocolError(f"The TLS handshake failed: {_reason(error)}.") from error
+        # From here on the observer would cost a call for every record.
+        self._context._msg_callback = None  # type: ignore[attr-defined]  # noqa: SLF001 (see the module's text)
+        return True
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes from the other side; none means that its direction of the connection has ended."""
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+
+    def output(self) -> bytes:
+        """Return the bytes to be sent to the other side now."""
+        return self._outgoing.read()
+
+    def encrypt(self, data: Buffer) -> bytes:
+        """Return records that hold all of `data`, which is not empty."""
+        written = self._tls.write(data)
+        if written != len(data):
+            raise PrimeInternalError(f"TLS took {written} of {len(data)} bytes, though a memory buffer has no limit")
+        return self._outgoing.read()
+
+    def decrypt(self, size_max: int) -> bytes | None:
+        """Return up to `size_max` bytes that have arrived, `b""` after the other side's end, `None` if none are there.
+
+        Raises `RemoteProtocolError` for forged or damaged records, and for a connection that was cut off without TLS'
+        own end of data.
+        """
+        if self._early:
+            data, self._early = self._early[:size_max], self._early[size_max:]
+            return data
+        return self._read(size_max)
+
+    def end(self) -> bytes:
+        """End our direction; return the bytes that say so. The other direction stays open."""
+        self._drain()
+        with suppress(ssl.SSLError):  # the end is said; `ssl` would have liked to hear the other side's at once
+            self._tls.unwrap()
+        return self._outgoing.read()
+
+    def _drain(self) -> None:
+        # `unwrap` looks for the other side's end and would stumble over data that arrived before it.
+        parts = [self._early]
+        try:
+            while part := self._read(1 << 20):
+                parts.append(part)
+        except RemoteProtocolError:
+            pass  # the reader will meet it again
+        self._early = b"".join(parts)
+
+    def _read(self, size_max: int) -> bytes | None:
+        if self._failure:
+            raise self._failure
+        parts: list[bytes] = []
+        room = size_max
+        try:
+            while room and (part := self._tls.read(min(room, RECORD_BYTES_MAX))):
+                parts.append(part)
+                room -= len(part)
+        except ssl.SSLWantReadError:
+            return b"".join(parts) if parts else None
+        except ssl.SSLZeroReturnError:
+            pass
+        except ssl.SSLError as error:
+            self._failure = RemoteProtocolError(f"The TLS stream broke: {_reason(error)}.")
+            if not parts:
+                raise self._failure from error
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _make_context(self, credentials: Credentials, *, server_side: bool) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.check_hostname = False  # the certificate names a peer, not a host
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.set_alpn_protocols([ALPN])
+        if server_side:
+            context.num_tickets = 0  # a resumed session would show no certificate
+        context.load_cert_chain(credentials.path, password=credentials.password)
+        context._msg_callback = self._observe  # type: ignore[attr-defined]  # noqa: SLF001 (see the module's text)
+        return context
+
+    def _observe(self, _tls: Any, direction: str, _version: Any, _kind: Any, message: Any, data: bytes) -> None:
+        if direction != "read" or message != _HANDSHAKE_CERTIFICATE:
+            return
+        try:
+            der = _single_certificate(data)
+            self._peer = peer_of_certificate(der)
+        except RemoteProtocolError as error:
+            self._refusal = error  # OpenSSL now finds no trusted certificate and refuses for us
+            return
+        self._context.load_verify_locations(cadata=der)
+
+
+def _single_certificate(message: bytes) -> bytes:
+    """Return the DER of the one certificate in a Certificate message (RFC 8446 section 4.4.2)."""
+    lists_at = 5 + message[4] if len(message) > 4 else 0  # after message type, length and request context
+    der_at = lists_at + 6
+    if not lists_at or len(message) < der_at:
+        raise RemoteProtocolError("The TLS certificate message is cut short.")
+    list_size = int.from_bytes(message[lists_at : lists_at + 3], "big")
+    size = int.from_bytes(message[lists_at + 3 : der_at], "big")
+    entry_end = der_at + size + 2
+    if not 0 < size <= CERTIFICATE_BYTES_MAX or entry_end > len(message):
+        raise RemoteProtocolError("The other side showed no TLS certificate, or one out of bounds.")
+    extensions_size = int.from_bytes(message[entry_end - 2 : entry_end], "big")
+    if size + extensions_size + 5 != list_size:
+        raise RemoteProtocolError("The other side showed more than one TLS certificate.")
+    return bytes(message[der_at : der_at + size])
+
+
+def _reason(error: ssl.SSLError) -> str:
+    return (error.reason or str(error)).replace("_", " ").lower()
