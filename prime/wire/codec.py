@@ -11,7 +11,7 @@ import enum
 import functools
 import math
 import types
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Protocol, TypeVar, Union, get_args, get_origin
 
 import attrs
@@ -193,8 +193,8 @@ def _name_of(annotation: Any) -> str:
 # ----------------------------------------------------------------------------------------------------------- atoms
 
 
-def _atom(kind: type, check: Encode, rule: str, *, hashes_secretly: bool = False) -> Codec:
-    return Codec(check, check, frozenset({kind}), (kind,), lambda _rules: rule, hashes_secretly=hashes_secretly)
+def _atom(kind: type, check: Callable[[Any, object], Any], rule: str) -> Codec:
+    return Codec(check, check, frozenset({kind}), (kind,), lambda _rules: rule, hashes_secretly=True)
 
 
 def _check_none(value: Any, _payloads: object) -> None:
@@ -295,15 +295,15 @@ _INT = Codec(
     (int,),
     lambda rules: rules.define("int64", lambda: f"{INT_MIN}..{INT_MAX}"),
 )
-_NONE = _atom(NoneType, _check_none, "null", hashes_secretly=True)
-_ATOMS: Mapping[Hashable, Codec] = types.MappingProxyType(
+_NONE = _atom(NoneType, _check_none, "null")
+_ATOMS: Mapping[Any, Codec] = types.MappingProxyType(
     {
         None: _NONE,
         NoneType: _NONE,
-        bool: _atom(bool, _check_bool, "bool", hashes_secretly=True),
+        bool: _atom(bool, _check_bool, "bool"),
         int: _INT,
         float: _FLOAT,
-        str: _atom(str, _check_str, "tstr", hashes_secretly=True),
+        str: _atom(str, _check_str, "tstr"),
         bytes: _BYTES,
     }
 )
@@ -329,9 +329,7 @@ def _choice_codec(name: str, what: str, values: Mapping[Any, Any], python: tuple
         except (KeyError, TypeError):
             raise MismatchError(what, got="another value") from None
 
-    return Codec(
-        encode, decode, plain, python, lambda rules: rules.define(name, lambda: body), hashes_secretly=True
-    )
+    return Codec(encode, decode, plain, python, lambda rules: rules.define(name, lambda: body), hashes_secretly=True)
 
 
 def _class_codec(form: ClassForm) -> Codec:
@@ -361,7 +359,7 @@ def _class_codec(form: ClassForm) -> Codec:
 # ------------------------------------------------------------------------------------------------------- containers
 
 
-def _sequence_codec(item: Codec, container: type, kind: str) -> Codec:
+def _sequence_codec(item: Codec, container: type[list[Any]] | type[tuple[Any, ...]], kind: str) -> Codec:
     encode_item, decode_item, name = item.encode, item.decode, container.__name__
 
     def encode(value: Any, payloads: list[memoryview]) -> Any:
@@ -438,7 +436,7 @@ def _compile_frozenset(arguments: tuple[Any, ...]) -> Codec:
 
 def _key_codec(annotation: Any, what: str) -> Codec:
     codec = compile_codec(annotation)
-    if codec.holds_payloads and not codec.tags and codec is _PAYLOAD:
+    if codec is _PAYLOAD:
         raise MessageError(f"{what} cannot be payloads", hint="use bytes")
     return codec
 
@@ -459,7 +457,7 @@ def _check_ascending(plains: Sequence[Any]) -> None:
 
 def _compile_dict(arguments: tuple[Any, ...]) -> Codec:
     key, value = _key_codec(arguments[0], "a dict's keys"), compile_codec(arguments[1])
-    if key.plain == {str} or key.plain == {bytes}:
+    if key.plain in ({str}, {bytes}):
         return _map_codec(key, value)
     return _pairs_codec(key, value)
 
@@ -593,7 +591,9 @@ def _annotated_codec(inner: Any, marks: tuple[Any, ...]) -> Codec:
     codec = compile_codec(inner)
     for mark in marks:
         if isinstance(mark, FiniteMark):
-            codec = _checked(codec, math.isfinite, "a finite float", lambda _name: ("finite", "float  ; neither NaN nor infinite"))
+            codec = _checked(
+                codec, math.isfinite, "a finite float", lambda _name: ("finite", "float  ; neither NaN nor infinite")
+            )
         elif isinstance(mark, Range):
             codec = _range_codec(codec, mark)
         elif isinstance(mark, Size):
@@ -618,7 +618,9 @@ def _size_codec(codec: Codec, mark: Size) -> Codec:
     return _checked(codec, lambda value: low <= len(value) <= high, f"{low} to {high} items", rule)
 
 
-def _checked(codec: Codec, holds: Callable[[Any], bool], what: str, describe: Callable[[str], tuple[str, str]]) -> Codec:
+def _checked(
+    codec: Codec, holds: Callable[[Any], bool], what: str, describe: Callable[[str], tuple[str, str]]
+) -> Codec:
     """Add a check on the Python value to a codec, in both directions."""
     encode_inner, decode_inner = codec.encode, codec.decode
 

@@ -90,7 +90,8 @@ class _Registry:
             raise MessageError(f"the tag {tag:#x} of {_full_name(cls)} is out of range", hint=f"use 1 to {TAG_MAX:#x}")
         if tag < PRIME_TAG_END and not cls.__module__.startswith("prime."):
             raise MessageError(
-                f"the tag {tag:#x} of {_full_name(cls)} is reserved", hint=f"tags below {PRIME_TAG_END:#x} are Prime's own"
+                f"the tag {tag:#x} of {_full_name(cls)} is reserved",
+                hint=f"tags below {PRIME_TAG_END:#x} are Prime's own",
             )
         known = self._forms.get(tag)
         if known is not None and (_full_name(known.cls) != _full_name(cls) or known.signature != form.signature):
@@ -260,7 +261,9 @@ def _builder(cls: type, fields: Sequence[attrs.Attribute[Any]]) -> Callable[[lis
         try:
             return cls(**dict(zip(aliases, values, strict=False))) if by_keyword else cls(*values)
         except (PrimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
-            raise MismatchError(f"a valid {cls.__name__}", got=f"one that it refuses ({type(error).__name__})") from None
+            raise MismatchError(
+                f"a valid {cls.__name__}", got=f"one that it refuses ({type(error).__name__})"
+            ) from None
 
     return build
 
@@ -285,18 +288,16 @@ def tag_of(message_or_class: Any) -> int:
     tag = _form_of(cls).tag
     if tag is None:
         raise LocalProtocolError(
-            f"{_full_name(cls)} has no tag: it cannot leave its process", hint="give it one: @message(tag=0x1000 or above)"
+            f"{_full_name(cls)} has no tag: it cannot leave its process",
+            hint="give it one: @message(tag=0x1000 or above)",
         )
     return tag
 
 
-def message_for(tag: int) -> type:
-    """Return the class that owns a tag; raises `DecodeError` for a tag that no imported class has."""
-    form = _registry.get(tag) if type(tag) is int else None
-    if form is None:
-        what = f"the tag {tag:#x}" if type(tag) is int else "a tag that is no int"
-        raise DecodeError(f"unknown message: {what}", hint="import the module that defines it, or update this node")
-    return form.cls
+def message_for(tag: int) -> type | None:
+    """Return the class that owns a tag, or None for a tag that no imported class has."""
+    form = _registry.get(tag)
+    return None if form is None else form.cls
 
 
 def messages() -> tuple[type, ...]:
@@ -328,11 +329,14 @@ def from_plain(plain: Any, payloads: Sequence[memoryview] = (), limits: Limits =
     if type(plain) is not list or not plain:
         raise DecodeError("a message is a non-empty array", hint=_HINT_VERSION)
     _check_count(payloads, limits)
-    cls = message_for(plain[0])
+    form = _registry.get(plain[0]) if type(plain[0]) is int else None
+    if form is None:
+        what = f"the tag {plain[0]:#x}" if type(plain[0]) is int else "a tag that is no int"
+        raise DecodeError(f"unknown message: {what}", hint="import the module that defines it, or update this node")
     try:
-        return _form_of(cls).decode(plain, payloads)
+        return form.decode(plain, payloads)
     except MismatchError as error:
-        raise _refused(cls.__name__, error) from None
+        raise _refused(form.cls.__name__, error) from None
 
 
 def _check_count(payloads: Sequence[memoryview], limits: Limits) -> None:
@@ -386,7 +390,9 @@ def reply_type(cls: type) -> Any:
 def _resolved(argument: Any, cls: type, scope: dict[str, Any]) -> Any:
     """Resolve a reply type that was written as text; type variables have no meaning here."""
     if isinstance(argument, TypeVar):
-        raise MessageError(f"{_full_name(cls)} leaves its reply type open", hint="derive it from Ask[R] with a real type")
+        raise MessageError(
+            f"{_full_name(cls)} leaves its reply type open", hint="derive it from Ask[R] with a real type"
+        )
     if isinstance(argument, typing.ForwardRef):
         return eval(argument.__forward_code__, scope)  # noqa: S307 - the code is the program's own annotation
     return argument
