@@ -1,0 +1,543 @@
+"""One link's shell: it owns the byte stream, feeds the core (`link.py`) and carries the core's commands out.
+
+Three tasks: a reader that always drains, one writer that joins small frames and lets urgent ones overtake, and a clock.
+A send in progress is never cancelled (that would tear the stream); a send past its deadline ends the link instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import anyio
+import trio
+
+from prime.actor.contract import Clock, Inbound, PeerId, ReplySlot
+from prime.actor.facts import DeadLetter
+from prime.errors import DecodeError, PrimeError
+from prime.transport import frames as fr
+from prime.transport import link as core
+from prime.transport.contract import Channel
+from prime.wire import Ask, Limits, decode_value, encode_value, from_plain, loads, message_for, reply_type, tag_of
+from prime.wire.frame import FrameParser, pack
+
+JOIN_BYTES: Final = 64 * 1024
+"""Small frames are joined into sends of about this size."""
+ALONE_BYTES: Final = 16 * 1024
+"""A piece of at least this size is sent as it is, never copied."""
+SLICE_BYTES: Final = 2**20
+"""A big piece is sent in slices of this size, each with a write deadline of its own."""
+READ_BYTES: Final = 256 * 1024
+FRAMES_PER_TURN: Final = 64
+"""Frames handled between two checkpoints of the reader, so that the actors get their turn."""
+
+
+class Owner(Protocol):
+    """What a carrier tells the network that owns it."""
+
+    def greeted(self, carrier: Carrier, hello: fr.Hello) -> None:
+        """Hear that the peer said HELLO."""
+
+    def came_up(self, carrier: Carrier) -> None:
+        """Hear that messages may go."""
+
+    def went_down(self, carrier: Carrier, cause: str) -> None:
+        """Hear, exactly once, that the link ended or never came up."""
+
+    def count(self, *, sent: bool, tag: int, size_bytes: int) -> None:
+        """Count a whole frame handed to the stream, or taken from it; tag 0 is the link's own traffic."""
+
+    def drop(self, fact: DeadLetter) -> None:
+        """Hear that a message or an answer was dropped."""
+
+
+class Carrier:
+    """The shell of one link with the peer at the other end of `channel`. `run` it in a nursery."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        link: core.Link,
+        owner: Owner,
+        inbound: Inbound,
+        clock: Clock,
+        limits: core.LinkLimits,
+        *,
+        dialled: bool,
+        address: str,
+    ) -> None:
+        self.peer: PeerId = channel.peer
+        self.link = link
+        self.dialled = dialled
+        self.address = address
+        self.hello: fr.Hello | None = None
+        self.settled = trio.Event()
+        self.ended = trio.Event()
+        self.cause = ""
+        self.reason: fr.Reason | None = None
+        self._channel = channel
+        self._owner = owner
+        self._inbound = inbound
+        self._clock = clock
+        self._limits = limits
+        self._wire_limits = wire_limits(limits.allowance)
+        self._token = 0
+        self._todo: deque[core.Command] = deque()
+        self._busy = False
+        self._slots: dict[int, tuple[ReplySlot, Any]] = {}
+        self._notices: dict[int, Callable[[str], None]] = {}
+        self._unwatches: dict[int, Callable[[], None]] = {}
+        self._urgent: deque[core.Send] = deque()
+        self._ordinary: deque[core.Send] = deque()
+        self._written = [0, 0, 0]
+        self._wake = trio.Event()
+        self._alarm = trio.CancelScope()
+        self._ending: core.Disconnect | None = None
+        self._nursery: trio.Nursery | None = None
+        self._actions: dict[type, Callable[[Any], None]] = {
+            core.Send: self._send,
+            core.Greeted: self._greeted,
+            core.Up: self._up,
+            core.Released: self._released,
+            core.Resolved: self._resolved,
+            core.Rejected: self._rejected,
+            core.Deliver: self._deliver,
+            core.Observe: self._observe,
+            core.Unobserve: self._unobserve,
+            core.Notify: self._notify,
+            core.Dropped: self._dropped,
+            core.Disconnect: self._disconnect,
+        }
+
+    # ---- what the network asks for
+
+    def submit(self, path: str, body: list[Any], payloads: list[memoryview], slot: ReplySlot) -> int:
+        """Submit a tell; `slot` is answered with `None` once it is on its way. Returns the token to withdraw it by."""
+        token = self._next_token()
+        self._slots[token] = (slot, None)
+        self.feed(core.Submit(token, path, body, payloads, body[0]))
+        return token
+
+    def ask(
+        self, path: str, body: list[Any], payloads: list[memoryview], slot: ReplySlot, kind: type, timeout_s: float
+    ) -> int:
+        """Submit an ask of the message class `kind`; `slot` gets its answer. Returns the token to withdraw it by."""
+        token = self._next_token()
+        self._slots[token] = (slot, kind)
+        self.feed(core.Submit(token, path, body, payloads, body[0], timeout_s))
+        self._hurry()
+        return token
+
+    def withdraw(self, token: int) -> None:
+        """Forget a submitted message: its caller gave up."""
+        if self._slots.pop(token, None) is not None:
+            self.feed(core.Withdraw(token))
+
+    def watch(self, path: str, notify: Callable[[str], None]) -> Callable[[], None]:
+        """Watch a far actor; returns the unwatch."""
+        token = self._next_token()
+        self._notices[token] = notify
+        self.feed(core.StartWatch(token, path))
+        return lambda: self._stop_watch(token)
+
+    def _stop_watch(self, token: int) -> None:
+        if self._notices.pop(token, None) is not None:
+            self.feed(core.StopWatch(token))
+
+    def close(self, reason: fr.Reason, text: str) -> None:
+        """Say BYE and end the link."""
+        self.feed(core.Close(reason, text))
+
+    def _next_token(self) -> int:
+        self._token += 1
+        return self._token
+
+    # ---- the core
+
+    def feed(self, event: core.Event) -> None:
+        """Step the core and carry its commands out, in order also when one of them feeds the next event."""
+        self._todo.extend(self.link.step(event, self._clock.current_time()))
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._todo:
+                command = self._todo.popleft()
+                self._actions[type(command)](command)
+        finally:
+            self._busy = False
+
+    def _send(self, command: core.Send) -> None:
+        (self._urgent if command.lane is core.Lane.URGENT else self._ordinary).append(command)
+        self._wake.set()
+
+    def _greeted(self, command: core.Greeted) -> None:
+        self.hello = command.hello
+        self._owner.greeted(self, command.hello)
+
+    def _up(self, _command: core.Up) -> None:
+        self._owner.came_up(self)
+        self.settled.set()
+        self._hurry()
+
+    def _released(self, command: core.Released) -> None:
+        slot, kind = self._slots.get(command.token, (None, None))
+        if slot is not None and kind is None:
+            del self._slots[command.token]
+            slot.reply(None)
+
+    def _resolved(self, command: core.Resolved) -> None:
+        slot, kind = self._slots.pop(command.token, (None, None))
+        if slot is None or kind is None:
+            return
+        try:
+            value = decode_value(reply_type(kind), command.value, command.payloads, self._wire_limits)
+        except DecodeError as error:  # a malformed body; the frame was whole, so the link lives on
+            slot.fail(error)
+        else:
+            slot.reply(value)
+
+    def _rejected(self, command: core.Rejected) -> None:
+        slot, _ = self._slots.pop(command.token, (None, None))
+        if slot is not None:
+            slot.fail(command.error)
+
+    def _notify(self, command: core.Notify) -> None:
+        notify = self._notices.pop(command.token, None)
+        if notify is not None:
+            notify(command.reason)
+
+    def _dropped(self, command: core.Dropped) -> None:
+        self._owner.drop(DeadLetter(self.peer, "reply", command.reason))
+
+    def _disconnect(self, command: core.Disconnect) -> None:
+        self._ending = command
+        self.cause, self.reason = command.cause, command.reason
+        if not command.drain:
+            self._ordinary.clear()
+        self._wake.set()
+        self._owner.went_down(self, command.cause)
+        self.settled.set()
+
+    # ---- messages from the peer
+
+    def _deliver(self, command: core.Deliver) -> None:
+        try:
+            message = from_plain(command.body, command.payloads, self._wire_limits)
+            slot = self._reply_slot(command, message)
+        except DecodeError as error:
+            self._undecodable(command, error)
+            return
+        if not self._offer(command, message, slot) and self._nursery is not None:
+            self._nursery.start_soon(self._deliver_when_room, command, message, slot)
+        else:
+            self.feed(core.Taken(command.target))
+
+    def _reply_slot(self, command: core.Deliver, message: Any) -> _Slot | None:
+        if command.correlation is None:
+            return None
+        if not isinstance(message, Ask):
+            raise DecodeError(f"{type(message).__name__} is no ask", hint="Send it with `tell`.")
+        return _Slot(self, command.correlation, type(message))
+
+    def _offer(self, command: core.Deliver, message: Any, slot: _Slot | None) -> bool:
+        try:
+            return self._inbound.deliver_nowait(
+                command.target, message, slot=slot, deadline=command.deadline, sender=self.peer
+            )
+        except PrimeError as error:
+            _fail(slot, error)
+            return True
+
+    async def _deliver_when_room(self, command: core.Deliver, message: Any, slot: _Slot | None) -> None:
+        try:
+            await self._inbound.deliver(command.target, message, slot=slot, deadline=command.deadline, sender=self.peer)
+        except PrimeError as error:
+            _fail(slot, error)
+        self.feed(core.Taken(command.target))
+
+    def _undecodable(self, command: core.Deliver, error: DecodeError) -> None:
+        """Fail an ask whose body is no message, drop such a tell as a dead letter; the link lives on."""
+        if command.correlation is not None:
+            self.feed(core.Refuse(command.correlation, error))
+        else:
+            self._owner.drop(DeadLetter(command.target, f"tag {_tag(command.body)}", str(error)))
+        self.feed(core.Taken(command.target))
+
+    def answered(self, correlation: int, kind: type, value: Any) -> None:
+        """Send a reply; one that has no wire form fails the ask."""
+        payloads: list[memoryview] = []
+        try:
+            plain = encode_value(reply_type(kind), value, payloads)
+        except PrimeError as error:
+            self.feed(core.Refuse(correlation, error, tag_of(kind) or 0))
+            return
+        self.feed(core.Answer(correlation, plain, payloads, tag_of(kind) or 0))
+
+    def failed(self, correlation: int, kind: type, error: BaseException) -> None:
+        """Send a failure."""
+        self.feed(core.Refuse(correlation, error, tag_of(kind) or 0))
+
+    def _observe(self, command: core.Observe) -> None:
+        watch_id = command.watch_id
+        ended = False
+
+        def notify(reason: str) -> None:
+            nonlocal ended
+            ended = True
+            self._unwatches.pop(watch_id, None)
+            self.feed(core.Ended(watch_id, reason))
+
+        unwatch = self._inbound.watch_path(command.target, notify)
+        if not ended:
+            self._unwatches[watch_id] = unwatch
+
+    def _unobserve(self, command: core.Unobserve) -> None:
+        unwatch = self._unwatches.pop(command.watch_id, None)
+        if unwatch is not None:
+            unwatch()
+
+    # ---- the tasks
+
+    async def run(self) -> None:
+        """Carry the link until it ends; never raises for what the peer or the stream does."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._read)
+                nursery.start_soon(self._keep_time)
+                await self._write()
+                nursery.cancel_scope.cancel()
+        except Exception as error:  # noqa: BLE001 (the stream handler's border: one link must not take the node down)
+            self.feed(core.Lost(f"internal error in the link's handler: {error!r}"))
+        finally:
+            self._nursery = None
+            self.feed(core.Lost("this node let the link go"))
+            with trio.move_on_after(self._limits.farewell_s, shield=True):
+                await self._channel.aclose()
+            self.ended.set()
+
+    async def _read(self) -> None:
+        try:
+            await self._read_frames()
+        except anyio.EndOfStream:
+            self.feed(core.Lost("the peer closed the connection"))
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+            self.feed(core.Lost(f"the connection broke ({type(error).__name__}) {error}".rstrip()))
+        except DecodeError as error:
+            self.feed(core.Malformed(str(error)))
+
+    async def _read_frames(self) -> None:
+        parser = FrameParser(self._wire_limits)
+        greeting_bytes = 0
+        heard = core.Heard()
+        while True:
+            if self.link.up:
+                size = max(READ_BYTES // 4, min(parser.needed_bytes, READ_BYTES * 4))
+            else:
+                size = fr.HELLO_BYTES_MAX
+            data = await self._channel.receive(size)
+            self.feed(heard)
+            if not self.link.up:
+                greeting_bytes += len(data)
+                if greeting_bytes > fr.HELLO_BYTES_MAX:
+                    raise DecodeError(f"over {fr.HELLO_BYTES_MAX} bytes before HELLO was settled")
+            parser.feed(data)
+            await self._handle_frames(parser)
+
+    async def _handle_frames(self, parser: FrameParser) -> None:
+        handled = 0
+        while (frame := parser.next()) is not None:
+            plain = loads(frame.header, self._wire_limits)
+            parsed = fr.read_frame(plain)
+            self._owner.count(sent=False, tag=self._tag_of_frame(parsed), size_bytes=frame.size_bytes)
+            self.feed(core.Arrived(parsed, frame.payloads, frame.size_bytes))
+            handled += 1
+            if handled % FRAMES_PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
+
+    def _tag_of_frame(self, frame: fr.Frame) -> int:
+        if isinstance(frame, fr.Tell) or isinstance(frame, fr.Ask):  # noqa: SIM101 (twice as fast)
+            return _tag(frame.body)
+        if isinstance(frame, fr.Reply) or isinstance(frame, fr.Fail):  # noqa: SIM101 (twice as fast)
+            return self.link.asked_tag(frame.correlation)
+        return 0
+
+    async def _keep_time(self) -> None:
+        while True:
+            with trio.CancelScope(deadline=self._alarm_at()) as self._alarm:
+                await trio.sleep_forever()
+            self.feed(core.Tick())
+
+    def _alarm_at(self) -> float:
+        """Return the core's `due` on Trio's clock, which need not be this system's."""
+        return trio.current_time() + self.link.due - self._clock.current_time()
+
+    def _hurry(self) -> None:
+        """Let the clock task wake earlier if the core is due earlier than it thinks."""
+        due = self.link.due
+        if due != math.inf:
+            self._alarm.deadline = min(self._alarm.deadline, self._alarm_at())
+
+    # ---- the writer
+
+    async def _write(self) -> None:
+        """Write until the link ends, and then what it wants to say last."""
+        while self._ending is None:
+            await self._wake.wait()
+            self._wake = trio.Event()
+            await self._write_queued(math.inf)
+        if self._ending.cause and (self._urgent or self._ordinary):
+            await self._write_queued(trio.current_time() + self._limits.farewell_s)
+
+    async def _write_queued(self, deadline: float) -> None:
+        pieces: list[bytes | memoryview] = []
+        size_bytes = 0
+        try:
+            while self._urgent or self._ordinary:
+                frame = self._urgent.popleft() if self._urgent else self._ordinary.popleft()
+                self._written[frame.lane] += frame.size_bytes
+                self._owner.count(sent=True, tag=frame.tag, size_bytes=frame.size_bytes)
+                pieces += pack(frame.header, frame.payloads, _ANY_SIZE)
+                size_bytes += frame.size_bytes
+                if size_bytes >= JOIN_BYTES or not (self._urgent or self._ordinary):
+                    await self._write_pieces(pieces, deadline)
+                    pieces, size_bytes = [], 0
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+            self.feed(core.Lost(f"the connection broke ({type(error).__name__}) {error}".rstrip()))
+            self._forget_unwritten()
+
+    async def _write_pieces(self, pieces: list[bytes | memoryview], deadline: float) -> None:
+        """Send pieces in order, small ones joined, big ones as they are; then tell the core."""
+        small: list[bytes | memoryview] = []
+        for piece in pieces:
+            if len(piece) < ALONE_BYTES:
+                small.append(piece)
+                continue
+            if small:
+                await self._push(b"".join(small), deadline)
+                small = []
+            await self._push(piece, deadline)
+        if small:
+            await self._push(small[0] if len(small) == 1 else b"".join(small), deadline)
+        written, self._written = self._written, [0, 0, 0]
+        self.feed(core.Written(*written))
+
+    async def _push(self, piece: bytes | memoryview, deadline: float) -> None:
+        if len(piece) <= SLICE_BYTES:
+            await self._push_slice(piece, deadline)
+            return
+        view = memoryview(piece).cast("B")
+        for start in range(0, len(view), SLICE_BYTES):
+            await self._push_slice(view[start : start + SLICE_BYTES], deadline)
+
+    async def _push_slice(self, piece: bytes | memoryview, deadline: float) -> None:
+        """Send, shielded: a caller's cancel never tears the stream, only the write deadline does."""
+        deadline = min(deadline, trio.current_time() + self._limits.write_s)
+        with trio.CancelScope(shield=True, deadline=deadline) as scope:
+            await self._channel.send(piece)
+        if scope.cancelled_caught:
+            raise anyio.BrokenResourceError(f"the peer took no bytes for {self._limits.write_s:g} s")
+
+    def _forget_unwritten(self) -> None:
+        self._urgent.clear()
+        self._ordinary.clear()
+
+
+class Receipt:
+    """Where a teller waits until its message is on its way."""
+
+    __slots__ = ("_error", "_task", "done")
+
+    def __init__(self) -> None:
+        self.done = False
+        self._error: BaseException | None = None
+        self._task: trio.lowlevel.Task | None = None
+
+    def reply(self, _value: Any) -> None:
+        """Hear that the message is on its way."""
+        self._finish()
+
+    def fail(self, error: BaseException) -> None:
+        """Hear that the message will not be sent."""
+        self._error = error
+        self._finish()
+
+    def raise_if_failed(self) -> None:
+        """Raise why the message will not be sent."""
+        if self._error is not None:
+            raise self._error
+
+    async def wait(self) -> None:
+        """Wait for either."""
+        if not self.done:
+            self._task = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._abort)
+        self.raise_if_failed()
+
+    def _abort(self, _raise_cancel: Any) -> trio.lowlevel.Abort:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _finish(self) -> None:
+        self.done = True
+        if self._task is not None:
+            task, self._task = self._task, None
+            trio.lowlevel.reschedule(task)
+
+
+class _Slot:
+    """Where a local actor answers an ask of the peer's."""
+
+    __slots__ = ("_carrier", "_correlation", "_done", "_kind")
+
+    def __init__(self, carrier: Carrier, correlation: int, kind: type) -> None:
+        self._carrier = carrier
+        self._correlation = correlation
+        self._kind = kind
+        self._done = False
+
+    def reply(self, value: Any) -> None:
+        """See `ReplySlot.reply`."""
+        if not self._done:
+            self._done = True
+            self._carrier.answered(self._correlation, self._kind, value)
+
+    def fail(self, error: BaseException) -> None:
+        """See `ReplySlot.fail`."""
+        if not self._done:
+            self._done = True
+            self._carrier.failed(self._correlation, self._kind, error)
+
+
+_ANY_SIZE: Final = Limits(
+    header_size_bytes_max=2**32 - 1,
+    payload_size_bytes_max=2**32 - 1,
+    payload_count_max=2**16 - 1,
+    frame_size_bytes_max=2**63,
+)
+"""The core has checked every frame against what the peer announced."""
+
+
+def wire_limits(allowance: fr.Allowance) -> Limits:
+    """Return what a peer's frames may be, for the parser and the decoder."""
+    return Limits(
+        header_size_bytes_max=allowance.header_bytes_max,
+        payload_size_bytes_max=allowance.frame_bytes_max,
+        payload_count_max=allowance.payloads_max,
+        frame_size_bytes_max=allowance.frame_bytes_max,
+    )
+
+
+def _fail(slot: _Slot | None, error: PrimeError) -> None:
+    if slot is not None:
+        slot.fail(error)
+
+
+def _tag(body: Any) -> int:
+    """Return the tag of a body that names a known message class, else 0: strangers cannot fill the counters."""
+    if type(body) is list and body and type(body[0]) is int and message_for(body[0]) is not None:
+        return body[0]
+    return 0

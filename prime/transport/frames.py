@@ -1,0 +1,516 @@
+"""The frames of a link: what two nodes say to each other, each one positional array `[kind, ...]`. Pure.
+
+A frame's header is that array in deterministic CBOR; a message's body is nested in it as plain `[tag, fields...]`, and
+payload bytes travel beside the header. Fields at the end that this version does not know are ignored; optional fields
+at the end are left out when empty. The same shapes in CDDL: `spec/link.cddl`; the rules: `spec/protocols/link.md`.
+
+These classes are `define`, not `frozen`: one is built for every frame, and a frozen one costs four times as much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Any, ClassVar, Final
+
+import attrs
+
+from prime.errors import DecodeError
+
+PROTOCOL_VERSION: Final = 1
+
+ID_MAX: Final = 2**63 - 1
+PATH_CHARS_MAX: Final = 512
+TEXT_CHARS_MAX: Final = 4096
+TRACEBACK_CHARS_MAX: Final = 16_384
+ADDRESSES_MAX: Final = 16
+FEATURES_MAX: Final = 64
+HELLO_BYTES_MAX: Final = 16_384
+"""Nothing longer is read from a peer that has not said HELLO."""
+
+
+class Kind(IntEnum):
+    """The first element of every header."""
+
+    HELLO = 1
+    TELL = 2
+    ASK = 3
+    REPLY = 4
+    FAIL = 5
+    CREDIT = 6
+    WATCH = 7
+    UNWATCH = 8
+    DOWN = 9
+    PING = 10
+    PONG = 11
+    BYE = 12
+    BLOCKED = 13
+    CANCEL = 14
+
+
+class Reason(IntEnum):
+    """Why a side says BYE."""
+
+    SHUTDOWN = 0
+    DUPLICATE = 1
+    PROTOCOL = 2
+    VERSION = 3
+    OVERLOAD = 4
+    REPLACED = 5
+    SILENT = 6
+
+
+# ------------------------------------------------------------------------------------------------ checks of one field
+
+
+def _integer(value: Any, what: str, least: int = 0, most: int = ID_MAX) -> int:
+    if type(value) is not int or not least <= value <= most:
+        raise DecodeError(f"link frame: {what} is not an integer from {least} to {most}")
+    return value
+
+
+def _text(value: Any, what: str, chars_max: int) -> str:
+    if type(value) is not str or len(value) > chars_max:
+        raise DecodeError(f"link frame: {what} is not a text of at most {chars_max} characters")
+    return value
+
+
+def _texts(value: Any, what: str, count_max: int, chars_max: int) -> tuple[str, ...]:
+    if type(value) is not list or len(value) > count_max:
+        raise DecodeError(f"link frame: {what} is not an array of at most {count_max} texts")
+    return tuple(_text(item, what, chars_max) for item in value)
+
+
+def _path(value: Any) -> str:
+    path = _text(value, "the target path", PATH_CHARS_MAX)
+    if not path:
+        raise DecodeError("link frame: the target path is empty")
+    return path
+
+
+def _optional_text(fields: list[Any], index: int, what: str) -> str | None:
+    if len(fields) <= index or fields[index] is None:
+        return None
+    return _text(fields[index], what, PATH_CHARS_MAX)
+
+
+def _at_least(fields: list[Any], count: int, kind: str) -> None:
+    if len(fields) < count:
+        raise DecodeError(f"link frame: {kind} has {len(fields)} elements, at least {count} are needed")
+
+
+def _trimmed(fields: list[Any]) -> list[Any]:
+    """Leave empty optional fields at the end out."""
+    while fields[-1] is None:
+        fields.pop()
+    return fields
+
+
+# ------------------------------------------------------------------------------------------------------------ frames
+
+
+@attrs.frozen
+class Allowance:
+    """What one side lets the other do on a link; each side announces its own in HELLO and enforces it.
+
+    `window_*` is per target path, `link_bytes` over all targets: the bytes of messages sent and not yet credited.
+    """
+
+    frame_bytes_max: int = 65 * 2**20
+    header_bytes_max: int = 2**20
+    payloads_max: int = 1024
+    window_messages: int = 64
+    window_bytes: int = 16 * 2**20
+    link_bytes: int = 256 * 2**20
+    targets_max: int = 4096
+    asks_max: int = 16_384
+    watches_max: int = 16_384
+
+    def plain(self) -> list[Any]:
+        """Return the wire form."""
+        return list(attrs.astuple(self))
+
+    @classmethod
+    def read(cls, plain: Any) -> Allowance:
+        """Check and return an allowance; raises `DecodeError`."""
+        names = [field.name for field in attrs.fields(cls)]
+        if type(plain) is not list or len(plain) < len(names):
+            raise DecodeError(f"link frame: the allowance is not an array of {len(names)} integers")
+        return cls(*(_integer(value, name, 1) for name, value in zip(names, plain, strict=False)))
+
+
+@attrs.define
+class Hello:
+    """The first frame of each side: who speaks, in which version, and what it allows.
+
+    `instance` names this run of the node, `link_id` the link (the dialler chooses it), `previous_id` the last link
+    with this peer that the dialler had up, 0 for none: they settle two links that cross.
+    """
+
+    version: int
+    node_version: str
+    features: tuple[str, ...]
+    allowance: Allowance
+    addresses: tuple[str, ...]
+    instance: int
+    link_id: int
+    previous_id: int
+    kind: ClassVar[Kind] = Kind.HELLO
+
+    def plain(self) -> list[Any]:
+        """Return the wire form."""
+        return [
+            Kind.HELLO.value,
+            self.version,
+            self.node_version,
+            list(self.features),
+            self.allowance.plain(),
+            list(self.addresses),
+            self.instance,
+            self.link_id,
+            self.previous_id,
+        ]
+
+    @classmethod
+    def read(cls, fields: list[Any]) -> Hello:
+        """Check and return a frame; raises `DecodeError`."""
+        _at_least(fields, 2, "HELLO")
+        version = _integer(fields[1], "the protocol version")
+        if version != PROTOCOL_VERSION:  # the rest may have any shape
+            return cls(version, "", (), Allowance(), (), 0, 0, 0)
+        _at_least(fields, 9, "HELLO")
+        return cls(
+            version,
+            _text(fields[2], "the node version", 64),
+            _texts(fields[3], "the features", FEATURES_MAX, 64),
+            Allowance.read(fields[4]),
+            _texts(fields[5], "the addresses", ADDRESSES_MAX, 512),
+            _integer(fields[6], "the instance"),
+            _integer(fields[7], "the link id"),
+            _integer(fields[8], "the previous link id"),
+        )
+
+
+@attrs.define
+class Tell:
+    """A message that wants no answer. `seq` rises with every message of a direction."""
+
+    target: str
+    seq: int
+    body: Any
+    sender: str | None = None
+    trace: str | None = None
+    kind: ClassVar[Kind] = Kind.TELL
+
+    def plain(self) -> list[Any]:
+        """Return the wire form."""
+        if self.sender is None and self.trace is None:
+            return [2, self.target, self.seq, self.body]
+        return _trimmed([2, self.target, self.seq, self.body, self.sender, self.trace])
+
+    @classmethod
+    def read(cls, fields: list[Any]) -> Tell:
+        """Check and return a frame; raises `DecodeError`."""
+        _at_least(fields, 4, "TELL")
+        return cls(
+            _path(fields[1]),
+            _integer(fields[2], "seq", 1),
+            fields[3],
+            _optional_text(fields, 4, "the sender path"),
+            _optional_text(fields, 5, "the trace context"),
+        )
+
+
+@attrs.define
+class Ask:
+    """A message that wants one REPLY or FAIL under its `correlation`; `left_ms` is what is left of its deadline."""
+
+    target: str
+    seq: int
+    body: Any
+    correlation: int
+    left_ms: int | None = None
+    sender: str | None = None
+    trace: str | None = None
+    kind: ClassVar[Kind] = Kind.ASK
+
+    def plain(self) -> list[Any]:
+        """Return the wire form."""
+        if self.sender is None and self.trace is None:
+            return [3, self.target, self.seq, self.body, self.correlation, self.left_ms]
+        fields = [3, self.target, self.seq, self.body, self.correlation, self.left_ms, self.sender, self.trace]
+        return _trimmed(fields)
+
+    @classmethod
+    def read(cls, fields: list[Any]) -> Ask:
+        """Check and return a frame; raises `DecodeError`."""
+        _at_least(fields, 5, "ASK")
+        left_ms = fields[5] if len(fields) > 5 else None
+        return cls(
+            _path(fields[1]),
+            _integer(fields[2], "seq", 1),
+            fields[3],
+            _integer(fields[4], "the correlation"),
+            None if left_ms is None else _integer(left_ms, "the deadline left"),
+            _optional_text(fields, 6, "the sender path"),
+            _optional_text(fields, 7, "the trace context"),
+        )
+
+
+@attrs.define
+class Reply:
+    """The answer to an ask: the value in the wire form of the ask's reply type."""
+
+    correlation: int
+    value: Any
+    kind: ClassVar[Kind] = Kind.REPLY
+
+    def plain(self) -> list[Any]:
+        """Return the wire form."""
+        return [4, self.correlation, self.value]
+
+    @classmethod
+    def read(cls, fields: list[Any]) -> Reply:
+        """Check and return a frame; raises `DecodeError`."""
+        _at_least(fields, 3, "REPLY")
+        return cls(_integer(fields[1], "the correlation"), fields[2])
+
+
+@attrs.define
+class Fail:
+    """The failure of an ask: the code of a known error and texts, never a class of the sender's making."""
+
+    correlation: int
+    code: str
+    text: str
+    hint: str = ""
+    traceback: str = ""
+    kind: ClassVar[Kind] = Kind.FAIL
+
+    def plain(self) -> list[Any]:
+        """Return the wire form."""
+        return [5, self.correlation, self.code, self.text, self.hint, self.traceback]
+
+    @classmethod
+    def read(cls, fields: list[Any]) -> Fail:
+        """Check and return a frame; raises `DecodeError`."""
+        _at_least(fields, 6, "FAIL")
+        return cls(
+            _integer(fields[1], "the correlation"),
+            _text(fields[2], "the error code", 64),
+            _text(fields[3], "the error text", TEXT_CHARS_MAX),
+            _text(fields[4], "the hint", TEXT_CHARS_MAX),
+            _text(fields[5], "the traceback", TRACEBACK_CHARS_MAX),
+        )
+
+
+@attrs.define
+class Credit:
+    """Room again for `messages` messages of `size_bytes` in all at `target`."""
+
+    target: str
+    messages: int
+    size_bytes: int
+    kind: ClassVar[Kind] = Kind.CREDIT
+
+    def plain(self) -> list[Any]:
+        """Return the wire form."""
+        return [6, self.target, self.messages, self.size_bytes]
+
+    @classmethod
+    def read(cls, fields: list[Any]) -> Credit:
+        """Check and return a frame; raises `DecodeError`."""
+        _at_least(fields, 4, "CREDIT")
+        return cls(_path(fields[1]), _integer(fields[2], "the messages", 1), _integer(fields[3], "the bytes", 1))
+
+
+@attrs.define
+class Watch:
+    """Wants one DOWN under `watch_id` when the actor at `target` ends."""
+
+    watch_id: int
+    target: str
+    kind: ClassVar[Kind] = Kind.WATCH
+
+    def plain(self) -> list[Any]:
+        """Return the wire form."""
+        return [7, self.watch_id, self.target]
+
+    @classmethod
+    def read(cls, fields: list[Any]) -> Watch:
+        """Check and return a frame; raises `DecodeError`."""
+        _at_least(fields, 3, "WATCH")
+        return cls(_integer(fields[1], "the watch id"), _path(fields[2]))
+
+
+@attrs.define
+class Unwatch:
+    """Wants that DOWN no more."""
+
+    watch_id: int
+    kind: ClassVar[Kind] = Kind.UNWATCH
+
+    def plain(self) -> list[Any]:
+        """Return the wire form."""
+        return [8, self.watch_id]
+
+    @classmethod
+    def read(cls, fields: list[Any]) -> Unwatch:
+        """Check and return a frame; raises `DecodeError`."""
+        _at_least(fields, 2, "UNWATCH")
+        return cls(_integer(fields[1], "the watch id"))
+
+
+@attrs.define
+class Down:
+    """A watched actor ended."""
+
+    watch_id: int
+    reason: str
+    kind: ClassVar[Kind] = Kind.DOWN
+
+    def plain(self) -> list[Any]:
+        """Return the wire form."""
+        return [9, self.watch_id, self.reason]
+
+    @classmethod
+    def read(cls, fields: list[Any]) -> Down:
+        """Check and return a frame; raises `DecodeError`."""
+        _at_least(fields, 3, "DOWN")
+        return cls(_integer(fields[1], "the watch id"), _text(fields[2], "the reason", TEXT_CHARS_MAX))
+
+
+@attrs.define
+class Ping:
+    """Asks for a sign of life."""
+
+    kind: ClassVar[Kind] = Kind.PING
+
+    def plain(self) -> list[Any]:
+        """Return the wire form."""
+        return [10]
+
+    @classmethod
+    def read(cls, _fields: list[Any]) -> Ping:
+        """Return a frame."""
+        return cls()
+
+
+@attrs.define
+class Pong:
+    """Is the sign of life."""
+
+    kind: ClassVar[Kind] = Kind.PONG
+
+    def plain(self) -> list[Any]:
+        """Return the wire form."""
+        return [11]
+
+    @classmethod
+    def read(cls, _fields: list[Any]) -> Pong:
+        """Return a frame."""
+        return cls()
+
+
+@attrs.define
+class Bye:
+    """The last frame of a side."""
+
+    reason: Reason
+    text: str
+    kind: ClassVar[Kind] = Kind.BYE
+
+    def plain(self) -> list[Any]:
+        """Return the wire form."""
+        return [12, self.reason.value, self.text]
+
+    @classmethod
+    def read(cls, fields: list[Any]) -> Bye:
+        """Check and return a frame; an unknown reason reads as PROTOCOL. Raises `DecodeError`."""
+        _at_least(fields, 3, "BYE")
+        code = _integer(fields[1], "the reason")
+        known = code in Reason._value2member_map_
+        return cls(Reason(code) if known else Reason.PROTOCOL, _text(fields[2], "the text", TEXT_CHARS_MAX))
+
+
+@attrs.define
+class Blocked:
+    """The next message for `target` is too big for the credit left: grant what is held back."""
+
+    target: str
+    kind: ClassVar[Kind] = Kind.BLOCKED
+
+    def plain(self) -> list[Any]:
+        """Return the wire form."""
+        return [13, self.target]
+
+    @classmethod
+    def read(cls, fields: list[Any]) -> Blocked:
+        """Check and return a frame; raises `DecodeError`."""
+        _at_least(fields, 2, "BLOCKED")
+        return cls(_path(fields[1]))
+
+
+@attrs.define
+class Cancel:
+    """Nobody waits for the answer of this ask any more."""
+
+    correlation: int
+    kind: ClassVar[Kind] = Kind.CANCEL
+
+    def plain(self) -> list[Any]:
+        """Return the wire form."""
+        return [14, self.correlation]
+
+    @classmethod
+    def read(cls, fields: list[Any]) -> Cancel:
+        """Check and return a frame; raises `DecodeError`."""
+        _at_least(fields, 2, "CANCEL")
+        return cls(_integer(fields[1], "the correlation"))
+
+
+Frame = Hello | Tell | Ask | Reply | Fail | Credit | Watch | Unwatch | Down | Ping | Pong | Bye | Blocked | Cancel
+"""Any frame of the link protocol."""
+
+_READERS: Final[Mapping[int, Callable[[list[Any]], Frame]]] = MappingProxyType(
+    {
+        1: Hello.read,
+        2: Tell.read,
+        3: Ask.read,
+        4: Reply.read,
+        5: Fail.read,
+        6: Credit.read,
+        7: Watch.read,
+        8: Unwatch.read,
+        9: Down.read,
+        10: Ping.read,
+        11: Pong.read,
+        12: Bye.read,
+        13: Blocked.read,
+        14: Cancel.read,
+    }
+)
+
+
+def read_frame(plain: Any) -> Frame:
+    """Turn a decoded header into its frame; raises `DecodeError` for anything that is none."""
+    if type(plain) is not list or not plain or type(plain[0]) is not int:
+        raise DecodeError("link frame: the header is not an array that starts with an integer kind")
+    reader = _READERS.get(plain[0])
+    if reader is None:
+        raise DecodeError(f"link frame: unknown kind {plain[0]}")
+    return reader(plain)
+
+
+def size_of_frame(header: bytes, payloads: Sequence[memoryview]) -> int:
+    """Return the bytes of a whole frame on the wire: prefix, payload sizes, header and payloads."""
+    size_bytes = 6 + len(header)
+    for payload in payloads:
+        size_bytes += 4 + payload.nbytes
+    return size_bytes
+
+
+def clipped(text: str, chars_max: int = TEXT_CHARS_MAX) -> str:
+    """Shorten a text to what a frame may carry, keeping its end, where a traceback says what happened."""
+    return text if len(text) <= chars_max else "…" + text[-(chars_max - 1) :]

@@ -1,0 +1,1168 @@
+"""The link between two nodes as a pure core: `step(event, now) -> commands`. No I/O, no clock, no entropy lives here.
+
+One `Link` is one authenticated byte stream from its HELLO to its end. It decides what is sent when, and what the other
+side may send; `carrier.py` moves the bytes and carries the commands out.
+
+Credit. Each side announces windows in HELLO (`Allowance`). A message to a target path needs room in that target's
+window (messages and bytes; one message of any allowed size when nothing is outstanding) and in the link's window over
+all targets. The receiver grants as messages enter the mailbox, in lots of at least half a window, earlier when the
+sender says BLOCKED, and for targets gone idle when much is held back. So a full far mailbox stops the senders of that
+actor and of no other, and no queue here is longer than what this side itself announced.
+
+Ordering laws. Messages to one target are released in the order they were submitted, and delivered one at a time
+(`Deliver`, then the shell's `Taken`). Targets that wait for the outbox take turns. The commands of a step are carried
+out in order; `Disconnect` is the last command a link ever gives.
+
+Events and commands are `define`, not `frozen`: some are built for every message.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum, IntEnum
+from typing import Any, Final
+
+import attrs
+
+from prime.errors import (
+    DeadlineError,
+    LinkLostError,
+    LocalProtocolError,
+    PrimeError,
+    RefusedError,
+    RemoteProtocolError,
+)
+from prime.transport import frames as fr
+from prime.transport.failures import from_frame, to_frame
+from prime.transport.heartbeat import Heartbeat, Pulse
+from prime.wire import dumps
+
+Buffers = Sequence[memoryview]
+"""The payloads of a frame, in order; never copied here."""
+
+
+@attrs.frozen
+class LinkLimits:
+    """Every bound of a link. `allowance` is what the peer may do; the rest is this side's own."""
+
+    allowance: fr.Allowance = attrs.field(factory=fr.Allowance)
+    outbox_bytes: int = 4 * 2**20
+    """Messages released and not yet written; further ones wait with their callers."""
+    answers_bytes: int = 16 * 2**20
+    """Answers not yet written above which nothing more is delivered: who does not read is not served."""
+    urgent_bytes_max: int = 32 * 2**20
+    """Failures, credits and notices not yet written above which the link is closed."""
+    waiting_max: int = 65_536
+    heartbeat_interval_s: float = 2.0
+    heartbeat_timeout_s: float = 6.0
+    dial_s: float = 10.0
+    greeting_s: float = 5.0
+    write_s: float = 30.0
+    farewell_s: float = 1.0
+    links_max: int = 1024
+    greetings_max: int = 64
+    peers_max: int = 4096
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse limits under which the biggest message could wait for ever."""
+        if self.allowance.frame_bytes_max > self.allowance.link_bytes // 2:
+            raise LocalProtocolError(
+                f"frame_bytes_max={self.allowance.frame_bytes_max} is over half of link_bytes="
+                f"{self.allowance.link_bytes}",
+                hint="Raise link_bytes or lower frame_bytes_max.",
+            )
+
+
+class Lane(IntEnum):
+    """How a frame travels: URGENT overtakes; ANSWER and MESSAGE share one queue and are accounted apart."""
+
+    URGENT = 0
+    ANSWER = 1
+    MESSAGE = 2
+
+
+# ------------------------------------------------------------------------------------------------------------- events
+
+
+@attrs.define
+class Start:
+    """The stream stands and this side dialled it."""
+
+
+@attrs.define
+class Heard:
+    """Bytes came, whole frames or not."""
+
+
+@attrs.define
+class Arrived:
+    """A frame came; `size_bytes` is all of it, prefix and payloads included."""
+
+    frame: fr.Frame
+    payloads: Buffers
+    size_bytes: int
+
+
+@attrs.define
+class Malformed:
+    """Bytes came that are no frame."""
+
+    text: str
+
+
+@attrs.define
+class Admit:
+    """The link that the peer dialled shall be used."""
+
+
+@attrs.define
+class Submit:
+    """A local message for a far actor. `token` is unique on this link; `timeout_s` is set for an ask only."""
+
+    token: int
+    target: str
+    body: list[Any]
+    payloads: Buffers
+    tag: int
+    timeout_s: float | None = None
+    sender: str | None = None
+    trace: str | None = None
+
+
+@attrs.define
+class Withdraw:
+    """The caller of a `Submit` gave up."""
+
+    token: int
+
+
+@attrs.define
+class Answer:
+    """A local actor answered the ask `correlation`."""
+
+    correlation: int
+    value: Any
+    payloads: Buffers
+    tag: int
+
+
+@attrs.define
+class Refuse:
+    """The ask `correlation` failed here."""
+
+    correlation: int
+    error: BaseException
+    tag: int = 0
+
+
+@attrs.define
+class Taken:
+    """The message last delivered to `target` is in its mailbox, or was dropped."""
+
+    target: str
+
+
+@attrs.define
+class StartWatch:
+    """Wants to know when the far actor at `target` ends."""
+
+    token: int
+    target: str
+
+
+@attrs.define
+class StopWatch:
+    """Wants that no more."""
+
+    token: int
+
+
+@attrs.define
+class Ended:
+    """A local actor ended that the peer watches."""
+
+    watch_id: int
+    reason: str
+
+
+@attrs.define
+class Written:
+    """The writer handed bytes of these lanes to the stream."""
+
+    urgent: int
+    answers: int
+    messages: int
+
+
+@attrs.define
+class Tick:
+    """`Link.due` has come."""
+
+
+@attrs.define
+class Lost:
+    """The stream ended."""
+
+    cause: str
+
+
+@attrs.define
+class Close:
+    """This side ends the link."""
+
+    reason: fr.Reason
+    text: str
+
+
+Event = (
+    Start
+    | Heard
+    | Arrived
+    | Malformed
+    | Admit
+    | Submit
+    | Withdraw
+    | Answer
+    | Refuse
+    | Taken
+    | StartWatch
+    | StopWatch
+    | Ended
+    | Written
+    | Tick
+    | Lost
+    | Close
+)
+
+
+# ----------------------------------------------------------------------------------------------------------- commands
+
+
+@attrs.define
+class Send:
+    """Write a frame; frames of one lane in order."""
+
+    header: bytes
+    payloads: Buffers
+    size_bytes: int
+    lane: Lane
+    tag: int
+
+
+@attrs.define
+class Greeted:
+    """The peer said HELLO. If it dialled, nothing goes on before the shell's `Admit` or `Close`."""
+
+    hello: fr.Hello
+
+
+@attrs.define
+class Up:
+    """Both sides said HELLO: messages may go."""
+
+
+@attrs.define
+class Released:
+    """The submitted message is on its way to the writer."""
+
+    token: int
+
+
+@attrs.define
+class Resolved:
+    """The ask got its reply."""
+
+    token: int
+    value: Any
+    payloads: Buffers
+
+
+@attrs.define
+class Rejected:
+    """The submitted message will not be sent, or its ask failed."""
+
+    token: int
+    error: PrimeError
+
+
+@attrs.define
+class Deliver:
+    """Offer a message to the local actor at `target`; then say `Taken`. `correlation` is set for an ask."""
+
+    target: str
+    body: Any
+    payloads: Buffers
+    correlation: int | None
+    deadline: float | None
+    sender: str | None
+    trace: str | None
+
+
+@attrs.define
+class Observe:
+    """Watch a local actor for the peer."""
+
+    watch_id: int
+    target: str
+
+
+@attrs.define
+class Unobserve:
+    """Watch it no more."""
+
+    watch_id: int
+
+
+@attrs.define
+class Notify:
+    """The watched far actor ended, or the link did. Exactly once for each watch that was not stopped."""
+
+    token: int
+    reason: str
+
+
+@attrs.define
+class Dropped:
+    """An answer came, or was made, that nobody waits for."""
+
+    reason: str
+
+
+@attrs.define
+class Disconnect:
+    """End the stream: after what is queued if `drain`, after the urgent lane otherwise."""
+
+    cause: str
+    drain: bool
+    reason: fr.Reason | None
+
+
+Command = (
+    Send | Greeted | Up | Released | Resolved | Rejected | Deliver | Observe | Unobserve | Notify | Dropped | Disconnect
+)
+
+
+# ----------------------------------------------------------------------------------------------- links that cross
+
+
+class Verdict(Enum):
+    """What to do with a link that a peer dialled."""
+
+    ADMIT = "admit"
+    REPLACE = "replace"
+    DUPLICATE = "duplicate"
+    HOLD = "hold"
+
+
+@attrs.frozen
+class Standing:
+    """The link with a peer that is up now: who dialled it, its id, and the run of the node at its other end."""
+
+    dialled_here: bool
+    link_id: int
+    instance: int
+
+
+def judge(me: str, peer: str, hello: fr.Hello, standing: Standing | None, *, dialling: bool) -> Verdict:
+    """Decide about a link that `peer` dialled, so that both sides of two crossing dials keep the same one.
+
+    With no link up, a dial of ours in progress wins if ours is the smaller peer id: the peer's waits (`HOLD`) until
+    ours is settled. With a link up, the newcomer is a leftover of such a crossing (`DUPLICATE`) unless the peer shows
+    that it has lost the standing one: it restarted, it dials although it dialled the standing link itself (a node
+    dials a peer only while it has no link with it), or it names the standing link as its previous one.
+    """
+    if standing is None:
+        return Verdict.HOLD if dialling and me < peer else Verdict.ADMIT
+    lost = hello.instance != standing.instance or hello.previous_id == standing.link_id
+    return Verdict.REPLACE if lost or not standing.dialled_here else Verdict.DUPLICATE
+
+
+# ---------------------------------------------------------------------------------------------------- parts of a link
+
+
+class _Obstacle(Enum):
+    """What keeps the first message of a target from being released."""
+
+    CREDIT = "credit"
+    OUTBOX = "outbox"
+    ROOM = "room"
+    ASKS = "asks"
+
+
+_LINES: Final = (_Obstacle.ASKS, _Obstacle.ROOM, _Obstacle.OUTBOX)
+
+
+@attrs.define(eq=False)
+class _Entry:
+    """A submitted message."""
+
+    token: int
+    frame: fr.Tell | fr.Ask
+    header: bytes
+    payloads: Buffers
+    size_bytes: int
+    tag: int
+    asks: bool
+    deadline: float
+    timeout_s: float
+
+
+@attrs.define(eq=False)
+class _Outgoing:
+    """A far target: what waits for it, and what was sent and not yet credited."""
+
+    path: str
+    queue: deque[_Entry] = attrs.field(factory=deque)
+    messages: int = 0
+    size_bytes: int = 0
+    in_line: bool = False
+    said_blocked: bool = False
+
+
+@attrs.define(eq=False)
+class _Incoming:
+    """A local target: `messages` and `size_bytes` came and were not yet granted; `taken_*` of them could be."""
+
+    path: str
+    queue: deque[tuple[fr.Tell | fr.Ask, Buffers, int, float | None]] = attrs.field(factory=deque)
+    messages: int = 0
+    size_bytes: int = 0
+    taken_messages: int = 0
+    taken_bytes: int = 0
+    offered_bytes: int = 0
+    seq: int = 0
+    busy: bool = False
+    wanted: bool = False
+
+
+@attrs.define
+class _Asked:
+    """An ask of ours that waits for its answer."""
+
+    tag: int
+    target: str
+    deadline: float
+    timeout_s: float
+
+
+class _Deadlines:
+    """Deadlines by token, soonest first; forgotten ones are swept when they are the most."""
+
+    __slots__ = ("_heap", "_live")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int]] = []
+        self._live: set[int] = set()
+
+    @property
+    def due(self) -> float:
+        return self._heap[0][0] if self._heap else math.inf
+
+    def add(self, token: int, deadline: float) -> None:
+        if deadline != math.inf:
+            heapq.heappush(self._heap, (deadline, token))
+            self._live.add(token)
+
+    def forget(self, token: int) -> None:
+        self._live.discard(token)
+        if len(self._heap) > 64 + 2 * len(self._live):
+            self._heap = [item for item in self._heap if item[1] in self._live]
+            heapq.heapify(self._heap)
+
+    def passed(self, now: float) -> list[int]:
+        tokens: list[int] = []
+        while self._heap and self._heap[0][0] <= now:
+            token = heapq.heappop(self._heap)[1]
+            if token in self._live:
+                self._live.remove(token)
+                tokens.append(token)
+        return tokens
+
+
+class _Phase(Enum):
+    GREETING = "greeting"
+    GREETED = "greeted"
+    UP = "up"
+    CLOSED = "closed"
+
+
+# ----------------------------------------------------------------------------------------------------------- the link
+
+
+class Link:
+    """One link with `peer`. `hello` is what this side says; an accepted link takes over the dialler's link id."""
+
+    def __init__(self, peer: str, hello: fr.Hello, limits: LinkLimits, now: float, *, dialled: bool) -> None:
+        self._peer = peer
+        self._hello = hello
+        self._limits = limits
+        self._mine = limits.allowance
+        self._theirs = fr.Allowance()
+        self._dialled = dialled
+        self._phase = _Phase.GREETING
+        self._cause = "it is not up yet"
+        self._commands: list[Command] = []
+        self._heartbeat = Heartbeat(limits.heartbeat_interval_s, limits.heartbeat_timeout_s, now)
+        self._deadlines = _Deadlines()
+        # What goes out.
+        self._seq = 0
+        self._outgoing: dict[str, _Outgoing] = {}
+        self._waiting: dict[int, tuple[_Outgoing, _Entry]] = {}
+        self._lines: dict[_Obstacle, deque[_Outgoing]] = {line: deque() for line in _LINES}
+        self._targets_open = 0
+        self._outstanding_bytes = 0
+        self._asks: dict[int, _Asked] = {}
+        self._watches: dict[int, str] = {}
+        self._unsent = [0, 0, 0]
+        self._ponged = False
+        # What comes in.
+        self._incoming: dict[str, _Incoming] = {}
+        self._idle: dict[str, _Incoming] = {}
+        self._held: deque[_Incoming] = deque()
+        self._incoming_bytes = 0
+        self._ungranted_bytes = 0
+        self._serving: set[int] = set()
+        self._watched: set[int] = set()
+        self._steps = self._event_table()
+        self._frames = self._frame_table()
+
+    def _event_table(self) -> Mapping[type, Callable[[Any, float], None]]:
+        return {
+            Start: self._start,
+            Heard: self._heard,
+            Arrived: self._arrived,
+            Malformed: self._malformed,
+            Admit: self._admit,
+            Submit: self._submit,
+            Withdraw: self._withdraw,
+            Answer: self._answer,
+            Refuse: self._refuse,
+            Taken: self._taken,
+            StartWatch: self._start_watch,
+            StopWatch: self._stop_watch,
+            Ended: self._ended,
+            Written: self._written,
+            Tick: self._tick,
+            Lost: self._lost,
+            Close: self._close,
+        }
+
+    def _frame_table(self) -> Mapping[type, Callable[[Any, float], None]]:
+        return {
+            fr.Hello: self._hello_arrived,
+            fr.Fail: self._fail_arrived,
+            fr.Credit: self._credit_arrived,
+            fr.Watch: self._watch_arrived,
+            fr.Unwatch: self._unwatch_arrived,
+            fr.Down: self._down_arrived,
+            fr.Ping: self._ping_arrived,
+            fr.Pong: self._pong_arrived,
+            fr.Bye: self._bye_arrived,
+            fr.Blocked: self._blocked_arrived,
+            fr.Cancel: self._cancel_arrived,
+        }
+
+    def step(self, event: Event, now: float) -> list[Command]:
+        """Take an event at `now` (seconds, monotonic) and return what to do, in order. Never raises for input."""
+        commands: list[Command] = []
+        self._commands = commands
+        if self._phase is _Phase.CLOSED:
+            self._too_late(event)
+            return commands
+        try:
+            self._steps[type(event)](event, now)
+        except RemoteProtocolError as error:
+            self._end(fr.Reason.PROTOCOL, f"the peer broke the protocol: {error}", drain=False)
+        if self._unsent[Lane.URGENT] > self._limits.urgent_bytes_max:
+            self._lose("the peer does not read", fr.Reason.OVERLOAD)
+        return commands
+
+    # ---- what the shell may read
+
+    @property
+    def up(self) -> bool:
+        """Tell whether both sides said HELLO and the link has not ended."""
+        return self._phase is _Phase.UP
+
+    @property
+    def due(self) -> float:
+        """When the next `Tick` is wanted."""
+        return min(self._heartbeat.due, self._deadlines.due) if self._phase is _Phase.UP else math.inf
+
+    @property
+    def link_id(self) -> int:
+        """The id that the dialler chose."""
+        return self._hello.link_id
+
+    def asked_tag(self, correlation: int) -> int:
+        """Return the message tag of an ask that waits for its answer, 0 if there is none."""
+        asked = self._asks.get(correlation)
+        return 0 if asked is None else asked.tag
+
+    def sizes(self) -> dict[str, int]:
+        """Count what the link remembers, by table: what a leak test looks at."""
+        return {
+            "waiting": len(self._waiting),
+            "outgoing": len(self._outgoing),
+            "asks": len(self._asks),
+            "watches": len(self._watches),
+            "incoming": len(self._incoming),
+            "serving": len(self._serving),
+            "watched": len(self._watched),
+        }
+
+    # ---- greeting
+
+    def _start(self, _event: Start, _now: float) -> None:
+        self._send(self._hello, Lane.URGENT)
+
+    def _admit(self, _event: Admit, now: float) -> None:
+        if self._phase is _Phase.GREETED:
+            self._send(self._hello, Lane.URGENT)
+            self._open(now)
+
+    def _open(self, now: float) -> None:
+        self._phase = _Phase.UP
+        self._commands.append(Up())
+        self._heartbeat = Heartbeat(self._limits.heartbeat_interval_s, self._limits.heartbeat_timeout_s, now)
+
+    def _hello_arrived(self, frame: fr.Hello, now: float) -> None:
+        if self._phase is not _Phase.GREETING:
+            raise RemoteProtocolError("a second HELLO")
+        if frame.version != fr.PROTOCOL_VERSION:
+            text = f"link protocol {frame.version} is not spoken here, {fr.PROTOCOL_VERSION} is"
+            self._end(fr.Reason.VERSION, text, drain=False)
+            return
+        self._theirs = frame.allowance
+        if self._dialled:
+            self._commands.append(Greeted(frame))
+            self._open(now)
+        else:
+            self._phase = _Phase.GREETED
+            self._hello = attrs.evolve(self._hello, link_id=frame.link_id)
+            self._commands.append(Greeted(frame))
+
+    # ---- frames
+
+    def _heard(self, _event: Heard, now: float) -> None:
+        self._heartbeat.heard(now)
+
+    def _malformed(self, event: Malformed, _now: float) -> None:
+        raise RemoteProtocolError(event.text)
+
+    def _arrived(self, event: Arrived, now: float) -> None:
+        frame = event.frame
+        if self._phase is not _Phase.UP:
+            self._arrived_early(frame, now)
+        elif isinstance(frame, fr.Tell) or isinstance(frame, fr.Ask):  # noqa: SIM101 (twice as fast)
+            self._message_arrived(frame, event.payloads, event.size_bytes, now)
+        elif isinstance(frame, fr.Reply):
+            self._reply_arrived(frame, event.payloads, now)
+        else:
+            self._frames[type(frame)](frame, now)
+
+    def _arrived_early(self, frame: fr.Frame, now: float) -> None:
+        if isinstance(frame, fr.Hello):
+            self._hello_arrived(frame, now)
+        elif isinstance(frame, fr.Bye):
+            self._bye_arrived(frame, now)
+        else:
+            raise RemoteProtocolError(f"{frame.kind.name} before HELLO was answered")
+
+    def _ping_arrived(self, _frame: fr.Ping, _now: float) -> None:
+        if not self._ponged:  # one PONG waits at a time, however many PINGs came
+            self._ponged = True
+            self._send(fr.Pong(), Lane.URGENT)
+
+    def _pong_arrived(self, _frame: fr.Pong, _now: float) -> None:
+        """Nothing to do: its bytes were heard."""
+
+    def _bye_arrived(self, frame: fr.Bye, _now: float) -> None:
+        said = f": {frame.text}" if frame.text else ""
+        self._lose(f"the peer said goodbye ({frame.reason.name.lower()}){said}", frame.reason)
+
+    # ---- sending messages
+
+    def _submit(self, event: Submit, now: float) -> None:
+        entry = self._entry(event, now)
+        refusal = self._refusal(entry)
+        if refusal is not None:
+            self._commands.append(Rejected(event.token, refusal))
+            return
+        target = self._outgoing.get(event.target)
+        if target is None:
+            target = self._outgoing[event.target] = _Outgoing(event.target)
+        if entry.asks:
+            self._deadlines.add(entry.token, entry.deadline)
+        target.queue.append(entry)
+        if len(target.queue) == 1:
+            obstacle = self._obstacle(target)
+            if obstacle is None:
+                self._release(target, now)
+                return
+            self._line_up(target, obstacle)
+        self._waiting[entry.token] = (target, entry)
+
+    def _entry(self, event: Submit, now: float) -> _Entry:
+        self._seq += 1
+        timeout_s = event.timeout_s
+        frame: fr.Tell | fr.Ask
+        if timeout_s is None:
+            frame = fr.Tell(event.target, self._seq, event.body, event.sender, event.trace)
+            deadline = timeout_s = math.inf
+        else:
+            deadline = now + timeout_s
+            left_ms = _milliseconds(timeout_s)
+            frame = fr.Ask(event.target, self._seq, event.body, event.token, left_ms, event.sender, event.trace)
+        header = dumps(frame.plain())
+        size_bytes = fr.size_of_frame(header, event.payloads)
+        asks = event.timeout_s is not None
+        return _Entry(event.token, frame, header, event.payloads, size_bytes, event.tag, asks, deadline, timeout_s)
+
+    def _refusal(self, entry: _Entry) -> PrimeError | None:
+        if self._phase is not _Phase.UP:
+            return self._loss()
+        most = min(self._theirs.frame_bytes_max, self._theirs.link_bytes // 2)
+        if entry.size_bytes > most:
+            return LocalProtocolError(
+                f"a message of {entry.size_bytes} bytes for {entry.frame.target}: {self._peer} takes at most {most}",
+                hint="Send it in parts.",
+            )
+        if len(entry.header) > self._theirs.header_bytes_max or len(entry.payloads) > self._theirs.payloads_max:
+            return LocalProtocolError(
+                f"a message for {entry.frame.target} with {len(entry.header)} bytes of header and "
+                f"{len(entry.payloads)} payloads: {self._peer} takes at most {self._theirs.header_bytes_max} and "
+                f"{self._theirs.payloads_max}",
+                hint="Put big values into Payload fields, or send the message in parts.",
+            )
+        if len(entry.frame.target) > fr.PATH_CHARS_MAX:
+            return LocalProtocolError(f"a target path of over {fr.PATH_CHARS_MAX} characters")
+        if len(self._waiting) >= self._limits.waiting_max:
+            return RefusedError(
+                f"{len(self._waiting)} callers already wait for {self._peer}",
+                hint="Wait for earlier messages before sending more.",
+            )
+        return None
+
+    def _obstacle(self, target: _Outgoing) -> _Obstacle | None:
+        theirs, entry = self._theirs, target.queue[0]
+        size_bytes = entry.size_bytes
+        if target.messages:
+            if target.messages >= theirs.window_messages or target.size_bytes + size_bytes > theirs.window_bytes:
+                return _Obstacle.CREDIT
+        elif self._targets_open >= theirs.targets_max:
+            return _Obstacle.ROOM
+        if self._outstanding_bytes and self._outstanding_bytes + size_bytes > theirs.link_bytes:
+            return _Obstacle.ROOM
+        if entry.asks and len(self._asks) >= theirs.asks_max:
+            return _Obstacle.ASKS
+        if self._unsent[Lane.MESSAGE] >= self._limits.outbox_bytes:
+            return _Obstacle.OUTBOX
+        return None
+
+    def _line_up(self, target: _Outgoing, obstacle: _Obstacle) -> None:
+        """Let a target wait where what it lacks will come."""
+        if obstacle is not _Obstacle.CREDIT:
+            target.in_line = True
+            self._lines[obstacle].append(target)
+        elif target.queue[0].size_bytes > self._theirs.window_bytes // 2 and not target.said_blocked:
+            # Smaller ones never need to ask: what the receiver may hold back is under half a window.
+            target.said_blocked = True
+            self._send(fr.Blocked(target.path), Lane.MESSAGE)
+
+    def _release(self, target: _Outgoing, now: float) -> None:
+        entry = target.queue.popleft()
+        if self._waiting.pop(entry.token, None) is not None and isinstance(entry.frame, fr.Ask):
+            entry.frame.left_ms = _milliseconds(entry.deadline - now)  # it waited, so less is left
+            entry.header = dumps(entry.frame.plain())
+            entry.size_bytes = fr.size_of_frame(entry.header, entry.payloads)
+        if not target.messages:
+            self._targets_open += 1
+        target.messages += 1
+        target.size_bytes += entry.size_bytes
+        self._outstanding_bytes += entry.size_bytes
+        if entry.asks:
+            self._asks[entry.token] = _Asked(entry.tag, target.path, entry.deadline, entry.timeout_s)
+        self._emit(entry.header, entry.payloads, entry.size_bytes, Lane.MESSAGE, entry.tag)
+        self._commands.append(Released(entry.token))
+
+    def _advance(self, target: _Outgoing, now: float) -> None:
+        """Release from a target in no line as far as it may go in one turn, then let it line up again."""
+        if not target.queue:
+            self._forget_if_done(target)
+            return
+        obstacle = self._obstacle(target)
+        if obstacle is None:
+            self._release(target, now)
+            if not target.queue:
+                return
+            obstacle = self._obstacle(target) or _Obstacle.OUTBOX  # it goes on when the others had their turn
+        self._line_up(target, obstacle)
+
+    def _pump(self, line: _Obstacle, now: float) -> None:
+        """Release from the targets that wait in a line, in turns, until the line's obstacle is back."""
+        waiting = self._lines[line]
+        while waiting:
+            target = waiting[0]
+            if target.queue and self._obstacle(target) is line:
+                return
+            waiting.popleft()
+            target.in_line = False
+            self._advance(target, now)
+
+    def _pump_all(self, now: float) -> None:
+        for line in _LINES:
+            self._pump(line, now)
+
+    def _forget_if_done(self, target: _Outgoing) -> None:
+        if not target.messages and not target.queue and not target.in_line:
+            self._outgoing.pop(target.path, None)
+
+    def _credit_arrived(self, frame: fr.Credit, now: float) -> None:
+        target = self._outgoing.get(frame.target)
+        if target is None or frame.messages > target.messages or frame.size_bytes > target.size_bytes:
+            raise RemoteProtocolError("CREDIT for more than was sent")
+        target.messages -= frame.messages
+        target.size_bytes -= frame.size_bytes
+        if (target.messages == 0) != (target.size_bytes == 0):
+            raise RemoteProtocolError("CREDIT whose messages and bytes do not agree")
+        self._outstanding_bytes -= frame.size_bytes
+        self._targets_open -= target.messages == 0
+        target.said_blocked = False
+        if not target.in_line:
+            self._advance(target, now)
+        self._pump_all(now)
+
+    def _withdraw(self, event: Withdraw, now: float) -> None:
+        self._give_up(event.token, now)
+
+    def _give_up(self, token: int, now: float) -> _Asked | _Entry | None:
+        """Forget a submitted message in whatever state it is; say so to the peer if its ask is out."""
+        self._deadlines.forget(token)
+        asked = self._asks.pop(token, None)
+        if asked is not None:
+            # In the lane of messages, so that it can overtake neither its ask nor be overtaken by the next one.
+            self._send(fr.Cancel(token), Lane.MESSAGE)
+            self._pump_all(now)
+            return asked
+        target, entry = self._waiting.pop(token, (None, None))
+        if target is None or entry is None:
+            return None
+        first = target.queue[0] is entry
+        target.queue.remove(entry)
+        if first and not target.in_line:
+            self._advance(target, now)
+        self._pump_all(now)
+        return entry
+
+    # ---- answers to our asks
+
+    def _reply_arrived(self, frame: fr.Reply, payloads: Buffers, now: float) -> None:
+        asked = self._asks.pop(frame.correlation, None)
+        if asked is None:
+            self._commands.append(Dropped("a reply to an ask that nobody waits for any more"))
+            return
+        self._deadlines.forget(frame.correlation)
+        self._commands.append(Resolved(frame.correlation, frame.value, payloads))
+        self._slot_freed(now)
+
+    def _fail_arrived(self, frame: fr.Fail, now: float) -> None:
+        if self._asks.pop(frame.correlation, None) is None:
+            self._commands.append(Dropped("a failure of an ask that nobody waits for any more"))
+            return
+        self._deadlines.forget(frame.correlation)
+        self._commands.append(Rejected(frame.correlation, from_frame(frame)))
+        self._slot_freed(now)
+
+    def _slot_freed(self, now: float) -> None:
+        if self._lines[_Obstacle.ASKS]:
+            self._pump_all(now)
+
+    # ---- messages from the peer
+
+    def _message_arrived(self, frame: fr.Tell | fr.Ask, payloads: Buffers, size_bytes: int, now: float) -> None:
+        target = self._admitted(frame, size_bytes)
+        deadline = None
+        if isinstance(frame, fr.Ask):
+            self._serve(frame.correlation)
+            deadline = None if frame.left_ms is None else now + frame.left_ms / 1000
+        target.queue.append((frame, payloads, size_bytes, deadline))
+        self._offer(target)
+
+    def _admitted(self, frame: fr.Tell | fr.Ask, size_bytes: int) -> _Incoming:
+        """Account for a message, or find that the peer exceeds what it was allowed."""
+        mine = self._mine
+        target = self._incoming.get(frame.target)
+        if target is None:
+            if len(self._incoming) >= mine.targets_max:
+                raise RemoteProtocolError(f"messages to over {mine.targets_max} targets at once")
+            target = self._incoming[frame.target] = _Incoming(frame.target)
+        else:
+            self._idle.pop(frame.target, None)
+            if target.messages >= mine.window_messages or target.size_bytes + size_bytes > mine.window_bytes:
+                raise RemoteProtocolError("more messages to one target than its window allows")
+        if self._incoming_bytes and self._incoming_bytes + size_bytes > mine.link_bytes:
+            raise RemoteProtocolError("more bytes than the link's window allows")
+        if frame.seq <= target.seq:
+            raise RemoteProtocolError("a message came twice or out of order")
+        target.seq = frame.seq
+        target.messages += 1
+        target.size_bytes += size_bytes
+        self._incoming_bytes += size_bytes
+        return target
+
+    def _serve(self, correlation: int) -> None:
+        if correlation in self._serving:
+            raise RemoteProtocolError("two open asks with one correlation")
+        if len(self._serving) >= self._mine.asks_max:
+            raise RemoteProtocolError(f"over {self._mine.asks_max} open asks")
+        self._serving.add(correlation)
+
+    def _holding(self) -> bool:
+        return self._unsent[Lane.URGENT] + self._unsent[Lane.ANSWER] > self._limits.answers_bytes
+
+    def _offer(self, target: _Incoming) -> None:
+        """Deliver the next message of a target, unless one is being delivered or the peer does not read."""
+        if target.busy or not target.queue:
+            return
+        target.busy = True
+        if self._holding():
+            self._held.append(target)
+            return
+        frame, payloads, target.offered_bytes, deadline = target.queue.popleft()
+        correlation = frame.correlation if isinstance(frame, fr.Ask) else None
+        if correlation is not None and correlation not in self._serving:
+            self._take(target)  # cancelled while it waited: never run
+            return
+        deliver = Deliver(target.path, frame.body, payloads, correlation, deadline, frame.sender, frame.trace)
+        self._commands.append(deliver)
+
+    def _taken(self, event: Taken, _now: float) -> None:
+        target = self._incoming.get(event.target)
+        if target is not None and target.busy and target.offered_bytes:
+            self._take(target)
+
+    def _take(self, target: _Incoming) -> None:
+        """Count the delivered message as credit to give back, and go on with the next one."""
+        target.busy = False
+        target.taken_messages += 1
+        target.taken_bytes += target.offered_bytes
+        self._ungranted_bytes += target.offered_bytes
+        target.offered_bytes = 0
+        mine = self._mine
+        if (
+            target.wanted
+            or target.taken_messages * 2 >= mine.window_messages
+            or target.taken_bytes * 2 >= mine.window_bytes
+        ):
+            self._grant(target)
+        if target.queue:
+            self._offer(target)
+        elif target.messages:
+            self._idle[target.path] = target
+            self._sweep_idle()
+
+    def _sweep_idle(self) -> None:
+        """Grant what is held back for idle targets, oldest first, before it keeps others out."""
+        mine = self._mine
+        while self._idle and (
+            self._ungranted_bytes * 4 > mine.link_bytes or len(self._incoming) * 2 > mine.targets_max
+        ):
+            self._grant(next(iter(self._idle.values())))
+
+    def _grant(self, target: _Incoming) -> None:
+        self._send(fr.Credit(target.path, target.taken_messages, target.taken_bytes), Lane.URGENT)
+        target.messages -= target.taken_messages
+        target.size_bytes -= target.taken_bytes
+        self._incoming_bytes -= target.taken_bytes
+        self._ungranted_bytes -= target.taken_bytes
+        target.taken_messages = target.taken_bytes = 0
+        target.wanted = False
+        self._idle.pop(target.path, None)
+        if not target.messages:
+            self._incoming.pop(target.path, None)
+
+    def _blocked_arrived(self, frame: fr.Blocked, _now: float) -> None:
+        target = self._incoming.get(frame.target)
+        if target is None:
+            return
+        if target.taken_messages:
+            self._grant(target)
+        else:
+            target.wanted = True
+
+    def _cancel_arrived(self, frame: fr.Cancel, _now: float) -> None:
+        self._serving.discard(frame.correlation)
+
+    # ---- our answers
+
+    def _answer(self, event: Answer, now: float) -> None:
+        if event.correlation not in self._serving:
+            self._commands.append(Dropped("an answer that came after its asker gave up"))
+            return
+        header = dumps(fr.Reply(event.correlation, event.value).plain())
+        size_bytes = fr.size_of_frame(header, event.payloads)
+        theirs = self._theirs
+        if size_bytes > theirs.frame_bytes_max or len(header) > theirs.header_bytes_max:
+            error = LocalProtocolError(
+                f"a reply of {size_bytes} bytes, {len(header)} of them header: the asker takes at most "
+                f"{theirs.frame_bytes_max}, {theirs.header_bytes_max} of them header",
+                hint="Answer in parts, and put big values into Payload fields.",
+            )
+            self._refuse(Refuse(event.correlation, error, event.tag), now)
+            return
+        self._serving.discard(event.correlation)
+        self._emit(header, event.payloads, size_bytes, Lane.ANSWER, event.tag)
+
+    def _refuse(self, event: Refuse, _now: float) -> None:
+        if event.correlation not in self._serving:
+            self._commands.append(Dropped("a failure that came after its asker gave up"))
+            return
+        self._serving.discard(event.correlation)
+        self._send(to_frame(event.correlation, event.error), Lane.URGENT, event.tag)
+
+    # ---- watches
+
+    def _start_watch(self, event: StartWatch, _now: float) -> None:
+        if self._phase is not _Phase.UP or len(self._watches) >= self._theirs.watches_max:
+            full = f"refused: over {self._theirs.watches_max} watches on the link to {self._peer}"
+            self._commands.append(Notify(event.token, full if self.up else f"link lost: {self._cause}"))
+            return
+        self._watches[event.token] = event.target
+        self._send(fr.Watch(event.token, event.target), Lane.URGENT)
+
+    def _stop_watch(self, event: StopWatch, _now: float) -> None:
+        if self._watches.pop(event.token, None) is not None:
+            self._send(fr.Unwatch(event.token), Lane.URGENT)
+
+    def _down_arrived(self, frame: fr.Down, _now: float) -> None:
+        if self._watches.pop(frame.watch_id, None) is not None:
+            self._commands.append(Notify(frame.watch_id, frame.reason))
+
+    def _watch_arrived(self, frame: fr.Watch, _now: float) -> None:
+        if frame.watch_id in self._watched:
+            raise RemoteProtocolError("two watches with one id")
+        if len(self._watched) >= self._mine.watches_max:
+            raise RemoteProtocolError(f"over {self._mine.watches_max} watches")
+        self._watched.add(frame.watch_id)
+        self._commands.append(Observe(frame.watch_id, frame.target))
+
+    def _unwatch_arrived(self, frame: fr.Unwatch, _now: float) -> None:
+        if frame.watch_id in self._watched:
+            self._watched.remove(frame.watch_id)
+            self._commands.append(Unobserve(frame.watch_id))
+
+    def _ended(self, event: Ended, _now: float) -> None:
+        if event.watch_id in self._watched:
+            self._watched.remove(event.watch_id)
+            self._send(fr.Down(event.watch_id, fr.clipped(event.reason)), Lane.URGENT)
+
+    # ---- the writer and the clock
+
+    def _written(self, event: Written, now: float) -> None:
+        unsent = self._unsent
+        unsent[Lane.URGENT] -= event.urgent
+        unsent[Lane.ANSWER] -= event.answers
+        unsent[Lane.MESSAGE] -= event.messages
+        if event.urgent:
+            self._ponged = False
+        if event.messages and self._lines[_Obstacle.OUTBOX]:
+            self._pump(_Obstacle.OUTBOX, now)
+        while self._held and not self._holding():
+            target = self._held.popleft()
+            target.busy = False
+            self._offer(target)
+
+    def _tick(self, _event: Tick, now: float) -> None:
+        for token in self._deadlines.passed(now):
+            self._expire(token, now)
+        if self._phase is not _Phase.UP:
+            return
+        pulse = self._heartbeat.tick(now)
+        if pulse is Pulse.SILENT:
+            self._send(fr.Ping(), Lane.URGENT)
+        elif pulse is Pulse.DEAD:
+            silence = f"nothing was heard for {self._limits.heartbeat_timeout_s:g} s"
+            self._end(fr.Reason.SILENT, silence, drain=False)
+
+    def _expire(self, token: int, now: float) -> None:
+        expired = self._give_up(token, now)
+        if expired is not None:
+            path = expired.target if isinstance(expired, _Asked) else expired.frame.target
+            waited = "no reply" if isinstance(expired, _Asked) else "no room in the mailbox"
+            error = DeadlineError(
+                f"{waited} from {path} on {self._peer} within {expired.timeout_s:g} s",
+                hint="Give the ask a longer timeout, or look at that actor with `prime status`.",
+            )
+            self._commands.append(Rejected(token, error))
+
+    # ---- the end
+
+    def _lost(self, event: Lost, _now: float) -> None:
+        self._lose(event.cause, None)
+
+    def _close(self, event: Close, _now: float) -> None:
+        self._end(event.reason, event.text, drain=event.reason is fr.Reason.SHUTDOWN)
+
+    def _end(self, reason: fr.Reason, text: str, *, drain: bool) -> None:
+        """Say BYE and end the link from this side."""
+        if self._phase is not _Phase.CLOSED:
+            self._send(fr.Bye(reason, fr.clipped(text)), Lane.ANSWER if drain else Lane.URGENT)
+            self._lose(text, reason, drain=drain)
+
+    def _lose(self, cause: str, reason: fr.Reason | None, *, drain: bool = False) -> None:
+        """Fail what is pending, end every watch once, forget everything."""
+        if self._phase is _Phase.CLOSED:
+            return
+        self._phase = _Phase.CLOSED
+        self._cause = cause
+        for token in (*self._waiting, *self._asks):
+            self._commands.append(Rejected(token, self._loss()))
+        for token in self._watches:
+            self._commands.append(Notify(token, f"link lost: {cause}"))
+        for watch_id in self._watched:
+            self._commands.append(Unobserve(watch_id))
+        self._forget_everything()
+        self._commands.append(Disconnect(cause, drain, reason))
+
+    def _forget_everything(self) -> None:
+        self._deadlines = _Deadlines()
+        for line in self._lines.values():
+            line.clear()
+        self._held.clear()
+        for table in (self._waiting, self._asks, self._watches, self._outgoing, self._incoming, self._idle):
+            table.clear()
+        self._serving.clear()
+        self._watched.clear()
+
+    def _loss(self) -> LinkLostError:
+        return LinkLostError(
+            f"the link to {self._peer} was lost: {self._cause}",
+            hint="Whether the message was handled is unknown; ask again if that does no harm.",
+        )
+
+    def _too_late(self, event: Event) -> None:
+        if isinstance(event, Submit):
+            self._commands.append(Rejected(event.token, self._loss()))
+        elif isinstance(event, StartWatch):
+            self._commands.append(Notify(event.token, f"link lost: {self._cause}"))
+        elif isinstance(event, Answer | Refuse):
+            self._commands.append(Dropped("an answer whose link is gone"))
+
+    # ---- frames out
+
+    def _send(self, frame: fr.Frame, lane: Lane, tag: int = 0) -> None:
+        header = dumps(frame.plain())
+        self._emit(header, (), fr.size_of_frame(header, ()), lane, tag)
+
+    def _emit(self, header: bytes, payloads: Buffers, size_bytes: int, lane: Lane, tag: int) -> None:
+        self._unsent[lane] += size_bytes
+        self._commands.append(Send(header, payloads, size_bytes, lane, tag))
+
+
+def _milliseconds(seconds: float) -> int | None:
+    """Round a time left to whole milliseconds, at least 1; `None` for no deadline."""
+    return None if seconds == math.inf else max(1, math.ceil(seconds * 1000))

@@ -1,0 +1,590 @@
+"""The network as the runtime sees it: one link to each peer, dialled on first use, over whatever transport was chosen.
+
+`Links` implements `prime.actor.contract.Network`. What a link may do is decided by the pure core in `link.py`; here is
+who is linked with whom: listening, dialling (one dial a peer at a time), the address book, and two dials that cross.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, TypeVar
+
+import attrs
+import trio
+
+from prime.actor.contract import Clock, Inbound, PeerId
+from prime.actor.facts import DeadLetter
+from prime.actor.slots import Slot
+from prime.errors import (
+    ActorUsageError,
+    ConfigError,
+    DeadlineError,
+    LinkLostError,
+    PrimeError,
+    RefusedError,
+    UnreachableError,
+    WorldError,
+)
+from prime.transport import frames as fr
+from prime.transport import link as core
+from prime.transport.carrier import Carrier, Receipt
+from prime.transport.contract import Channel, Endpoint, Transport
+from prime.transport.facts import LinkDown, LinkUp
+from prime.transport.identity import KeyPair
+from prime.transport.link import LinkLimits, Standing, Verdict, judge
+from prime.transport.multiaddr import parse_address
+from prime.wire import to_plain
+
+__all__ = ["LinkLimits", "Links"]
+
+_V = TypeVar("_V")
+
+TELLS_PER_TURN: Final = 64
+"""Tells between two checkpoints of a sender whose messages never have to wait."""
+CROSSING_S: Final = 2.0
+"""How long a dial refused as a duplicate waits for the link that won."""
+
+
+@attrs.define(eq=False)
+class _Dial:
+    """A dial in progress, shared by all who wait for it."""
+
+    peer: PeerId
+    done: trio.Event = attrs.field(factory=trio.Event)
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    error: PrimeError | None = None
+
+    def outcome(self) -> None:
+        """Raise why it failed; a new exception for each of those who waited."""
+        if self.error is not None:
+            raise type(self.error)(str(self.error), hint=self.error.hint) from self.error
+
+
+class _SystemClock:
+    """Trio's own clock."""
+
+    @staticmethod
+    def current_time() -> float:
+        """Return monotonic seconds."""
+        return trio.current_time()
+
+
+class Links:
+    """The links of one node. `serve` must run for any of the others to work.
+
+    `emit` gets the facts (`LinkUp`, `LinkDown`, `DeadLetter`). `instance` names this run of the node to its peers; a
+    simulation passes its own.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        key: KeyPair,
+        *,
+        limits: LinkLimits | None = None,
+        emit: Callable[[Any], None] | None = None,
+        version: str = "",
+        features: Sequence[str] = (),
+        clock: Clock | None = None,
+        instance: int | None = None,
+    ) -> None:
+        self._transport = transport
+        self._key = key
+        self._limits = limits or LinkLimits()
+        self._emit = emit or (lambda _fact: None)
+        self._version = version
+        self._features = tuple(features)
+        self._clock = clock or _SystemClock()
+        self._instance = secrets.randbits(62) + 1 if instance is None else instance
+        self._peer = key.peer
+        self._links_made = 0
+        self._endpoint: Endpoint | None = None
+        self._nursery: trio.Nursery | None = None
+        self._inbound: Inbound | None = None
+        self._closing = trio.Event()
+        self._up: dict[PeerId, Carrier] = {}
+        self._dials: dict[PeerId, _Dial] = {}
+        self._held: dict[PeerId, Carrier] = {}
+        self._carriers: set[Carrier] = set()
+        self._greetings = 0
+        self._book: dict[PeerId, tuple[str, ...]] = {}
+        self._previous: dict[PeerId, int] = {}
+        self._tells = 0
+        self._sent_bytes: dict[int, int] = {}
+        self._received_bytes: dict[int, int] = {}
+        self.dead_letters = 0
+
+    # ---- what others may read
+
+    @property
+    def peer(self) -> PeerId:
+        """This node's own id."""
+        return self._peer
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where this node listens; empty before `serve` has started."""
+        return () if self._endpoint is None else self._endpoint.addresses
+
+    @property
+    def peers(self) -> tuple[PeerId, ...]:
+        """Return the peers whose link is up."""
+        return tuple(self._up)
+
+    @property
+    def sent_bytes(self) -> Mapping[int, int]:
+        """Whole frames handed to streams, in bytes by message tag; answers count as their ask, 0 is link traffic."""
+        return MappingProxyType(self._sent_bytes)
+
+    @property
+    def received_bytes(self) -> Mapping[int, int]:
+        """As `sent_bytes`, for frames received; tags unknown here count as 0."""
+        return MappingProxyType(self._received_bytes)
+
+    # ---- the life of the network
+
+    async def serve(self, inbound: Inbound, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """See `Network.serve`. Cancelled, it says BYE on every link, within `farewell_s`, and returns."""
+        if self._endpoint is not None:
+            raise ActorUsageError("this network already serves", hint="Call `serve` once; make another `Links`.")
+        async with self._transport.open(self._key) as endpoint, trio.open_nursery() as nursery:
+            self._endpoint, self._inbound, self._closing = endpoint, inbound, trio.Event()
+            farewell = trio.CancelScope(shield=True)
+            await nursery.start(self._host_links, farewell)
+            try:
+                task_status.started()
+                await self._accept(endpoint)
+            finally:
+                self._endpoint = None
+                self._say_goodbye()
+                farewell.deadline = trio.current_time() + self._limits.farewell_s
+
+    async def _host_links(
+        self, farewell: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Own every task of every link; outlive the cancel of `serve` until the goodbyes are said."""
+        with farewell:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                task_status.started()
+                await self._closing.wait()
+                self._nursery = None
+                await self._drained()
+                nursery.cancel_scope.cancel()
+
+    async def _drained(self) -> None:
+        for carrier in tuple(self._carriers):
+            await carrier.ended.wait()
+
+    def _say_goodbye(self) -> None:
+        self._closing.set()
+        for dial in tuple(self._dials.values()):
+            dial.scope.cancel()
+        for carrier in tuple(self._carriers):
+            carrier.close(fr.Reason.SHUTDOWN, "the node shut down")
+
+    async def _accept(self, endpoint: Endpoint) -> None:
+        while True:
+            channel = await endpoint.accept()
+            if self._greetings >= self._limits.greetings_max or self._nursery is None:
+                with trio.move_on_after(self._limits.farewell_s):
+                    await channel.aclose()
+            else:
+                self._host(channel, dialled=False)
+
+    def _host(self, channel: Channel, *, dialled: bool, address: str = "") -> Carrier:
+        """Make a link of a stream and start its tasks."""
+        nursery, inbound = self._serving()
+        hello = self._hello(channel.peer)
+        link = core.Link(channel.peer, hello, self._limits, self._clock.current_time(), dialled=dialled)
+        carrier = Carrier(channel, link, self, inbound, self._clock, self._limits, dialled=dialled, address=address)
+        self._carriers.add(carrier)
+        nursery.start_soon(self._run, carrier)
+        if dialled:
+            carrier.feed(core.Start())
+        return carrier
+
+    def _serving(self) -> tuple[trio.Nursery, Inbound]:
+        if self._nursery is None or self._inbound is None:
+            raise ActorUsageError(
+                "this network is not serving: it has not started, or it has shut down",
+                hint="Run `await nursery.start(links.serve, inbound)` first.",
+            )
+        return self._nursery, self._inbound
+
+    def _hello(self, peer: PeerId) -> fr.Hello:
+        self._links_made += 1
+        return fr.Hello(
+            fr.PROTOCOL_VERSION,
+            self._version[:64],
+            self._features[: fr.FEATURES_MAX],
+            self._limits.allowance,
+            self.addresses[: fr.ADDRESSES_MAX],
+            self._instance,
+            (self._instance + self._links_made) % fr.ID_MAX + 1,
+            self._previous.get(peer, 0),
+        )
+
+    async def _run(self, carrier: Carrier) -> None:
+        self._greetings += 1
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._limit_greeting, carrier)
+                await carrier.run()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._carriers.discard(carrier)
+
+    async def _limit_greeting(self, carrier: Carrier) -> None:
+        try:
+            with trio.move_on_after(self._limits.greeting_s):
+                await carrier.settled.wait()
+            if carrier.hello is not None:  # it waits for the outcome of our own dial
+                with trio.move_on_after(self._limits.dial_s):
+                    await carrier.settled.wait()
+        finally:
+            self._greetings -= 1
+        if not carrier.settled.is_set():
+            carrier.close(fr.Reason.PROTOCOL, f"no HELLO within {self._limits.greeting_s:g} s")
+
+    # ---- what carriers tell
+
+    def greeted(self, carrier: Carrier, hello: fr.Hello) -> None:
+        """See `Owner.greeted`: a link that we dialled goes up by itself, the peer's waits for the verdict."""
+        if not carrier.dialled:
+            self._settle(carrier, hello)
+        elif hello.link_id != carrier.link.link_id:
+            carrier.close(fr.Reason.PROTOCOL, "HELLO names another link")
+
+    def _settle(self, carrier: Carrier, hello: fr.Hello) -> None:
+        peer = carrier.peer
+        standing = self._up.get(peer)
+        verdict = judge(self._peer, peer, hello, _standing(standing), dialling=peer in self._dials)
+        if verdict is Verdict.DUPLICATE or peer == self._peer:
+            carrier.close(fr.Reason.DUPLICATE, "there is a link already")
+        elif verdict is Verdict.HOLD:
+            self._hold(carrier)
+        elif standing is None and len(self._up) >= self._limits.links_max:
+            carrier.close(fr.Reason.OVERLOAD, f"this node has {len(self._up)} links, the most it keeps")
+        else:
+            if standing is not None:
+                standing.close(fr.Reason.REPLACED, "the peer opened a newer link")
+            carrier.feed(core.Admit())
+
+    def _hold(self, carrier: Carrier) -> None:
+        earlier = self._held.pop(carrier.peer, None)
+        self._held[carrier.peer] = carrier
+        if earlier is not None:
+            earlier.close(fr.Reason.DUPLICATE, "the peer dialled again")
+
+    def came_up(self, carrier: Carrier) -> None:
+        """See `Owner.came_up`."""
+        peer = carrier.peer
+        if peer in self._up:  # the peer's own dial was admitted while ours was under way
+            carrier.close(fr.Reason.DUPLICATE, "there is a link already")
+            return
+        self._up[peer] = carrier
+        _remember(self._previous, peer, carrier.link.link_id, self._limits.peers_max)
+        if carrier.hello is not None:
+            self._learn_from_peer(peer, carrier.hello.addresses, carrier.address)
+        self._emit(LinkUp(peer, carrier.address, self._transport.name))
+        dial = self._dials.get(peer)
+        if dial is not None:
+            dial.done.set()
+            if not carrier.dialled:
+                dial.scope.cancel()
+
+    def went_down(self, carrier: Carrier, cause: str) -> None:
+        """See `Owner.went_down`."""
+        peer = carrier.peer
+        if self._held.get(peer) is carrier:
+            del self._held[peer]
+        if self._up.get(peer) is carrier:
+            del self._up[peer]
+            self._emit(LinkDown(peer, cause))
+
+    def count(self, *, sent: bool, tag: int, size_bytes: int) -> None:
+        """See `Owner.count`."""
+        table = self._sent_bytes if sent else self._received_bytes
+        table[tag] = table.get(tag, 0) + size_bytes
+
+    def drop(self, fact: DeadLetter) -> None:
+        """See `Owner.drop`."""
+        self.dead_letters += 1
+        self._emit(fact)
+
+    # ---- the address book
+
+    def learn(self, peer: PeerId, addresses: Sequence[str]) -> None:
+        """See `Network.learn`."""
+        if addresses and peer != self._peer:
+            _remember(self._book, peer, tuple(dict.fromkeys(addresses))[: fr.ADDRESSES_MAX], self._limits.peers_max)
+
+    def known_addresses(self, peer: PeerId) -> tuple[str, ...]:
+        """Return where a peer may be dialled, best first; empty if nothing is known."""
+        return self._book.get(peer, ())
+
+    def _learn_from_peer(self, peer: PeerId, addresses: Iterable[str], dialled: str) -> None:
+        """Believe a proved peer about itself and nobody else; the address that worked stays first."""
+        own = [address for address in addresses if _names(address, peer)]
+        if dialled:
+            own.insert(0, dialled)
+        self.learn(peer, own)
+
+    # ---- dialling
+
+    async def dial(self, address: str) -> PeerId:
+        """See `Network.dial`. A peer that is linked already is not dialled again if the address names it."""
+        wanted = parse_address(address).peer
+        if wanted is None:
+            return await self._dial_stranger(address)
+        if wanted != self._peer:
+            self.learn(wanted, (address, *self.known_addresses(wanted)))
+            await self._link_to(wanted)
+        return wanted
+
+    async def _dial_stranger(self, address: str) -> PeerId:
+        self._serving()
+        channel = await self._open_endpoint().dial(address, None)
+        peer = channel.peer
+        if peer == self._peer or peer in self._up or peer in self._dials:
+            await channel.aclose()
+        else:
+            self.learn(peer, (address, *self.known_addresses(peer)))
+            self._start_dial(peer, channel, address)
+        if peer != self._peer:
+            await self._link_to(peer)
+        return peer
+
+    def _open_endpoint(self) -> Endpoint:
+        if self._endpoint is None:
+            raise LinkLostError("this network has shut down")
+        return self._endpoint
+
+    async def _link_to(self, peer: PeerId) -> Carrier:
+        """Return the link with a peer, dialling if there is none. Raises `UnreachableError`, `RefusedError`."""
+        dial = self._dials.get(peer)
+        if peer not in self._up and dial is None:
+            dial = self._start_dial(peer)
+        if dial is not None:
+            await dial.done.wait()
+        if peer not in self._up and dial is not None:
+            dial.outcome()
+        return self._linked(peer)
+
+    def _linked(self, peer: PeerId) -> Carrier:
+        carrier = self._up.get(peer)
+        if carrier is None:
+            raise LinkLostError(f"the link to {peer} was lost as soon as it was up", hint="Try again.")
+        return carrier
+
+    def _start_dial(self, peer: PeerId, channel: Channel | None = None, address: str = "") -> _Dial:
+        nursery, _ = self._serving()
+        dial = self._dials[peer] = _Dial(peer)
+        nursery.start_soon(self._dial, dial, channel, address)
+        return dial
+
+    async def _dial(self, dial: _Dial, channel: Channel | None, address: str) -> None:
+        peer = dial.peer
+        dial.error = UnreachableError(
+            f"{peer} did not answer within {self._limits.dial_s:g} s at {_list(self.known_addresses(peer))}",
+            hint="Check that the node runs and that its address can be reached from here.",
+        )
+        try:
+            dial.scope.deadline = trio.current_time() + self._limits.dial_s
+            with dial.scope:
+                if channel is not None:
+                    await self._greet(dial, channel, address)
+                else:
+                    await self._try_addresses(dial)
+        except (WorldError, ConfigError) as error:
+            dial.error = error
+        finally:
+            del self._dials[peer]
+            dial.done.set()
+            self._settle_held(peer)
+
+    def _settle_held(self, peer: PeerId) -> None:
+        held = self._held.pop(peer, None)
+        if held is not None and held.hello is not None:
+            self._settle(held, held.hello)
+
+    async def _try_addresses(self, dial: _Dial) -> None:
+        addresses = self.known_addresses(dial.peer)
+        errors: list[PrimeError] = []
+        for address in addresses:
+            try:
+                await self._greet(dial, await self._open_endpoint().dial(address, dial.peer), address)
+            except (WorldError, ConfigError) as error:
+                errors.append(error)
+            else:
+                return
+        raise _unreachable(dial.peer, addresses, errors)
+
+    async def _greet(self, dial: _Dial, channel: Channel, address: str) -> None:
+        """Say HELLO on a stream we dialled and wait until the link is up, this one or one that crossed it."""
+        carrier = self._host(channel, dialled=True, address=address)
+        try:
+            await carrier.settled.wait()
+        finally:
+            if not carrier.settled.is_set():
+                carrier.close(fr.Reason.DUPLICATE, "the dial was given up")
+        if carrier.reason is fr.Reason.DUPLICATE and dial.peer not in self._up:
+            with trio.move_on_after(CROSSING_S):
+                await dial.done.wait()
+        if dial.peer not in self._up:
+            raise _refusal(dial.peer, address, carrier)
+
+    # ---- messages
+
+    async def tell(self, peer: PeerId, path: str, message: Any) -> None:
+        """See `Network.tell`."""
+        if peer == self._peer:
+            await self._serving()[1].deliver(path, message, slot=None, deadline=None, sender=peer)
+            return
+        payloads: list[memoryview] = []
+        body = to_plain(message, payloads)
+        carrier = self._up.get(peer) or await self._link_to(peer)
+        receipt = Receipt()
+        token = carrier.submit(path, body, payloads, receipt)
+        if not receipt.done:
+            try:
+                await receipt.wait()
+            finally:
+                carrier.withdraw(token)
+            return
+        receipt.raise_if_failed()
+        self._tells += 1
+        if self._tells % TELLS_PER_TURN:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    async def ask(self, peer: PeerId, path: str, message: Any, *, timeout_s: float) -> Any:
+        """See `Network.ask`."""
+        if peer == self._peer:
+            return await self._ask_self(path, message, timeout_s)
+        payloads: list[memoryview] = []
+        body = to_plain(message, payloads)
+        carrier = self._up.get(peer)
+        if carrier is None:
+            started = trio.current_time()
+            carrier = await self._link_in_time(peer, path, timeout_s)
+            timeout_s -= trio.current_time() - started
+        slot = Slot()
+        token = carrier.ask(path, body, payloads, slot, type(message), timeout_s)
+        try:
+            return await slot.wait()
+        finally:
+            carrier.withdraw(token)
+
+    async def _link_in_time(self, peer: PeerId, path: str, timeout_s: float) -> Carrier:
+        with trio.move_on_after(timeout_s):
+            return await self._link_to(peer)
+        raise DeadlineError(
+            f"no link to {peer} within {timeout_s:g} s to ask {path}",
+            hint="Check that the node runs, or give the ask a longer timeout.",
+        )
+
+    async def _ask_self(self, path: str, message: Any, timeout_s: float) -> Any:
+        _, inbound = self._serving()
+        slot = Slot()
+        deadline = None if timeout_s == math.inf else self._clock.current_time() + timeout_s
+        with trio.move_on_after(timeout_s):
+            await inbound.deliver(path, message, slot=slot, deadline=deadline, sender=self._peer)
+            return await slot.wait()
+        raise DeadlineError(f"no reply from {path} on this node within {timeout_s:g} s")
+
+    def watch(self, peer: PeerId, path: str, notify: Callable[[str], None]) -> Callable[[], None]:
+        """See `Network.watch`. A peer that cannot be reached counts as down."""
+        nursery, inbound = self._serving()
+        if peer == self._peer:
+            return inbound.watch_path(path, notify)
+        carrier = self._up.get(peer)
+        if carrier is not None:
+            return carrier.watch(path, notify)
+        watch = _FarWatch(notify)
+        nursery.start_soon(self._watch_when_linked, peer, path, watch)
+        return watch.stop
+
+    async def _watch_when_linked(self, peer: PeerId, path: str, watch: _FarWatch) -> None:
+        try:
+            carrier = await self._link_to(peer)
+        except PrimeError as error:
+            watch.fire(f"unreachable: {error}")
+        except trio.Cancelled:
+            watch.fire("link lost: this node shut down")
+            raise
+        else:
+            watch.start(carrier, path)
+
+
+class _FarWatch:
+    """A watch whose link is still being dialled."""
+
+    def __init__(self, notify: Callable[[str], None]) -> None:
+        self._notify: Callable[[str], None] | None = notify
+        self._unwatch: Callable[[], None] | None = None
+
+    def start(self, carrier: Carrier, path: str) -> None:
+        if self._notify is not None:
+            self._unwatch = carrier.watch(path, self.fire)
+
+    def fire(self, reason: str) -> None:
+        notify, self._notify = self._notify, None
+        if notify is not None:
+            notify(reason)
+
+    def stop(self) -> None:
+        self._notify = None
+        if self._unwatch is not None:
+            self._unwatch()
+
+
+def _standing(carrier: Carrier | None) -> Standing | None:
+    if carrier is None or carrier.hello is None:
+        return None
+    return Standing(carrier.dialled, carrier.link.link_id, carrier.hello.instance)
+
+
+def _remember(table: dict[PeerId, _V], key: PeerId, value: _V, entries_max: int) -> None:
+    """Put an entry last; the oldest goes when the table is full."""
+    table.pop(key, None)
+    table[key] = value
+    if len(table) > entries_max:
+        del table[next(iter(table))]
+
+
+def _names(address: str, peer: PeerId) -> bool:
+    """Tell whether a text is an address, and of no other peer."""
+    try:
+        return parse_address(address).peer in {None, peer}
+    except ConfigError:
+        return False
+
+
+def _list(addresses: Sequence[str]) -> str:
+    return ", ".join(addresses) or "any address"
+
+
+def _unreachable(peer: PeerId, addresses: Sequence[str], errors: Sequence[PrimeError]) -> PrimeError:
+    if not addresses:
+        return UnreachableError(
+            f"no address is known for {peer}",
+            hint="Dial one of its addresses first, or tell this node where it is (`learn`, `--join`).",
+        )
+    if len(errors) == 1:
+        return errors[0]
+    return UnreachableError(
+        f"{peer} answers at none of its {len(addresses)} addresses: " + "; ".join(str(error) for error in errors),
+        hint=errors[-1].hint,
+    )
+
+
+def _refusal(peer: PeerId, address: str, carrier: Carrier) -> PrimeError:
+    if carrier.reason in {None, fr.Reason.SHUTDOWN}:
+        return UnreachableError(f"{peer} at {address} gave no greeting: {carrier.cause}", hint="Try again later.")
+    return RefusedError(f"{peer} at {address} refused the link: {carrier.cause}", hint="Its log says more.")
