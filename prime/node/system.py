@@ -16,35 +16,44 @@ import trio
 from prime.actor.groups import one_error
 from prime.actor.system import System
 from prime.transport.contract import require_trio
+from prime.transport.identity import KeyPair
+from prime.transport.links import LinkLimits, Links
 
 if TYPE_CHECKING:
     from prime.transport.contract import Transport
-    from prime.transport.identity import KeyPair
 
 
 @contextlib.asynccontextmanager
 async def open_system(
-    *, transport: Transport | None = None, key: KeyPair | Path | str | None = None, seed: int | None = None
+    *,
+    transport: Transport | None = None,
+    key: KeyPair | Path | str | None = None,
+    limits: LinkLimits | None = None,
+    version: str = "",
+    seed: int | None = None,
 ) -> AsyncIterator[System]:
     """Open a system of actors, reachable from other machines if it has a transport.
 
     `transport` is one of `Memory`, `Unix`, `Tcp`, `Libp2p`. `key` is this node's identity: a `KeyPair`, the path of
     its key file (made, mode 0600, if it is not there), or nothing for a fresh identity that ends with the system.
-    `seed` fixes the runtime's randomness (the jitter of restarts). Leaving the block stops everything in order.
+    `limits` bounds each link, `version` is told to peers, `seed` fixes the runtime's randomness (the jitter of
+    restarts). Leaving the block stops everything in order.
 
     Raises `WrongBackendError` outside Trio, `ConfigError` (key file), `AddressInUseError`, `MissingExtraError`.
     """
     require_trio()
-    system = System(network=None if transport is None else _links(transport, key), random=_random(seed))
+    system = System(random=None if seed is None else Random(seed))  # noqa: S311 - jitter, no secret
+    if transport is not None:
+        system.network = Links(transport, _key(key), limits=limits, emit=system.emit, version=version)
     async with one_error(), trio.open_nursery() as nursery:
         await nursery.start(system.serve)
-        yield system
-        nursery.cancel_scope.cancel()
+        try:
+            yield system
+        finally:
+            nursery.cancel_scope.cancel()
 
 
-def _random(seed: int | None) -> Random | None:
-    return None if seed is None else Random(seed)  # noqa: S311 - jitter, no secret
-
-
-def _links(transport: Transport, key: KeyPair | Path | str | None) -> object:
-    raise NotImplementedError
+def _key(key: KeyPair | Path | str | None) -> KeyPair:
+    if key is None:
+        return KeyPair.generate()
+    return key if isinstance(key, KeyPair) else KeyPair.load_or_create(key)

@@ -1,0 +1,61 @@
+"""The control socket's side of a node: only the status actor is reachable through it, under the node's own name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from prime.actor.contract import PeerId
+from prime.errors import RefusedError
+from prime.observe.messages import STATUS_PATH
+
+if TYPE_CHECKING:
+    from prime.actor import System
+    from prime.actor.contract import ReplySlot
+
+
+class ControlInbound:
+    """An `Inbound` that lets the node's own user (proved by the socket's owner and mode) speak as the node itself."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+
+    def deliver_nowait(
+        self,
+        path: str,
+        message: Any,
+        *,
+        slot: ReplySlot | None,
+        deadline: float | None,
+        sender: PeerId,  # noqa: ARG002 - replaced: who may open the socket is this node's user
+    ) -> bool:
+        """See `contract.Inbound.deliver_nowait`. Raises `RefusedError` for any other path."""
+        _check(path)
+        own = PeerId(self._system.peer)
+        return self._system.deliver_nowait(path, message, slot=slot, deadline=deadline, sender=own)
+
+    async def deliver(
+        self,
+        path: str,
+        message: Any,
+        *,
+        slot: ReplySlot | None,
+        deadline: float | None,
+        sender: PeerId,  # noqa: ARG002 - as above
+    ) -> None:
+        """See `contract.Inbound.deliver`. Raises `RefusedError` for any other path."""
+        _check(path)
+        own = PeerId(self._system.peer)
+        await self._system.deliver(path, message, slot=slot, deadline=deadline, sender=own)
+
+    def watch_path(self, path: str, notify: Callable[[str], None]) -> Callable[[], None]:
+        """See `contract.Inbound.watch_path`."""
+        if path == STATUS_PATH:
+            return self._system.watch_path(path, notify)
+        notify("not reachable through the control socket")
+        return lambda: None
+
+
+def _check(path: str) -> None:
+    if path != STATUS_PATH:
+        raise RefusedError(f"{path} is not reachable through the control socket", hint=f"ask {STATUS_PATH}")

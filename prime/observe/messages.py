@@ -1,0 +1,117 @@
+"""The status protocol: one read-only question over the control socket, one answer. Tags 0x080-0x0ff."""
+
+from __future__ import annotations
+
+from prime.wire import Ask, message, record
+
+STATUS_PATH = "/node/status"
+"""Where every node answers `GetStatus`."""
+
+
+@record
+class ActorStatus:
+    """One actor: `mailbox` counts waiting messages, `age_s` is of the present incarnation."""
+
+    path: str
+    actor: str
+    state: str
+    age_s: float
+    restarts: int
+    mailbox: int
+    handled: int
+    last_failure: str
+
+
+@record
+class SupervisorStatus:
+    """One supervisor with its children in start order."""
+
+    path: str
+    strategy: str
+    state: str
+    children: tuple[ActorStatus, ...]
+
+
+@record
+class MemberStatus:
+    """A member of the present view as this node sees it."""
+
+    peer: str
+    alive: bool
+    weight: float
+
+
+@record
+class RoundStatus:
+    """One decided round. Losses are in nats a character; `held_out` is there where this node measured it."""
+
+    round: int
+    epoch: int
+    committed: bool
+    contributors: tuple[str, ...]
+    loss: float | None
+    held_out: float | None
+    at_s: float
+
+
+@record
+class RunStatus:
+    """The training run as this node sees it.
+
+    `wire_bytes` counts every byte of the round messages this node sent, headers and resends included;
+    `float32_bytes` the same exchanges at 4 bytes an element; `state_bytes` the state transfers it sent.
+    `state_hash` is that of the parameters after round `round`. `stalled` and `hint` are empty while all is well.
+    """
+
+    phase: str
+    round: int
+    rounds: int
+    epoch: int
+    step: int
+    round_step: int
+    inner_steps: int
+    tokens_per_s: float
+    members: tuple[MemberStatus, ...]
+    waiting_for: tuple[str, ...]
+    stalled: str
+    hint: str
+    state_hash: str
+    wire_bytes: int
+    float32_bytes: int
+    state_bytes: int
+    loss_first: float | None
+    loss_last: float | None
+    unigram: float | None
+    text_first: str
+    text_last: str
+    history: tuple[RoundStatus, ...]
+
+
+@record
+class NodeStatus:
+    """What `prime status` shows of one node."""
+
+    peer: str
+    name: str
+    version: str
+    process: int
+    transport: str
+    addresses: tuple[str, ...]
+    links: tuple[str, ...]
+    uptime_s: float
+    memory_bytes: int
+    dead_letters: int
+    supervisors: tuple[SupervisorStatus, ...]
+    run: RunStatus | None
+
+
+@message(tag=0x080)
+class GetStatus(Ask[NodeStatus]):
+    """Ask a node what it is doing; `rounds_after` leaves the rounds up to that one out of the history."""
+
+    rounds_after: int = -1
+
+
+@message(tag=0x081)
+class StopNode(Ask[None]):
+    """Ask a node to stop in order: drain the round in hand, then end. Control socket only."""
