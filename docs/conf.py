@@ -1,0 +1,36 @@
+"""How the pages are built. The reference of the configuration is written from its schema first, so it cannot differ."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE))
+
+import reference_pages  # noqa: E402 - the paths above come first
+
+import prime  # noqa: E402 - the same
+
+reference_pages.write(HERE / "reference")
+
+project = "Prime"
+author = "The Prime maintainers"
+project_copyright = author
+release = version = prime.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.doctest"]
+exclude_patterns = ["_build", "reference/configuration_keys.md", "reference/error_classes.md"]  # the two are included
+nitpicky = True
+# Names of other projects, and type variables: nothing here to link to.
+nitpick_ignore_regex = [("py:.*", r"(?!prime\.).*")]
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+autodoc_typehints = "description"
+autodoc_member_order = "bysource"
+
+html_theme = "furo"
+html_title = "Prime"
