@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator
 
 @contextlib.asynccontextmanager
 async def one_error() -> AsyncIterator[None]:
-    """Raise the error of a group of exactly one itself; a group of several stays whole."""
+    """Raise the error of a group of exactly one itself, however deep; a group of several stays whole."""
     try:
         yield
     except BaseExceptionGroup as group:
-        if len(group.exceptions) > 1:
-            raise
-        raise group.exceptions[0] from group.exceptions[0].__cause__
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        raise error from error.__cause__

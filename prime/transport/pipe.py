@@ -45,8 +45,8 @@ class Pipe:
                     self._append(piece)
                     begun = True
             except trio.Cancelled:
-                self._torn = self._torn or begun
-                self._changed.unpark_all()
+                if begun:
+                    self.tear()
                 raise
             self._check_writable()
 
@@ -58,6 +58,27 @@ class Pipe:
                 self._check_readable()
                 await self._changed.park()
             return self._take(max_bytes)
+
+    def get_nowait(self, max_bytes: int) -> bytes:
+        """Return up to `max_bytes` bytes that are there now; none if there are none, or the stream has ended."""
+        return b"" if self._torn or not self._pieces else self._take(max_bytes)
+
+    def tear(self) -> None:
+        """Break the stream: a part of it is missing, so what is left has no meaning."""
+        self._torn = True
+        self._pieces.clear()
+        self._size = 0
+        self._changed.unpark_all()
+
+    @property
+    def broken(self) -> bool:
+        """Whether the stream was torn, or nobody will get any more."""
+        return self._torn or self._abandoned
+
+    @property
+    def ended(self) -> bool:
+        """Whether the writer has ended the stream as it should."""
+        return self._ended
 
     def end(self, *, closed: bool = False) -> None:
         """Say that nothing more will be put; `closed` when the writer has closed its whole channel."""

@@ -17,6 +17,7 @@ import attrs
 import trio
 
 from prime.actor.contract import PeerId
+from prime.actor.groups import one_error
 from prime.errors import AddressInUseError, ConfigError, RemoteProtocolError, UnreachableError, WrongPeerError
 from prime.transport.contract import BACKLOG_MAX, CLOSE_TIMEOUT_S, DIAL_TIMEOUT_S, Buffer, Channel, require_trio
 from prime.transport.identity import KeyPair
@@ -126,9 +127,9 @@ class Tcp:
             credentials = stack.enter_context(open_credentials(key))
             listener = await open_listener(place, self.address)
             stack.callback(listener.close)
-            endpoint = TcpEndpoint(self, key.peer, credentials, places_of(listener, place))
+            endpoint = TcpEndpoint(self, key.peer, credentials, places_of(place, *listener.getsockname()[:2]))
             stack.callback(endpoint.close_nowait)
-            async with trio.open_nursery() as nursery:
+            async with one_error(), trio.open_nursery() as nursery:
                 nursery.start_soon(endpoint.reception.serve, listener)
                 try:
                     yield endpoint
@@ -177,7 +178,7 @@ class TcpEndpoint:
             channel.close_nowait()
 
     async def _connect(self, wanted: Address, place: TcpPlace) -> TcpChannel:
-        socket = await _dial_socket(place)
+        socket = await dial_socket(place)
         try:
             session = await self._shake_hands(Wire(socket), server_side=False, expected=wanted)
         except BaseException:
@@ -230,7 +231,8 @@ def _not_prime(expected: Address | None, why: str) -> UnreachableError:
     return UnreachableError(f"{where} does not speak Prime's TCP transport: {why}", hint="Check host and port.")
 
 
-async def _dial_socket(place: TcpPlace) -> trio.socket.SocketType:
+async def dial_socket(place: TcpPlace) -> trio.socket.SocketType:
+    """Connect to a place. Raises `UnreachableError`."""
     try:
         stream = await trio.open_tcp_stream(place.host, place.port)
     except OSError as error:
@@ -247,7 +249,7 @@ def _cause(error: OSError) -> str:
     while isinstance(inner, BaseExceptionGroup):
         inner = inner.exceptions[0]
     known = inner if isinstance(inner, OSError) else error
-    return (known.strerror or str(known)).lower()
+    return (os.strerror(known.errno) if (known.errno or 0) > 0 else str(known)).lower()
 
 
 def listen_place(address: str, peer: PeerId) -> TcpPlace:
@@ -263,14 +265,15 @@ async def open_listener(place: TcpPlace, address: str) -> trio.socket.SocketType
     try:
         listeners = await trio.open_tcp_listeners(place.port, host=place.host, backlog=_KERNEL_BACKLOG)
     except OSError as error:
-        raise _cannot_listen(error, address) from error
+        raise cannot_listen(error, address) from error
     first, *others = listeners
     for other in others:  # a name with several addresses: one endpoint has one
         await other.aclose()
     return first.socket
 
 
-def _cannot_listen(error: OSError, address: str) -> AddressInUseError | ConfigError:
+def cannot_listen(error: OSError, address: str) -> AddressInUseError | ConfigError:
+    """Return the error that says why nobody can listen at an address."""
     if error.errno == errno.EADDRINUSE:
         return AddressInUseError(
             f"Another program listens at {address} already.", hint="Stop it, or choose another port (0: any free one)."
@@ -281,9 +284,8 @@ def _cannot_listen(error: OSError, address: str) -> AddressInUseError | ConfigEr
     )
 
 
-def places_of(listener: trio.socket.SocketType, place: TcpPlace) -> tuple[TcpPlace, ...]:
-    """Return where others reach a listener: its bound address, or for an unspecified one those this machine has."""
-    host, port = listener.getsockname()[:2]
+def places_of(place: TcpPlace, host: str, port: int) -> tuple[TcpPlace, ...]:
+    """Return where others reach what is bound to `host` and `port`; for an unspecified host, what this machine has."""
     if host not in {"0.0.0.0", "::"}:  # noqa: S104 (recognised, not bound)
         return (attrs.evolve(place, port=port),)
     kind = "ip6" if ":" in host else "ip4"

@@ -26,6 +26,7 @@ import attrs
 import trio
 
 from prime.actor.contract import PeerId
+from prime.actor.groups import one_error
 from prime.errors import AddressInUseError, ConfigError, UnreachableError, WrongPeerError
 from prime.transport.contract import BACKLOG_MAX, DIAL_TIMEOUT_S, Buffer, Channel, require_trio
 from prime.transport.identity import KeyPair, peer_from_public_key, verify
@@ -116,7 +117,7 @@ class Unix:
             listener = stack.enter_context(_listening(path))
             endpoint = UnixEndpoint(self, key, UnixPlace(str(path)))
             stack.callback(endpoint.close_nowait)
-            async with trio.open_nursery() as nursery:
+            async with one_error(), trio.open_nursery() as nursery:
                 nursery.start_soon(endpoint.reception.serve, listener)
                 try:
                     yield endpoint
