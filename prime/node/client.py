@@ -1,0 +1,60 @@
+"""The other end of the control socket: how a command asks a running node on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+from prime.actor import Ref
+from prime.errors import NotFoundError, UnreachableError
+from prime.node.system import open_system
+from prime.observe.messages import STATUS_PATH, GetStatus, NodeStatus, StopNode
+from prime.observe.status import StatusActor
+from prime.transport.unix import Unix
+
+ASK_TIMEOUT_S = 5.0
+
+Connect = Callable[[Path], Awaitable[Ref[GetStatus | StopNode]]]
+
+
+@contextlib.asynccontextmanager
+async def open_client() -> AsyncIterator[Connect]:
+    """Yield a function that connects to a node's control socket and returns a ref to its status actor.
+
+    The function raises `NotFoundError` if no node is there, and what `Network.dial` raises.
+    """
+    with tempfile.TemporaryDirectory(prefix="prime-") as folder:
+        async with open_system(transport=Unix(Path(folder) / "c.sock")) as system:
+
+            async def connect(socket: Path) -> Ref[GetStatus | StopNode]:
+                if system.network is None or not socket.exists():
+                    raise no_node(socket)
+                try:
+                    peer = await system.network.dial(f"/unix/{socket}")
+                except UnreachableError as error:
+                    raise no_node(socket) from error
+                return system.ref(peer, STATUS_PATH, StatusActor)
+
+            yield connect
+
+
+async def ask_status(socket: Path, *, rounds_after: int = -1) -> NodeStatus:
+    """Ask the node behind a control socket once."""
+    async with open_client() as connect:
+        return await (await connect(socket)).ask(GetStatus(rounds_after), timeout=ASK_TIMEOUT_S)
+
+
+async def ask_stop(socket: Path) -> None:
+    """Ask the node behind a control socket to stop in order."""
+    async with open_client() as connect:
+        await (await connect(socket)).ask(StopNode(), timeout=ASK_TIMEOUT_S)
+
+
+def no_node(socket: Path) -> NotFoundError:
+    """Say that no node answers at a control socket."""
+    return NotFoundError(
+        f"no node runs here: nothing answers at {socket}",
+        hint="start one with `prime node start`, or name its configuration with --config",
+    )

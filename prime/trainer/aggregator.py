@@ -1,0 +1,541 @@
+"""The aggregator: the actor that carries out what the round's core decides, and holds the bytes.
+
+On every node at `/train/aggregator`. It encodes what the trainer contributes, streams chunks to the owners of the
+parts, stores what it owns, reduces, votes after an fsync, and tells the trainer the outcome. The core's ordering law
+(`commands.py`) is kept because the commands of a step are carried out one after the other inside one handler.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import numpy as np
+import trio
+
+from prime.actor import Actor, Down, Ref, on
+from prime.actor.contract import Journal
+from prime.errors import DecodeError, LocalProtocolError
+from prime.trainer import commands as cmd
+from prime.trainer import messages as msg
+from prime.trainer import plans
+from prime.trainer.carry import Ledger
+from prime.trainer.codec import Int8Codec
+from prime.trainer.dispatch import Job, Outlet
+from prime.trainer.records import read_record, write_record
+from prime.trainer.parts import CHUNK_BYTES, Assembly, cuts, digest, expected_bytes, offsets, part_elements
+from prime.trainer.plans import Vector
+from prime.trainer.round import RoundCore, Status
+from prime.trainer.timing import Timing
+from prime.trainer.view import Member, Share, View
+from prime.wire import message
+
+AGGREGATOR_PATH = "/train/aggregator"
+
+_INLINE_BYTES = 1 << 20
+"""Numeric work on less than this stays on the loop: a thread would cost more than it saves."""
+
+
+@message
+class _Wake:
+    """The core asked to be woken."""
+
+
+@message
+class _PartReduced:
+    round: int
+    part: int
+    seal: bytes
+    data: memoryview
+
+
+@attrs.frozen
+class SwarmPlan:
+    """How this node takes part in a run: as founder, or through contacts."""
+
+    run: str
+    member: Member
+    found: bool
+    contacts: tuple[str, ...]
+    nodes_min: int
+    timing: Timing
+
+
+@attrs.frozen
+class Facts:
+    """What an operator should read: `text` in words."""
+
+    text: str
+
+
+@attrs.define
+class RoundBytes:
+    """Everything one round needs, by part: own contribution, what others sent here, results by hash."""
+
+    view: View
+    own: dict[int, memoryview] = attrs.Factory(dict)
+    incoming: dict[tuple[int, str, bytes], Assembly] = attrs.Factory(dict)
+    held: dict[tuple[int, str], memoryview] = attrs.Factory(dict)
+    results: dict[tuple[int, bytes], memoryview] = attrs.Factory(dict)
+
+    @property
+    def parts(self) -> int:
+        """Return how many parts the vector is cut into: one for each member."""
+        return len(self.view.members)
+
+
+Heard = (
+    msg.Report
+    | msg.Prepare
+    | msg.Promise
+    | msg.Nack
+    | msg.Seal
+    | msg.Propose
+    | msg.Ready
+    | msg.Commit
+    | msg.Query
+    | msg.Stored
+    | msg.Fetch
+    | msg.Refuse
+    | msg.Join
+    | msg.Leave
+    | msg.Chunk
+    | msg.Announce
+    | msg.Missing
+    | plans.Begin
+    | plans.StateHeld
+    | plans.Contribute
+    | plans.LeaveSwarm
+    | plans.GetRound
+    | Down
+)
+
+
+class Aggregator(Actor[Heard]):
+    """One node's part in the rounds of one run. `report` takes each outcome for the trainer."""
+
+    def __init__(
+        self, plan: SwarmPlan, journal: Journal, report: Callable[[plans.Outcome], None], codec: Int8Codec | None = None
+    ) -> None:
+        self._plan = plan
+        self._journal = journal
+        self._report = report
+        self._codec = codec if codec is not None else Int8Codec()
+        self._core: RoundCore | None = None
+        self._elements = 0
+        self._rounds: dict[int, RoundBytes] = {}
+        self._recovered: dict[tuple[int, bytes], memoryview] = {}
+        self._ledger: Ledger[Vector] = Ledger()
+        self._outlets: dict[str, Outlet] = {}
+        self._watched: set[str] = set()
+        self._wake: Any = None
+        self._pending: plans.Contribute | None = None
+        self.float32_bytes = 0
+
+    # ------------------------------------------------------------------------------------------- from the trainer
+
+    @on(plans.Begin)
+    async def begin(self, m: plans.Begin) -> None:
+        """Found the run, join it, or go on as the member that this journal remembers."""
+        if self._core is not None:
+            return
+        self._elements = m.elements
+        self._core = self._made()
+        await self._carry_out(self._core.start(self.ctx.now()))
+        if self._core.seat is None and not self._plan.found:
+            await self._step(cmd.JoinRun(self._plan.contacts))
+
+    def _made(self) -> RoundCore:
+        plan, records = self._plan, []
+        for data in self._journal.records():
+            record, payloads = read_record(data)
+            records.append(record)
+            if isinstance(record, msg.Accepted):
+                parts = enumerate(record.value.parts)
+                self._recovered = {(part, hash_): payloads[part] for part, hash_ in parts}
+        if records:
+            return RoundCore.recover(plan.member, plan.run, plan.timing, records, nodes_min=plan.nodes_min)
+        if plan.found:
+            return RoundCore.found(plan.member, plan.run, plan.timing, nodes_min=plan.nodes_min)
+        return RoundCore.join(plan.member, plan.run, plan.timing)
+
+    @on(plans.StateHeld)
+    async def state_held(self, m: plans.StateHeld) -> None:
+        """Note which state contributions start from."""
+        await self._step(cmd.StateReady(m.round, m.state_hash))
+
+    @on(plans.Contribute)
+    async def contribute(self, m: plans.Contribute) -> None:
+        """Encode and freeze this node's contribution; a later one for the same round changes nothing."""
+        core = self._core
+        if core is None or m.round < core.round:
+            return
+        rnd = self._rounds.get(m.round)
+        if rnd is None:
+            self._pending = m
+            return
+        self._pending = None
+        base = core.own_base
+        if rnd.own or base is None or core.seat is None or core.seat.restarted:
+            return
+        frozen = self._ledger.freeze(m.round, m.delta, m.weight)
+        encode = functools.partial(self._encoded, frozen.y, rnd.parts)
+        encoded, hashes = await self._compute(encode, m.delta.nbytes)
+        rnd.own = dict(enumerate(encoded))
+        await self._step(cmd.Contributed(m.round, msg.Offer(frozen.weight, base[1], hashes)))
+
+    @on(plans.LeaveSwarm)
+    async def leave(self, _: plans.LeaveSwarm) -> None:
+        """Ask to be left out of the next view."""
+        await self._step(cmd.LeaveRun())
+
+    @on(plans.GetRound)
+    def get_round(self, _: plans.GetRound) -> Status:
+        """Answer how the round stands."""
+        if self._core is None:
+            return Status(self._plan.run, 0, 0, "starting", "", "", (), (), (), (), "")
+        return self._core.status()
+
+    # ------------------------------------------------------------------------------------------- from the members
+
+    @on(msg.Report)
+    @on(msg.Prepare)
+    @on(msg.Promise)
+    @on(msg.Nack)
+    @on(msg.Seal)
+    @on(msg.Propose)
+    @on(msg.Ready)
+    @on(msg.Commit)
+    @on(msg.Query)
+    @on(msg.Stored)
+    @on(msg.Fetch)
+    @on(msg.Refuse)
+    async def hear(self, m: Any) -> None:
+        """Give the core what another member says; a message in another's name is not heard."""
+        if m.sender != self.ctx.sender:
+            self.ctx.emit(Facts(f"{self.ctx.sender} sent a {type(m).__name__} in the name of {m.sender}: ignored"))
+            return
+        self._rewatch(m.sender)
+        await self._step(cmd.Received(m))
+
+    @on(msg.Join)
+    @on(msg.Leave)
+    async def hear_wish(self, m: msg.Join | msg.Leave) -> None:
+        """Give the core a wish to join or to leave, from the node it is about."""
+        if m.member.peer != self.ctx.sender:
+            return
+        self.ctx.system.learn(m.member.peer, m.member.addresses)
+        await self._step(cmd.Received(m))
+
+    @on(Down)
+    async def down(self, m: Down) -> None:
+        """A member's aggregator ended, or the link to it was lost."""
+        self._watched.discard(m.peer)
+        if m.peer in self._outlets:
+            self._outlets[m.peer].drop_bulk()
+        await self._step(cmd.PeerDown(m.peer))
+
+    # --------------------------------------------------------------------------------------------------- the bytes
+
+    @on(msg.Chunk)
+    async def chunk(self, m: msg.Chunk) -> None:
+        """Store one chunk of a contribution (from its contributor) or of a result (from anyone who has it)."""
+        rnd = self._round_of(m)
+        if rnd is None or (m.contributor and m.contributor != m.sender):
+            return
+        if self._has(rnd, m.part, m.contributor, m.hash):
+            await self._note_whole(m.round, rnd, m.part, m.contributor, m.hash)
+            return
+        key = (m.part, m.contributor, m.hash)
+        assembly = rnd.incoming.get(key)
+        if assembly is None:
+            if not self._may_start(rnd, key):
+                return
+            assembly = rnd.incoming[key] = Assembly(m.total_bytes, m.hash)
+        try:
+            whole = assembly.add(m.offset, m.data)
+        except DecodeError as error:
+            self.ctx.emit(Facts(f"{m.sender}: {error}"))
+            return
+        if not whole or not await self._compute(assembly.verified, assembly.total_bytes):
+            return
+        rnd.incoming.pop(key, None)
+        self._store(rnd, m.part, m.contributor, m.hash, memoryview(assembly.data))
+        await self._note_whole(m.round, rnd, m.part, m.contributor, m.hash)
+
+    @on(msg.Announce)
+    async def announce(self, m: msg.Announce) -> None:
+        """Answer which chunks of a part are still wanted."""
+        rnd = self._round_of(m)
+        if rnd is None or (m.contributor and m.contributor != m.sender):
+            return
+        if self._has(rnd, m.part, m.contributor, m.hash):
+            await self._note_whole(m.round, rnd, m.part, m.contributor, m.hash)
+            return
+        assembly = rnd.incoming.get((m.part, m.contributor, m.hash))
+        wanted = sorted(assembly.missing) if assembly is not None else list(offsets(m.total_bytes))
+        head = (m.run, m.epoch, m.round, self._plan.member.peer)
+        self._outlet(m.sender).send(msg.Missing(*head, m.part, m.contributor, m.hash, tuple(wanted)))
+
+    @on(msg.Missing)
+    def missing(self, m: msg.Missing) -> None:
+        """Send the chunks that the other side still wants."""
+        rnd = self._round_of(m)
+        if rnd is None:
+            return
+        data = rnd.own.get(m.part) if m.contributor else rnd.results.get((m.part, m.hash))
+        if data is not None:
+            self._stream(m.round, rnd, m.part, m.contributor, data, m.hash, m.sender, m.offsets)
+
+    def _round_of(self, m: msg.Chunk | msg.Announce | msg.Missing) -> RoundBytes | None:
+        """Return the round a message of bytes belongs to, if it is one of ours and the message fits it."""
+        rnd = self._rounds.get(m.round)
+        if rnd is None or m.run != self._plan.run or m.sender != self.ctx.sender or m.epoch != rnd.view.epoch:
+            return None
+        if rnd.view.find(m.sender) is None or not 0 <= m.part < rnd.parts:
+            return None
+        total = expected_bytes(self._elements, rnd.parts, m.part)
+        return rnd if isinstance(m, msg.Missing) or m.total_bytes == total else None
+
+    def _may_start(self, rnd: RoundBytes, key: tuple[int, str, bytes]) -> bool:
+        """Bound what one round can hold: each member may have one contribution and a few results on the way."""
+        part, contributor, _ = key
+        rivals = [k for k in rnd.incoming if k[:2] == (part, contributor)]
+        if len(rivals) >= (1 if contributor else 4):
+            rnd.incoming.pop(rivals[0])
+        return True
+
+    def _has(self, rnd: RoundBytes, part: int, contributor: str, hash_: bytes) -> bool:
+        if contributor:
+            return (part, contributor) in rnd.held
+        return (part, hash_) in rnd.results
+
+    def _store(self, rnd: RoundBytes, part: int, contributor: str, hash_: bytes, data: memoryview) -> None:
+        if contributor:
+            rnd.held[part, contributor] = data
+        else:
+            rnd.results[part, hash_] = data
+
+    async def _note_whole(self, round_: int, rnd: RoundBytes, part: int, contributor: str, hash_: bytes) -> None:
+        if contributor:
+            await self._step(cmd.PartHeld(round_, contributor, part, hash_))
+        else:
+            await self._step(cmd.ResultHeld(round_, part, hash_))
+
+    # ---------------------------------------------------------------------------------------------------- the core
+
+    @on(_Wake)
+    async def wake(self, _: _Wake) -> None:
+        """Time passed."""
+        self._wake = None
+        await self._step(cmd.Tick())
+
+    @on(_PartReduced)
+    async def part_reduced(self, m: _PartReduced) -> None:
+        """An own part is reduced: keep its bytes, tell the core."""
+        rnd = self._rounds.get(m.round)
+        if rnd is not None:
+            hash_ = digest(m.data)
+            rnd.results[m.part, hash_] = m.data
+            await self._step(cmd.Reduced(m.round, m.part, m.seal, hash_))
+
+    async def _step(self, event: cmd.Event) -> None:
+        if self._core is not None:
+            await self._carry_out(self._core.step(event, self.ctx.now()))
+
+    async def _carry_out(self, commands: list[cmd.Command]) -> None:
+        for command in commands:
+            await self._do(command)
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        now = self.ctx.now()
+        due = self._core.next_wakeup(now) if self._core is not None else None
+        if due is not None:
+            self._wake = self.ctx.after(max(due - now, 0.01), _Wake())
+
+    async def _do(self, command: cmd.Command) -> None:
+        match command:
+            case cmd.Persist(record):
+                await self._persist(record)
+            case cmd.Send(to, message_):
+                self._outlet(to).send(message_)
+            case cmd.Transfer(round_, part, to):
+                await self._transfer(round_, part, to)
+            case cmd.Reduce():
+                self.ctx.start_soon(self._reduce, command)
+            case cmd.SendResult(round_, part, hash_, to):
+                self._send_result(round_, part, hash_, to)
+            case cmd.EnterView(round_, view):
+                await self._enter(round_, view)
+            case cmd.Apply() | cmd.Keep() | cmd.CatchUp():
+                await self._settle(command)
+            case cmd.Outside(round_, reason, rejoining):
+                self._report(plans.LeftView(round_, reason, rejoining))
+            case cmd.Stalled(round_, reason, hint):
+                self._report(plans.RoundStalled(round_, reason, hint))
+            case cmd.Resumed(round_):
+                self._report(plans.RoundResumed(round_))
+            case cmd.Warn(text):
+                self.ctx.emit(Facts(text))
+
+    async def _persist(self, record: msg.Record) -> None:
+        payloads: list[memoryview] = []
+        if isinstance(record, msg.Accepted):
+            rnd = self._rounds[record.round]
+            payloads = [rnd.results[part, hash_] for part, hash_ in enumerate(record.value.parts)]
+        await self._journal.append(write_record(record, payloads))
+
+    async def _settle(self, command: cmd.Apply | cmd.Keep | cmd.CatchUp) -> None:
+        match command:
+            case cmd.Keep(value):
+                self._ledger.abort(value.round)
+                self._report(plans.RoundAborted(value))
+            case cmd.Apply(value, included):
+                rnd = self._rounds[value.round]
+                joined = functools.partial(self._aggregate, rnd, value.parts)
+                aggregate = await self._compute(joined, 4 * self._elements)
+                self._ledger.commit(value.round, included=included)
+                self._report(plans.RoundCommitted(value, aggregate, included))
+            case cmd.CatchUp(round_, view, value, included, reason):
+                self._settle_unseen(round_, known=value is not None, included=included)
+                self._report(plans.StateMissed(round_, view, reason))
+
+    def _settle_unseen(self, round_: int, *, known: bool, included: bool) -> None:
+        frozen = self._ledger.frozen
+        if frozen is None:
+            return
+        if known and frozen.round == round_:
+            self._ledger.commit(round_, included=included)
+        else:
+            self._ledger.lose(frozen.round)
+
+    async def _enter(self, round_: int, view: View) -> None:
+        rnd = RoundBytes(view)
+        rnd.results.update(self._recovered)
+        self._recovered = {}
+        self._rounds[round_] = rnd
+        for old in [r for r in self._rounds if r < round_ - 1]:
+            del self._rounds[old]
+        for member in view.members:
+            if member.peer != self._plan.member.peer:
+                self.ctx.system.learn(member.peer, member.addresses)
+                self._rewatch(member.peer)
+        self._report(plans.ViewEntered(round_, view))
+        if self._pending is not None and self._pending.round == round_:
+            self.ctx.self_ref.tell_nowait(self._pending)
+
+    # -------------------------------------------------------------------------------------------- numbers and bytes
+
+    def _encoded(self, y: Vector, parts: int) -> tuple[list[memoryview], tuple[bytes, ...]]:
+        encoded = [memoryview(self._codec.encode(y[cut])) for cut in cuts(y.size, parts)]
+        return encoded, tuple(digest(data) for data in encoded)
+
+    def _aggregate(self, rnd: RoundBytes, hashes: tuple[bytes, ...]) -> Vector:
+        whole = np.empty(self._elements, np.float32)
+        for part, (cut, hash_) in enumerate(zip(cuts(self._elements, rnd.parts), hashes, strict=True)):
+            self._codec.decode(rnd.results[part, hash_], cut.stop - cut.start, whole[cut])
+        return whole
+
+    def _reduced(self, inputs: list[memoryview], shares: tuple[Share, ...], elements: int) -> memoryview:
+        """Add the contributions in the order of C with float32, encode once: the same bytes wherever it is done."""
+        total = sum(share.weight for share in shares)
+        sum_ = np.zeros(elements, np.float32)
+        for data, share in zip(inputs, shares, strict=True):
+            self._codec.decode_add(data, sum_, share.weight / total)
+        return memoryview(self._codec.encode(sum_))
+
+    async def _reduce(self, command: cmd.Reduce) -> None:
+        rnd = self._rounds.get(command.round)
+        if rnd is None:
+            return
+        inputs = [rnd.held[command.part, share.peer] for share in command.shares]
+        elements = part_elements(self._elements, rnd.parts, command.part)
+        try:
+            work = functools.partial(self._reduced, inputs, command.shares, elements)
+            data = await self._compute(work, 4 * elements)
+        except (DecodeError, LocalProtocolError) as error:
+            self.ctx.emit(Facts(f"round {command.round}, part {command.part}: {error}"))
+            return
+        await self.ctx.self_ref.tell(_PartReduced(command.round, command.part, command.seal, data))
+
+    async def _compute(self, work: Callable[[], Any], size_bytes: int) -> Any:
+        """Run numeric work: short work here, long work in a thread (the engines release the GIL)."""
+        return work() if size_bytes < _INLINE_BYTES else await trio.to_thread.run_sync(work)
+
+    async def _transfer(self, round_: int, part: int, to: str) -> None:
+        rnd = self._rounds[round_]
+        data = rnd.own.get(part)
+        if data is None:
+            return
+        me = self._plan.member.peer
+        hash_ = digest(data)
+        if to == me:
+            rnd.held[part, me] = data
+            await self._step(cmd.PartHeld(round_, me, part, hash_))
+            return
+        self._offer(round_, rnd, part, me, data, hash_, to)
+
+    def _send_result(self, round_: int, part: int, hash_: bytes, to: str) -> None:
+        rnd = self._rounds.get(round_)
+        data = rnd.results.get((part, hash_)) if rnd is not None else None
+        if rnd is not None and data is not None:
+            self._offer(round_, rnd, part, "", data, hash_, to)
+
+    def _offer(
+        self, round_: int, rnd: RoundBytes, part: int, contributor: str, data: memoryview, hash_: bytes, to: str
+    ) -> None:
+        """Send all bytes the first time; afterwards announce them, so that only what is missing travels again."""
+        outlet = self._outlet(to)
+        if outlet.first_time((round_, part, contributor, hash_)):
+            self._stream(round_, rnd, part, contributor, data, hash_, to, tuple(offsets(len(data))))
+        else:
+            head = (self._plan.run, rnd.view.epoch, round_, self._plan.member.peer)
+            outlet.send(msg.Announce(*head, part, contributor, hash_, len(data)))
+
+    def _stream(
+        self,
+        round_: int,
+        rnd: RoundBytes,
+        part: int,
+        contributor: str,
+        data: memoryview,
+        hash_: bytes,
+        to: str,
+        wanted: tuple[int, ...],
+    ) -> None:
+        head = (self._plan.run, rnd.view.epoch, round_, self._plan.member.peer)
+        elements = part_elements(self._elements, rnd.parts, part)
+
+        async def send(ref: Ref[Any]) -> None:
+            for offset in wanted:
+                if round_ not in self._rounds or not 0 <= offset < max(len(data), 1):
+                    return
+                piece = data[offset : offset + CHUNK_BYTES]
+                await ref.tell(msg.Chunk(*head, part, contributor, hash_, offset, len(data), piece))
+                self.float32_bytes += 4 * elements * len(piece) // max(len(data), 1)
+
+        self._outlet(to).send_bulk(Job((round_, part, contributor, hash_), send))
+
+    # ------------------------------------------------------------------------------------------------------- peers
+
+    def _outlet(self, peer: str) -> Outlet:
+        outlet = self._outlets.get(peer)
+        if outlet is None:
+            outlet = Outlet(self.ctx.system.ref(peer, AGGREGATOR_PATH, Aggregator))
+            self._outlets[peer] = outlet
+            self.ctx.start_soon(outlet.run_letters)
+            self.ctx.start_soon(outlet.run_bulk)
+        return outlet
+
+    def _rewatch(self, peer: str) -> None:
+        """Watch a member of the present view, again after it was down and is heard once more."""
+        seat = self._core.seat if self._core is not None else None
+        if seat is not None and peer not in self._watched and seat.view.find(peer) is not None:
+            self._watched.add(peer)
+            self.ctx.watch(self.ctx.system.ref(peer, AGGREGATOR_PATH, Aggregator))

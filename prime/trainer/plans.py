@@ -1,0 +1,112 @@
+"""What the trainer and the aggregator of one node say to each other. Local: nothing here has a wire form.
+
+Control flows down as plans and comes up as facts: the trainer says what it holds and contributes, the aggregator says
+what was decided.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from prime.trainer.round import Status
+from prime.trainer.view import Value, View
+from prime.wire import Ask, message
+
+Vector = npt.NDArray[np.float32]
+
+
+@message
+class Begin:
+    """The worker can run the model of `elements` parameters: found, join or recover now."""
+
+    elements: int
+
+
+@message
+class StateHeld:
+    """This node holds the committed state after `round`, with that hash over parameters and momentum."""
+
+    round: int
+    state_hash: bytes
+
+
+@message
+class Contribute:
+    """This node's delta (float32[D], outer minus local parameters) for `round`, and its weight in tokens."""
+
+    round: int
+    delta: Vector
+    weight: float
+
+
+@message
+class LeaveSwarm:
+    """Ask to be left out of the next view; `LeftView` is the answer."""
+
+
+@message
+class GetRound(Ask[Status]):
+    """How does the round stand?"""
+
+
+@message
+class ViewEntered:
+    """`view` decides `round` from now on and this node is in it."""
+
+    round: int
+    view: View
+
+
+@message
+class RoundCommitted:
+    """`value` was decided; `aggregate` is the weighted mean delta over its contributors (float32[D])."""
+
+    value: Value
+    aggregate: Vector
+    included: bool
+
+
+@message
+class RoundAborted:
+    """`value` is an abort: the state stays and the delta goes on growing."""
+
+    value: Value
+
+
+@message
+class StateMissed:
+    """The state after `round` cannot be computed here: fetch it from a member of `view`."""
+
+    round: int
+    view: View
+    reason: str
+
+
+@message
+class LeftView:
+    """This node is in no view; `rejoining`: it asks to be let in."""
+
+    round: int
+    reason: str
+    rejoining: bool
+
+
+@message
+class RoundStalled:
+    """Nothing can be committed now; `hint` is the next step for a person."""
+
+    round: int
+    reason: str
+    hint: str
+
+
+@message
+class RoundResumed:
+    """What `RoundStalled` said is over."""
+
+    round: int
+
+
+Outcome = ViewEntered | RoundCommitted | RoundAborted | StateMissed | LeftView | RoundStalled | RoundResumed
+"""What the trainer hears."""

@@ -1,0 +1,38 @@
+"""Journal records as bytes: one frame each, so that the bytes of a value's parts lie beside their record (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import get_args
+
+from prime.errors import CorruptedError, DecodeError
+from prime.trainer import messages as msg
+from prime.wire import Limits, dumps, from_plain, loads, to_plain
+from prime.wire.frame import FrameParser, pack
+
+_LIMITS = Limits(payload_size_bytes_max=2**34, payloads_size_bytes_max=2**36)
+"""A journal is this node's own: its parts may be as large as the model."""
+
+
+def write_record(record: msg.Record, payloads: Sequence[memoryview]) -> bytes:
+    """Return the bytes of one record with the parts that belong to it."""
+    return b"".join(pack(dumps(to_plain(record, [])), payloads, _LIMITS))
+
+
+def read_record(data: bytes) -> tuple[msg.Record, list[memoryview]]:
+    """Return one record and its parts. Raises `CorruptedError`."""
+    parser = FrameParser(_LIMITS)
+    try:
+        parser.feed(data)
+        frame = parser.next()
+        if frame is None:
+            raise DecodeError("it ends too early")
+        record = from_plain(loads(frame.header, _LIMITS), [], _LIMITS)
+    except DecodeError as error:
+        raise CorruptedError(
+            f"a journal record cannot be read: {error}",
+            hint="move the node's journal away: it then joins the run as a new member",
+        ) from error
+    if not isinstance(record, get_args(msg.Record)):
+        raise CorruptedError(f"a journal holds a {type(record).__name__}", hint="move the node's journal away")
+    return record, list(frame.payloads)
