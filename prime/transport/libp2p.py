@@ -36,8 +36,9 @@ from prime.actor.contract import PeerId
 from prime.actor.groups import one_error
 from prime.errors import ConfigError, MissingExtraError, PrimeError, UnreachableError, WrongPeerError
 from prime.transport.contract import BACKLOG_MAX, CLOSE_TIMEOUT_S, DIAL_TIMEOUT_S, Buffer, Channel, require_trio
-from prime.transport.identity import KeyPair, parse_peer
+from prime.transport.identity import KeyPair
 from prime.transport.multiaddr import Address, TcpPlace, parse_address
+from prime.transport.peer import parse_peer
 from prime.transport.pipe import Pipe
 from prime.transport.tcp import cannot_listen, dial_socket, listen_place, places_of
 

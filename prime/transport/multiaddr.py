@@ -19,7 +19,7 @@ import attrs
 
 from prime.actor.contract import PeerId
 from prime.errors import ConfigError
-from prime.transport.identity import parse_peer
+from prime.transport.peer import parse_peer
 
 _HINT = "Write /ip4/HOST/tcp/PORT, /ip6/HOST/tcp/PORT, /dns4/NAME/tcp/PORT, /unix/PATH or /memory/NAME, then /p2p/ID."
 _LENGTH_MAX = 1024

@@ -249,7 +249,7 @@ def _cause(error: OSError) -> str:
     while isinstance(inner, BaseExceptionGroup):
         inner = inner.exceptions[0]
     known = inner if isinstance(inner, OSError) else error
-    return (os.strerror(known.errno) if (known.errno or 0) > 0 else str(known)).lower()
+    return (os.strerror(known.errno) if known.errno and known.errno > 0 else str(known)).lower()
 
 
 def listen_place(address: str, peer: PeerId) -> TcpPlace:

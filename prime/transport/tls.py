@@ -34,7 +34,8 @@ from cryptography.x509.oid import ObjectIdentifier
 from prime.actor.contract import PeerId
 from prime.errors import PrimeInternalError, RemoteProtocolError
 from prime.transport.contract import Buffer
-from prime.transport.identity import KeyPair, decode_public_key, encode_public_key, peer_from_public_key, verify
+from prime.transport.identity import KeyPair
+from prime.transport.peer import decode_public_key, encode_public_key, peer_from_public_key, verify
 
 EXTENSION_OID = ObjectIdentifier("1.3.6.1.4.1.53594.1.1")
 SIGNED_PREFIX = b"libp2p-tls-handshake:"

@@ -29,8 +29,9 @@ from prime.actor.contract import PeerId
 from prime.actor.groups import one_error
 from prime.errors import AddressInUseError, ConfigError, UnreachableError, WrongPeerError
 from prime.transport.contract import BACKLOG_MAX, DIAL_TIMEOUT_S, Buffer, Channel, require_trio
-from prime.transport.identity import KeyPair, peer_from_public_key, verify
+from prime.transport.identity import KeyPair
 from prime.transport.multiaddr import Address, UnixPlace, parse_address
+from prime.transport.peer import peer_from_public_key, verify
 from prime.transport.sockets import Reception, Wire
 
 MAGIC = b"/prime/unix/1\n"
