@@ -10,7 +10,7 @@ from prime.trainer import messages as msg
 from prime.wire import Limits, dumps, from_plain, loads, to_plain
 from prime.wire.frame import FrameParser, pack
 
-_LIMITS = Limits(payload_size_bytes_max=2**34, payloads_size_bytes_max=2**36)
+_LIMITS = Limits(payload_size_bytes_max=2**32 - 1, frame_size_bytes_max=2**40)
 """A journal is this node's own: its parts may be as large as the model."""
 
 

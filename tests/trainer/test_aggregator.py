@@ -1,0 +1,212 @@
+"""Aggregators of several nodes in one Trio run: real messages over real links, numbers checked against numpy."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+import trio
+
+from prime import Memory, open_system
+from prime.trainer import plans
+from prime.trainer.aggregator import AGGREGATOR_PATH, Aggregator, SwarmPlan
+from prime.trainer.timing import Timing
+from prime.trainer.view import Member
+from prime.transport.identity import KeyPair
+
+D = 70_000
+TIMING = Timing(resend_s=0.05, suspect_s=1.0, stagger_s=0.1, seal_s=2.0, reduce_s=1.0, deadline_s=3.0, transfer_s=0.3)
+
+
+class MemoryJournal:
+    """What a disk would hold; it outlives its node."""
+
+    def __init__(self) -> None:
+        self.data: list[bytes] = []
+
+    async def append(self, record: bytes | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        self.data.append(bytes(record))
+
+    def records(self) -> list[bytes]:
+        return list(self.data)
+
+
+@attrs.define
+class Node:
+    """One node with a stand-in for its trainer: `theta` moves by the mean delta, whatever the delta is."""
+
+    key: KeyPair
+    journal: MemoryJournal = attrs.Factory(MemoryJournal)
+    theta: Any = None
+    round: int = 0
+    heard: list[Any] = attrs.Factory(list)
+    news: trio.Event = attrs.Factory(trio.Event)
+    aggregator: Any = None
+    scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
+    address: str = ""
+
+    def report(self, outcome: Any) -> None:
+        self.heard.append(outcome)
+        self.news.set()
+
+    async def until(self, is_it: Callable[[Any], bool]) -> Any:
+        while True:
+            for outcome in self.heard:
+                if is_it(outcome):
+                    return outcome
+            self.news = trio.Event()
+            await self.news.wait()
+
+    async def hold(self) -> None:
+        await self.aggregator.tell(plans.StateHeld(self.round, hashlib.sha256(self.theta.tobytes()).digest()))
+
+    async def committed(self, round_: int) -> Any:
+        outcome = await self.until(
+            lambda o: isinstance(o, plans.RoundCommitted | plans.RoundAborted) and o.value.round == round_
+        )
+        if isinstance(outcome, plans.RoundCommitted) and self.round < round_:
+            self.theta = self.theta - outcome.aggregate
+        self.round = round_
+        await self.hold()
+        return outcome
+
+
+class Swarm:
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.hub = Memory()
+        self.nursery = nursery
+        self.nodes: list[Node] = []
+
+    async def add(self, *, nodes_min: int = 1, node: Node | None = None) -> Node:
+        found = not self.nodes
+        if node is None:
+            node = Node(KeyPair.from_seed(bytes([len(self.nodes)] * 32)))
+            self.nodes.append(node)
+        node.heard, node.scope = [], trio.CancelScope()
+        await self.nursery.start(self._run, node, found, nodes_min)
+        return node
+
+    async def _run(self, node: Node, found: bool, nodes_min: int, *, task_status: Any) -> None:
+        with node.scope:
+            async with open_system(transport=self.hub, key=node.key, seed=0) as system, system.supervisor("train") as sup:
+                contacts = []
+                if not found:
+                    for other in self.nodes:
+                        if other is not node and not other.scope.cancel_called:
+                            assert system.network is not None
+                            contacts.append(await system.network.dial(other.address))
+                incarnation = len(node.journal.data) and 7
+                member = Member(node.key.peer, system.addresses, 1.0, incarnation)
+                plan = SwarmPlan("run", member, found, tuple(contacts), nodes_min, TIMING)
+                node.address = system.addresses[0]
+                node.aggregator = await sup.spawn(
+                    lambda: Aggregator(plan, node.journal, node.report), "aggregator", shutdown=0.1
+                )
+                assert node.aggregator.path == AGGREGATOR_PATH
+                await node.aggregator.tell(plans.Begin(D))
+                task_status.started()
+                await trio.sleep_forever()
+
+
+@asynccontextmanager
+async def swarm_of(count: int) -> AsyncIterator[Swarm]:
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            swarm = Swarm(nursery)
+            for _ in range(count):
+                node = await swarm.add(nodes_min=count)
+                node.theta = np.zeros(D, np.float32)
+            for node in swarm.nodes:
+                await node.until(lambda o: isinstance(o, plans.ViewEntered) and o.round == 1)
+                await node.hold()
+            yield swarm
+            nursery.cancel_scope.cancel()
+
+
+def delta_of(index: int, round_: int) -> Any:
+    return np.random.default_rng([index, round_]).normal(size=D).astype(np.float32)
+
+
+def at_once(*calls: Callable[[], Awaitable[Any]]) -> Any:
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            for call in calls:
+                nursery.start_soon(call)
+
+    return run()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+async def test_rounds_commit_the_mean_everywhere_alike(count: int) -> None:
+    async with swarm_of(count) as swarm:
+        for round_ in (1, 2, 3):
+            deltas = [delta_of(i, round_) for i in range(count)]
+            for i, node in enumerate(swarm.nodes):
+                await node.aggregator.tell(plans.Contribute(round_, deltas[i], float(i + 1)))
+            outcomes = [await node.committed(round_) for node in swarm.nodes]
+            mean = sum((i + 1) * d for i, d in enumerate(deltas)) / sum(range(1, count + 1))
+            for outcome in outcomes:
+                assert outcome.included
+                assert np.array_equal(outcome.aggregate, outcomes[0].aggregate)
+            error = np.linalg.norm(outcomes[0].aggregate - mean) / np.linalg.norm(mean)
+            assert 0 < error < 0.02  # two quantisations to 8 bits
+        assert len({node.theta.tobytes() for node in swarm.nodes}) == 1
+
+
+async def test_a_dead_member_is_left_out_and_joins_again() -> None:
+    async with swarm_of(3) as swarm:
+        one, two, three = swarm.nodes
+        three.scope.cancel()
+        for round_ in (1, 2):
+            for i, node in enumerate((one, two)):
+                await node.aggregator.tell(plans.Contribute(round_, delta_of(i, round_), 1.0))
+            outcomes = [await node.committed(round_) for node in (one, two)]
+            assert all(len(o.value.shares) == 2 for o in outcomes)
+        assert len(outcomes[0].value.next_view.members) == 2
+        three.journal = MemoryJournal()
+        await swarm.add(node=three)
+        round_, members = 3, 2
+        while members < 3:
+            for i, node in enumerate((one, two)):
+                await node.aggregator.tell(plans.Contribute(round_, delta_of(i, round_), 1.0))
+            outcome = [await node.committed(round_) for node in (one, two)][0]
+            members, round_ = len(outcome.value.next_view.members), round_ + 1
+        missed = await three.until(lambda o: isinstance(o, plans.StateMissed))
+        assert missed.round == round_ - 1
+        three.theta, three.round = one.theta, missed.round
+        await three.hold()
+        for i, node in enumerate(swarm.nodes):
+            await node.aggregator.tell(plans.Contribute(round_, delta_of(i, round_), 1.0))
+        outcomes = [await node.committed(round_) for node in swarm.nodes]
+        assert all(len(o.value.shares) == 3 for o in outcomes)
+        assert len({node.theta.tobytes() for node in swarm.nodes}) == 1
+
+
+async def test_two_of_which_one_dies_commit_nothing_and_say_so() -> None:
+    async with swarm_of(2) as swarm:
+        one, two = swarm.nodes
+        two.scope.cancel()
+        await one.aggregator.tell(plans.Contribute(1, delta_of(0, 1), 1.0))
+        stalled = await one.until(lambda o: isinstance(o, plans.RoundStalled))
+        assert "1 of 2 members are reachable" in stalled.reason
+        assert "prime train recover --new-view" in stalled.hint
+        await trio.sleep(4)
+        assert not [o for o in one.heard if isinstance(o, plans.RoundCommitted | plans.RoundAborted) and o.value.round]
+        await swarm.add(node=two)  # with its journal: the same member is back
+        await one.until(lambda o: isinstance(o, plans.RoundResumed))
+        await one.committed(1)
+
+
+async def test_a_non_finite_delta_is_refused_with_its_place() -> None:
+    async with swarm_of(1) as swarm:
+        (node,) = swarm.nodes
+        bad = delta_of(0, 1)
+        bad[17] = np.nan
+        with pytest.raises(Exception, match="index 17"):
+            await node.aggregator.ask(plans.Contribute(1, bad, 1.0), timeout=5)
