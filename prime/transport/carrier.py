@@ -30,6 +30,8 @@ ALONE_BYTES: Final = 16 * 1024
 SLICE_BYTES: Final = 2**20
 """A big piece is sent in slices of this size, each with a write deadline of its own."""
 READ_BYTES: Final = 256 * 1024
+ALARM_AHEAD_S: Final = 1e-6
+"""The least a clock task sleeps: a rounding error between two clocks must not make it spin."""
 FRAMES_PER_TURN: Final = 64
 """Frames handled between two checkpoints of the reader, so that the actors get their turn."""
 
@@ -372,8 +374,10 @@ class Carrier:
             self.feed(core.Tick())
 
     def _alarm_at(self) -> float:
-        """Return the core's `due` on Trio's clock, which need not be this system's."""
-        return trio.current_time() + self.link.due - self._clock.current_time()
+        """Return the core's `due` on Trio's clock, which need not be this system's; never now, so that time goes on."""
+        own_now = self._clock.current_time()
+        trio_now = trio.current_time()
+        return max(self.link.due + (trio_now - own_now), trio_now + ALARM_AHEAD_S)
 
     def _hurry(self) -> None:
         """Let the clock task wake earlier if the core is due earlier than it thinks."""
