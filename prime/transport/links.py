@@ -130,6 +130,11 @@ class Links:
         return () if self._endpoint is None else self._endpoint.addresses
 
     @property
+    def transport_name(self) -> str:
+        """The name of the transport under these links."""
+        return self._transport.name
+
+    @property
     def peers(self) -> tuple[PeerId, ...]:
         """Return the peers whose link is up."""
         return tuple(self._up)
@@ -202,6 +207,7 @@ class Links:
         link = core.Link(channel.peer, hello, self._limits, self._clock.current_time(), dialled=dialled)
         carrier = Carrier(channel, link, self, inbound, self._clock, self._limits, dialled=dialled, address=address)
         self._carriers.add(carrier)
+        self._greetings += 1
         nursery.start_soon(self._run, carrier)
         if dialled:
             carrier.feed(core.Start())
@@ -229,7 +235,6 @@ class Links:
         )
 
     async def _run(self, carrier: Carrier) -> None:
-        self._greetings += 1
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._limit_greeting, carrier)
