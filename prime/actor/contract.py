@@ -121,3 +121,12 @@ class Journal(Protocol):
     def records(self) -> Sequence[bytes]:
         """Return every whole record, oldest first; a torn last record is left out."""
         ...
+
+    def replace(self, records: Sequence[bytes | memoryview]) -> Awaitable[None]:
+        """Put these records in the place of all, whole or not at all, even across a crash."""
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """Return how much it takes."""
+        ...

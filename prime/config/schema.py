@@ -164,10 +164,17 @@ class TransportConfig:
 class TrainConfig:
     """The training run that this node takes part in."""
 
+    run: str = _key("main", "The run to take part in; every node of it names the same.", check=_name_fault)
+    model: str = _key("", "`module:function` that builds the model; empty: the built-in character transformer.")
     rounds: int = _key(20, "Rounds until the run is done.", low=1, high=10_000_000)
     nodes_min: int = _key(3, "Nodes that must be there before the first round starts.", low=1, high=1_000)
     inner_steps: int = _key(100, "Local optimiser steps between two rounds (H).", unit="steps", low=1, high=1_000_000)
+    contributors_final_min: int = _key(
+        0, "The run ends only with a round to which this many members contributed.", low=0, high=1_000
+    )
     batch_size: int = _key(32, "Sequences in one local step.", low=1, high=65_536)
+    context: int = _key(128, "Characters that the model sees at once.", low=2, high=65_536)
+    warmup_steps: int = _key(20, "Steps over which the learning rate rises to its value.", low=0, high=1_000_000)
     learning_rate: float = _key(1e-3, "Learning rate of the inner optimiser, AdamW.", low=0, high=10)
     weight_decay: float = _key(0.1, "Weight decay of the inner optimiser.", low=0, high=10)
     clip_norm: float = _key(1.0, "Gradients are clipped to this norm; 0: not at all.", low=0, high=1e6)

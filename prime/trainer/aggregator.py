@@ -34,6 +34,9 @@ from prime.wire import message
 
 AGGREGATOR_PATH = "/train/aggregator"
 
+JOURNAL_BYTES_MAX = 64 << 20
+"""Beyond this the next decision replaces the journal: it says all that a restart needs."""
+
 _INLINE_BYTES = 1 << 20
 """Numeric work on less than this stays on the loop: a thread would cost more than it saves."""
 
@@ -130,6 +133,7 @@ class Aggregator(Actor[Heard]):
         self._ledger: Ledger[Vector] = Ledger()
         self._outlets: dict[str, Outlet] = {}
         self._watched: set[str] = set()
+        self._birth: dict[type, msg.Record] = {}
         self._wake: Any = None
         self._pending: plans.Contribute | None = None
         self.float32_bytes = 0
@@ -152,6 +156,8 @@ class Aggregator(Actor[Heard]):
         for data in self._journal.records():
             record, payloads = read_record(data)
             records.append(record)
+            if isinstance(record, msg.Born):
+                self._birth[msg.Born] = record
             if isinstance(record, msg.Accepted):
                 parts = enumerate(record.value.parts)
                 self._recovered = {(part, hash_): payloads[part] for part, hash_ in parts}
@@ -194,6 +200,10 @@ class Aggregator(Actor[Heard]):
     @on(plans.GetRound)
     def get_round(self, _: plans.GetRound) -> Status:
         """Answer how the round stands."""
+        return self.status()
+
+    def status(self) -> Status:
+        """Return how the round stands."""
         if self._core is None:
             return Status(self._plan.run, 0, 0, "starting", "", "", (), (), (), (), "")
         return self._core.status()
@@ -389,6 +399,11 @@ class Aggregator(Actor[Heard]):
         if isinstance(record, msg.Accepted):
             rnd = self._rounds[record.round]
             payloads = [rnd.results[part, hash_] for part, hash_ in enumerate(record.value.parts)]
+        if isinstance(record, msg.Decided) and self._journal.size_bytes > JOURNAL_BYTES_MAX:
+            await self._journal.replace([write_record(r, []) for r in (*self._birth.values(), record)])
+            return
+        if isinstance(record, msg.Born | msg.Booted):
+            self._birth[type(record)] = record
         await self._journal.append(write_record(record, payloads))
 
     async def _settle(self, command: cmd.Apply | cmd.Keep | cmd.CatchUp) -> None:

@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from prime import Memory, open_system
+from prime.store import MemoryJournal
 from prime.trainer import plans
 from prime.trainer.aggregator import AGGREGATOR_PATH, Aggregator, SwarmPlan
 from prime.trainer.timing import Timing
@@ -21,20 +22,6 @@ from prime.transport.identity import KeyPair
 
 D = 70_000
 TIMING = Timing(resend_s=0.05, suspect_s=1.0, stagger_s=0.1, seal_s=2.0, reduce_s=1.0, deadline_s=3.0, transfer_s=0.3)
-
-
-class MemoryJournal:
-    """What a disk would hold; it outlives its node."""
-
-    def __init__(self) -> None:
-        self.data: list[bytes] = []
-
-    async def append(self, record: bytes | memoryview) -> None:
-        await trio.lowlevel.checkpoint()
-        self.data.append(bytes(record))
-
-    def records(self) -> list[bytes]:
-        return list(self.data)
 
 
 @attrs.define
@@ -101,7 +88,7 @@ class Swarm:
                         if other is not node and not other.scope.cancel_called:
                             assert system.network is not None
                             contacts.append(await system.network.dial(other.address))
-                incarnation = len(node.journal.data) and 7
+                incarnation = len(node.journal.records()) and 7
                 member = Member(node.key.peer, system.addresses, 1.0, incarnation)
                 plan = SwarmPlan("run", member, found, tuple(contacts), nodes_min, TIMING)
                 node.address = system.addresses[0]

@@ -1,0 +1,82 @@
+"""What a node reports about itself, gathered from runtime, links, aggregator and trainer."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import prime
+from prime.actor import System
+from prime.observe.messages import MemberStatus, NodeStatus, RoundStatus, RunStatus
+from prime.observe.status import supervisor_status
+from prime.transport.links import Links
+
+if TYPE_CHECKING:
+    from prime.trainer.progress import Progress
+
+ROUND_TAGS = range(0x100, 0x140)
+STATE_TAGS = range(0x140, 0x160)
+
+
+def describe_node(
+    system: System, *, name: str, uptime_s: float, progress: Progress | None, round_: Any, rounds_after: int
+) -> NodeStatus:
+    """Return the node's status; `round_` is the living aggregator, `rounds_after` bounds the history."""
+    links = system.network if isinstance(system.network, Links) else None
+    return NodeStatus(
+        peer=system.peer,
+        name=name,
+        version=prime.__version__,
+        process=os.getpid(),
+        transport=links.transport_name if links is not None else "",
+        addresses=system.addresses,
+        links=links.peers if links is not None else (),
+        uptime_s=round(uptime_s, 3),
+        memory_bytes=_memory_bytes(),
+        dead_letters=system.dead_letters,
+        supervisors=tuple(supervisor_status(info) for info in system.tree()),
+        run=_run(progress, round_, links, rounds_after) if progress is not None else None,
+    )
+
+
+def _run(progress: Progress, aggregator: Any, links: Links | None, rounds_after: int) -> RunStatus:
+    sent: Mapping[int, int] = links.sent_bytes if links is not None else {}
+    status = aggregator.status() if aggregator is not None else None
+    alive = dict(status.alive) if status is not None else {}
+    return RunStatus(
+        phase=progress.phase,
+        round=progress.round,
+        rounds=progress.rounds,
+        epoch=progress.epoch,
+        step=progress.step,
+        round_step=progress.round_step,
+        inner_steps=progress.inner_steps,
+        tokens_per_s=round(progress.tokens_per_s, 1),
+        members=tuple(MemberStatus(peer, alive.get(peer, True), 1.0) for peer in progress.members),
+        waiting_for=tuple(f"{peer}: {why}" for peer, why in status.waiting_for) if status is not None else (),
+        stalled=progress.stalled,
+        hint=progress.hint,
+        state_hash=progress.state_hash,
+        wire_bytes=sum(sent.get(tag, 0) for tag in ROUND_TAGS),
+        float32_bytes=aggregator.float32_bytes if aggregator is not None else 0,
+        state_bytes=sum(sent.get(tag, 0) for tag in STATE_TAGS),
+        loss_first=progress.loss_first,
+        loss_last=progress.loss_last,
+        unigram=progress.unigram,
+        text_first=progress.text_first,
+        text_last=progress.text_last,
+        history=tuple(
+            RoundStatus(d.round, d.epoch, d.committed, d.contributors, d.loss, d.held_out, d.at_s)
+            for d in progress.history
+            if d.round > rounds_after
+        ),
+    )
+
+
+def _memory_bytes() -> int:
+    """Return the peak resident memory of this process."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,384 @@
+"""The trainer: the actor that drives one rank worker through inner steps, rounds and outer steps.
+
+Control flows down as plans and comes up as facts: the aggregator says what was decided, the worker what it measured;
+the trainer holds the shared state (parameters and momentum after the last decided round) and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+import trio
+
+from prime.actor import Actor, on
+from prime.errors import RunFailedError, WorldError
+from prime.trainer import plans
+from prime.trainer.donor import HoldState, StateFetched, fetch_state
+from prime.trainer.outer import Nesterov
+from prime.trainer.progress import DecidedRound, Progress
+from prime.trainer.rank import RankWorker, open_rank
+from prime.trainer.state import OuterState
+from prime.wire import message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from prime.actor import Ref
+    from prime.trainer.metadata import TrainingConfig
+    from prime.trainer.view import Value, View
+
+TRAINER_PATH = "/train/trainer"
+
+SLICE_STEPS = 5
+"""Inner steps between two looks at what was decided."""
+BATCHES_WHOLE = 24
+"""Held-out batches of the first and the last measurement."""
+BATCHES_ROUND = 6
+"""Held-out batches after each round, measured by one member alone."""
+RETRY_S = 1.0
+SAMPLE_PROMPT = "def "
+SAMPLE_LENGTH = 320
+
+
+@message
+class Drain:
+    """Finish the round in hand, leave the view, then call what the trainer was made with."""
+
+
+@attrs.frozen
+class RoundDecided:
+    """A round ended; `loss` is the mean training loss of this node's steps for it."""
+
+    round: int
+    committed: bool
+    contributors: tuple[str, ...]
+    loss: float | None
+
+
+@attrs.frozen
+class RunDone:
+    """The run reached its last round."""
+
+    round: int
+    loss: float
+    state_hash: str
+
+
+Heard = (
+    plans.ViewEntered
+    | plans.RoundCommitted
+    | plans.RoundAborted
+    | plans.StateMissed
+    | plans.LeftView
+    | plans.RoundStalled
+    | plans.RoundResumed
+    | Drain
+)
+
+
+class Trainer(Actor[Heard]):
+    """Trains one model replica. `aggregator` and `donor` live on this node; `on_left` is called once it has left."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        run: str,
+        aggregator: Ref[Any],
+        donor: Ref[Any],
+        progress: Progress,
+        *,
+        founder: bool,
+        held: Callable[[], OuterState | None],
+        keep: Callable[[OuterState], None],
+        on_left: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._run = run
+        self._aggregator = aggregator
+        self._donor = donor
+        self._progress = progress
+        self._founder = founder
+        self._held = held
+        self._keep = keep
+        self._on_left = on_left
+        self._outer = Nesterov(config.outer_learning_rate, config.outer_momentum)
+        self._events: deque[Any] = deque()
+        self._news = trio.Event()
+        self._view: View | None = None
+        self._round = 0
+        self._state: OuterState | None = None
+        self._missed: plans.StateMissed | None = None
+        self._contributed = 0
+        self._steps = 0
+        self._steps_at_snapshot = 0
+        self._losses: list[float] = []
+        self._draining = False
+
+    async def started(self) -> None:
+        """Start the worker and the loop beside the mailbox, so that outcomes are heard while torch computes."""
+        self.ctx.start_soon(self._live)
+
+    @on(plans.ViewEntered)
+    @on(plans.RoundCommitted)
+    @on(plans.RoundAborted)
+    @on(plans.StateMissed)
+    @on(plans.LeftView)
+    @on(plans.RoundStalled)
+    @on(plans.RoundResumed)
+    @on(Drain)
+    def hear(self, m: Any) -> None:
+        """Queue what happened for the loop: it handles one thing at a time, between slices of inner steps."""
+        self._events.append(m)
+        self._news.set()
+
+    # ---------------------------------------------------------------------------------------------------- the loop
+
+    async def _live(self) -> None:
+        async with open_rank(self._config, self._rank_seed()) as worker:
+            self._progress.unigram = worker.unigram
+            await self._begin(worker)
+            while True:
+                while self._events:
+                    await self._handle(worker, self._events.popleft())
+                await self._advance(worker)
+
+    def _rank_seed(self) -> int:
+        """Return a data rank that differs between nodes without any coordination: derived from the peer id."""
+        return int.from_bytes(self.ctx.system.peer.encode()[-6:], "big")
+
+    async def _begin(self, worker: RankWorker) -> None:
+        self._set_phase("joining")
+        state = self._held()
+        if state is None and self._founder:
+            theta = await worker.initial()
+            state = OuterState(0, theta, np.zeros_like(theta))
+            await self._measure_first(worker, theta)
+        await self._aggregator.tell(plans.Begin(worker.elements))
+        if state is not None:
+            await self._adopt(worker, state)
+
+    async def _measure_first(self, worker: RankWorker, theta: plans.Vector) -> None:
+        self._progress.loss_first = await worker.evaluate(theta, BATCHES_WHOLE)
+        self._progress.text_first = await worker.write(SAMPLE_PROMPT, SAMPLE_LENGTH, self._config.seed)
+
+    async def _advance(self, worker: RankWorker) -> None:
+        """Do the next useful thing: fetch, contribute, train a slice, or wait."""
+        if self._missed is not None:
+            await self._fetch(worker, self._missed)
+        elif self._may_contribute():
+            await self._contribute(worker)
+        elif self._may_train():
+            await self._train(worker)
+        else:
+            self._rest()
+            await self._wait()
+
+    def _rest(self) -> None:
+        if self._progress.phase == "training":
+            self._set_phase("waiting")
+        if self._draining and (self._progress.phase in ("done", "joining") or self._view is None):
+            self._leave()
+
+    def _is_ready(self) -> bool:
+        """Tell whether this node is in a view and holds the state that its round starts from."""
+        return (
+            self._view is not None
+            and self._state is not None
+            and self._state.round >= self._round - 1
+            and self._progress.phase not in ("done", "left")
+        )
+
+    def _may_contribute(self) -> bool:
+        return (
+            self._is_ready()
+            and not self._draining
+            and self._contributed < self._round
+            and self._steps >= self._config.inner_steps
+        )
+
+    def _may_train(self) -> bool:
+        limit = self._config.inner_steps
+        if self._contributed == self._round:
+            limit += self._steps_at_snapshot  # on while the round goes, up to H more
+        return self._is_ready() and not self._draining and self._steps < limit
+
+    async def _train(self, worker: RankWorker) -> None:
+        self._set_phase("training")
+        left = self._config.inner_steps - (self._steps % self._config.inner_steps)
+        done = await worker.train(min(SLICE_STEPS, left))
+        self._steps += min(SLICE_STEPS, left)
+        self._losses.append(done.loss)
+        self._progress.step = done.step
+        self._progress.round_step = self._steps
+        self._progress.tokens_per_s = done.tokens / done.seconds if done.seconds > 0 else 0.0
+        if not np.isfinite(done.loss):
+            raise RunFailedError(
+                f"the loss is {done.loss} at step {done.step}",
+                hint="lower train.learning_rate or train.clip_norm, then start again",
+            )
+
+    async def _contribute(self, worker: RankWorker) -> None:
+        assert self._state is not None  # noqa: S101 - a pair with `_is_ready`
+        local = await worker.snapshot()
+        tokens = self._steps * self._config.batch_size * self._config.context
+        self._contributed, self._steps_at_snapshot = self._round, self._steps
+        await self._aggregator.tell(plans.Contribute(self._round, self._state.theta - local, float(tokens)))
+
+    async def _wait(self) -> None:
+        if not self._events:
+            self._news = trio.Event()
+            await self._news.wait()
+
+    # ------------------------------------------------------------------------------------------- what was decided
+
+    async def _handle(self, worker: RankWorker, event: Any) -> None:
+        match event:
+            case plans.ViewEntered(round_, view):
+                self._enter(round_, view)
+            case plans.RoundCommitted(value, aggregate):
+                await self._commit(worker, value, aggregate)
+            case plans.RoundAborted(value):
+                await self._abort(value)
+            case plans.StateMissed():
+                self._missed = event
+            case plans.LeftView(_, _, rejoining):
+                self._left(rejoining=rejoining)
+            case plans.RoundStalled(_, reason, hint):
+                self._progress.stalled, self._progress.hint = reason, hint
+                self.ctx.emit(event)
+            case plans.RoundResumed():
+                self._progress.stalled = self._progress.hint = ""
+            case Drain():
+                await self._drain()
+
+    def _enter(self, round_: int, view: View) -> None:
+        self._round, self._view = round_, view
+        self._progress.epoch = view.epoch
+        self._progress.members = view.peers()
+        if round_ > 0 and self._progress.phase == "joining":
+            self._set_phase("training")
+
+    async def _commit(self, worker: RankWorker, value: Value, aggregate: plans.Vector) -> None:
+        state = self._state
+        if state is None or state.round >= value.round:
+            return
+        theta, momentum = await trio.to_thread.run_sync(self._outer.step, state.theta, state.momentum, aggregate)
+        loss = self._spend_losses()
+        await self._take(OuterState(value.round, theta, momentum))
+        await self._rebase(worker, theta)
+        await self._note(worker, value, theta, loss)
+
+    async def _rebase(self, worker: RankWorker, theta: plans.Vector) -> None:
+        """Move the local replica onto the new state, keeping the steps it made since its snapshot."""
+        await worker.rebase(theta)
+        self._steps = self._steps - self._steps_at_snapshot if self._contributed else self._steps
+        self._steps_at_snapshot = 0
+
+    async def _abort(self, value: Value) -> None:
+        """Keep everything: the state is that of the aborted round too, and the delta goes on growing."""
+        state = self._state
+        if state is not None and state.round < value.round:
+            await self._take(attrs.evolve(state, round=value.round))
+        self._steps_at_snapshot = 0
+        if value.round > 0:
+            self._record(value, None, None)
+
+    async def _take(self, state: OuterState) -> None:
+        """Hold a state: keep it, serve it, and tell the aggregator what contributions start from."""
+        hash_ = await trio.to_thread.run_sync(state.hash)
+        self._state = state
+        self._keep(state)
+        self._progress.round, self._progress.state_hash = state.round, hash_.hex()
+        await self._donor.tell(HoldState(self._run, self._progress.epoch, state))
+        await self._aggregator.tell(plans.StateHeld(state.round, hash_))
+
+    async def _note(self, worker: RankWorker, value: Value, theta: plans.Vector, loss: float | None) -> None:
+        """Measure on held-out text where that is this member's turn, record the round, and end the run if it was the last."""
+        last = value.round >= self._config.rounds and len(value.shares) >= self._config.contributors_final_min
+        held_out = None
+        if last:
+            held_out = await worker.evaluate(theta, BATCHES_WHOLE)
+        elif value.contributors() and value.contributors()[0] == self.ctx.system.peer:
+            held_out = await worker.evaluate(theta, BATCHES_ROUND)
+        self._record(value, loss, held_out)
+        if last and held_out is not None:
+            await self._finish(worker, theta, held_out)
+
+    def _record(self, value: Value, loss: float | None, held_out: float | None) -> None:
+        decided = DecidedRound(
+            value.round, value.epoch, not value.aborted, value.contributors(), loss, held_out, self.ctx.now()
+        )
+        self._progress.history.append(decided)
+        self.ctx.emit(RoundDecided(decided.round, decided.committed, decided.contributors, loss))
+
+    async def _finish(self, worker: RankWorker, theta: plans.Vector, loss: float) -> None:
+        await worker.load(theta)
+        self._progress.text_last = await worker.write(SAMPLE_PROMPT, SAMPLE_LENGTH, self._config.seed)
+        self._progress.loss_last = loss
+        self._set_phase("done")
+        self.ctx.emit(RunDone(self._progress.round, loss, self._progress.state_hash))
+
+    def _spend_losses(self) -> float | None:
+        losses, self._losses = self._losses, []
+        return sum(losses) / len(losses) if losses else None
+
+    # ------------------------------------------------------------------------------------------- state of others
+
+    async def _fetch(self, worker: RankWorker, missed: plans.StateMissed) -> None:
+        """Fetch the state after the missed round from members of its view; try again until it is here or newer news is."""
+        if self._state is not None and self._state.round >= missed.round:
+            self._missed = None
+            await self._aggregator.tell(plans.StateHeld(self._state.round, self._state.hash()))
+            return
+        self._set_phase("fetching")
+        peers = [peer for peer in missed.view.peers() if peer != self.ctx.system.peer]
+        started = self.ctx.now()
+        try:
+            state, donors = await fetch_state(self.ctx.system, peers, self._run, missed.round, worker.elements)
+        except WorldError as error:
+            self._progress.stalled = str(error)
+            with trio.move_on_after(RETRY_S):
+                await self._wait()
+            return
+        self._progress.stalled = ""
+        self._missed = None
+        self.ctx.emit(StateFetched(state.round, donors, self.ctx.now() - started))
+        await self._adopt(worker, state)
+
+    async def _adopt(self, worker: RankWorker, state: OuterState) -> None:
+        if self._state is None:
+            await worker.load(state.theta)
+            self._steps = 0
+        else:
+            await self._rebase(worker, state.theta)
+        self._steps_at_snapshot = 0
+        await self._take(state)
+        if self._progress.phase == "fetching":
+            self._set_phase("training")
+
+    # ----------------------------------------------------------------------------------------------------- leaving
+
+    def _left(self, *, rejoining: bool) -> None:
+        self._view = None
+        if self._draining and not rejoining:
+            self._leave()
+        elif self._progress.phase not in ("starting", "done"):
+            self._set_phase("joining")
+
+    async def _drain(self) -> None:
+        self._draining = True
+        if self._progress.phase == "done" or self._view is None or self._state is None:
+            self._leave()
+            return
+        self._set_phase("leaving")
+        await self._aggregator.tell(plans.LeaveSwarm())
+
+    def _leave(self) -> None:
+        self._set_phase("left")
+        self._on_left()
+
+    def _set_phase(self, phase: Any) -> None:
+        self._progress.phase = phase
