@@ -50,8 +50,7 @@ class MemoryChannel(Channel):
 
     async def send_eof(self) -> None:
         """End our direction."""
-        self._outward.end()
-        await trio.lowlevel.checkpoint()
+        await self._outward.finish()
 
     async def aclose(self) -> None:
         """End both directions; the other side may still read what was sent."""

@@ -80,6 +80,13 @@ class Pipe:
         """Whether the writer has ended the stream as it should."""
         return self._ended
 
+    async def finish(self) -> None:
+        """Say that nothing more will be put; as `end`, for a writer that may have closed its channel already."""
+        await trio.lowlevel.checkpoint()
+        if self._closed_by_writer:
+            raise anyio.ClosedResourceError
+        self.end()
+
     def end(self, *, closed: bool = False) -> None:
         """Say that nothing more will be put; `closed` when the writer has closed its whole channel."""
         self._ended = True

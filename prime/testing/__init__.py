@@ -1,0 +1,1 @@
+"""The public test kit: it stands beside the house, and no room imports it."""
