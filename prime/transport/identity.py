@@ -159,9 +159,11 @@ def _read_key_file(path: Path) -> bytes:
     # a FIFO at that path does not hang the start.
     with _naming(path, "read"):
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        _check_mode(path, os.fstat(file.fileno()))
-        return file.read(_KEY_FILE_BYTES_MAX + 1)
+    try:
+        _check_mode(path, os.fstat(descriptor))
+        return os.read(descriptor, _KEY_FILE_BYTES_MAX)
+    finally:
+        os.close(descriptor)
 
 
 def _check_mode(path: Path, status: os.stat_result) -> None:

@@ -6,8 +6,8 @@
     /unix/run/user/1000/node.sock       (the rest of the text is the absolute path /run/user/1000/node.sock)
     /memory/alice
 
-Each may end in `/p2p/<peer id>`, the identity that must answer there. A path that itself ends in `/p2p/<peer id>`
-cannot be written.
+Each may end in `/p2p/<peer id>`, the identity that must answer there. A socket's path whose last folder is `p2p` cannot
+be written: a mistyped peer id shall be an error, not a path.
 """
 
 from __future__ import annotations
