@@ -1,0 +1,163 @@
+"""`prime node`: run a node, stop it, ask it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prime.cli.options import AsJson, ConfigFile
+from prime.cli.output import emit, say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from prime.config import Config
+    from prime.observe.messages import NodeStatus
+
+app = typer.Typer(help="Run a node of a swarm, stop it, ask it.", no_args_is_help=True)
+
+Listen = Annotated[str | None, typer.Option("--listen", metavar="MULTIADDR", help="Listen here; port 0: a free one.")]
+Join = Annotated[
+    list[str] | None,
+    typer.Option("--join", metavar="MULTIADDR", help="Join the network of this node; may be given again."),
+]
+Name = Annotated[str | None, typer.Option("--name", help="This node's name: its state folder and control socket.")]
+Kind = Annotated[str | None, typer.Option("--transport", metavar="KIND", help="libp2p, tcp or auto.")]
+NodesMin = Annotated[int | None, typer.Option("--nodes-min", help="Found the run once this many nodes are there.")]
+Data = Annotated[str | None, typer.Option("--data", metavar="PATH", help="Train on this text file or folder.")]
+
+
+@app.command()
+def start(
+    config: ConfigFile = None,
+    name: Name = None,
+    listen: Listen = None,
+    join: Join = None,
+    transport: Kind = None,
+    nodes_min: NodesMin = None,
+    data: Data = None,
+    parent_eof: Annotated[bool, typer.Option("--parent-eof", hidden=True)] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a node: with --join it joins a swarm, without it founds one. Ctrl-C once drains, twice stops."""
+    run_one(
+        config,
+        {
+            "node.name": name,
+            "transport.listen": listen,
+            "transport.join": tuple(join) if join else None,
+            "transport.kind": transport,
+            "train.nodes_min": nodes_min,
+            "train.data": data,
+        },
+        parent_eof=parent_eof,
+        as_json=as_json,
+    )
+
+
+def run_one(file: Path | None, flags: dict[str, Any], *, parent_eof: bool, as_json: bool) -> None:
+    """Load the configuration, check the machine, and run one node to its end."""
+    import functools
+    import os
+
+    import trio
+
+    from prime.cli.logs import configure
+    from prime.config import load
+    from prime.node.run import run_node
+
+    loaded = load(file, flags={key: value for key, value in flags.items() if value is not None})
+    configure(loaded.config.log)
+    _check_memory(loaded.config)
+    on_ready: Callable[[NodeStatus], None] = functools.partial(_tell_ready, as_json=as_json)
+    status = trio.run(
+        functools.partial(run_node, loaded.config, os.environ, on_ready=on_ready, parent_eof=parent_eof),
+        restrict_keyboard_interrupt_to_checkpoints=True,
+    )
+    raise typer.Exit(status)
+
+
+def _check_memory(config: Config) -> None:
+    from prime.cli.machine import free_memory_bytes
+    from prime.errors import UsageError
+
+    free, least = free_memory_bytes(), config.node.memory_free_bytes_min
+    if free is not None and free < least:
+        raise UsageError(
+            f"{free / 2**20:.0f} MiB of memory are free, a node wants {least / 2**20:.0f} MiB",
+            hint="end other programs, or lower node.memory_free_bytes_min",
+        )
+
+
+def _tell_ready(status: NodeStatus, *, as_json: bool) -> None:
+    result = {"event": "node.ready", "peer": status.peer, "name": status.name, "addresses": list(status.addresses)}
+    text = f"node {status.name} listens over {status.transport}\n" + "\n".join(
+        f"  join it with: prime node start --join {address}" for address in status.addresses
+    )
+    emit(result, text, as_json=as_json)
+
+
+@app.command()
+def stop(config: ConfigFile = None, name: Name = None, as_json: AsJson = False) -> None:
+    """Ask the node on this machine to finish its round, leave and end."""
+    import trio
+
+    from prime.node.client import ask_stop
+
+    socket = socket_of(config, name)
+    trio.run(ask_stop, socket)
+    emit({"event": "node.stopping", "socket": str(socket)}, "the node is stopping", as_json=as_json)
+
+
+@app.command()
+def peers(config: ConfigFile = None, name: Name = None, as_json: AsJson = False) -> None:
+    """List the peers that the node on this machine has a link to."""
+    status = status_of(config, name)
+    emit({"peers": list(status.links)}, "\n".join(status.links) or "no links", as_json=as_json)
+
+
+def status_of(config: Path | None, name: str | None) -> NodeStatus:
+    """Ask the node on this machine what it is doing."""
+    import trio
+
+    from prime.node.client import ask_status
+
+    return trio.run(ask_status, socket_of(config, name))
+
+
+def socket_of(config: Path | None, name: str | None) -> Path:
+    """Return the control socket of the node that the configuration, or `--name`, means."""
+    import os
+
+    from prime.config import load, places
+
+    loaded = load(config, flags={"node.name": name} if name else {})
+    return places(loaded.config.node, os.environ).control_socket
+
+
+def bootstrap(
+    config: ConfigFile = None,
+    name: Name = None,
+    listen: Listen = None,
+    transport: Kind = None,
+    nodes_min: NodesMin = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the first node of a new network; it prints the address that others join."""
+    say("founding a new network; Ctrl-C once drains, twice stops")
+    run_one(
+        config,
+        {
+            "node.name": name,
+            "transport.listen": listen,
+            "transport.join": (),
+            "transport.kind": transport,
+            "train.nodes_min": nodes_min,
+            "train.data": data,
+        },
+        parent_eof=False,
+        as_json=as_json,
+    )

@@ -1,0 +1,86 @@
+"""`prime status`: what the node on this machine is doing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prime.cli.node import Name, status_of
+from prime.cli.options import AsJson, ConfigFile
+from prime.cli.output import console, emit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prime.observe.messages import NodeStatus, RunStatus, SupervisorStatus
+
+
+def status(
+    config: ConfigFile = None,
+    name: Name = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Print it again every second until Ctrl-C.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the node on this machine: its addresses, its run, its actors."""
+    import time
+
+    while True:
+        show(status_of(config, name), as_json=as_json)
+        if not watch:
+            return
+        time.sleep(1)
+
+
+def show(found: NodeStatus, *, as_json: bool) -> None:
+    """Print one status."""
+    from attrs import asdict
+
+    if as_json:
+        emit(asdict(found), "", as_json=True)
+        return
+    screen = console()
+    for line in lines(found):
+        screen.print(line, soft_wrap=True)
+
+
+def lines(found: NodeStatus) -> Iterator[Any]:
+    """Yield the status as text for a person."""
+    yield f"[bold]{found.name}[/]  {found.peer}"
+    yield f"  prime {found.version}, process {found.process}, up {found.uptime_s:.0f} s, {found.memory_bytes / 2**20:.0f} MiB"
+    yield f"  {found.transport}: {', '.join(found.addresses)}"
+    yield f"  links: {', '.join(found.links) or 'none'}; dead letters: {found.dead_letters}"
+    if found.run is not None:
+        yield from _run_lines(found.run)
+    for supervisor in found.supervisors:
+        yield tree(supervisor)
+
+
+def _run_lines(run: RunStatus) -> Iterator[str]:
+    yield f"  run: round {run.round} of {run.rounds} ({run.phase}), view {run.epoch} of {len(run.members)} members"
+    yield (
+        f"       step {run.step} ({run.round_step} of {run.inner_steps} for this round), "
+        f"{run.tokens_per_s:.0f} tokens/s, {run.wire_bytes / 2**20:.1f} MiB of rounds sent"
+    )
+    decided = [r for r in run.history if r.held_out is not None]
+    if decided:
+        yield f"       held-out loss {decided[-1].held_out:.3f} nats a character after round {decided[-1].round}"
+    for waited in run.waiting_for:
+        yield f"       waits for {waited}"
+    if run.stalled:
+        yield f"  [yellow]{run.stalled}[/]"
+        yield f"  [yellow]{run.hint}[/]"
+
+
+def tree(supervisor: SupervisorStatus) -> Any:
+    """Return a supervisor and its actors as a rich tree."""
+    from rich.tree import Tree
+
+    root = Tree(f"{supervisor.path} [dim]{supervisor.strategy}[/]")
+    for child in supervisor.children:
+        failed = f"  [red]{child.last_failure}[/]" if child.last_failure else ""
+        root.add(
+            f"{child.path.rpartition('/')[2]} [dim]{child.actor}[/] {child.state}, mailbox {child.mailbox}, "
+            f"handled {child.handled}, restarts {child.restarts}{failed}"
+        )
+    return root
