@@ -143,7 +143,5 @@ class Repeating:
 
 def _post(cell: Cell, message: Any) -> None:
     """Put a timer's message into the mailbox; one that finds it full is a dead letter, never a wait."""
-    if cell.mailbox.full == "reject" and len(cell.queue) >= cell.mailbox.capacity:
-        cell.bury(message, "the mailbox was full when the timer fired")
-    elif not cell.put_nowait(message):
+    if (cell.mailbox.full == "reject" and len(cell.queue) >= cell.mailbox.capacity) or not cell.put_nowait(message):
         cell.bury(message, "the mailbox was full when the timer fired")

@@ -75,9 +75,7 @@ class Network(Protocol):
         """Where this node listens, as multiaddrs with `/p2p/<id>`; empty before `serve` has started."""
         ...
 
-    async def serve(
-        self, inbound: Inbound, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def serve(self, inbound: Inbound, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen and keep links until cancelled; `task_status.started()` once the listener is open."""
         ...
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -44,13 +43,13 @@ class Screen:
         self._console: Console = console()
         self._live: Live | None = None
 
-    def __enter__(self) -> Screen:
+    def __enter__(self) -> Self:
         if self._console.is_terminal:
             self._live = Live(console=self._console, auto_refresh=False, transient=True, screen=False)
             self._live.start()
         return self
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
 
@@ -83,7 +82,11 @@ def plain(demo: Demo, what: str) -> str:
 
 def frame(demo: Demo, height: int) -> RenderableType:
     """Return the whole screen."""
-    parts: list[RenderableType] = [_header(demo), _nodes(demo), Panel(Text(chart(demo)), title="held-out loss", expand=False)]
+    parts: list[RenderableType] = [
+        _header(demo),
+        _nodes(demo),
+        Panel(Text(chart(demo)), title="held-out loss", expand=False),
+    ]
     parts.append(_bytes(demo))
     founder = demo.swarm.nodes[0]
     if founder.status is not None and height > 38:
@@ -124,7 +127,9 @@ def _row(demo: Demo, node: LocalNode) -> list[Text]:
     run, status = demo.run_of(node), node.status
     peer = f"…{node.peer[-8:]}" if node.peer else ""
     if not node.alive:
-        state = Text("killed", style="bold red") if demo.killed_at is not None and node is demo.victim else Text("starting")
+        state = (
+            Text("killed", style="bold red") if demo.killed_at is not None and node is demo.victim else Text("starting")
+        )
         return [Text(node.name), Text(peer), state, *(Text("") for _ in range(5))]
     if run is None or status is None:
         return [Text(node.name), Text(peer), Text("starting", style="dim"), *(Text("") for _ in range(5))]
@@ -188,7 +193,9 @@ def summary(demo: Demo) -> str:
         + (f" (letter frequencies alone: {_nats(result['unigram'])})." if result["unigram"] else "."),
     ]
     if result["killed"]:
-        back = f"{result['rejoin_s']:.1f} s later it contributed again" if result["rejoined"] else "it did not come back"
+        back = (
+            f"{result['rejoin_s']:.1f} s later it contributed again" if result["rejoined"] else "it did not come back"
+        )
         lines.append(f"{demo.victim.name} was killed with SIGKILL after round {demo.killed_round}; {back}.")
     alike = "the same parameters, bit for bit" if result["identical"] else "DIFFERENT parameters: this is a bug"
     lines.append(f"After round {demo.common_round} all living nodes hold {alike}.")

@@ -37,7 +37,7 @@ def show(found: NodeStatus, *, as_json: bool) -> None:
     from attrs import asdict
 
     if as_json:
-        emit(asdict(found), "", as_json=True)
+        emit(asdict(found), "", as_json=True)  # type: ignore[arg-type]  # a @record is an attrs class
         return
     screen = console()
     for line in lines(found):

@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import trio
+
 from prime.actor import Ref
 from prime.errors import NotFoundError, UnreachableError
 from prime.node.system import open_system
@@ -29,7 +31,7 @@ async def open_client() -> AsyncIterator[Connect]:
         async with open_system(transport=Unix(Path(folder) / "c.sock")) as system:
 
             async def connect(socket: Path) -> Ref[GetStatus | StopNode]:
-                if system.network is None or not socket.exists():
+                if system.network is None or not await trio.Path(socket).exists():
                     raise no_node(socket)
                 try:
                     peer = await system.network.dial(f"/unix/{socket}")

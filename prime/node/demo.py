@@ -95,7 +95,7 @@ class Demo:
 
     def identical(self) -> bool:
         """Tell whether all living nodes hold the same parameter hash after the last common round."""
-        return len({h for h in self.hashes.get(self.common_round, {}).values()}) == 1
+        return len(set(self.hashes.get(self.common_round, {}).values())) == 1
 
     @property
     def common_round(self) -> int:
@@ -103,12 +103,18 @@ class Demo:
         alive = {node.name for node in self.swarm.nodes if node.alive}
         return max((r for r, found in self.hashes.items() if alive <= set(found)), default=0)
 
+    @property
+    def rejoin_s(self) -> float | None:
+        """Return the seconds from SIGKILL to the first commit with the returned node as contributor."""
+        if self.rejoined_at is None or self.killed_at is None:
+            return None
+        return round(self.rejoined_at - self.killed_at, 2)
+
     def result(self) -> dict[str, Any]:
         """Return the numbers of the whole run."""
         runs = [run for node in self.swarm.nodes if node.alive and (run := self.run_of(node)) is not None]
         last = next((run.loss_last for run in runs if run.loss_last is not None), None)
         wire, float32, state = self.totals()
-        killed = self.killed_at is not None
         return {
             "event": "demo.result",
             "nodes": self.options.nodes,
@@ -118,9 +124,9 @@ class Demo:
             "loss_last": last,
             "unigram": self.first.unigram if self.first is not None else None,
             "identical": self.identical(),
-            "killed": killed,
+            "killed": self.killed_at is not None,
             "rejoined": self.rejoined_at is not None,
-            "rejoin_s": None if self.rejoined_at is None or not killed else round(self.rejoined_at - self.killed_at, 2),
+            "rejoin_s": self.rejoin_s,
             "wire_bytes": wire,
             "float32_bytes": float32,
             "state_bytes": state,
@@ -207,7 +213,7 @@ def _learn_round(demo: Demo, decided: RoundStatus, on_change: Change) -> None:
         _learn_return(demo, decided, on_change)
         on_change(demo, "round")
     elif known.held_out is None and decided.held_out is not None:
-        demo.rounds[decided.round] = attrs.evolve(known, held_out=decided.held_out)
+        demo.rounds[decided.round] = attrs.evolve(known, held_out=decided.held_out)  # type: ignore[misc]  # a @record is one
 
 
 def _learn_return(demo: Demo, decided: RoundStatus, on_change: Change) -> None:
@@ -252,7 +258,9 @@ def _is_done(demo: Demo) -> bool:
 
 
 def _mark(demo: Demo) -> tuple[Any, ...]:
-    return tuple((node.starts, run.round, run.step, run.phase) for node in demo.swarm.nodes if (run := demo.run_of(node)))
+    return tuple(
+        (node.starts, run.round, run.step, run.phase) for node in demo.swarm.nodes if (run := demo.run_of(node))
+    )
 
 
 def _stuck(demo: Demo) -> str:

@@ -317,5 +317,3 @@ def _sole_owner(found: Places) -> Iterator[None]:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)  # noqa: T201 - a person at a terminal waits for it
-
-

@@ -186,6 +186,6 @@ async def _ended(process: subprocess.Popen[bytes]) -> None:
 
 async def _reaped(process: subprocess.Popen[bytes], within_s: float) -> bool:
     with trio.move_on_after(within_s):
-        while process.poll() is None:
+        while process.poll() is None:  # noqa: ASYNC110 - a process that was only started has no event
             await trio.sleep(0.02)
     return process.returncode is not None

@@ -65,7 +65,7 @@ def _whole_record_after(view: memoryview, at: int) -> bool:
     for start in range(at + 1, min(len(view) - _HEAD.size, at + 4096)):
         length, checksum = _HEAD.unpack_from(view, start)
         end = start + _HEAD.size + length
-        if 0 < length and end <= len(view):
+        if length > 0 and end <= len(view):
             body = view[start + _HEAD.size : end]
             if zlib.crc32(body, zlib.crc32(length.to_bytes(8, "big"))) == checksum:
                 return True

@@ -55,7 +55,8 @@ class FileJournal:
 
         Raises `CorruptedError` for damage anywhere else and `WorldError` where the disk refuses.
         """
-        return await _on_disk(path, functools.partial(cls._open, path))
+        journal: FileJournal = await _on_disk(path, functools.partial(cls._open, path))
+        return journal
 
     @classmethod
     def _open(cls, path: Path) -> FileJournal:

@@ -24,9 +24,9 @@ from prime.trainer import plans
 from prime.trainer.carry import Ledger
 from prime.trainer.codec import Int8Codec
 from prime.trainer.dispatch import Job, Outlet
-from prime.trainer.records import read_record, write_record
 from prime.trainer.parts import CHUNK_BYTES, Assembly, cuts, digest, expected_bytes, offsets, part_elements
 from prime.trainer.plans import Vector
+from prime.trainer.records import read_record, write_record
 from prime.trainer.round import RoundCore, Status
 from prime.trainer.timing import Timing
 from prime.trainer.view import Member, Share, View
@@ -241,7 +241,7 @@ class Aggregator(Actor[Heard]):
 
     @on(Down)
     async def down(self, m: Down) -> None:
-        """A member's aggregator ended, or the link to it was lost."""
+        """Note that a member's aggregator ended, or that the link to it was lost."""
         self._watched.discard(m.peer)
         if m.peer in self._outlets:
             self._outlets[m.peer].drop_bulk()
@@ -256,7 +256,7 @@ class Aggregator(Actor[Heard]):
         if rnd is None or (m.contributor and m.contributor != m.sender):
             return
         if self._has(rnd, m.part, m.contributor, m.hash):
-            await self._note_whole(m.round, rnd, m.part, m.contributor, m.hash)
+            await self._note_whole(m.round, m.part, m.contributor, m.hash)
             return
         key = (m.part, m.contributor, m.hash)
         assembly = rnd.incoming.get(key)
@@ -273,7 +273,7 @@ class Aggregator(Actor[Heard]):
             return
         rnd.incoming.pop(key, None)
         self._store(rnd, m.part, m.contributor, m.hash, memoryview(assembly.data))
-        await self._note_whole(m.round, rnd, m.part, m.contributor, m.hash)
+        await self._note_whole(m.round, m.part, m.contributor, m.hash)
 
     @on(msg.Announce)
     async def announce(self, m: msg.Announce) -> None:
@@ -282,7 +282,7 @@ class Aggregator(Actor[Heard]):
         if rnd is None or (m.contributor and m.contributor != m.sender):
             return
         if self._has(rnd, m.part, m.contributor, m.hash):
-            await self._note_whole(m.round, rnd, m.part, m.contributor, m.hash)
+            await self._note_whole(m.round, m.part, m.contributor, m.hash)
             return
         assembly = rnd.incoming.get((m.part, m.contributor, m.hash))
         wanted = sorted(assembly.missing) if assembly is not None else list(offsets(m.total_bytes))
@@ -328,7 +328,7 @@ class Aggregator(Actor[Heard]):
         else:
             rnd.results[part, hash_] = data
 
-    async def _note_whole(self, round_: int, rnd: RoundBytes, part: int, contributor: str, hash_: bytes) -> None:
+    async def _note_whole(self, round_: int, part: int, contributor: str, hash_: bytes) -> None:
         if contributor:
             await self._step(cmd.PartHeld(round_, contributor, part, hash_))
         else:
@@ -344,7 +344,7 @@ class Aggregator(Actor[Heard]):
 
     @on(_PartReduced)
     async def part_reduced(self, m: _PartReduced) -> None:
-        """An own part is reduced: keep its bytes, tell the core."""
+        """Keep the bytes of an own part that is reduced now, and tell the core."""
         rnd = self._rounds.get(m.round)
         if rnd is not None:
             hash_ = digest(m.data)
@@ -385,6 +385,11 @@ class Aggregator(Actor[Heard]):
                 await self._enter(round_, view)
             case cmd.Apply() | cmd.Keep() | cmd.CatchUp():
                 await self._settle(command)
+            case _:
+                self._tell(command)
+
+    def _tell(self, command: cmd.Command) -> None:
+        match command:
             case cmd.Outside(round_, reason, rejoining):
                 self._report(plans.LeftView(round_, reason, rejoining))
             case cmd.Stalled(round_, reason, hint):
@@ -448,7 +453,7 @@ class Aggregator(Actor[Heard]):
     # -------------------------------------------------------------------------------------------- numbers and bytes
 
     def _encoded(self, y: Vector, parts: int) -> tuple[list[memoryview], tuple[bytes, ...]]:
-        encoded = [memoryview(self._codec.encode(y[cut])) for cut in cuts(y.size, parts)]
+        encoded = [self._codec.encode(y[cut]).data for cut in cuts(y.size, parts)]
         return encoded, tuple(digest(data) for data in encoded)
 
     def _aggregate(self, rnd: RoundBytes, hashes: tuple[bytes, ...]) -> Vector:
@@ -463,7 +468,7 @@ class Aggregator(Actor[Heard]):
         sum_ = np.zeros(elements, np.float32)
         for data, share in zip(inputs, shares, strict=True):
             self._codec.decode_add(data, sum_, share.weight / total)
-        return memoryview(self._codec.encode(sum_))
+        return self._codec.encode(sum_).data
 
     async def _reduce(self, command: cmd.Reduce) -> None:
         rnd = self._rounds.get(command.round)

@@ -17,7 +17,7 @@ from prime.wire import message
 if TYPE_CHECKING:
     from prime.actor import Ref, System
 
-DONOR_PATH = "/train/donor"
+DONOR_PATH = "/state/donor"
 DONORS_MAX = 3
 """Donors fetched from in parallel."""
 ASK_S = 10.0

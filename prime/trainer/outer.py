@@ -44,5 +44,9 @@ class Nesterov:
                 f"an outer step over {theta_D.shape} parameters, {momentum_D.shape} momentum and {delta_D.shape} delta"
             )
         mu, eta = np.float32(self.momentum), np.float32(self.learning_rate)
-        velocity_D = mu * momentum_D + delta_D  # noqa: N806 - shape suffix: D is the flat size
-        return theta_D - eta * (delta_D + mu * velocity_D), velocity_D
+        velocity_D: Vector = np.multiply(momentum_D, mu, dtype=np.float32)  # noqa: N806 - shape suffix: D is the flat size
+        velocity_D += delta_D
+        move_D: Vector = np.multiply(velocity_D, mu, dtype=np.float32)  # noqa: N806
+        move_D += delta_D
+        move_D *= eta
+        return theta_D - move_D, velocity_D

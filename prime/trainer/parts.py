@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator
 
 import attrs
@@ -22,7 +23,7 @@ def cuts(elements: int, parts: int) -> tuple[slice, ...]:
     blocks = -(-elements // BLOCK)
     edges = [min(blocks * i // parts * BLOCK, elements) for i in range(parts + 1)]
     edges[-1] = elements
-    return tuple(slice(low, high) for low, high in zip(edges, edges[1:], strict=False))
+    return tuple(slice(low, high) for low, high in itertools.pairwise(edges))
 
 
 def part_elements(elements: int, parts: int, part: int) -> int:

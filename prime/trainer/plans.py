@@ -47,7 +47,7 @@ class LeaveSwarm:
 
 @message
 class GetRound(Ask[Status]):
-    """How does the round stand?"""
+    """Ask how the round stands."""
 
 
 @message

@@ -34,13 +34,13 @@ class OuterState:
     def hash(self) -> bytes:
         """Return SHA-256 over the element count and both vectors as little-endian float32 (32 bytes)."""
         found = hashlib.sha256(b"prime outer state 1\0" + self.theta.size.to_bytes(8, "little"))
-        found.update(_little(self.theta))
-        found.update(_little(self.momentum))
+        found.update(_little(self.theta).data)
+        found.update(_little(self.momentum).data)
         return found.digest()
 
     def to_bytes(self) -> memoryview:
         """Return theta, then momentum, as little-endian float32."""
-        return memoryview(np.concatenate([_little(self.theta), _little(self.momentum)]).view(np.uint8))
+        return np.concatenate([_little(self.theta), _little(self.momentum)]).view(np.uint8).data
 
 
 def from_bytes(round_: int, data: bytes | bytearray | memoryview, elements: int) -> OuterState:
