@@ -14,6 +14,7 @@ The only file that imports libp2p, and only when an endpoint is opened. py-libp2
   and then handed to the swarm.
 - *The listener shares its port with any other process of the user.* The port is probed first.
 - *A remote reset may read as an end.* It is shown as broken where it can be told.
+- *A stream's receive window grows to 16 MiB, unread.* It stops at 4 MiB.
 - *Plaintext and secio are on offer, connections are rate-limited, unknown peers are dialled to fill a quota.* All off.
 """
 
@@ -45,6 +46,7 @@ from prime.transport.tcp import cannot_listen, dial_socket, listen_place, places
 PROTOCOL = "/prime/actor/1"
 FRAME_BYTES = 65519 - 12  # plaintext of the largest Noise message, less a Yamux header
 PIPE_BYTES_MAX = 1 << 18
+WINDOW_BYTES_MAX = 1 << 22  # of a stream; py-libp2p would let it grow to 16 MiB
 STREAMS_PER_PEER_MAX = 200  # outbound; the 257th would wait for ever without an error
 WRITE_TIMEOUT_S = 30.0  # of one frame whose window is open: past it, nobody reads the connection
 LINGER_S = 10.0  # how long a closed channel waits for the other side to close, before it resets the stream
@@ -53,6 +55,7 @@ LINGER_BYTES_MAX = 1 << 20  # and how much it reads and drops meanwhile
 _WINDOW_POLL_MIN_S = 0.001
 _WINDOW_POLL_MAX_S = 0.02
 _HOST_CLOSE_TIMEOUT_S = 5.0
+_LONG_AGO = 1e-9  # on Trio's clock, and not 0, which Yamux reads as "never"
 
 log = logging.getLogger(__name__)
 
@@ -119,10 +122,16 @@ class Libp2pChannel(Channel):
         try:
             while True:
                 await self._inward.put(await self._muxed.read(FRAME_BYTES))
+                self._cap_window()
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             await self._drain()  # closed here; the other side may still be sending
         except Exception as error:  # noqa: BLE001 (border: py-libp2p raises whatever its layers raise)
             self._input_ended(error)
+
+    def _cap_window(self) -> None:
+        """Keep Yamux from growing this stream's receive window further: a peer may fill all of it unread."""
+        if self._muxed.target_recv_window >= WINDOW_BYTES_MAX:
+            self._muxed.epoch_start = _LONG_AGO  # it grows only when the last update was a moment ago
 
     def _input_ended(self, error: Exception) -> None:
         from libp2p.stream_muxer.exceptions import MuxedStreamEOF

@@ -262,13 +262,11 @@ def _single_certificate(message: bytes) -> bytes:
     """Return the DER of the one certificate in a Certificate message (RFC 8446 section 4.4.2)."""
     lists_at = 5 + message[4] if len(message) > 4 else 0  # after message type, length and request context
     der_at = lists_at + 6
-    if not lists_at or len(message) < der_at:
-        raise RemoteProtocolError("The TLS certificate message is cut short.")
-    list_size = int.from_bytes(message[lists_at : lists_at + 3], "big")
     size = int.from_bytes(message[lists_at + 3 : der_at], "big")
     entry_end = der_at + size + 2
-    if not 0 < size <= CERTIFICATE_BYTES_MAX or entry_end > len(message):
+    if not lists_at or not 0 < size <= CERTIFICATE_BYTES_MAX or entry_end > len(message):
         raise RemoteProtocolError("The other side showed no TLS certificate, or one out of bounds.")
+    list_size = int.from_bytes(message[lists_at : lists_at + 3], "big")
     extensions_size = int.from_bytes(message[entry_end - 2 : entry_end], "big")
     if size + extensions_size + 5 != list_size:
         raise RemoteProtocolError("The other side showed more than one TLS certificate.")

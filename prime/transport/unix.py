@@ -219,10 +219,10 @@ def _statement(role: bytes, dialler_hello: bytes, listener_hello: bytes) -> byte
 
 def _check_proof(hello: bytes, signature: bytes, statement: bytes) -> PeerId:
     if not hello.startswith(MAGIC):
-        raise UnreachableError("The other process does not speak Prime's local protocol.")
+        raise UnreachableError("The other process does not speak Prime's local protocol.", hint="Check the path.")
     peer = peer_from_public_key(hello[len(MAGIC) : len(MAGIC) + 32])
     if not verify(peer, statement, signature):
-        raise WrongPeerError(f"The other process claims to be {peer} and cannot prove it.")
+        raise WrongPeerError(f"The other process claims to be {peer} and cannot prove it.", hint="Do not trust it.")
     return peer
 
 
@@ -243,7 +243,10 @@ def _check_same_user(socket: trio.socket.SocketType) -> None:
         return
     _, user, _ = struct.unpack("3i", socket.getsockopt(os_socket.SOL_SOCKET, option, struct.calcsize("3i")))
     if user not in {0, os.geteuid()}:
-        raise WrongPeerError(f"The other process belongs to user {user}, not to user {os.geteuid()}.")
+        raise WrongPeerError(
+            f"The other process belongs to user {user}, not to user {os.geteuid()}.",
+            hint="Run both as the same user: a local socket is for one user's processes.",
+        )
 
 
 async def _dial_socket(place: UnixPlace) -> trio.socket.SocketType:

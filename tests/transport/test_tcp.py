@@ -1,0 +1,381 @@
+"""TCP and its TLS: what the conformance suite cannot know."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import anyio
+import attrs
+import pytest
+import trio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prime.errors import AddressInUseError, ConfigError, RemoteProtocolError, UnreachableError
+from prime.testing.transport import meet, opened
+from prime.transport import tls
+from prime.transport.identity import KeyPair
+from prime.transport.tcp import Tcp
+from prime.transport.tls import Credentials, TlsSession, make_certificate, open_credentials, peer_of_certificate
+
+KEY, OTHER = KeyPair.from_seed(bytes(32)), KeyPair.from_seed(bytes([1] * 32))
+
+
+def has_ip6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture
+def credentials() -> Iterator[Credentials]:
+    with open_credentials(KEY) as made:
+        yield made
+
+
+def shake_hands(client: TlsSession, server: TlsSession) -> None:
+    done = {client: False, server: False}
+    while not all(done.values()):
+        for here, there in ((client, server), (server, client)):
+            done[here] = done[here] or here.handshake()
+            if output := here.output():
+                there.feed(output)
+
+
+def sessions(client: Credentials, server: Credentials) -> tuple[TlsSession, TlsSession]:
+    return TlsSession(client, server_side=False), TlsSession(server, server_side=True)
+
+
+# -------------------------------------------------------------------------------------------------------- certificates
+
+
+def certificate(
+    *,
+    signer: KeyPair = KEY,
+    named: KeyPair = KEY,
+    over: bytes | None = None,
+    starts: int = -1,
+    days: int = 2,
+    extra: bool = False,
+) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    private = ec.generate_private_key(ec.SECP256R1())
+    now, name = datetime.now(UTC), x509.Name([])
+    signature = signer.sign(tls.SIGNED_PREFIX + (over or tls._spki(private.public_key())))
+    body = b"\x04\x24" + tls.encode_public_key(named.public_bytes) + b"\x04\x40" + signature
+    builder = x509.CertificateBuilder(name, name, private.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now + timedelta(days=starts)).not_valid_after(
+        now + timedelta(days=starts + days)
+    )
+    builder = builder.add_extension(x509.UnrecognizedExtension(tls.EXTENSION_OID, b"\x30\x68" + body), critical=False)
+    if extra:
+        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=False)
+    return builder.sign(private, hashes.SHA256()), private
+
+
+def der(made: tuple[x509.Certificate, ec.EllipticCurvePrivateKey]) -> bytes:
+    return made[0].public_bytes(Encoding.DER)
+
+
+def on_disk(folder: Path, made: tuple[x509.Certificate, ec.EllipticCurvePrivateKey]) -> Credentials:
+    key = made[1].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path = folder / "credentials.pem"
+    path.write_bytes(key + made[0].public_bytes(Encoding.PEM))
+    return Credentials(path, "")
+
+
+def test_a_certificate_proves_its_peer() -> None:
+    assert peer_of_certificate(der(make_certificate(KEY))) == KEY.peer
+
+
+def test_a_certificate_has_the_libp2p_extension_alone() -> None:
+    made, _ = make_certificate(KEY)
+    assert [each.oid.dotted_string for each in made.extensions] == ["1.3.6.1.4.1.53594.1.1"]
+    assert not made.extensions[0].critical
+
+
+def test_libp2p_accepts_our_certificate() -> None:
+    theirs = pytest.importorskip("libp2p.security.tls.certificate")
+    ids = pytest.importorskip("libp2p.peer.id")
+    made, _ = make_certificate(KEY)
+    assert str(ids.ID.from_pubkey(theirs.verify_certificate_chain([made]))) == KEY.peer
+
+
+def test_we_accept_libp2ps_certificate() -> None:
+    theirs = pytest.importorskip("libp2p.security.tls.certificate")
+    keys = pytest.importorskip("libp2p.crypto.ed25519").create_new_key_pair(KEY.private_bytes())
+    text, _ = theirs.generate_certificate(keys.private_key, theirs.create_cert_template())
+    made = x509.load_pem_x509_certificate(text.encode())
+    assert peer_of_certificate(made.public_bytes(Encoding.DER)) == KEY.peer
+
+
+def test_forged_certificates_are_refused() -> None:
+    forged = {
+        "not signed by the identity": certificate(signer=OTHER),
+        "signed by": certificate(over=b"another key"),
+    }
+    for text, made in forged.items():
+        with pytest.raises(RemoteProtocolError, match=text):
+            peer_of_certificate(der(made))
+    good = bytearray(der(make_certificate(KEY)))
+    good[-5] ^= 1  # its own signature
+    with pytest.raises(RemoteProtocolError):
+        peer_of_certificate(bytes(good))
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_certificate_or_a_clear_error(data: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        peer_of_certificate(data)
+    with pytest.raises(RemoteProtocolError):
+        tls._single_certificate(b"\x0b\0\0\0\0" + data)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 255))
+def test_a_changed_byte_never_proves_another_peer(at: int, change: int) -> None:
+    data = bytearray(DER)
+    data[at % len(data)] ^= change
+    with suppress(RemoteProtocolError):
+        assert peer_of_certificate(bytes(data)) == KEY.peer
+
+
+DER = der(make_certificate(KEY))
+
+
+# ------------------------------------------------------------------------------------------------------------ sessions
+
+
+def test_both_sides_prove_themselves(credentials: Credentials) -> None:
+    with open_credentials(OTHER) as others:
+        client, server = sessions(credentials, others)
+        shake_hands(client, server)
+    assert client.peer == OTHER.peer
+    assert server.peer == KEY.peer
+
+
+@pytest.mark.parametrize(
+    ("made", "text"),
+    [
+        (certificate(signer=OTHER), "not signed by the identity"),
+        (certificate(starts=-5), "certificate verify failed"),
+        (certificate(starts=+2), "certificate verify failed"),
+    ],
+    ids=["forged", "expired", "not yet valid"],
+)
+@pytest.mark.parametrize("bad_side", ["client", "server"])
+def test_a_bad_certificate_fails_the_handshake(
+    tmp_path: Path,
+    credentials: Credentials,
+    made: tuple[x509.Certificate, ec.EllipticCurvePrivateKey],
+    text: str,
+    bad_side: str,
+) -> None:
+    bad = on_disk(tmp_path, made)
+    pair = sessions(bad, credentials) if bad_side == "client" else sessions(credentials, bad)
+    with pytest.raises(RemoteProtocolError, match=text):
+        shake_hands(*pair)
+
+
+def test_other_extensions_do_not_disturb(tmp_path: Path, credentials: Credentials) -> None:
+    client, server = sessions(on_disk(tmp_path, certificate(extra=True)), credentials)
+    shake_hands(client, server)
+    assert server.peer == KEY.peer
+
+
+def handshake_with(server: TlsSession, context: ssl.SSLContext) -> None:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(incoming, outgoing)
+    for _ in range(5):
+        with suppress(ssl.SSLWantReadError):
+            client.do_handshake()
+        server.feed(outgoing.read())
+        server.handshake()
+        incoming.write(server.output())
+
+
+def stranger_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def test_a_client_without_certificate_is_refused(credentials: Credentials) -> None:
+    with pytest.raises(RemoteProtocolError, match="showed no TLS certificate"):
+        handshake_with(TlsSession(credentials, server_side=True), stranger_context())
+
+
+def test_an_older_tls_is_refused(credentials: Credentials) -> None:
+    context = stranger_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(RemoteProtocolError, match="unsupported protocol"):
+        handshake_with(TlsSession(credentials, server_side=True), context)
+
+
+def connected(credentials: Credentials) -> tuple[TlsSession, TlsSession]:
+    client, server = sessions(credentials, credentials)
+    shake_hands(client, server)
+    return client, server
+
+
+@given(st.lists(st.binary(min_size=1, max_size=40_000), max_size=5), st.integers(1, 50_000), st.integers(1, 30_000))
+def test_bytes_survive_any_cutting(parts: list[bytes], cut: int, size: int) -> None:
+    with open_credentials(KEY) as made:
+        client, server = connected(made)
+    wire = b"".join(client.encrypt(part) for part in parts) + client.end()
+    got = b""
+    for start in range(0, len(wire), cut):
+        server.feed(wire[start : start + cut])
+        while data := server.decrypt(size):
+            assert len(data) <= size
+            got += data
+    assert got == b"".join(parts)
+    assert server.decrypt(size) == server.decrypt(size) == b""
+
+
+def test_a_changed_record_breaks_the_stream_for_good(credentials: Credentials) -> None:
+    client, server = connected(credentials)
+    record = bytearray(client.encrypt(b"data"))
+    record[-1] ^= 1
+    server.feed(bytes(record))
+    for _ in range(2):
+        with pytest.raises(RemoteProtocolError, match="TLS stream broke"):
+            server.decrypt(100)
+
+
+def test_data_before_a_damaged_record_is_delivered(credentials: Credentials) -> None:
+    client, server = connected(credentials)
+    wire = bytearray(client.encrypt(b"good") + client.encrypt(b"bad"))
+    wire[-1] ^= 1
+    server.feed(bytes(wire))
+    assert server.decrypt(100) == b"good"
+    with pytest.raises(RemoteProtocolError):
+        server.decrypt(100)
+
+
+def test_a_cut_connection_is_no_end(credentials: Credentials) -> None:
+    client, server = connected(credentials)
+    server.feed(client.encrypt(b"data"))
+    server.feed(b"")
+    assert server.decrypt(100) == b"data"
+    with pytest.raises(RemoteProtocolError, match="TLS stream broke"):
+        server.decrypt(100)
+
+
+def test_ending_keeps_what_has_arrived(credentials: Credentials) -> None:
+    client, server = connected(credentials)
+    server.feed(client.encrypt(b"x" * 50_000)[:30_000])
+    end = server.end()
+    client.feed(end)
+    assert client.decrypt(10) == b""
+    assert server.decrypt(1 << 20) == b"x" * 16_384
+    assert server.decrypt(1 << 20) is None
+
+
+def test_credentials_leave_nothing_readable_behind() -> None:
+    with open_credentials(KEY) as made:
+        content = made.path.read_bytes()
+        assert b"ENCRYPTED PRIVATE KEY" in content
+        assert made.path.parent.stat().st_mode & 0o777 == 0o700
+        assert made.password not in repr(made)
+    assert not made.path.parent.exists()
+
+
+# ------------------------------------------------------------------------------------------------------------ endpoint
+
+
+async def test_a_connection_that_is_cut_reads_as_broken() -> None:
+    async with opened(Tcp(), Tcp()) as (dialler, listener):
+        m = await meet(dialler, listener)
+        m.far.close_nowait()
+        with pytest.raises(anyio.BrokenResourceError):
+            await m.near.receive()
+
+
+async def test_silent_callers_do_not_keep_others_out_for_long() -> None:
+    quick = Tcp(backlog_max=2, dial_timeout_s=0.3)
+    async with opened(Tcp(), quick) as (dialler, listener), trio.open_nursery() as nursery:
+        port = int(listener.addresses[0].split("/")[4])
+        for _ in range(3):
+            nursery.start_soon(hold_open, port)
+        await trio.sleep(0.05)
+        await meet(dialler, listener)
+        nursery.cancel_scope.cancel()
+
+
+async def hold_open(port: int) -> None:
+    async with await trio.open_tcp_stream("127.0.0.1", port):
+        await trio.sleep_forever()
+
+
+async def test_a_port_in_use_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"/ip4/127.0.0.1/tcp/{taken.getsockname()[1]}"
+        with pytest.raises(AddressInUseError, match=address) as caught:
+            async with Tcp(address).open(KEY):
+                pass
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "address", ["/ip4/192.0.2.1/tcp/0", "/memory/x", "nonsense", f"/ip4/127.0.0.1/tcp/0/p2p/{OTHER.peer}"]
+)
+async def test_an_address_that_cannot_be_listened_on_is_a_config_error(address: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        async with Tcp(address).open(KEY):
+            pass
+    assert caught.value.hint
+
+
+async def test_an_unspecified_host_is_announced_by_real_ones() -> None:
+    async with Tcp("/ip4/0.0.0.0/tcp/0").open(KEY) as listener, Tcp().open(OTHER) as dialler:
+        assert not any("/0.0.0.0/" in each for each in listener.addresses)
+        assert any(each.startswith("/ip4/127.0.0.1/") for each in listener.addresses)
+        for address in listener.addresses:
+            assert (await dialler.dial(address)).peer == KEY.peer
+
+
+async def test_names_can_be_dialled() -> None:
+    async with opened(Tcp(), Tcp()) as (dialler, listener):
+        port = listener.addresses[0].split("/")[4]
+        assert (await dialler.dial(f"/dns4/localhost/tcp/{port}")).peer == listener.peer
+        with pytest.raises(UnreachableError):
+            await dialler.dial("/dns4/nobody.invalid/tcp/1")
+
+
+@pytest.mark.skipif(not has_ip6(), reason="no IPv6 loopback")
+async def test_ip6() -> None:
+    async with opened(Tcp("/ip6/::1/tcp/0"), Tcp()) as (listener, dialler):
+        assert (await dialler.dial(listener.addresses[0])).peer == listener.peer
+
+
+async def test_what_is_no_prime_is_said() -> None:
+    async with Tcp(dial_timeout_s=0.5).open(KEY) as dialler, trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, say_hello, 0)
+        port = listeners[0].socket.getsockname()[1]
+        with pytest.raises(UnreachableError, match="does not speak Prime's TCP transport"):
+            await dialler.dial(f"/ip4/127.0.0.1/tcp/{port}")
+        nursery.cancel_scope.cancel()
+
+
+async def say_hello(stream: trio.SocketStream) -> None:
+    await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    await stream.aclose()
+
+
+async def test_one_that_never_answers_ends_at_the_deadline() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"/ip4/127.0.0.1/tcp/{silent.getsockname()[1]}"
+        async with attrs.evolve(Tcp(), dial_timeout_s=0.1).open(KEY) as dialler:
+            with pytest.raises(UnreachableError, match=r"within 0.1 s"):
+                await dialler.dial(address)
