@@ -20,6 +20,7 @@ Buffer = bytes | bytearray | memoryview
 
 _PREFIX = struct.Struct(">IH")
 _JOIN_SIZE_BYTES_MAX = 64 * 1024  # below this, copying the header behind its prefix is cheaper than one more write
+_SMALL_SIZE_BYTES_MAX = 16 * 1024  # headers up to this size without payloads take a shorter way through
 _HINT_PEER = "the sender is broken, hostile, or has larger limits than this node"
 _HINT_SPLIT = "send less in one message, or raise the limits on both ends"
 
@@ -40,6 +41,8 @@ def pack(
 
     Raises `LocalProtocolError` when the frame is over `limits`.
     """
+    if not payloads and len(header) <= _SMALL_SIZE_BYTES_MAX <= limits.header_size_bytes_max:
+        return [_PREFIX.pack(len(header), 0) + header]
     sizes = [payload.nbytes for payload in payloads]
     problem = _over_limits(len(header), sizes, limits)
     if problem:
@@ -109,6 +112,10 @@ class FrameParser:
         keep = type(data) is bytes
         position, size_bytes = 0, len(chunk)
         while position < size_bytes and not self._problem:
+            if type(data) is bytes and not self._gathered and self._step == self._take_prefix:
+                position = self._take_small_frames(data, position)
+                if position == size_bytes:
+                    return
             take = min(self._section_size - len(self._gathered), size_bytes - position)
             self._fill(chunk[position : position + take], keep=keep and 2 * take >= size_bytes)
             position += take
@@ -120,6 +127,19 @@ class FrameParser:
         if self._problem:
             raise DecodeError(self._problem, hint=_HINT_PEER)
         return None
+
+    def _take_small_frames(self, data: bytes, position: int) -> int:
+        """Take the small frames without payloads that lie whole in `data`; return the position behind them."""
+        size_max = min(_SMALL_SIZE_BYTES_MAX, self._limits.header_size_bytes_max, self._limits.frame_size_bytes_max - 6)
+        start = position + _PREFIX.size
+        while start <= len(data):
+            header_size, count = _PREFIX.unpack_from(data, position)
+            end = start + header_size
+            if count or not header_size or header_size > size_max or end > len(data):
+                break
+            self._frames.append(Frame(data[start:end], (), end - position))
+            position, start = end, end + _PREFIX.size
+        return position
 
     def _fill(self, piece: memoryview, *, keep: bool) -> None:
         """Add a piece that does not reach beyond the section in progress; pass the section on when it is whole."""
