@@ -1,0 +1,102 @@
+"""What a run is: its configuration, and the model that it trains. Public records with validation and a wire form."""
+
+from __future__ import annotations
+
+import hashlib
+
+from prime.errors import ConfigError
+from prime.wire import record
+
+LAYOUT_MAX = 100_000
+"""Tensors of one model."""
+
+
+@record
+class TrainingConfig:
+    """Everything that decides what a run computes; equal on all its nodes.
+
+    `model` and `data` are `module:function` (see `prime.trainer.task`), or empty for the built-in character
+    transformer and the text of Python's standard library; `data` may also be the path of a text file or folder.
+    `inner_steps` is H, the local steps between two rounds; `context` is in characters, `round_deadline_s` in seconds.
+    The run ends with the first round from `rounds` on to which `contributors_final_min` members contributed.
+
+    Raises `ConfigError` for values that cannot be.
+    """
+
+    model: str = ""
+    data: str = ""
+    rounds: int = 20
+    nodes_min: int = 3
+    contributors_final_min: int = 0
+    inner_steps: int = 100
+    batch_size: int = 32
+    context: int = 128
+    learning_rate: float = 1e-3
+    warmup_steps: int = 20
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+    outer_learning_rate: float = 0.7
+    outer_momentum: float = 0.9
+    round_deadline_s: float = 60.0
+    seed: int = 0
+    threads: int = 1
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse what cannot be."""
+        for name in ("rounds", "nodes_min", "inner_steps", "batch_size", "threads"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(self.context >= 2, "context", self.context, "at least 2")
+        _require(0 <= self.outer_momentum < 1, "outer_momentum", self.outer_momentum, "from 0 to under 1")
+        _require(self.round_deadline_s > 0, "round_deadline_s", self.round_deadline_s, "above 0")
+        for name in ("learning_rate", "weight_decay", "clip_norm", "outer_learning_rate"):
+            _require(0 <= getattr(self, name) < float("inf"), name, getattr(self, name), "0 or more, and finite")
+        for name in ("warmup_steps", "contributors_final_min", "seed"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+
+
+@record
+class TensorLayout:
+    """One parameter tensor: its name, its shape, and its type as torch names it (`float32`)."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@record
+class ModelMetadata:
+    """A model as others need to know it: how its flat vector of `parameters` elements is cut into tensors.
+
+    Raises `ConfigError` where the layout does not add up to the count.
+    """
+
+    name: str
+    parameters: int
+    layout: tuple[TensorLayout, ...]
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse a layout that does not add up."""
+        total = sum(_elements(tensor.shape) for tensor in self.layout)
+        if total != self.parameters or not 1 <= len(self.layout) <= LAYOUT_MAX:
+            raise ConfigError(
+                f"model {self.name!r}: {len(self.layout)} tensors hold {total} elements, not {self.parameters}",
+                hint="every trainable tensor stands in the layout once",
+            )
+
+    @property
+    def layout_hash(self) -> str:
+        """Return a hash (SHA-256, hex) that is equal for models whose vectors fit each other."""
+        text = "\n".join(f"{t.name} {t.shape} {t.dtype}" for t in self.layout)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def _require(holds: bool, name: str, value: object, wanted: str) -> None:  # noqa: FBT001 - reads as a sentence
+    if not holds:
+        raise ConfigError(f"TrainingConfig.{name} is {value}: it must be {wanted}", hint="`prime config explain` tells more")
