@@ -32,7 +32,7 @@ SLICE_BYTES: Final = 2**20
 READ_BYTES: Final = 256 * 1024
 ALARM_AHEAD_S: Final = 1e-6
 """The least a clock task sleeps: a rounding error between two clocks must not make it spin."""
-FRAMES_PER_TURN: Final = 64
+FRAMES_PER_TURN: Final = 16
 """Frames handled between two checkpoints of the reader, so that the actors get their turn."""
 
 
@@ -82,10 +82,11 @@ class Carrier:
         self._channel = channel
         self._owner = owner
         self._inbound = inbound
-        self._clock = clock
+        self._now = clock.current_time
         self._limits = limits
         self._wire_limits = wire_limits(limits.allowance)
         self._token = 0
+        self._reply_types: dict[type, Any] = {}
         self._todo: deque[core.Command] = deque()
         self._busy = False
         self._slots: dict[int, tuple[ReplySlot, Any]] = {}
@@ -96,6 +97,7 @@ class Carrier:
         self._written = [0, 0, 0]
         self._wake = trio.Event()
         self._alarm = trio.CancelScope()
+        self._alarm_due = math.inf
         self._ending: core.Disconnect | None = None
         self._nursery: trio.Nursery | None = None
         self._actions: dict[type, Callable[[Any], None]] = {
@@ -160,7 +162,7 @@ class Carrier:
 
     def feed(self, event: core.Event) -> None:
         """Step the core and carry its commands out, in order also when one of them feeds the next event."""
-        self._todo.extend(self.link.step(event, self._clock.current_time()))
+        self._todo.extend(self.link.step(event, self._now()))
         if self._busy:
             return
         self._busy = True
@@ -195,7 +197,7 @@ class Carrier:
         if slot is None or kind is None:
             return
         try:
-            value = decode_value(reply_type(kind), command.value, command.payloads, self._wire_limits)
+            value = decode_value(self._reply_type(kind), command.value, command.payloads, self._wire_limits)
         except DecodeError as error:  # a malformed body; the frame was whole, so the link lives on
             slot.fail(error)
         else:
@@ -268,11 +270,18 @@ class Carrier:
             self._owner.drop(DeadLetter(command.target, f"tag {_tag(command.body)}", str(error)))
         self.feed(core.Taken(command.target))
 
+    def _reply_type(self, kind: type) -> Any:
+        """Return the reply type of a message class, looked up once."""
+        known = self._reply_types.get(kind)
+        if known is None:
+            known = self._reply_types[kind] = reply_type(kind)
+        return known
+
     def answered(self, correlation: int, kind: type, value: Any) -> None:
         """Send a reply; one that has no wire form fails the ask."""
         payloads: list[memoryview] = []
         try:
-            plain = encode_value(reply_type(kind), value, payloads)
+            plain = encode_value(self._reply_type(kind), value, payloads)
         except PrimeError as error:
             self.feed(core.Refuse(correlation, error, tag_of(kind) or 0))
             return
@@ -361,29 +370,32 @@ class Carrier:
                 await trio.lowlevel.checkpoint()
 
     def _tag_of_frame(self, frame: fr.Frame) -> int:
-        if isinstance(frame, fr.Tell) or isinstance(frame, fr.Ask):  # noqa: SIM101 (twice as fast)
+        # Identity of classes, not isinstance: half the price, for every frame.
+        if type(frame) is fr.Tell or type(frame) is fr.Ask:
             return _tag(frame.body)
-        if isinstance(frame, fr.Reply) or isinstance(frame, fr.Fail):  # noqa: SIM101 (twice as fast)
+        if type(frame) is fr.Reply or type(frame) is fr.Fail:
             return self.link.asked_tag(frame.correlation)
         return 0
 
     async def _keep_time(self) -> None:
         while True:
+            self._alarm_due = self.link.due
             with trio.CancelScope(deadline=self._alarm_at()) as self._alarm:
                 await trio.sleep_forever()
             self.feed(core.Tick())
 
     def _alarm_at(self) -> float:
-        """Return the core's `due` on Trio's clock, which need not be this system's; never now, so that time goes on."""
-        own_now = self._clock.current_time()
+        """Return `_alarm_due` on Trio's clock, which need not be this system's; never now, so that time goes on."""
+        own_now = self._now()
         trio_now = trio.current_time()
-        return max(self.link.due + (trio_now - own_now), trio_now + ALARM_AHEAD_S)
+        return max(self._alarm_due + (trio_now - own_now), trio_now + ALARM_AHEAD_S)
 
     def _hurry(self) -> None:
         """Let the clock task wake earlier if the core is due earlier than it thinks."""
         due = self.link.due
-        if due != math.inf:
-            self._alarm.deadline = min(self._alarm.deadline, self._alarm_at())
+        if due < self._alarm_due:
+            self._alarm_due = due
+            self._alarm.deadline = self._alarm_at()
 
     # ---- the writer
 

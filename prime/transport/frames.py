@@ -120,7 +120,7 @@ class Allowance:
     frame_bytes_max: int = 65 * 2**20
     header_bytes_max: int = 2**20
     payloads_max: int = 1024
-    window_messages: int = 64
+    window_messages: int = 256
     window_bytes: int = 16 * 2**20
     link_bytes: int = 256 * 2**20
     targets_max: int = 4096
@@ -506,8 +506,8 @@ def read_frame(plain: Any) -> Frame:
 def size_of_frame(header: bytes, payloads: Sequence[memoryview]) -> int:
     """Return the bytes of a whole frame on the wire: prefix, payload sizes, header and payloads."""
     size_bytes = 6 + len(header)
-    for payload in payloads:
-        size_bytes += 4 + payload.nbytes
+    if payloads:
+        size_bytes += sum(4 + payload.nbytes for payload in payloads)
     return size_bytes
 
 

@@ -501,6 +501,7 @@ class Link:
         self._limits = limits
         self._mine = limits.allowance
         self._theirs = fr.Allowance()
+        self._frame_bytes_max = 0
         self._dialled = dialled
         self._phase = _Phase.GREETING
         self._cause = "it is not up yet"
@@ -637,6 +638,7 @@ class Link:
             self._end(fr.Reason.VERSION, text, drain=False)
             return
         self._theirs = frame.allowance
+        self._frame_bytes_max = min(frame.allowance.frame_bytes_max, frame.allowance.link_bytes // 2)
         if self._dialled:
             self._commands.append(Greeted(frame))
             self._open(now)
@@ -657,9 +659,9 @@ class Link:
         frame = event.frame
         if self._phase is not _Phase.UP:
             self._arrived_early(frame, now)
-        elif isinstance(frame, fr.Tell) or isinstance(frame, fr.Ask):  # noqa: SIM101 (twice as fast)
+        elif type(frame) is fr.Tell or type(frame) is fr.Ask:  # half the price of isinstance, for every message
             self._message_arrived(frame, event.payloads, event.size_bytes, now)
-        elif isinstance(frame, fr.Reply):
+        elif type(frame) is fr.Reply:
             self._reply_arrived(frame, event.payloads, now)
         else:
             self._frames[type(frame)](frame, now)
@@ -687,14 +689,32 @@ class Link:
     # ---- sending messages
 
     def _submit(self, event: Submit, now: float) -> None:
-        entry = self._entry(event, now)
-        refusal = self._refusal(entry)
-        if refusal is not None:
-            self._commands.append(Rejected(event.token, refusal))
+        self._seq += 1
+        timeout_s = event.timeout_s
+        frame: fr.Tell | fr.Ask
+        if timeout_s is None:
+            frame = fr.Tell(event.target, self._seq, event.body, event.sender, event.trace)
+            deadline = timeout_s = math.inf
+        else:
+            left_ms = _milliseconds(timeout_s)
+            frame = fr.Ask(event.target, self._seq, event.body, event.token, left_ms, event.sender, event.trace)
+            deadline = now + timeout_s
+        header = dumps(frame.plain())
+        size_bytes = fr.size_of_frame(header, event.payloads)
+        asks = event.timeout_s is not None
+        self._enqueue(
+            _Entry(event.token, frame, header, event.payloads, size_bytes, event.tag, asks, deadline, timeout_s), now
+        )
+
+    def _enqueue(self, entry: _Entry, now: float) -> None:
+        """Release a message at once if nothing is in its way, else let it wait behind the others of its target."""
+        path = entry.frame.target
+        if self._excess(entry):
+            self._commands.append(Rejected(entry.token, self._refusal(entry)))
             return
-        target = self._outgoing.get(event.target)
+        target = self._outgoing.get(path)
         if target is None:
-            target = self._outgoing[event.target] = _Outgoing(event.target)
+            target = self._outgoing[path] = _Outgoing(path)
         if entry.asks:
             self._deadlines.add(entry.token, entry.deadline)
         target.queue.append(entry)
@@ -706,29 +726,25 @@ class Link:
             self._line_up(target, obstacle)
         self._waiting[entry.token] = (target, entry)
 
-    def _entry(self, event: Submit, now: float) -> _Entry:
-        self._seq += 1
-        timeout_s = event.timeout_s
-        frame: fr.Tell | fr.Ask
-        if timeout_s is None:
-            frame = fr.Tell(event.target, self._seq, event.body, event.sender, event.trace)
-            deadline = timeout_s = math.inf
-        else:
-            deadline = now + timeout_s
-            left_ms = _milliseconds(timeout_s)
-            frame = fr.Ask(event.target, self._seq, event.body, event.token, left_ms, event.sender, event.trace)
-        header = dumps(frame.plain())
-        size_bytes = fr.size_of_frame(header, event.payloads)
-        asks = event.timeout_s is not None
-        return _Entry(event.token, frame, header, event.payloads, size_bytes, event.tag, asks, deadline, timeout_s)
+    def _excess(self, entry: _Entry) -> bool:
+        """Tell whether a message cannot be sent at all."""
+        theirs = self._theirs
+        return (
+            entry.size_bytes > self._frame_bytes_max
+            or len(entry.header) > theirs.header_bytes_max
+            or len(entry.payloads) > theirs.payloads_max
+            or len(entry.frame.target) > fr.PATH_CHARS_MAX
+            or len(self._waiting) >= self._limits.waiting_max
+            or self._phase is not _Phase.UP
+        )
 
-    def _refusal(self, entry: _Entry) -> PrimeError | None:
+    def _refusal(self, entry: _Entry) -> PrimeError:
         if self._phase is not _Phase.UP:
             return self._loss()
-        most = min(self._theirs.frame_bytes_max, self._theirs.link_bytes // 2)
-        if entry.size_bytes > most:
+        if entry.size_bytes > self._frame_bytes_max:
             return LocalProtocolError(
-                f"a message of {entry.size_bytes} bytes for {entry.frame.target}: {self._peer} takes at most {most}",
+                f"a message of {entry.size_bytes} bytes for {entry.frame.target}: {self._peer} takes at most "
+                f"{self._frame_bytes_max}",
                 hint="Send it in parts.",
             )
         if len(entry.header) > self._theirs.header_bytes_max or len(entry.payloads) > self._theirs.payloads_max:
@@ -740,12 +756,10 @@ class Link:
             )
         if len(entry.frame.target) > fr.PATH_CHARS_MAX:
             return LocalProtocolError(f"a target path of over {fr.PATH_CHARS_MAX} characters")
-        if len(self._waiting) >= self._limits.waiting_max:
-            return RefusedError(
-                f"{len(self._waiting)} callers already wait for {self._peer}",
-                hint="Wait for earlier messages before sending more.",
-            )
-        return None
+        return RefusedError(
+            f"{len(self._waiting)} callers already wait for {self._peer}",
+            hint="Wait for earlier messages before sending more.",
+        )
 
     def _obstacle(self, target: _Outgoing) -> _Obstacle | None:
         theirs, entry = self._theirs, target.queue[0]

@@ -66,6 +66,9 @@ class Local:
     number: int
 
 
+NARROW = LinkLimits(allowance=fr.Allowance(window_messages=64))
+
+
 class Mailbox:
     """One actor's mailbox: messages wait in it until `room` is there; `handle` answers asks."""
 
@@ -307,7 +310,7 @@ async def test_asking_self_has_a_deadline(autojump_clock: trio.testing.MockClock
 
 
 async def test_a_full_mailbox_slows_its_own_senders_and_nobody_else(autojump_clock: trio.testing.MockClock) -> None:
-    async with swarm() as s:
+    async with swarm(limits=NARROW) as s:
         a, b = s.links
         slow = s.nodes[1].boxes["/slow"] = Mailbox(room=10)
         quick = s.nodes[1].boxes["/quick"] = Mailbox(handle=lambda m: m.number)
@@ -334,7 +337,7 @@ async def test_a_full_mailbox_slows_its_own_senders_and_nobody_else(autojump_clo
 
 
 async def test_a_cancelled_teller_leaves_no_message_and_no_slot(autojump_clock: trio.testing.MockClock) -> None:
-    async with swarm() as s:
+    async with swarm(limits=NARROW) as s:
         a, b = s.links
         slow = s.nodes[1].boxes["/slow"] = Mailbox(room=0)
         for number in range(64):
@@ -889,7 +892,7 @@ async def test_a_tell_whose_body_is_no_message_is_a_dead_letter(
 
 
 async def test_a_thousand_bad_bodies_cost_no_credit_and_no_slot(autojump_clock: trio.testing.MockClock) -> None:
-    async with hostile() as (s, raw):
+    async with hostile(limits=NARROW) as (s, raw):
         grants = 0
         outstanding = 0
         for seq in range(1, 1001):
@@ -998,7 +1001,7 @@ async def test_links_are_bounded(autojump_clock: trio.testing.MockClock) -> None
 
 
 async def test_a_peer_cannot_flood_past_its_window(autojump_clock: trio.testing.MockClock) -> None:
-    async with hostile() as (s, raw):
+    async with hostile(limits=NARROW) as (s, raw):
         slow = s.nodes[0].boxes["/slow"] = Mailbox(room=1)
         for seq in range(1, 67):
             with contextlib.suppress(anyio.BrokenResourceError):
