@@ -218,12 +218,12 @@ class _Node:
     @contextlib.asynccontextmanager
     async def _serving_control(self, nursery: trio.Nursery) -> AsyncIterator[None]:
         links = Links(Unix(self._places.control_socket), KeyPair.generate(), emit=lambda _: None)
-        with trio.CancelScope() as scope:
-            await nursery.start(_serve, links, ControlInbound(self._system), scope)
-            try:
-                yield
-            finally:
-                scope.cancel()
+        scope = trio.CancelScope()
+        await nursery.start(_serve, links, ControlInbound(self._system), scope)
+        try:
+            yield
+        finally:
+            scope.cancel()
 
     async def _signals(self) -> None:
         """Stop in order on the first signal, at once on the second."""

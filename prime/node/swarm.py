@@ -19,6 +19,7 @@ from typing import Any
 import attrs
 import trio
 
+import prime
 from prime.config import set_value
 from prime.errors import RunFailedError, WorldError
 from prime.node.client import ASK_TIMEOUT_S, Connect, open_client
@@ -87,7 +88,7 @@ class LocalSwarm:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 cwd=node.folder,
-                env={**os.environ, **_ONE_THREAD},
+                env={**os.environ, **_ONE_THREAD, "PYTHONPATH": _python_path()},
                 start_new_session=True,  # Ctrl-C is this program's to handle: it stops its nodes in order
             )
         node.starts += 1
@@ -189,3 +190,8 @@ async def _reaped(process: subprocess.Popen[bytes], within_s: float) -> bool:
         while process.poll() is None:  # noqa: ASYNC110 - a process that was only started has no event
             await trio.sleep(0.02)
     return process.returncode is not None
+
+
+def _python_path() -> str:
+    """Return where Python looks for modules, ours included: the nodes run in other folders than this program."""
+    return os.pathsep.join(path for path in (str(Path(prime.__file__).parents[1]), os.environ.get("PYTHONPATH")) if path)

@@ -29,7 +29,7 @@ CASE_TIMEOUT_S = 30.0
 LARGE_BYTES = 8 << 20
 BLOCKED_AFTER_S = 0.4  # a send that makes no progress for so long is blocked
 HELD_BYTES_MAX = 24 << 20  # what a transport and the operating system may hold for a reader that does not read
-_PIECE_BYTES = 1 << 16
+_PIECE_BYTES = 100_003  # divides no buffer, so that a blocked send is blocked half-way
 
 Case = Callable[["TransportKit"], Awaitable[None]]
 
@@ -395,13 +395,14 @@ async def closes_in_bounded_time(kit: TransportKit) -> None:
 
 
 async def closes_with_its_endpoint(kit: TransportKit) -> None:
-    """Leaving the endpoint's context closes its channels and ends `accept`; the peer notices."""
+    """Leaving the endpoint's context closes its channels and ends `accept` and `dial`; the peer notices."""
     with trio.fail_after(CASE_TIMEOUT_S):
         async with kit.make().open(KeyPair.generate()) as dialler:
             async with kit.make().open(KeyPair.generate()) as listener:
                 m = await meet(dialler, listener)
-            with _raises(anyio.ClosedResourceError):
-                await listener.accept()
+            for call in (listener.accept(), listener.dial(dialler.addresses[0])):
+                with _raises(anyio.ClosedResourceError):
+                    await call
             with _raises(anyio.ClosedResourceError):
                 await m.far.receive()
             with _raises(anyio.EndOfStream, or_else=anyio.BrokenResourceError):

@@ -1,52 +1,60 @@
-"""The outer step of DiLoCo: what the mean delta of a round does to the shared parameters (pure).
+"""The outer step: what a round's aggregate does to the shared parameters. Pure, flat float32 vectors.
 
-Source: Douillard et al., "DiLoCo: Distributed Low-Communication Training of Language Models", 2023, algorithm 1, with
-Nesterov momentum as in Sutskever et al., 2013. Every node computes it from the same bytes with the same operations in
-the same order, so all nodes hold the same bits afterwards.
+Source: Douillard et al., "DiLoCo", 2023 (arXiv 2311.08105), with Nesterov momentum as in Sutskever et al., 2013.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import attrs
 import numpy as np
-import numpy.typing as npt
 
-from prime.errors import LocalProtocolError
-
-Vector = npt.NDArray[np.float32]
-
-
-class OuterOptimiser(Protocol):
-    """Moves the shared parameters by a mean delta (outer minus local: it points back along the progress made)."""
-
-    def step(self, theta_D: Vector, momentum_D: Vector, delta_D: Vector) -> tuple[Vector, Vector]:  # noqa: N803
-        """Return the new parameters and the new momentum, both float32[D]; the arguments stay as they are."""
-        ...
+from prime.errors import ConfigError, LocalProtocolError
+from prime.trainer.codec import Vector
 
 
 @attrs.frozen
-class Nesterov:
-    """`v <- mu v + delta; theta <- theta - eta (delta + mu v)`, everything in float32.
+class OuterStep:
+    """The outer optimiser: `learning_rate` is eta, `momentum` is mu.
 
-    `learning_rate` is eta, `momentum` mu. With `momentum=0` and `learning_rate=1` it is plain averaging: theta becomes
-    the weighted mean of the members' local parameters.
+    With eta 1 and mu 0 (`averaging()`) the new parameters are the weighted mean of the members' local ones.
     """
 
     learning_rate: float = 0.7
     momentum: float = 0.9
 
-    def step(self, theta_D: Vector, momentum_D: Vector, delta_D: Vector) -> tuple[Vector, Vector]:  # noqa: N803
-        """See `OuterOptimiser.step`. Raises `LocalProtocolError` for vectors that do not fit each other."""
-        if not theta_D.shape == momentum_D.shape == delta_D.shape:
-            raise LocalProtocolError(
-                f"an outer step over {theta_D.shape} parameters, {momentum_D.shape} momentum and {delta_D.shape} delta"
+    def __attrs_post_init__(self) -> None:
+        if not (0 < self.learning_rate <= 10 and 0 <= self.momentum < 1):
+            raise ConfigError(
+                f"no outer step has learning rate {self.learning_rate} and momentum {self.momentum}",
+                hint="the learning rate is above 0 and at most 10, the momentum from 0 to below 1",
             )
+
+    def apply(self, theta_D: Vector, momentum_D: Vector, delta_D: Vector) -> tuple[Vector, Vector]:  # noqa: N803
+        """Return the new parameters and the new momentum; the arguments stay as they are. D: flat size.
+
+        With D the aggregated pseudo-gradient (outer parameters minus local ones, averaged over the contributors)::
+
+            v'     = mu v + D
+            theta' = theta - eta (D + mu v')
+
+        Each operation is one rounding to float32, in the order written, so equal inputs give equal bits everywhere.
+        Raises LocalProtocolError where the shapes differ.
+        """
+        for vector in (theta_D, momentum_D, delta_D):
+            if vector.dtype != np.float32 or vector.shape != (theta_D.size,):
+                raise LocalProtocolError(
+                    f"the outer step takes three float32 vectors of one size, got {vector.dtype}{list(vector.shape)} "
+                    f"beside {theta_D.size} parameters"
+                )
         mu, eta = np.float32(self.momentum), np.float32(self.learning_rate)
-        velocity_D: Vector = np.multiply(momentum_D, mu, dtype=np.float32)  # noqa: N806 - shape suffix: D is the flat size
-        velocity_D += delta_D
-        move_D: Vector = np.multiply(velocity_D, mu, dtype=np.float32)  # noqa: N806
-        move_D += delta_D
-        move_D *= eta
-        return theta_D - move_D, velocity_D
+        momentum = mu * momentum_D
+        momentum += delta_D
+        step = mu * momentum
+        step += delta_D
+        step *= eta
+        return np.subtract(theta_D, step, out=step), momentum
+
+
+def averaging() -> OuterStep:
+    """Return the outer step that is plain averaging of the local parameters."""
+    return OuterStep(learning_rate=1.0, momentum=0.0)

@@ -1,139 +1,148 @@
-"""The state that all members share, its hash, its chunks, and the plan that fetches it from several donors (pure).
+"""The outer state of a run, its hash, and how it is cut into chunks that name themselves by hash. Pure.
 
-The hash covers the parameters and the momentum, and nothing that could differ between equal states; chunks are named
-by SHA-256, so a wrong one is known at once, whoever sent it.
+The state's bytes are the parameters, then the momentum, each float32 little-endian in layout order. The state hash is
+SHA-256 over a header that names the format and the number of parameters, followed by those bytes. It says nothing
+about the round: after an aborted round the state is the same, and so is its hash.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Final
 
 import attrs
 import numpy as np
-import numpy.typing as npt
 
-from prime.errors import DecodeError
+from prime.errors import CorruptedError, LocalProtocolError, RemoteProtocolError
+from prime.trainer.codec import BytesLike, Vector
 from prime.trainer.messages import StateManifest
 
-Vector = npt.NDArray[np.float32]
-
-CHUNK_BYTES = 256 * 1024
-IN_FLIGHT_MAX = 4
-"""Chunks asked of one donor at a time."""
+CHUNK_SIZE_BYTES: Final = 256 * 1024
+HASH_SIZE_BYTES: Final = 32
+_STATE_HEADER: Final = b"prime outer state 1\n"
+_PARAMETERS_HEADER: Final = b"prime parameters 1\n"
 
 
 @attrs.frozen(eq=False)
 class OuterState:
-    """Parameters and momentum (float32[D] each) after `round`."""
+    """What all members of a run share after `round`: parameters theta and outer momentum, float32[D] each."""
 
     round: int
+    epoch: int
     theta: Vector
     momentum: Vector
 
-    def hash(self) -> bytes:
-        """Return SHA-256 over the element count and both vectors as little-endian float32 (32 bytes)."""
-        found = hashlib.sha256(b"prime outer state 1\0" + self.theta.size.to_bytes(8, "little"))
-        found.update(_little(self.theta).data)
-        found.update(_little(self.momentum).data)
-        return found.digest()
+    def __attrs_post_init__(self) -> None:
+        for name, vector in (("theta", self.theta), ("momentum", self.momentum)):
+            if vector.dtype != np.float32 or vector.ndim != 1 or vector.size != self.theta.size:
+                raise LocalProtocolError(
+                    f"{name} must be a flat float32 vector of {self.theta.size}, got {vector.dtype}{list(vector.shape)}"
+                )
 
-    def to_bytes(self) -> memoryview:
-        """Return theta, then momentum, as little-endian float32."""
-        return np.concatenate([_little(self.theta), _little(self.momentum)]).view(np.uint8).data
+    def pieces(self) -> tuple[memoryview, memoryview]:
+        """Return the state's bytes in two pieces, without a copy on a little-endian machine."""
+        return _little_endian(self.theta), _little_endian(self.momentum)
+
+    def state_hash(self) -> bytes:
+        """Return the SHA-256 that stands for parameters and momentum (32 bytes)."""
+        return _hash(_STATE_HEADER, self.theta.size, self.pieces())
 
 
-def from_bytes(round_: int, data: bytes | bytearray | memoryview, elements: int) -> OuterState:
-    """Read what `to_bytes` wrote. Raises `DecodeError` unless it has exactly two vectors of `elements`."""
-    if len(data) != 8 * elements:
-        raise DecodeError(
-            f"a state of {len(data)} bytes, but this model's has {8 * elements}",
-            hint="every node of a run needs the same model: compare their [train] sections",
+def parameters_hash(theta: Vector) -> bytes:
+    """Return the SHA-256 that stands for the parameters alone (32 bytes): equal on nodes that agree."""
+    return _hash(_PARAMETERS_HEADER, theta.size, (_little_endian(theta),))
+
+
+def initial_state(theta: Vector) -> OuterState:
+    """Return the state before the first round: these parameters, no momentum."""
+    return OuterState(0, 0, theta, np.zeros_like(theta))
+
+
+@attrs.frozen(eq=False)
+class ChunkedState:
+    """A state ready to be served: its manifest, and any chunk by index."""
+
+    manifest: StateManifest
+    _pieces: tuple[memoryview, memoryview]
+
+    def chunk(self, index: int) -> memoryview:
+        """Return the bytes of one chunk (a view, or a copy where it spans the two vectors).
+
+        Raises RemoteProtocolError for an index that the manifest does not have: only a peer can ask for that.
+        """
+        if not 0 <= index < len(self.manifest.chunk_hashes):
+            raise RemoteProtocolError(f"no chunk {index}: the state has {len(self.manifest.chunk_hashes)}")
+        return _cut(self._pieces, index)
+
+
+def chunked(run: str, state: OuterState) -> ChunkedState:
+    """Cut a state into chunks and hash each; the state's vectors must not change afterwards."""
+    pieces = state.pieces()
+    total = sum(piece.nbytes for piece in pieces)
+    hashes = tuple(hashlib.sha256(_cut(pieces, i)).digest() for i in range(_chunk_count(total, CHUNK_SIZE_BYTES)))
+    manifest = StateManifest(run, state.epoch, state.round, state.state_hash(), total, CHUNK_SIZE_BYTES, hashes)
+    return ChunkedState(manifest, pieces)
+
+
+def check_manifest(manifest: StateManifest, parameter_count: int) -> None:
+    """Raise RemoteProtocolError where a manifest cannot be that of a state of so many parameters."""
+    total = 8 * parameter_count
+    wanted = (total, CHUNK_SIZE_BYTES, _chunk_count(total, CHUNK_SIZE_BYTES))
+    if (manifest.total_bytes, manifest.chunk_bytes, len(manifest.chunk_hashes)) != wanted:
+        raise RemoteProtocolError(
+            f"the offered state has {manifest.total_bytes} bytes in {len(manifest.chunk_hashes)} chunks; "
+            f"{parameter_count} parameters make {wanted[0]} in {wanted[2]}",
+            hint="the other node trains another model: compare the [train] sections",
         )
-    both = np.frombuffer(data, "<f4").astype(np.float32)
-    return OuterState(round_, both[:elements].copy(), both[elements:].copy())
+    if any(len(digest) != HASH_SIZE_BYTES for digest in (manifest.state_hash, *manifest.chunk_hashes)):
+        raise RemoteProtocolError("the offered state has a hash that is no SHA-256")
 
 
-def manifest_of(run: str, epoch: int, state: OuterState, data: memoryview) -> StateManifest:
-    """Describe a state's bytes chunk by chunk."""
-    hashes = tuple(hashlib.sha256(data[at : at + CHUNK_BYTES]).digest() for at in range(0, len(data), CHUNK_BYTES))
-    return StateManifest(run, epoch, state.round, state.hash(), len(data), CHUNK_BYTES, hashes)
+def chunk_size_bytes(manifest: StateManifest, index: int) -> int:
+    """Return the size of one chunk: all are equal but the last."""
+    return min(manifest.chunk_bytes, manifest.total_bytes - index * manifest.chunk_bytes)
 
 
-class FetchPlan:
-    """Which chunk to ask of whom: every chunk once, again from another donor where one fails or lies.
+def join_state(manifest: StateManifest, chunks: Mapping[bytes, BytesLike]) -> OuterState:
+    """Put a state together from chunks by hash; raises CorruptedError unless the whole has the manifest's hash.
 
-    `take` says what to ask next, `arrived` and `failed` what came of it. A donor that sent a wrong chunk is asked for
-    nothing more.
+    The chunks were checked one by one; this last check catches a manifest whose parts do not make its whole.
     """
-
-    def __init__(self, manifest: StateManifest, donors: Iterable[str]) -> None:
-        self._manifest = manifest
-        self._donors = list(donors)
-        self._wanted = list(range(len(manifest.chunk_hashes)))[::-1]
-        self._asked: dict[int, str] = {}
-        self._data = bytearray(manifest.total_bytes)
-        self._left = len(manifest.chunk_hashes)
-
-    @property
-    def done(self) -> bool:
-        """Tell whether every chunk is here and verified."""
-        return self._left == 0
-
-    @property
-    def donors(self) -> tuple[str, ...]:
-        """Return the donors that can still be asked."""
-        return tuple(self._donors)
-
-    def take(self, donor: str) -> int | None:
-        """Return the next chunk to ask of `donor`, or `None` if there is nothing for it to do."""
-        busy = sum(1 for asked in self._asked.values() if asked == donor)
-        if donor not in self._donors or not self._wanted or busy >= IN_FLIGHT_MAX:
-            return None
-        index = self._wanted.pop()
-        self._asked[index] = donor
-        return index
-
-    def arrived(self, index: int, data: memoryview) -> bool:
-        """Take a chunk; False (and its donor is dropped) if it is not the one that the manifest names."""
-        donor = self._asked.pop(index, None)
-        if donor is None:
-            return False
-        if hashlib.sha256(data).digest() != self._manifest.chunk_hashes[index]:
-            self._wanted.append(index)
-            self.drop(donor)
-            return False
-        at = index * self._manifest.chunk_bytes
-        self._data[at : at + len(data)] = data
-        self._left -= 1
-        return True
-
-    def failed(self, index: int) -> None:
-        """Note that the donor of a chunk did not send it: it is dropped, and another is asked."""
-        donor = self._asked.pop(index, None)
-        if donor is not None:
-            self._wanted.append(index)
-            self.drop(donor)
-
-    def drop(self, donor: str) -> None:
-        """Ask this donor for nothing more."""
-        if donor in self._donors:
-            self._donors.remove(donor)
-
-    def data(self) -> bytearray:
-        """Return the whole bytes; only meaningful when `done`."""
-        return self._data
+    whole = np.empty(manifest.total_bytes, np.uint8)
+    for index, digest in enumerate(manifest.chunk_hashes):
+        start = index * manifest.chunk_bytes
+        whole[start : start + chunk_size_bytes(manifest, index)] = np.frombuffer(chunks[digest], np.uint8)
+    theta, momentum = np.split(whole.view("<f4").astype(np.float32, copy=False), 2)
+    state = OuterState(manifest.round, manifest.epoch, theta, momentum)
+    if state.state_hash() != manifest.state_hash:
+        raise CorruptedError(
+            f"the state after round {manifest.round} does not have the hash that its manifest names",
+            hint="a donor lied or its memory is bad; fetch from other donors",
+        )
+    return state
 
 
-def fault_of(manifest: StateManifest, elements: int) -> str:
-    """Say why a manifest cannot be this model's state, or return an empty text."""
-    chunks = -(-manifest.total_bytes // max(manifest.chunk_bytes, 1))
-    if manifest.total_bytes != 8 * elements:
-        return f"its state has {manifest.total_bytes} bytes, this model's has {8 * elements}"
-    if manifest.chunk_bytes != CHUNK_BYTES or len(manifest.chunk_hashes) != chunks:
-        return "its manifest is not well formed"
-    return ""
+def _little_endian(vector: Vector) -> memoryview:
+    return memoryview(np.ascontiguousarray(vector, np.dtype("<f4")).view(np.uint8)).toreadonly()
 
 
-def _little(vector: Vector) -> npt.NDArray[np.float32]:
-    return vector.astype("<f4", copy=False)
+def _hash(header: bytes, parameter_count: int, pieces: tuple[memoryview, ...]) -> bytes:
+    digest = hashlib.sha256(header + parameter_count.to_bytes(8, "little"))
+    for piece in pieces:
+        digest.update(piece)
+    return digest.digest()
+
+
+def _chunk_count(total_bytes: int, chunk_bytes: int) -> int:
+    return -(-total_bytes // chunk_bytes)
+
+
+def _cut(pieces: tuple[memoryview, memoryview], index: int) -> memoryview:
+    start, stop = index * CHUNK_SIZE_BYTES, (index + 1) * CHUNK_SIZE_BYTES
+    first, second = pieces
+    if stop <= first.nbytes:
+        return first[start:stop]
+    if start >= first.nbytes:
+        return second[start - first.nbytes : stop - first.nbytes]
+    return memoryview(bytes(first[start:]) + bytes(second[: stop - first.nbytes]))

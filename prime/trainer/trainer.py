@@ -17,10 +17,10 @@ from prime.actor import Actor, on
 from prime.errors import RunFailedError, WorldError
 from prime.trainer import plans
 from prime.trainer.donor import HoldState, StateFetched, fetch_state
-from prime.trainer.outer import Nesterov
+from prime.trainer.outer import OuterStep
 from prime.trainer.progress import DecidedRound, Progress
 from prime.trainer.rank import RankWorker, open_rank
-from prime.trainer.state import OuterState
+from prime.trainer.state import OuterState, initial_state
 from prime.wire import message
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Trainer(Actor[Heard]):
         self._held = held
         self._keep = keep
         self._on_left = on_left
-        self._outer = Nesterov(config.outer_learning_rate, config.outer_momentum)
+        self._outer = OuterStep(config.outer_learning_rate, config.outer_momentum)
         self._events: deque[Any] = deque()
         self._news = trio.Event()
         self._view: View | None = None
@@ -154,7 +154,7 @@ class Trainer(Actor[Heard]):
         state = self._held()
         if state is None and self._founder:
             theta = await worker.initial()
-            state = OuterState(0, theta, np.zeros_like(theta))
+            state = initial_state(theta)
             await self._measure_first(worker, theta)
         await self._aggregator.tell(plans.Begin(worker.elements))
         if state is not None:
@@ -265,9 +265,9 @@ class Trainer(Actor[Heard]):
         state = self._state
         if state is None or state.round >= value.round:
             return
-        theta, momentum = await trio.to_thread.run_sync(self._outer.step, state.theta, state.momentum, aggregate)
+        theta, momentum = await trio.to_thread.run_sync(self._outer.apply, state.theta, state.momentum, aggregate)
         loss = self._spend_losses()
-        await self._take(OuterState(value.round, theta, momentum))
+        await self._take(OuterState(value.round, value.epoch, theta, momentum))
         await self._rebase(worker, theta)
         await self._note(worker, value, theta, loss)
 
@@ -288,11 +288,11 @@ class Trainer(Actor[Heard]):
 
     async def _take(self, state: OuterState) -> None:
         """Hold a state: keep it, serve it, and tell the aggregator what contributions start from."""
-        hash_ = await trio.to_thread.run_sync(state.hash)
+        hash_ = await trio.to_thread.run_sync(state.state_hash)
         self._state = state
         self._keep(state)
         self._progress.round, self._progress.state_hash = state.round, hash_.hex()
-        await self._donor.tell(HoldState(self._run, self._progress.epoch, state))
+        await self._donor.tell(HoldState(self._run, state))
         await self._aggregator.tell(plans.StateHeld(state.round, hash_))
 
     async def _note(self, worker: RankWorker, value: Value, theta: plans.Vector, loss: float | None) -> None:
@@ -331,7 +331,7 @@ class Trainer(Actor[Heard]):
         """Fetch the state after the missed round from members of its view; try again until it is here or newer news is."""
         if self._state is not None and self._state.round >= missed.round:
             self._missed = None
-            await self._aggregator.tell(plans.StateHeld(self._state.round, self._state.hash()))
+            await self._aggregator.tell(plans.StateHeld(self._state.round, self._state.state_hash()))
             return
         self._set_phase("fetching")
         peers = [peer for peer in missed.view.peers() if peer != self.ctx.system.peer]

@@ -77,7 +77,8 @@ class Endpoint(Protocol):
 
         The identity expected is `peer`, or else the `/p2p/` part of the address, or else any. Raises `ConfigError`
         (no multiaddr, or its `/p2p/` part contradicts `peer`), `UnreachableError` (nobody answered within the
-        transport's dial deadline, or the address belongs to another transport) and `WrongPeerError`.
+        transport's dial deadline, or not with its protocol, or the address belongs to another transport),
+        `WrongPeerError`, and `anyio.ClosedResourceError` once the endpoint is closed.
         """
         ...
 

@@ -263,6 +263,7 @@ class Libp2pEndpoint:
         self._streams: Counter[PeerId] = Counter()
         self._arrived, self._waiting = trio.open_memory_channel[Libp2pChannel](transport.backlog_max)
         self._channels: set[Libp2pChannel] = set()
+        self._closed = False
         self.addresses = tuple(str(Address(place, peer)) for place in places)
         host.set_stream_handler(PROTOCOL, self._receive)
 
@@ -273,6 +274,8 @@ class Libp2pEndpoint:
 
     async def dial(self, address: str, peer: PeerId | None = None) -> Channel:
         """See `Endpoint.dial`. Streams to one peer share a connection: an open one is used, whatever the address."""
+        if self._closed:
+            raise anyio.ClosedResourceError
         wanted = parse_address(address).expecting(peer)
         if not isinstance(wanted.place, TcpPlace):
             raise UnreachableError(f"{address} is no TCP address.", hint="Dial it over the transport that it names.")
@@ -294,6 +297,7 @@ class Libp2pEndpoint:
 
     def close_nowait(self) -> None:
         """Stop accepting and close every channel."""
+        self._closed = True
         self._arrived.close()
         self._waiting.close()
         for channel in tuple(self._channels):

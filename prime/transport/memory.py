@@ -134,6 +134,7 @@ class MemoryEndpoint:
         self._peer = peer
         self._arrived, self._waiting = trio.open_memory_channel[MemoryChannel](transport.backlog_max)
         self._channels: set[MemoryChannel] = set()
+        self._closed = False
 
     @property
     def peer(self) -> PeerId:
@@ -147,6 +148,8 @@ class MemoryEndpoint:
 
     async def dial(self, address: str, peer: PeerId | None = None) -> Channel:
         """See `Endpoint.dial`."""
+        if self._closed:
+            raise anyio.ClosedResourceError
         wanted = parse_address(address).expecting(peer)
         with trio.move_on_after(self._transport.dial_timeout_s):
             return await self._connect(wanted)
@@ -164,6 +167,7 @@ class MemoryEndpoint:
 
     def close_nowait(self) -> None:
         """Stop accepting and close every channel."""
+        self._closed = True
         self._arrived.close()
         self._waiting.close()
         for channel in tuple(self._channels):

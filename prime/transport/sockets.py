@@ -102,6 +102,7 @@ class Reception:
         self._timeout_s = timeout_s
         self._slots = trio.CapacityLimiter(backlog_max)
         self._proved, self._waiting = trio.open_memory_channel[Channel](backlog_max)
+        self._closed = False
 
     async def serve(self, listener: trio.socket.SocketType) -> None:
         """Accept until cancelled; when every slot is taken the operating system's own backlog waits."""
@@ -119,9 +120,15 @@ class Reception:
             raise anyio.ClosedResourceError from None
 
     def close(self) -> None:
-        """Let `accept` fail, now and from now on."""
+        """Let `accept` and `check_open` fail, now and from now on."""
+        self._closed = True
         self._proved.close()
         self._waiting.close()
+
+    def check_open(self) -> None:
+        """Raise `anyio.ClosedResourceError` once closed."""
+        if self._closed:
+            raise anyio.ClosedResourceError
 
     async def _receive(self, socket: trio.socket.SocketType, slot: object) -> None:
         try:

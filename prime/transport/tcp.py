@@ -157,6 +157,7 @@ class TcpEndpoint:
 
     async def dial(self, address: str, peer: PeerId | None = None) -> Channel:
         """See `Endpoint.dial`."""
+        self.reception.check_open()
         wanted = parse_address(address).expecting(peer)
         if not isinstance(wanted.place, TcpPlace):
             raise UnreachableError(f"{address} is no TCP address.", hint="Dial it over the transport that it names.")

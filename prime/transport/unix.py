@@ -154,6 +154,7 @@ class UnixEndpoint:
 
     async def dial(self, address: str, peer: PeerId | None = None) -> Channel:
         """See `Endpoint.dial`."""
+        self.reception.check_open()
         wanted = parse_address(address).expecting(peer)
         if not isinstance(wanted.place, UnixPlace):
             raise UnreachableError(f"{address} is no local socket.", hint="Dial it over the transport that it names.")

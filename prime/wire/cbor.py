@@ -8,7 +8,8 @@ reach a decoder (cbor2 would build regular expressions, MIME messages, cyclic st
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -61,17 +62,22 @@ def loads(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT_LIMITS)
     return plain
 
 
+@functools.lru_cache(maxsize=16)
+def _strict_loads(depth_max: int) -> Callable[[bytes], Any]:
+    return functools.partial(
+        cbor2.loads,
+        tag_hook=_refuse_tag,
+        semantic_decoders=_REFUSED_TAGS,
+        max_depth=depth_max,
+        allow_indefinite=False,
+        allow_duplicate_keys=False,
+        strict_hashable_types=True,
+    )
+
+
 def _decode(body: bytes, depth_max: int) -> Any:
     try:
-        return cbor2.loads(
-            body,
-            tag_hook=_refuse_tag,
-            semantic_decoders=_REFUSED_TAGS,
-            max_depth=depth_max,
-            allow_indefinite=False,
-            allow_duplicate_keys=False,
-            strict_hashable_types=True,
-        )
+        return _strict_loads(depth_max)(body)
     except cbor2.CBORDecodeError as error:
         raise DecodeError(f"CBOR refused: {_cause(error)}", hint=_HINT_PEER) from None
     except (_TagRefusedError, ValueError, TypeError, OverflowError, MemoryError, RecursionError) as error:

@@ -68,7 +68,6 @@ class Codec:
     rule: Callable[[Rules], str]
     tags: frozenset[int] = frozenset()
     hashes_secretly: bool = False
-    holds_payloads: bool = False
 
 
 class ClassForm(Protocol):
@@ -286,7 +285,6 @@ _PAYLOAD = Codec(
     frozenset({int}),
     (memoryview, bytes, bytearray),
     lambda rules: rules.define("payload", lambda: "uint  ; the index of the bytes among the frame's payloads"),
-    holds_payloads=True,
 )
 _INT = Codec(
     _check_int,
@@ -352,14 +350,13 @@ def _class_codec(form: ClassForm) -> Codec:
         (cls,),
         form.rule,
         tags=frozenset() if tag is None else frozenset({tag}),
-        holds_payloads=True,
     )
 
 
 # ------------------------------------------------------------------------------------------------------- containers
 
 
-def _sequence_codec(item: Codec, container: type[list[Any]] | type[tuple[Any, ...]], kind: str) -> Codec:
+def _sequence_codec(item: Codec, container: type[list[Any] | tuple[Any, ...]], kind: str) -> Codec:
     encode_item, decode_item, name = item.encode, item.decode, container.__name__
 
     def encode(value: Any, payloads: list[memoryview]) -> Any:
@@ -376,7 +373,7 @@ def _sequence_codec(item: Codec, container: type[list[Any]] | type[tuple[Any, ..
         inner = item.rule(rules)
         return rules.define(f"{kind}-of-{inner}", lambda: f"[* {inner}]")
 
-    return Codec(encode, decode, frozenset({list}), (container,), rule, holds_payloads=item.holds_payloads)
+    return Codec(encode, decode, frozenset({list}), (container,), rule)
 
 
 def _compile_list(arguments: tuple[Any, ...]) -> Codec:
@@ -406,7 +403,12 @@ def _compile_tuple(arguments: tuple[Any, ...]) -> Codec:
         return rules.define("tuple-" + "-".join(inner), lambda: f"[{', '.join(inner)}]")
 
     return Codec(
-        encode, decode, frozenset({list}), (tuple,), rule, holds_payloads=any(item.holds_payloads for item in items)
+        encode,
+        decode,
+        frozenset({list}),
+        (tuple,),
+        rule,
+        hashes_secretly=all(item.hashes_secretly for item in items),
     )
 
 
@@ -457,7 +459,7 @@ def _check_ascending(plains: Sequence[Any]) -> None:
 
 def _compile_dict(arguments: tuple[Any, ...]) -> Codec:
     key, value = _key_codec(arguments[0], "a dict's keys"), compile_codec(arguments[1])
-    if key.plain in ({str}, {bytes}):
+    if key.plain in (frozenset({str}), frozenset({bytes})):
         return _map_codec(key, value)
     return _pairs_codec(key, value)
 
@@ -480,7 +482,7 @@ def _map_codec(key: Codec, item: Codec) -> Codec:
         names = key.rule(rules), item.rule(rules)
         return rules.define(f"map-of-{names[0]}-to-{names[1]}", lambda: f"{{* {names[0]} => {names[1]}}}")
 
-    return Codec(encode, decode, frozenset({dict}), (dict,), rule, holds_payloads=item.holds_payloads)
+    return Codec(encode, decode, frozenset({dict}), (dict,), rule)
 
 
 def _pairs_codec(key: Codec, item: Codec) -> Codec:
@@ -507,7 +509,7 @@ def _pairs_codec(key: Codec, item: Codec) -> Codec:
         pair = rules.define(f"tuple-{names[0]}-{names[1]}", lambda: f"[{names[0]}, {names[1]}]")
         return rules.define(f"pairs-of-{names[0]}-to-{names[1]}", lambda: f"[* {pair}]  ; ascending by encoded key")
 
-    return Codec(encode, decode, frozenset({list}), (dict,), rule, holds_payloads=item.holds_payloads)
+    return Codec(encode, decode, frozenset({list}), (dict,), rule)
 
 
 _CONTAINERS: Mapping[Any, Callable[[tuple[Any, ...]], Codec]] = types.MappingProxyType(
@@ -557,7 +559,6 @@ def _union_codec(annotation: Any, arguments: tuple[Any, ...]) -> Codec:
         rule,
         tags=frozenset(by_tag),
         hashes_secretly=all(member.hashes_secretly for member in members),
-        holds_payloads=any(member.holds_payloads for member in members),
     )
 
 

@@ -13,6 +13,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from operator import attrgetter
 from typing import Any, Generic, TypeVar, dataclass_transform, get_args, get_origin, overload
 
@@ -231,41 +232,38 @@ def _array_decoder(
 ) -> Callable[[Any, Sequence[memoryview]], Any]:
     names = [field.name for field in fields]
     offset = 0 if tag is None else 1
+    known = len(names) + offset
     required = max((i + 1 for i, field in enumerate(fields) if field.default is attrs.NOTHING), default=0) + offset
     build = _builder(cls, fields)
 
     def decode_array(plain: Any, payloads: Sequence[memoryview]) -> Any:
         if type(plain) is not list or len(plain) < required:
             raise MismatchError(f"{cls.__name__} as an array of at least {required}", plain)
-        if tag is not None and (plain[0] != tag or type(plain[0]) is not int):
+        if offset and (plain[0] != tag or type(plain[0]) is not int):
             raise MismatchError(f"the tag of {cls.__name__}", got="another one")
         values: list[Any] = []
         append = values.append
         try:
-            for decode, each in zip(decoders, plain[1:] if offset else plain, strict=False):
+            for decode, each in zip(decoders, islice(plain, offset, known)):  # noqa: B905 - naming `strict` costs 0.2 µs
                 append(decode(each, payloads))
+            return build(*values)
         except MismatchError as error:
             error.path.append(names[len(values)])
             raise
-        return build(values)
+        except (PrimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
+            # Only the class's own validators end here; their words may hold the value, so they are dropped.
+            what = f"one that it refuses ({type(error).__name__})"
+            raise MismatchError(f"a valid {cls.__name__}", got=what) from None
 
     return decode_array
 
 
-def _builder(cls: type, fields: Sequence[attrs.Attribute[Any]]) -> Callable[[list[Any]], Any]:
-    """Return what calls the class; only validators can fail, and their words may hold the value, so they are dropped."""
-    by_keyword = any(field.kw_only for field in fields)
+def _builder(cls: type, fields: Sequence[attrs.Attribute[Any]]) -> Callable[..., Any]:
+    """Return what builds the class from its values in wire order."""
+    if not any(field.kw_only for field in fields):
+        return cls
     aliases = [field.alias or field.name for field in fields]
-
-    def build(values: list[Any]) -> Any:
-        try:
-            return cls(**dict(zip(aliases, values, strict=False))) if by_keyword else cls(*values)
-        except (PrimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
-            raise MismatchError(
-                f"a valid {cls.__name__}", got=f"one that it refuses ({type(error).__name__})"
-            ) from None
-
-    return build
+    return lambda *values: cls(**dict(zip(aliases, values, strict=False)))
 
 
 def _form_of(cls: Any) -> _Form:

@@ -82,7 +82,7 @@ async def test_after_a_failed_dial_the_next_is_tried_at_once() -> None:
 async def test_a_reader_that_pauses_longer_than_yamux_bears(mock_clock: trio.testing.MockClock) -> None:
     """py-libp2p resets a sender that waited 5 s for the window; ours waits, and nothing is lost."""
     mock_clock.rate = 1
-    data = pattern(3 << 20)
+    data = pattern(16 << 20)
     async with opened(Libp2p(), Libp2p()) as (dialler, listener), trio.open_nursery() as nursery:
         m = await meet(dialler, listener)
         nursery.start_soon(send_and_end, m.near, data)

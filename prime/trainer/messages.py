@@ -1,0 +1,360 @@
+"""What aggregators say to each other, what they write into their journals, and how state is fetched.
+
+Tags 0x100-0x13f belong to the round, 0x140-0x15f to the transfer of state. Every message of a round carries the run,
+the epoch (number of the view), the round and its sender. All of them are idempotent: a lost one is sent again on the
+next tick, a doubled or late one changes nothing.
+"""
+
+from __future__ import annotations
+
+from prime.trainer.ballot import Ballot
+from prime.trainer.view import Member, Share, Value, View
+from prime.wire import Ask, Payload, message, record
+
+
+@record
+class Offer:
+    """What a member contributes: its weight, the hash of the state it starts from, and the hash of each part's bytes."""
+
+    weight: float
+    base: bytes
+    parts: tuple[bytes, ...]
+
+
+@record
+class Holding:
+    """An owner's word: of this part I hold the whole contribution of these senders."""
+
+    part: int
+    senders: tuple[str, ...]
+
+
+@record
+class Reduction:
+    """An owner's word: this part, reduced under this seal, has this hash."""
+
+    part: int
+    seal: bytes
+    hash: bytes
+
+
+@message(tag=0x100)
+class Report:
+    """A member's whole standing in the round, to the leader it follows; each one replaces the one before.
+
+    `boot` counts the member's lives (a later boot forgets the earlier one's holdings). `restarted`: it came back
+    during this round, so it votes but owns nothing. `intends`: it will contribute, or has.
+    """
+
+    run: str
+    epoch: int
+    round: int
+    sender: str
+    boot: int
+    restarted: bool
+    intends: bool
+    ballot: Ballot
+    offer: Offer | None
+    held: tuple[Holding, ...]
+    reduced: tuple[Reduction, ...]
+
+
+@message(tag=0x101)
+class Prepare:
+    """Phase 1 from the leader of `ballot`, and its heartbeat; `owners[i]` owns part i under this ballot."""
+
+    run: str
+    epoch: int
+    round: int
+    sender: str
+    ballot: Ballot
+    owners: tuple[str, ...]
+
+
+@message(tag=0x102)
+class Promise:
+    """The answer to `Prepare`, after an fsync: no lower ballot any more, and the highest value accepted so far."""
+
+    run: str
+    epoch: int
+    round: int
+    sender: str
+    ballot: Ballot
+    accepted_ballot: Ballot | None
+    accepted: Value | None
+
+
+@message(tag=0x103)
+class Nack:
+    """A ballot came too late: `promised` is higher."""
+
+    run: str
+    epoch: int
+    round: int
+    sender: str
+    promised: Ballot
+
+
+@message(tag=0x104)
+class Seal:
+    """The leader names the contributors and the owners of one ballot."""
+
+    run: str
+    epoch: int
+    round: int
+    sender: str
+    ballot: Ballot
+    owners: tuple[str, ...]
+    base: bytes
+    shares: tuple[Share, ...]
+
+
+@message(tag=0x105)
+class Propose:
+    """The one value of a ballot. `holders` have the bytes of all its parts (a value carried on from a lower ballot)."""
+
+    run: str
+    epoch: int
+    round: int
+    sender: str
+    ballot: Ballot
+    owners: tuple[str, ...]
+    holders: tuple[str, ...]
+    value: Value
+
+
+@message(tag=0x106)
+class Ready:
+    """A vote, after an fsync of the value and of its parts' bytes. A majority of them is the decision."""
+
+    run: str
+    epoch: int
+    round: int
+    sender: str
+    ballot: Ballot
+    digest: bytes
+
+
+@message(tag=0x107)
+class Commit:
+    """The commit record: `value` is decided. The answer to any message of a round that is over.
+
+    `oldest` is the earliest round whose outcome the sender still knows: a member behind that must jump.
+    """
+
+    run: str
+    sender: str
+    value: Value
+    oldest: int
+
+
+@message(tag=0x108)
+class Query:
+    """A member in doubt, or behind, asks for the outcome of a round."""
+
+    run: str
+    epoch: int
+    round: int
+    sender: str
+
+
+@message(tag=0x109)
+class Stored:
+    """An owner tells a sender: I hold all of your part."""
+
+    run: str
+    epoch: int
+    round: int
+    sender: str
+    part: int
+
+
+@message(tag=0x10A)
+class Fetch:
+    """Send me the reduced bytes of this part; it is answered for the last decided round too."""
+
+    run: str
+    epoch: int
+    round: int
+    sender: str
+    part: int
+    hash: bytes
+
+
+@message(tag=0x10B)
+class Refuse:
+    """Why the sender's message or contribution is not taken. `base` is the state hash that would have been."""
+
+    run: str
+    round: int
+    sender: str
+    reason: str
+    base: bytes
+
+
+@message(tag=0x10C)
+class Join:
+    """`member` wants to be in the next view of `run`; repeated until a committed view contains it."""
+
+    run: str
+    member: Member
+
+
+@message(tag=0x10D)
+class Leave:
+    """`member` wants to be left out of the next view; repeated until it is."""
+
+    run: str
+    member: Member
+
+
+# ------------------------------------------------------------------------------------------------- chunks of a part
+
+
+@message(tag=0x110)
+class Chunk:
+    """One piece of a part's bytes: of a contribution (`contributor` names whose) or of a result (`contributor` empty).
+
+    `hash` is that of the whole part's bytes, `offset` and `total_bytes` say where this piece belongs.
+    """
+
+    run: str
+    epoch: int
+    round: int
+    sender: str
+    part: int
+    contributor: str
+    hash: bytes
+    offset: int
+    total_bytes: int
+    data: Payload
+
+
+@message(tag=0x111)
+class Announce:
+    """Before a part is sent a second time: which bytes would come. Answered with `Missing`."""
+
+    run: str
+    epoch: int
+    round: int
+    sender: str
+    part: int
+    contributor: str
+    hash: bytes
+    total_bytes: int
+
+
+@message(tag=0x112)
+class Missing:
+    """The answer to `Announce`: only the chunks at these offsets are still wanted."""
+
+    run: str
+    epoch: int
+    round: int
+    sender: str
+    part: int
+    contributor: str
+    hash: bytes
+    offsets: tuple[int, ...]
+
+
+# ------------------------------------------------------------------------------------------------------ the journal
+
+
+@message(tag=0x120)
+class Born:
+    """The first record of a journal: which life of the disk this is."""
+
+    member: Member
+
+
+@message(tag=0x121)
+class Booted:
+    """This member started for the `boot`-th time on this journal."""
+
+    boot: int
+
+
+@message(tag=0x122)
+class Entered:
+    """`view` decides `round`: written by a founder and by an operator's recovery."""
+
+    round: int
+    view: View
+
+
+@message(tag=0x123)
+class Promised:
+    """No ballot of `round` below this one will be answered any more."""
+
+    round: int
+    ballot: Ballot
+
+
+@message(tag=0x124)
+class Accepted:
+    """A Ready was given to this value under this ballot; the parts' bytes lie beside the record."""
+
+    round: int
+    ballot: Ballot
+    value: Value
+
+
+@message(tag=0x125)
+class Decided:
+    """The outcome of the value's round."""
+
+    value: Value
+
+
+Record = Born | Booted | Entered | Promised | Accepted | Decided
+"""What a journal holds."""
+
+
+# ------------------------------------------------------------------------------------------------ transfer of state
+
+
+@record
+class StateManifest:
+    """The state that a donor holds: theta and momentum after `round`, cut into chunks with a SHA-256 each."""
+
+    run: str
+    epoch: int
+    round: int
+    state_hash: bytes
+    total_bytes: int
+    chunk_bytes: int
+    chunk_hashes: tuple[bytes, ...]
+
+
+@record
+class StateChunk:
+    """One chunk of a donor's state."""
+
+    index: int
+    data: Payload
+
+
+@message(tag=0x140)
+class DescribeState(Ask[StateManifest]):
+    """What committed state of `run` do you hold? `round_min` is the oldest that helps."""
+
+    run: str
+    round_min: int
+
+
+@message(tag=0x141)
+class FetchStateChunk(Ask[StateChunk]):
+    """Send chunk `index` of the state with this hash; refused if the donor has moved on."""
+
+    run: str
+    round: int
+    state_hash: bytes
+    index: int
+
+
+RoundMessage = Report | Prepare | Promise | Nack | Seal | Propose | Ready | Query | Stored | Fetch
+"""What is said within one round: each has run, epoch, round and sender."""
+
+PeerMessage = RoundMessage | Commit | Refuse | Join | Leave
+"""What the round's core hears from other members and would-be members."""

@@ -1,0 +1,55 @@
+"""Who is alive, who wants in and who wants out, as one member sees it (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import attrs
+
+from prime.trainer.view import Member, View, next_view
+
+PENDING_MAX = 256
+"""Join requests remembered at once; more are not answered until some are admitted or lapse."""
+
+
+@attrs.define
+class Roster:
+    """Suspicions, join requests with the time they were last heard, and leave requests."""
+
+    down: set[str] = attrs.Factory(set)
+    heard_at: dict[str, float] = attrs.Factory(dict)
+    joining: dict[str, tuple[Member, float]] = attrs.Factory(dict)
+    leaving: set[str] = attrs.Factory(set)
+
+    def hear(self, peer: str, now: float) -> None:
+        """Note a sign of life."""
+        self.down.discard(peer)
+        self.heard_at[peer] = now
+
+    def want_in(self, member: Member, now: float) -> bool:
+        """Remember a join request; `False` if there is no room."""
+        if member.peer not in self.joining and len(self.joining) >= PENDING_MAX:
+            return False
+        self.joining[member.peer] = (member, now)
+        return True
+
+    def gone(self, peer: str, view: View) -> bool:
+        """Tell whether the life of `peer` that is in the view is certainly over: its successor asks to join."""
+        wish = self.joining.get(peer)
+        return wish is not None and not view.has(wish[0])
+
+    def lapse(self, view: View, now: float, ttl_s: float) -> None:
+        """Forget wishes that were granted, and joiners that fell silent."""
+        self.joining = {
+            peer: (member, at)
+            for peer, (member, at) in self.joining.items()
+            if now - at <= ttl_s and not view.has(member)
+        }
+        self.leaving &= set(view.peers())
+        self.heard_at = {p: at for p, at in self.heard_at.items() if p in view.peers()}
+        self.down &= set(view.peers())
+
+    def next_view(self, view: View, kept: Collection[str], suspected: Collection[str]) -> View:
+        """Return the following view: without leavers and without suspects that are not `kept`, and with joiners."""
+        out = self.leaving | (set(suspected) - set(kept))
+        return next_view(view, out, {peer: member for peer, (member, _) in self.joining.items()})
