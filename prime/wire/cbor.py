@@ -9,8 +9,7 @@ reach a decoder (cbor2 would build regular expressions, MIME messages, cyclic st
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import cbor2
@@ -19,7 +18,6 @@ from prime.errors import DecodeError, LocalProtocolError
 from prime.wire.limits import DEFAULT_LIMITS, Limits
 
 _HINT_PEER = "the sender is broken, hostile, or speaks another version of the protocol"
-_ARRAY, _MAP, _TAG, _SIMPLE = 4, 5, 6, 7
 _BUILT_IN_TAGS = (0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799)
 
 
@@ -29,9 +27,6 @@ class _TagRefusedError(Exception):
 
 def _refuse_tag(*_args: object) -> NoReturn:
     raise _TagRefusedError
-
-
-_REFUSED_TAGS: Mapping[int, Any] = MappingProxyType(dict.fromkeys(_BUILT_IN_TAGS, _refuse_tag))
 
 
 def dumps(plain: Any) -> bytes:
@@ -67,7 +62,7 @@ def _strict_loads(depth_max: int) -> Callable[[bytes], Any]:
     return functools.partial(
         cbor2.loads,
         tag_hook=_refuse_tag,
-        semantic_decoders=_REFUSED_TAGS,
+        semantic_decoders=dict.fromkeys(_BUILT_IN_TAGS, _refuse_tag),
         max_depth=depth_max,
         allow_indefinite=False,
         allow_duplicate_keys=False,
