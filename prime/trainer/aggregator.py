@@ -8,6 +8,7 @@ parts, stores what it owns, reduces, votes after an fsync, and tells the trainer
 from __future__ import annotations
 
 import functools
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -135,6 +136,9 @@ class Aggregator(Actor[Heard]):
         self._watched: set[str] = set()
         self._birth: dict[type, msg.Record] = {}
         self._wake: Any = None
+        self._events: deque[cmd.Event] = deque()
+        self._stepping = False
+        self._vote: tuple[msg.Accepted, list[memoryview]] | None = None
         self._pending: plans.Contribute | None = None
         self.float32_bytes = 0
 
@@ -147,7 +151,9 @@ class Aggregator(Actor[Heard]):
             return
         self._elements = m.elements
         self._core = self._made()
+        self._stepping = True
         await self._carry_out(self._core.start(self.ctx.now()))
+        self._stepping = False
         if self._core.seat is None and not self._plan.found:
             await self._step(cmd.JoinRun(self._plan.contacts))
 
@@ -352,8 +358,17 @@ class Aggregator(Actor[Heard]):
             await self._step(cmd.Reduced(m.round, m.part, m.seal, hash_))
 
     async def _step(self, event: cmd.Event) -> None:
-        if self._core is not None:
-            await self._carry_out(self._core.step(event, self.ctx.now()))
+        """Take one event to the core and carry its commands out; an event of those commands waits its turn.
+
+        Otherwise its commands would overtake the rest of this step, and a vote could leave before its fsync.
+        """
+        self._events.append(event)
+        if self._stepping or self._core is None:
+            return
+        self._stepping = True
+        while self._events:
+            await self._carry_out(self._core.step(self._events.popleft(), self.ctx.now()))
+        self._stepping = False
 
     async def _carry_out(self, commands: list[cmd.Command]) -> None:
         for command in commands:
@@ -383,7 +398,7 @@ class Aggregator(Actor[Heard]):
                 self._send_result(round_, part, hash_, to)
             case cmd.EnterView(round_, view):
                 await self._enter(round_, view)
-            case cmd.Apply() | cmd.Keep() | cmd.CatchUp():
+            case cmd.Apply() | cmd.Keep() | cmd.Settle() | cmd.CatchUp():
                 await self._settle(command)
             case _:
                 self._tell(command)
@@ -404,14 +419,24 @@ class Aggregator(Actor[Heard]):
         if isinstance(record, msg.Accepted):
             rnd = self._rounds[record.round]
             payloads = [rnd.results[part, hash_] for part, hash_ in enumerate(record.value.parts)]
+            self._vote = (record, payloads)
         if isinstance(record, msg.Decided) and self._journal.size_bytes > JOURNAL_BYTES_MAX:
-            await self._journal.replace([write_record(r, []) for r in (*self._birth.values(), record)])
+            await self._journal.replace(self._compacted(record))
             return
         if isinstance(record, msg.Born | msg.Booted):
             self._birth[type(record)] = record
         await self._journal.append(write_record(record, payloads))
 
-    async def _settle(self, command: cmd.Apply | cmd.Keep | cmd.CatchUp) -> None:
+    def _compacted(self, decided: msg.Decided) -> list[bytes]:
+        """Return all that a restart still needs: who we are, the decision, and the bytes we voted for."""
+        records = [write_record(record, []) for record in self._birth.values()]
+        rnd = self._rounds.get(decided.value.round)
+        if rnd is not None and self._vote is not None and self._vote[0].round == decided.value.round:
+            records.append(write_record(msg.Entered(decided.value.round, rnd.view), []))
+            records.append(write_record(*self._vote))
+        return [*records, write_record(decided, [])]
+
+    async def _settle(self, command: cmd.Apply | cmd.Keep | cmd.Settle | cmd.CatchUp) -> None:
         match command:
             case cmd.Keep(value):
                 self._ledger.abort(value.round)
@@ -422,6 +447,8 @@ class Aggregator(Actor[Heard]):
                 aggregate = await self._compute(joined, 4 * self._elements)
                 self._ledger.commit(value.round, included=included)
                 self._report(plans.RoundCommitted(value, aggregate, included))
+            case cmd.Settle(value, included):
+                self._settle_unseen(value.round, known=True, included=included)
             case cmd.CatchUp(round_, view, value, included, reason):
                 self._settle_unseen(round_, known=value is not None, included=included)
                 self._report(plans.StateMissed(round_, view, reason))

@@ -13,7 +13,7 @@ the new delta plus that of the carried one. `y` is frozen until the outcome:
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import attrs
 
@@ -81,11 +81,12 @@ class Ledger(Generic[V]):
             self.dropped, self.dropped_weight = self.dropped + 1, self.dropped_weight + frozen.weight
 
     def _mixed(self, delta: V, weight: float) -> V:
-        mixed = delta
+        mixed: Any = delta
         if self.carry is not None:
             total = weight + self.carry_weight
-            mixed = delta * (weight / total) + self.carry * (self.carry_weight / total)  # type: ignore[operator]
-        return mixed if self.residual is None else mixed + self.residual  # type: ignore[operator]
+            carry: Any = self.carry
+            mixed = mixed * (weight / total) + carry * (self.carry_weight / total)
+        return mixed if self.residual is None else mixed + self.residual
 
     def _drop_carry(self) -> None:
         if self.carry is not None:

@@ -160,6 +160,14 @@ class Keep:
 
 
 @attrs.frozen
+class Settle:
+    """Committed, and the state after it is already here (fetched from a donor): only residual and carry are settled."""
+
+    value: Value
+    included: bool
+
+
+@attrs.frozen
 class CatchUp:
     """The state after `round` cannot be computed here: fetch it from a member of `view`.
 
@@ -221,6 +229,7 @@ Command = (
     | SendResult
     | Apply
     | Keep
+    | Settle
     | CatchUp
     | EnterView
     | Outside

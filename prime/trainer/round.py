@@ -189,7 +189,8 @@ class RoundCore:
                 f"the journal does not begin with the birth of {me.peer}",
                 hint="use this node's own state directory, or start with an empty one (it then joins as new)",
             )
-        core = cls(attrs.evolve(me, incarnation=records[0].member.incarnation), run, timing, nodes_min=nodes_min)
+        born = Member(me.peer, me.addresses, me.weight, records[0].member.incarnation)
+        core = cls(born, run, timing, nodes_min=nodes_min)
         for record in records:
             core._replay(record)
         if core.seat is not None:
@@ -337,7 +338,8 @@ class RoundCore:
     def _on_state_ready(self, event: cmd.StateReady) -> None:
         self.own_base = (event.round, event.state_hash)
         if self._applying is not None and event.round >= self._applying.round:
-            self._applying = None  # the state came by another way
+            value, self._applying = self._applying, None  # the state came by another way
+            self._out.append(cmd.Settle(value, included=self.me.peer in value.contributors()))
         if self._is_state_of(event.round, self.round):
             self.behind = False
         elif self.behind and self.previous is not None and self._is_state_of(event.round, self.previous.round):
@@ -866,6 +868,9 @@ class RoundCore:
         self.previous, self.seat = seat, None
         if value.aborted:
             self._out.append(cmd.Keep(value))
+        elif self.own_base is not None and self.own_base[0] >= value.round:
+            self.behind = False
+            self._out.append(cmd.Settle(value, included=self.me.peer in value.contributors()))
         elif self.behind:
             self._out.append(self._catch_up(value, "the state before it is not here"))
         else:
