@@ -17,7 +17,7 @@ NODE_BYTES: Final = 700 * 2**20
 """What a node takes with its worker: torch, libp2p and numba loaded twice over."""
 
 
-INNER_STEPS: Final = 30
+INNER_STEPS: Final = 15
 
 
 class Over(enum.StrEnum):
@@ -93,8 +93,10 @@ def _settings(options: DemoOptions) -> dict[str, Any]:
         "train.rounds": options.rounds,
         "train.contributors_final_min": options.nodes if options.kill else 0,
         "train.inner_steps": options.inner_steps,
-        "train.batch_size": 16,
-        "train.learning_rate": 3e-3,
+        "train.batch_size": 8,
+        "train.context": 64,
+        "train.warmup_steps": 10,
+        "train.learning_rate": 1.5e-3,
         "train.outer_learning_rate": 1.0,
         "train.outer_momentum": 0.0,
         "train.round_deadline_s": 60,

@@ -31,6 +31,8 @@ def json_events(demo: Demo, what: str) -> None:
     if what == "round":
         decided = demo.rounds[demo.round]
         event |= {"contributors": list(decided.contributors), "loss": decided.loss, "held_out": decided.held_out}
+    if what == "measured":
+        event |= {"round": demo.measured, "held_out": demo.rounds[demo.measured].held_out}
     if what in ("killed", "restarted", "rejoined"):
         event |= {"node": demo.victim.name, "peer": demo.victim.peer}
     print(json_line(event), flush=True)  # noqa: T201 - the result, line by line
@@ -57,7 +59,7 @@ class Screen:
         """Show what happened."""
         if self._live is not None:
             self._live.update(frame(demo, self._console.height), refresh=True)
-        elif what != "tick":
+        elif what not in ("tick", "measured"):
             print(plain(demo, what), file=sys.stderr, flush=True)  # noqa: T201 - progress, off a terminal
 
 

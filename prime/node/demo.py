@@ -47,9 +47,12 @@ class Demo:
     options: DemoOptions
     swarm: LocalSwarm
     started_at: float
+    ended_at: float | None = None
     stage: Stage = "starting"
     rounds: dict[int, RoundStatus] = attrs.Factory(dict)
     first_round_at: float | None = None
+    measured: int = 0
+    """The round whose held-out loss came last."""
     killed_at: float | None = None
     killed_round: int = 0
     restarted_at: float | None = None
@@ -60,8 +63,8 @@ class Demo:
 
     @property
     def elapsed_s(self) -> float:
-        """Return the seconds since the start."""
-        return trio.current_time() - self.started_at
+        """Return the seconds since the start, up to the end."""
+        return (self.ended_at if self.ended_at is not None else trio.current_time()) - self.started_at
 
     @property
     def victim(self) -> LocalNode:
@@ -100,7 +103,7 @@ class Demo:
     @property
     def common_round(self) -> int:
         """Return the last round after which every living node reported its hash."""
-        alive = {node.name for node in self.swarm.nodes if node.alive}
+        alive = {node.name for node in self.swarm.nodes if node.status is not None}
         return max((r for r, found in self.hashes.items() if alive <= set(found)), default=0)
 
     @property
@@ -112,7 +115,7 @@ class Demo:
 
     def result(self) -> dict[str, Any]:
         """Return the numbers of the whole run."""
-        runs = [run for node in self.swarm.nodes if node.alive and (run := self.run_of(node)) is not None]
+        runs = [run for node in self.swarm.nodes if (run := self.run_of(node)) is not None]
         last = next((run.loss_last for run in runs if run.loss_last is not None), None)
         wire, float32, state = self.totals()
         return {
@@ -149,7 +152,7 @@ async def run_demo(options: DemoOptions, settings: dict[str, Any], on_change: Ch
                 await _start_all(demo)
                 await _watch(demo, on_change)
                 nursery.cancel_scope.cancel()
-            demo.stage = "done"
+            demo.stage, demo.ended_at = "done", trio.current_time()
             on_change(demo, "done")
     return demo
 
@@ -213,7 +216,9 @@ def _learn_round(demo: Demo, decided: RoundStatus, on_change: Change) -> None:
         _learn_return(demo, decided, on_change)
         on_change(demo, "round")
     elif known.held_out is None and decided.held_out is not None:
+        demo.measured = decided.round
         demo.rounds[decided.round] = attrs.evolve(known, held_out=decided.held_out)  # type: ignore[misc]  # a @record is one
+        on_change(demo, "measured")
 
 
 def _learn_return(demo: Demo, decided: RoundStatus, on_change: Change) -> None:
