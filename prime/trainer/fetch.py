@@ -12,7 +12,6 @@ from collections import deque
 
 import attrs
 
-from prime.trainer.codec import BytesLike
 from prime.trainer.messages import StateManifest
 from prime.trainer.state import chunk_size_bytes
 
@@ -30,7 +29,7 @@ class Arrived:
 
     donor: str
     index: int
-    data: BytesLike
+    data: bytes | memoryview
 
 
 @attrs.frozen
@@ -79,10 +78,12 @@ class FetchPlan:
     `window` is how many requests one donor has in flight. Chunks of an earlier, broken-off fetch may be passed in.
     """
 
-    def __init__(self, manifest: StateManifest, window: int = 4, chunks: dict[bytes, BytesLike] | None = None) -> None:
+    def __init__(
+        self, manifest: StateManifest, window: int = 4, chunks: dict[bytes, bytes | memoryview] | None = None
+    ) -> None:
         self.manifest = manifest
         self.window = window
-        self.chunks: dict[bytes, BytesLike] = {}
+        self.chunks: dict[bytes, bytes | memoryview] = {}
         known = chunks or {}
         self._index_of = {digest: index for index, digest in reversed(list(enumerate(manifest.chunk_hashes)))}
         for digest in self._index_of.keys() & known.keys():

@@ -15,7 +15,7 @@ import attrs
 import numpy as np
 
 from prime.errors import CorruptedError, LocalProtocolError, RemoteProtocolError
-from prime.trainer.codec import BytesLike, Vector
+from prime.trainer.codec import Vector
 from prime.trainer.messages import StateManifest
 
 CHUNK_SIZE_BYTES: Final = 256 * 1024
@@ -104,7 +104,7 @@ def chunk_size_bytes(manifest: StateManifest, index: int) -> int:
     return min(manifest.chunk_bytes, manifest.total_bytes - index * manifest.chunk_bytes)
 
 
-def join_state(manifest: StateManifest, chunks: Mapping[bytes, BytesLike]) -> OuterState:
+def join_state(manifest: StateManifest, chunks: Mapping[bytes, bytes | memoryview]) -> OuterState:
     """Put a state together from chunks by hash; raises CorruptedError unless the whole has the manifest's hash.
 
     The chunks were checked one by one; this last check catches a manifest whose parts do not make its whole.
@@ -124,7 +124,7 @@ def join_state(manifest: StateManifest, chunks: Mapping[bytes, BytesLike]) -> Ou
 
 
 def _little_endian(vector: Vector) -> memoryview:
-    return memoryview(np.ascontiguousarray(vector, np.dtype("<f4")).view(np.uint8)).toreadonly()
+    return np.ascontiguousarray(vector, np.dtype("<f4")).view(np.uint8).data.toreadonly()
 
 
 def _hash(header: bytes, parameter_count: int, pieces: tuple[memoryview, ...]) -> bytes:
