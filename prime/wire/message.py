@@ -125,6 +125,7 @@ class _Form:
         self.has_wire_form = has_wire_form
         self._scope = scope
         self._codecs: tuple[Codec, ...] | None = None
+        self._hints: Mapping[str, Any] = {}
         self._names: tuple[str, ...] = ()
         self.encode: Callable[[Any, list[memoryview]], list[Any]] = self._compile_and_encode
         self.decode: Callable[[Any, Sequence[memoryview]], Any] = self._compile_and_decode
@@ -160,13 +161,19 @@ class _Form:
     def _rule_body(self, rules: Rules) -> str:
         codecs = self.codecs()
         fields = [f"{name}: {codec.rule(rules)}" for name, codec in zip(self._names, codecs, strict=True)]
-        return f"[{', '.join(([f'{self.tag:#06x}'] if self.tag is not None else []) + fields)}]"
+        lines = [] if self.tag is None else [f"{self.tag:#06x}"]
+        return "[" + ",".join(f"\n  {line}" for line in lines + fields) + ("\n]" if lines or fields else "]")
 
     def codecs(self) -> tuple[Codec, ...]:
         """Return the field codecs in wire order, compiling them if need be."""
         if self._codecs is None:
             self._compile_now()
         return self._codecs or ()
+
+    def hints(self) -> Mapping[str, Any]:
+        """Return the resolved type of each field, marks included."""
+        self.codecs()
+        return self._hints
 
     def _compile_now(self) -> None:
         try:
@@ -186,6 +193,7 @@ class _Form:
         codecs = tuple(self._field_codec(field.name, hints[field.name]) for field in fields)
         self._names = tuple(field.name for field in fields)
         self._codecs = codecs
+        self._hints = hints
         self._scope = {}
         self.encode = _array_encoder(self.tag, self._names, [codec.encode for codec in codecs])
         self.decode = _array_decoder(self.cls, self.tag, fields, [codec.decode for codec in codecs])
@@ -301,6 +309,11 @@ def message_for(tag: int) -> type | None:
 def messages() -> tuple[type, ...]:
     """Return every message class with a tag that has been imported, by tag."""
     return _registry.classes()
+
+
+def field_types(cls: type) -> Mapping[str, Any]:
+    """Return the resolved type of each field of a tagged message or a record, with its marks (`Payload`, `Range`, …)."""
+    return _form_of(cls).hints()
 
 
 def to_plain(value: Any, payloads: list[memoryview]) -> list[Any]:
