@@ -18,6 +18,7 @@ from __future__ import annotations
 import secrets
 import ssl
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -65,13 +66,14 @@ def make_certificate(key: KeyPair) -> tuple[x509.Certificate, ec.EllipticCurvePr
 def peer_of_certificate(der: bytes) -> PeerId:
     """Return the peer that a certificate proves. Raises `RemoteProtocolError` saying what is wrong with it."""
     try:
-        certificate = x509.load_der_x509_certificate(der)
+        with warnings.catch_warnings(action="error"):  # what cryptography merely dislikes in a stranger's is refused
+            certificate = x509.load_der_x509_certificate(der)
         certificate.verify_directly_issued_by(certificate)
         extension = certificate.extensions.get_extension_for_oid(EXTENSION_OID).value
         spki = _spki(certificate.public_key())
     except x509.ExtensionNotFound:
         raise RemoteProtocolError("The TLS certificate has no libp2p extension.") from None
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.DuplicateExtension, Warning) as error:
         raise RemoteProtocolError(
             f"The TLS certificate cannot be used: {str(error) or type(error).__name__}."
         ) from error
