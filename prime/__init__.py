@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from prime.wire import message as message
     from prime.wire import record as record
 
-__version__ = "0.1.0"
+from prime.version import __version__
 
 _HOMES = {
     "Actor": "prime.actor",

@@ -148,6 +148,6 @@ def _report_folder() -> Path:
 
 
 def _version() -> str:
-    import prime
+    from prime.version import __version__
 
-    return prime.__version__
+    return __version__

@@ -18,6 +18,8 @@ NODE_BYTES: Final = 700 * 2**20
 
 
 INNER_STEPS: Final = 15
+BATCH_SIZE: Final = 8
+CONTEXT: Final = 64
 
 
 class Over(enum.StrEnum):
@@ -93,8 +95,8 @@ def _settings(options: DemoOptions) -> dict[str, Any]:
         "train.rounds": options.rounds,
         "train.contributors_final_min": options.nodes if options.kill else 0,
         "train.inner_steps": options.inner_steps,
-        "train.batch_size": 8,
-        "train.context": 64,
+        "train.batch_size": BATCH_SIZE,
+        "train.context": CONTEXT,
         "train.warmup_steps": 10,
         "train.learning_rate": 1.5e-3,
         "train.outer_learning_rate": 1.0,
@@ -119,7 +121,7 @@ def _check(options: DemoOptions, plot: Path | None) -> None:
     if options.data:
         from prime.trainer.corpus import load_corpus
 
-        load_corpus(options.data)
+        load_corpus(options.data, CONTEXT, BATCH_SIZE)
     if plot is not None and not plot.absolute().parent.is_dir():
         raise UsageError(f"--plot: there is no folder {plot.absolute().parent}", hint="make it, or name another file")
     free, needed = free_memory_bytes(), options.nodes * NODE_BYTES

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import prime
 from prime.actor import System
 from prime.observe.messages import MemberStatus, NodeStatus, RoundStatus, RunStatus
 from prime.observe.status import supervisor_status
 from prime.transport.links import Links
+from prime.version import __version__
 
 if TYPE_CHECKING:
     from prime.trainer.progress import Progress
@@ -29,7 +29,7 @@ def describe_node(
     return NodeStatus(
         peer=system.peer,
         name=name,
-        version=prime.__version__,
+        version=__version__,
         process=os.getpid(),
         transport=links.transport_name if links is not None else "",
         addresses=system.addresses,

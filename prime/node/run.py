@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
-import prime
 from prime.actor import Mailbox, Restart, System
 from prime.actor.groups import one_error
 from prime.config import Config, Places, derive, places
@@ -35,6 +34,7 @@ from prime.transport.identity import KeyPair
 from prime.transport.link import LinkLimits
 from prime.transport.links import Links
 from prime.transport.unix import Unix
+from prime.version import __version__
 
 if TYPE_CHECKING:
     from prime.trainer.progress import Progress
@@ -81,7 +81,7 @@ async def run_node(
     with _sole_owner(found):
         key = KeyPair.load_or_create(found.key_file)
         async with open_system(
-            transport=transport_of(config), key=key, limits=_limits(config), version=prime.__version__
+            transport=transport_of(config), key=key, limits=_limits(config), version=__version__
         ) as system:
             system.subscribe(FactLog())
             return await _Node(config, found, system).run(on_ready, parent_eof=parent_eof)

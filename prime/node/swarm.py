@@ -19,7 +19,6 @@ from typing import Any
 import attrs
 import trio
 
-import prime
 from prime.config import set_value
 from prime.errors import RunFailedError, WorldError
 from prime.node.client import ASK_TIMEOUT_S, Connect, open_client
@@ -194,4 +193,4 @@ async def _reaped(process: subprocess.Popen[bytes], within_s: float) -> bool:
 
 def _python_path() -> str:
     """Return where Python looks for modules, ours included: the nodes run in other folders than this program."""
-    return os.pathsep.join(path for path in (str(Path(prime.__file__).parents[1]), os.environ.get("PYTHONPATH")) if path)
+    return os.pathsep.join(path for path in (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")) if path)

@@ -14,7 +14,7 @@ from prime.trainer.view import Member
 
 def training_config(config: Config) -> TrainingConfig:
     """Return the [train] section as the trainer takes it; keys that both have are equal by name."""
-    names = {field.name for field in attrs.fields(TrainingConfig)}
+    names = {field.name for field in attrs.fields(TrainingConfig)}  # type: ignore[arg-type]  # a @record is an attrs class
     return TrainingConfig(**{k: v for k, v in attrs.asdict(config.train).items() if k in names})
 
 

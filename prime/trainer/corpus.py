@@ -1,11 +1,14 @@
-"""Text to train on: Python's own standard library, or a user's file or folder; characters, no tokenizer, no download.
+"""Characters to train on: which text, which alphabet, which part is held out, and which batch at which step.
 
-The alphabet is newline, printable ASCII and one "other": 97 symbols. Every 20th file is held out; of a single file the
-last 20th. Batches are a pure function of (seed, rank, step), so a replayed step sees the same text.
+The default text is Python's own standard library: it is on every machine, and the same for all who run the same
+Python. The alphabet has 97 symbols: newline, the 95 printable ASCII characters, and one "other" for everything else.
+A batch is a function of (seed, step, rank) alone, so a step that is repeated sees the same characters.
 """
 
 from __future__ import annotations
 
+import math
+import os
 import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,137 +20,181 @@ import numpy.typing as npt
 
 from prime.errors import DataError
 
-ALPHABET: Final = "\n" + "".join(map(chr, range(32, 127)))
-OTHER: Final = len(ALPHABET)
-SYMBOLS: Final = OTHER + 1
+SYMBOLS: Final = 97
+"""Size of the alphabet; ln 97 = 4.57 nats is what knowing nothing costs."""
+OTHER: Final = SYMBOLS - 1
 HELD_OUT_EVERY: Final = 20
-CHARACTERS_MIN: Final = 20_000
-FILE_BYTES_MAX: Final = 1 << 30
-_SKIPPED: Final = frozenset({"test", "tests", "idlelib", "site-packages", "dist-packages", "__pycache__"})
-_PROBE_BYTES: Final = 8192
-_HINT: Final = "name a text file, or a folder of them (UTF-8), with --data PATH"
+TEXT_SIZE_BYTES_MAX: Final = 512 * 2**20
+EVALUATION_CHARACTERS: Final = 16_384
+"""How many held-out predictions one evaluation makes, about: few enough to cost a fraction of a second."""
 
 Symbols = npt.NDArray[np.uint8]
+"""Text as symbols 0..96."""
+Windows = npt.NDArray[np.int64]
+"""Symbols [batch, context + 1]: inputs are all but the last of a row, targets all but the first."""
+
+_SKIPPED: Final = frozenset({"test", "tests", "idlelib", "idle_test", "site-packages", "dist-packages"})
+_HINT: Final = "name a text file, or a folder with text files, of some 100 kB and more"
+
+
+def encode_text(text: str) -> Symbols:
+    """Return the text as symbols: newline 0, printable ASCII 1..95, everything else 96. CR LF counts as newline."""
+    points = np.frombuffer(text.replace("\r\n", "\n").encode("utf-32-le", "surrogatepass"), np.dtype("<u4"))
+    symbols = np.where((points >= 32) & (points < 127), points - 31, OTHER)
+    return np.where(points == 10, 0, symbols).astype(np.uint8)
+
+
+def decode_text(symbols: Sequence[int] | Symbols) -> str:
+    """Return symbols as text; "other" is shown as U+FFFD."""
+    return "".join("\n" if s == 0 else "\ufffd" if s == OTHER else chr(int(s) + 31) for s in symbols)
 
 
 @attrs.frozen(eq=False)
 class Corpus:
-    """Training and held-out text as symbols (uint8, under 97)."""
+    """Text to learn from and text held out, and batches of both. `context` characters see the next one."""
 
-    name: str
-    train: Symbols
+    training: Symbols
     held_out: Symbols
+    context: int
+    batch_size: int
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """How many predictions one training batch holds."""
+        return self.batch_size * self.context
+
+    def batch(self, seed: int, step: int, rank: int) -> Windows:
+        """Return the training batch of that step and rank: windows at random places, drawn by a counter.
+
+        The generator is Philox4x64 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", 2011) keyed by the
+        seed, with step and rank in its counter, so no state is carried from one step to the next.
+        """
+        source = np.random.Philox(key=seed, counter=[0, step, rank, 0])
+        starts = source.random_raw(self.batch_size) % np.uint64(self.training.size - self.context)
+        return _windows(self.training, starts.astype(np.int64), self.context)
+
+    def held_out_batches(self) -> Iterator[Windows]:
+        """Yield the same windows each time, spread evenly over the held-out text, in batches of one size."""
+        room = self.held_out.size - self.context
+        rows = min(self.batch_size, room)
+        batches = max(1, min(EVALUATION_CHARACTERS // self.context, room) // rows)
+        starts = np.linspace(0, room - 1, rows * batches).astype(np.int64)
+        for part in np.split(starts, batches):
+            yield _windows(self.held_out, part, self.context)
 
     def unigram_nats(self) -> float:
-        """Return the loss on held-out text of guessing by the training text's letter frequencies (nats a character)."""
-        counts = np.bincount(self.train, minlength=SYMBOLS) + 1.0  # Laplace: a letter never seen is not impossible
-        share = np.bincount(self.held_out, minlength=SYMBOLS) / self.held_out.size
-        return float(-(share * np.log(counts / counts.sum())).sum())
+        """Return what a guess by frequency alone costs on held-out text, in nats a character.
 
-    def batch(self, seed: int, rank: int, step: int, size: int, context: int) -> Symbols:
-        """Return the batch of one step, uint8[size, context + 1]: inputs and, one further, targets."""
-        generator = np.random.Generator(np.random.Philox(key=[seed, rank], counter=[0, 0, 0, step]))
-        starts = generator.integers(0, self.train.size - context, size=size)
-        return self._rows(self.train, starts, context)
-
-    def held_out_batches(self, count: int, size: int, context: int) -> list[Symbols]:
-        """Return `count` fixed batches spread evenly over the held-out text, the same ones for everybody."""
-        starts = np.linspace(0, self.held_out.size - context - 1, count * size).astype(np.int64)
-        return [self._rows(self.held_out, starts[i::count], context) for i in range(count)]
-
-    @staticmethod
-    def _rows(text: Symbols, starts: npt.NDArray[np.int64], context: int) -> Symbols:
-        rows: Symbols = text[starts[:, None] + np.arange(context + 1)]
-        return rows
+        Frequencies are those of the training text, with one added to each symbol's count (Laplace).
+        """
+        count = np.bincount(self.training, minlength=SYMBOLS) + 1
+        log_p = np.log(count / count.sum())
+        return -float(log_p[self.held_out].mean())
 
 
-def encode(text: bytes) -> Symbols:
-    """Return the symbols of a text; every byte outside the alphabet is "other"."""
-    return _TABLE[np.frombuffer(text, np.uint8)]
+def load_corpus(path: str, context: int, batch_size: int) -> Corpus:
+    """Read the text at `path` (a file, or a folder of files), or the standard library's sources where it is empty.
 
-
-def decode(symbols: Sequence[int] | Symbols) -> str:
-    """Return the text of symbols; "other" shows as a replacement character."""
-    return "".join(ALPHABET[s] if s < OTHER else "\N{REPLACEMENT CHARACTER}" for s in symbols)
-
-
-def load_corpus(data: str = "") -> Corpus:
-    """Read the text to train on: a file, a folder, or (empty) Python's standard library.
-
-    Raises `DataError` for text that is missing, unreadable, empty, too short or binary.
+    Every 20th file is held out; fewer than 20 files are each cut, and the last twentieth of each is held out.
+    Raises DataError for text that is missing, empty, too short or binary.
     """
-    if not data:
-        return _split("Python's standard library", list(_standard_library()))
-    path = Path(data).expanduser()
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
-        texts = [text for file in files if (text := _read(file, skip_binary=True)) is not None]
-        return _split(str(path), texts)
-    if not path.exists():
-        raise DataError(f"{path}: there is no such file or folder", hint=_HINT)
-    text = _read(path, skip_binary=False) or b""
-    cut = len(text) - len(text) // HELD_OUT_EVERY
-    return _made(str(path), text[:cut], text[cut:])
-
-
-def _standard_library() -> Iterator[bytes]:
-    root = Path(sysconfig.get_path("stdlib"))
-    for file in sorted(root.rglob("*.py")):
-        if not _SKIPPED.intersection(file.relative_to(root).parts) and file.is_file():
-            yield file.read_bytes()
-
-
-def _split(name: str, texts: list[bytes]) -> Corpus:
-    if not texts:
-        raise DataError(f"{name}: there is no text in it", hint=_HINT)
-    if len(texts) < HELD_OUT_EVERY:
-        whole = b"\n".join(texts)
-        cut = len(whole) - len(whole) // HELD_OUT_EVERY
-        return _made(name, whole[:cut], whole[cut:])
-    held_out = texts[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]
-    train = [text for i, text in enumerate(texts) if i % HELD_OUT_EVERY != HELD_OUT_EVERY - 1]
-    return _made(name, b"\n".join(train), b"\n".join(held_out))
-
-
-def _made(name: str, train: bytes, held_out: bytes) -> Corpus:
-    if not train:
-        raise DataError(f"{name} is empty", hint=_HINT)
-    if len(train) + len(held_out) < CHARACTERS_MIN:
+    texts = _standard_library() if not path else _read(Path(path).expanduser())
+    training, held_out = _split([encode_text(text) for text in texts])
+    if min(training.size, held_out.size) <= context:
         raise DataError(
-            f"{name} has {len(train) + len(held_out)} characters; at least {CHARACTERS_MIN} are needed to train and "
-            "to measure",
+            f"{path or 'the standard library'}: {training.size} characters to train on and {held_out.size} held out "
+            f"are too few for windows of {context + 1}",
             hint=_HINT,
         )
-    return Corpus(name, encode(train), encode(held_out))
+    return Corpus(training, held_out, context, batch_size)
 
 
-def _read(file: Path, *, skip_binary: bool) -> bytes | None:
+def standard_library_files() -> list[Path]:
+    """Return the standard library's *.py without tests, idlelib and installed packages, in one order everywhere."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in _SKIPPED]
+        found += [Path(folder, name).relative_to(root) for name in names if name.endswith(".py")]
+    return [root / path for path in sorted(found, key=lambda path: path.as_posix())]
+
+
+def _standard_library() -> list[str]:
+    texts = [path.read_bytes().decode("utf-8", "replace") for path in standard_library_files()]
+    if len(texts) < HELD_OUT_EVERY:
+        raise DataError(
+            f"this Python has {len(texts)} source files in {sysconfig.get_paths()['stdlib']}, too few to train on",
+            hint="pass a text of your own with --data PATH",
+        )
+    return texts
+
+
+def _read(path: Path) -> list[str]:
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder", hint=_HINT)
+    if path.is_dir():
+        return _read_folder(path)
+    text = _text_of(path)
+    if text is None:
+        raise DataError(f"{path} is binary, not text", hint="training data is UTF-8 text; convert it first")
+    if not text.strip():
+        raise DataError(f"{path} is empty", hint=_HINT)
+    return [text]
+
+
+def _read_folder(path: Path) -> list[str]:
+    """Read the text files of a folder and the folders in it; binary, empty and hidden ones are passed over."""
+    files = sorted(p for p in path.rglob("*") if p.is_file() and not _is_hidden(p.relative_to(path)))
+    texts, size_bytes = [], 0
+    for file in files:
+        text = _text_of(file)
+        size_bytes += len(text or "")
+        _require_size(path, size_bytes)
+        if text and text.strip():
+            texts.append(text)
+    if not texts:
+        what = f"none of its {len(files)} files is text" if files else "it has no files"
+        raise DataError(f"{path}: {what}", hint=_HINT)
+    return texts
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _require_size(path: Path, size_bytes: int) -> None:
+    if size_bytes > TEXT_SIZE_BYTES_MAX:
+        raise DataError(
+            f"{path} holds more than {TEXT_SIZE_BYTES_MAX // 2**20} MiB, which is read into memory",
+            hint='pass part of it, or a loader of your own as data = "module:function"',
+        )
+
+
+def _text_of(path: Path) -> str | None:
+    """Return a file's text, or None where it is binary: a NUL in it, or not UTF-8."""
     try:
-        if file.stat().st_size > FILE_BYTES_MAX:
-            raise DataError(f"{file} is over {FILE_BYTES_MAX >> 30} GiB", hint="cut it into several files")
-        data = file.read_bytes()
+        if not path.is_file():
+            raise DataError(f"{path} is neither a file nor a folder", hint=_HINT)
+        _require_size(path, path.stat().st_size)
+        content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror})", hint=_HINT) from error
-    if _is_text(data):
-        return data
-    if skip_binary:
+        raise DataError(f"{path} cannot be read: {error.strerror}", hint="check its permissions") from error
+    try:
+        return None if b"\0" in content else content.decode("utf-8")
+    except UnicodeDecodeError:
         return None
-    raise DataError(f"{file} is binary, not text", hint=_HINT)
 
 
-def _is_text(data: bytes) -> bool:
-    probe = data[:_PROBE_BYTES]
-    if b"\0" in probe:
-        return False
-    control = sum(byte < 32 and byte not in b"\t\n\r\f\x1b" for byte in probe)
-    return control * 20 <= len(probe)
+def _split(files: list[Symbols]) -> tuple[Symbols, Symbols]:
+    if len(files) >= HELD_OUT_EVERY:
+        held_out = files[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]
+        training = [file for i, file in enumerate(files, 1) if i % HELD_OUT_EVERY]
+    else:
+        cuts = [math.ceil(file.size * (HELD_OUT_EVERY - 1) / HELD_OUT_EVERY) for file in files]
+        training = [file[:cut] for file, cut in zip(files, cuts, strict=True)]
+        held_out = [file[cut:] for file, cut in zip(files, cuts, strict=True)]
+    return np.concatenate(training), np.concatenate(held_out)
 
 
-def _table() -> Symbols:
-    table = np.full(256, OTHER, np.uint8)
-    for symbol, character in enumerate(ALPHABET):
-        table[ord(character)] = symbol
-    return table
-
-
-_TABLE: Final = _table()
+def _windows(symbols: Symbols, starts_B: npt.NDArray[np.int64], context: int) -> Windows:  # noqa: N803 - shape
+    return symbols[starts_B[:, None] + np.arange(context + 1)].astype(np.int64)

@@ -99,4 +99,6 @@ def _elements(shape: tuple[int, ...]) -> int:
 
 def _require(holds: bool, name: str, value: object, wanted: str) -> None:  # noqa: FBT001 - reads as a sentence
     if not holds:
-        raise ConfigError(f"TrainingConfig.{name} is {value}: it must be {wanted}", hint="`prime config explain` tells more")
+        raise ConfigError(
+            f"TrainingConfig.{name} is {value}: it must be {wanted}", hint="`prime config explain` tells more"
+        )

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from prime.trainer.corpus import SYMBOLS, Corpus, decode, encode, load_corpus
+from prime.trainer.corpus import SYMBOLS, Corpus, decode_text, encode_text, load_corpus
 from prime.trainer.metadata import TrainingConfig
 
 WIDTH, LAYERS, HEADS = 128, 4, 4
@@ -55,6 +55,7 @@ class CharacterTransformer(nn.Module):
                 nn.init.normal_(parameter, std=scale)
 
     def forward(self, symbols_BT: torch.Tensor) -> torch.Tensor:  # noqa: N803
+        """Return the logits of the next symbol at every place."""
         time = symbols_BT.shape[1]
         x_BTC = self.symbols(symbols_BT) + self.places.weight[:time]  # noqa: N806
         for block in self.blocks:
@@ -69,21 +70,21 @@ class CharacterModel:
         self.module = CharacterTransformer(config.context)
 
     def loss(self, batch: Any) -> torch.Tensor:
-        """Return the mean cross-entropy in nats a character over uint8[B, T + 1]."""
-        rows = torch.from_numpy(np.ascontiguousarray(batch)).long()
+        """Return the mean cross-entropy in nats a character over symbols int64[B, T + 1]."""
+        rows = torch.from_numpy(np.ascontiguousarray(batch))
         logits = self.module(rows[:, :-1])
         return functional.cross_entropy(logits.reshape(-1, SYMBOLS), rows[:, 1:].reshape(-1))
 
     def write(self, prompt: str, length: int, seed: int) -> str:
         """Continue a prompt, one sampled character after the other (temperature 0.8)."""
         generator = torch.Generator().manual_seed(seed)
-        symbols = [int(s) for s in encode(prompt.encode() or b"\n")]
+        symbols = [int(s) for s in encode_text(prompt or "\n")]
         with torch.no_grad():
             for _ in range(length):
                 logits = self.module(torch.tensor([symbols[-self.module.context :]]))[0, -1]
                 share = functional.softmax(logits / 0.8, dim=-1)
                 symbols.append(int(torch.multinomial(share, 1, generator=generator)))
-        return decode(symbols)
+        return decode_text(symbols)
 
 
 class CharacterData:
@@ -91,13 +92,14 @@ class CharacterData:
 
     def __init__(self, config: TrainingConfig) -> None:
         self._config = config
-        self._corpus: Corpus = load_corpus(config.data)
+        self._corpus: Corpus = load_corpus(config.data, config.context, config.batch_size)
         self.baseline: float | None = self._corpus.unigram_nats()
 
     def batch(self, step: int, rank: int) -> Any:
-        """Return uint8[batch_size, context + 1]."""
-        return self._corpus.batch(self._config.seed, rank, step, self._config.batch_size, self._config.context)
+        """Return symbols int64[batch_size, context + 1]."""
+        return self._corpus.batch(self._config.seed, step, rank)
 
     def held_out(self, count: int) -> list[Any]:
-        """Return `count` batches of the held-out text."""
-        return list(self._corpus.held_out_batches(count, self._config.batch_size, self._config.context))
+        """Return at most `count` batches of the held-out text, spread evenly over it."""
+        batches = list(self._corpus.held_out_batches())
+        return batches[:: max(1, len(batches) // count)][:count]

@@ -47,6 +47,7 @@ class RankWorker:
         self._send_answer, self._answers = trio.open_memory_channel[Any](8)
         self._heard_at = trio.current_time()
         self._over: PrimeError | None = None
+        self._ended = trio.Event()
         self.step = 0
         self.metadata = ModelMetadata.__new__(ModelMetadata)
         self.unigram: float | None = None
@@ -138,8 +139,7 @@ class RankWorker:
 
     async def _until_over(self) -> None:
         with trio.move_on_after(END_S):
-            while self._over is None:
-                await trio.sleep(0.01)
+            await self._ended.wait()
 
     # ---------------------------------------------------------------------------------------------- the process
 
@@ -159,6 +159,7 @@ class RankWorker:
             self._over = RunFailedError(f"the worker sent what is no message: {error}", hint="this is a bug: report it")
         await self._reap()
         self._over = self._over or self._death()
+        self._ended.set()
         self._send_answer.close()
 
     async def watch(self) -> None:
@@ -180,7 +181,7 @@ class RankWorker:
 
     async def _reap(self) -> None:
         with trio.move_on_after(END_S):
-            while self._process.poll() is None:
+            while self._process.poll() is None:  # noqa: ASYNC110 - a process that was only started has no event
                 await trio.sleep(0.01)
         self.kill()
         await trio.to_thread.run_sync(self._process.wait)
@@ -207,7 +208,7 @@ async def open_rank(config: TrainingConfig, rank: int) -> AsyncIterator[RankWork
     with ours, tempfile.TemporaryFile() as log:
         with theirs:
             # From this thread, the program's main one: the kernel's death signal follows the thread that forked.
-            process = subprocess.Popen(  # noqa: ASYNC220 - forking takes microseconds, waiting happens elsewhere
+            process = subprocess.Popen(  # noqa: S603, ASYNC220 - our own program; forking takes microseconds
                 [sys.executable, "-m", "prime.trainer.worker", "--fd", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,

@@ -34,7 +34,7 @@ TRAINER_PATH = "/train/trainer"
 
 SLICE_STEPS = 5
 """Inner steps between two looks at what was decided."""
-BATCHES_WHOLE = 24
+BATCHES_WHOLE = 32
 """Held-out batches of the first and the last measurement."""
 BATCHES_ROUND = 6
 """Held-out batches after each round, measured by one member alone."""
