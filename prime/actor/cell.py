@@ -307,7 +307,7 @@ class Cell:
             entry.slot.fail(
                 ActorCrashedError(
                     f"{self.path} failed while handling {last}: {self.last_failure}",
-                    hint="its supervisor decides about a restart; `prime events` shows the death notice",
+                    hint="its supervisor decides about a restart; the death notice names it",
                     remote_traceback=failure.traceback,
                 )
             )

@@ -38,7 +38,7 @@ class ActorFailed:
         node = f" on node {self.peer}" if self.peer else ""
         return (
             f"{self.path}{node} failed while handling {self.last_message}: {self.error}. Decision: {self.decision}. "
-            f"Its log: prime events --actor {self.path}"
+            "Its traceback is in the node's log at level debug."
         )
 
 

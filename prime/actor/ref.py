@@ -109,7 +109,7 @@ class LocalRef(Generic[M_contra]):
         if scope.cancelled_caught:
             raise DeadlineError(
                 f"the mailbox of {self._cell.path} had no room within {timeout_s:g} s",
-                hint="it handles messages slower than they come: `prime tree` shows its depth",
+                hint="it handles messages slower than they come: `prime status` shows its depth",
             )
 
     def watch(self, notify: Callable[[str], None]) -> Callable[[], None]:

@@ -184,7 +184,7 @@ class System:
     def _cell(self, path: str) -> Cell:
         cell = self._cells.get(path)
         if cell is None:
-            raise NoSuchActorError(f"no actor at {path}", hint="`prime tree` lists the paths of a node")
+            raise NoSuchActorError(f"no actor at {path}", hint="`prime status` lists the paths of a node")
         return cell
 
     # --------------------------------------------- what the network delivers

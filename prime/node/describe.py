@@ -56,7 +56,7 @@ def _run(progress: Progress, aggregator: Any, links: Links | None, rounds_after:
         inner_steps=progress.inner_steps,
         tokens_per_s=round(progress.tokens_per_s, 1),
         members=tuple(MemberStatus(peer, alive.get(peer, True), 1.0) for peer in progress.members),
-        waiting_for=tuple(f"{peer}: {why}" for peer, why in status.waiting_for) if status is not None else (),
+        waiting_for=_waiting_for(status, aggregator),
         stalled=progress.stalled,
         hint=progress.hint,
         state_hash=progress.state_hash,
@@ -74,6 +74,16 @@ def _run(progress: Progress, aggregator: Any, links: Links | None, rounds_after:
             if d.round > rounds_after
         ),
     )
+
+
+def _waiting_for(status: Any, aggregator: Any) -> tuple[str, ...]:
+    """Say for whom the round waits, in words; before the first round, for how many nodes."""
+    if status is None:
+        return ()
+    missing = aggregator.nodes_min - 1 - len(status.joining)
+    if status.round == 0 and status.phase != "outside" and missing > 0:
+        return (f"{missing} more to join (train.nodes_min is {aggregator.nodes_min})",)
+    return tuple(f"{peer}: {why}" for peer, why in status.waiting_for)
 
 
 def _memory_bytes() -> int:

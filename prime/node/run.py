@@ -191,7 +191,7 @@ class _Node:
         if not wanted:
             return ()
         assert self._system.network is not None  # noqa: S101 - a node always has a network
-        deadline = trio.current_time() + self._config.transport.deadline_s
+        deadline, told = trio.current_time() + self._config.transport.deadline_s, False
         while True:
             found, errors = [], []
             for address in wanted:
@@ -203,6 +203,9 @@ class _Node:
                 return tuple(dict.fromkeys(found))
             if not all(isinstance(error, UnreachableError) for error in errors) or trio.current_time() > deadline:
                 raise errors[0]
+            if not told:
+                _say(f"{errors[0]}; trying again for up to {self._config.transport.deadline_s:g} s")
+                told = True
             await trio.sleep(JOIN_RETRY_S)
 
     async def _drain(self) -> None:

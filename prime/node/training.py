@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from prime.actor import System
-from prime.config import Config
+from prime.config import Config, derive
 from prime.trainer.aggregator import SwarmPlan
 from prime.trainer.metadata import TrainingConfig
 from prime.trainer.timing import Timing
@@ -20,12 +20,12 @@ def training_config(config: Config) -> TrainingConfig:
 
 def timing_of(config: Config) -> Timing:
     """Derive every wait of a round from the round's deadline and the link's."""
-    whole = config.train.round_deadline_s
+    waits = derive(config)
     return Timing(
         suspect_s=config.transport.dead_after_s,
-        seal_s=whole / 2,
-        reduce_s=whole / 6,
-        deadline_s=whole,
+        seal_s=waits.seal_deadline_s,
+        reduce_s=waits.reduce_deadline_s,
+        deadline_s=config.train.round_deadline_s,
         join_ttl_s=max(config.transport.dead_after_s, 5.0),
     )
 
