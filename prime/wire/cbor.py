@@ -9,7 +9,7 @@ reach a decoder (cbor2 would build regular expressions, MIME messages, cyclic st
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 import cbor2
@@ -18,7 +18,20 @@ from prime.errors import DecodeError, LocalProtocolError
 from prime.wire.limits import DEFAULT_LIMITS, Limits
 
 _HINT_PEER = "the sender is broken, hostile, or speaks another version of the protocol"
+_HINT_PLAIN = "send None, bool, int, float, str, bytes, lists of these, or dicts of these with str or bytes keys"
+_LEAVES = frozenset({type(None), bool, float, str, bytes})
+_NESTED = frozenset({list, tuple, dict})
+_KEYS = frozenset({str, bytes})
+_INT_MIN, _INT_MAX = -(2**64), 2**64 - 1  # what CBOR's major types 0 and 1 hold
 _BUILT_IN_TAGS = (0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799)
+
+
+class _NotPlainError(Exception):
+    """Raised inside cbor2 when it meets `undefined` or a simple value that means nothing."""
+
+
+def _refuse_value(*_args: object) -> NoReturn:
+    raise _NotPlainError
 
 
 class _TagRefusedError(Exception):
@@ -29,15 +42,43 @@ def _refuse_tag(*_args: object) -> NoReturn:
     raise _TagRefusedError
 
 
-def dumps(plain: Any) -> bytes:
+def dumps(plain: Any, limits: Limits = DEFAULT_LIMITS) -> bytes:
     """Encode a plain value deterministically; the same value gives the same bytes on every machine.
 
-    Raises `LocalProtocolError` for a value CBOR cannot carry.
+    Raises `LocalProtocolError` for what `loads` would not take back: another type, an int beyond 64 bits, text with a
+    lone surrogate, nesting over `limits.depth_max`.
     """
+    _check_plain((plain,), limits.depth_max)  # before cbor2: its encoder overruns the stack on deep values
     try:
         return cbor2.dumps(plain, canonical=True)
-    except (cbor2.CBOREncodeError, ValueError, TypeError, RecursionError) as error:
-        raise LocalProtocolError(f"a value has no wire form: {type(error).__name__}") from None
+    except (cbor2.CBOREncodeError, ValueError, TypeError) as error:
+        raise LocalProtocolError(f"a value has no wire form: {type(error).__name__}", hint=_HINT_PLAIN) from None
+
+
+def _check_plain(values: Iterable[Any], depth_left: int) -> None:
+    """Refuse what is no plain value, or is nested more than `depth_left` deep."""
+    for value in values:
+        kind = type(value)
+        if kind in _LEAVES:
+            continue
+        if kind is int and _INT_MIN <= value <= _INT_MAX:
+            continue
+        if kind not in _NESTED:
+            what = "an int beyond 64 bits" if kind is int else kind.__name__
+            raise LocalProtocolError(f"{what} has no wire form", hint=_HINT_PLAIN)
+        if not depth_left:
+            raise LocalProtocolError("a value is nested too deeply", hint="flatten it: arrays and maps count")
+        if kind is dict:
+            _check_keys(value)
+            _check_plain(value.values(), depth_left - 1)
+        else:
+            _check_plain(value, depth_left - 1)
+
+
+def _check_keys(keys: Iterable[Any]) -> None:
+    for key in keys:
+        if type(key) not in _KEYS:
+            raise LocalProtocolError(f"a map with {type(key).__name__} keys has no wire form", hint=_HINT_PLAIN)
 
 
 def loads(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT_LIMITS) -> Any:
@@ -70,6 +111,12 @@ def _strict_loads(depth_max: int) -> Callable[[bytes], Any]:
     )
 
 
+@functools.lru_cache(maxsize=1)
+def _strict_dumps() -> Callable[[Any], bytes]:
+    refused: dict[type, Any] = {cbor2.CBORSimpleValue: _refuse_value, type(cbor2.undefined): _refuse_value}
+    return functools.partial(cbor2.dumps, canonical=True, encoders=refused)
+
+
 def _decode(body: bytes, depth_max: int) -> Any:
     try:
         return _strict_loads(depth_max)(body)
@@ -81,8 +128,8 @@ def _decode(body: bytes, depth_max: int) -> Any:
 
 def _encode_again(plain: Any) -> bytes:
     try:
-        return cbor2.dumps(plain, canonical=True)
-    except (cbor2.CBOREncodeError, ValueError, TypeError):
+        return _strict_dumps()(plain)
+    except (cbor2.CBOREncodeError, ValueError, TypeError, _NotPlainError):
         raise DecodeError("CBOR refused: a value with no deterministic form", hint=_HINT_PEER) from None
 
 
