@@ -331,6 +331,7 @@ class Cell:
         for release in self._releases:
             release()
         self._releases.clear()
+        self.system_queue.clear()  # a stop or a Down meant this incarnation: the next must not hear it
         if side is not None:
             with trio.CancelScope(shield=True):
                 await side.end()

@@ -250,3 +250,26 @@ def test_groups_hold_the_failed_child(index: int, count: int) -> None:
     assert list(group_of("rest_for_one", index, count)) == list(range(index, count))
     assert should_restart("transient", failed=True)
     assert not should_restart("transient", failed=False)
+
+
+async def test_a_child_cancelled_at_its_stop_lives_again_after_the_restart(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    class Stuck(Actor[Boom | Ping]):
+        @on(Boom)
+        async def boom(self, _: Boom) -> None:
+            await trio.sleep_forever()
+
+        @on(Ping)
+        def ping(self, _: Ping) -> int:
+            return 2
+
+    log: list[str] = []
+    async with open_system(seed=0) as system, system.supervisor("s", strategy="one_for_all") as sup:
+        stuck = await sup.spawn(Stuck, "stuck", shutdown=1)
+        part = await sup.spawn(lambda: Part("a", log), "a")
+        await stuck.tell(Boom())
+        await trio.testing.wait_all_tasks_blocked()
+        await part.tell(Boom())
+        await trio.sleep(10)
+        assert await stuck.ask(Ping(), timeout=1) == 2  # the stop that it never heard was not meant for this life
