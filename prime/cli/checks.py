@@ -15,6 +15,7 @@ from typing import Final, Literal
 
 from attrs import frozen
 
+from prime.cli.demo import NODE_BYTES
 from prime.cli.machine import free_memory_bytes, port_fault, programs_on_path
 from prime.cli.version import installed_version
 from prime.config import Config, load, places
@@ -26,8 +27,8 @@ EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
     "train": ("torch", "numpy", "numba", "safetensors", "matplotlib"),
 }
 """The packages of each extra, by import name (which for these is the distribution's too)."""
-DEMO_BYTES: Final = 2 * 2**30
-"""What the default demo takes: three workers with torch loaded, about 0.6 GiB each."""
+DEMO_BYTES: Final = 3 * NODE_BYTES
+"""What the default demo takes, with its three nodes."""
 
 Status = Literal["ok", "warn", "fail"]
 

@@ -1,7 +1,7 @@
 """The deadlines that follow from the ones set, and the orders between deadlines that cannot work. Pure.
 
-One deadline is set (`transport.deadline_s`); the waits inside it are parts of it, so that no nest of timeouts can be
-configured in which an inner wait outlasts the outer one.
+One deadline is set for a request (`transport.deadline_s`) and one for a round (`train.round_deadline_s`); the waits inside
+each are parts of it, so that no nest of timeouts can be configured in which an inner wait outlasts the outer one.
 """
 
 from __future__ import annotations
@@ -20,19 +20,28 @@ class Derived:
 
     dial_deadline_s: float
     hello_deadline_s: float
+    seal_deadline_s: float
+    reduce_deadline_s: float
 
 
 FORMULAS: Final[dict[str, tuple[str, str]]] = {
     "dial_deadline_s": ("transport.deadline_s", "a third of transport.deadline_s"),
     "hello_deadline_s": ("transport.deadline_s", "a sixth of transport.deadline_s"),
+    "seal_deadline_s": ("train.round_deadline_s", "half of train.round_deadline_s"),
+    "reduce_deadline_s": ("train.round_deadline_s", "a sixth of train.round_deadline_s"),
 }
 """For each derived wait: the key it follows from, and how, in words."""
 
 
 def derive(config: Config) -> Derived:
     """Return the waits that follow from a configuration."""
-    whole = config.transport.deadline_s
-    return Derived(dial_deadline_s=whole / 3, hello_deadline_s=whole / 6)
+    request, exchange = config.transport.deadline_s, config.train.round_deadline_s
+    return Derived(
+        dial_deadline_s=request / 3,
+        hello_deadline_s=request / 6,
+        seal_deadline_s=exchange / 2,
+        reduce_deadline_s=exchange / 6,
+    )
 
 
 Order = tuple[tuple[str, ...], str, str]

@@ -31,6 +31,8 @@ class Rule:
     high: float | None = None
     choices: tuple[str, ...] = ()
     check: Check | None = None
+    flag: str = ""
+    """The command line's option for it, where that is not the key's own name."""
 
     def fault(self, value: Value) -> str:
         """Return what is wrong with a value of the right type, or an empty text."""
@@ -80,6 +82,11 @@ class Key:
     def variable(self) -> str:
         """The environment variable that sets it."""
         return f"PRIME_{self.section}__{self.field}".upper()
+
+    @property
+    def flag(self) -> str:
+        """The option of the command line that sets it, where a command has one."""
+        return self.rule.flag or f"--{self.field.replace('_', '-')}"
 
     def fit(self, raw: object) -> Value:
         """Return `raw` as this key's value; raise `ValueError` with the reason if it cannot be."""
@@ -145,6 +152,7 @@ class TransportConfig:
         "auto",
         "The transport; auto takes libp2p where it is installed, else tcp.",
         choices=("auto", "libp2p", "tcp"),
+        flag="--transport",
     )
     listen: str = _key(
         "/ip4/127.0.0.1/tcp/0", "The address to listen on; port 0 takes a free one.", check=_address_fault

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from prime.config.layers import Layer, Loaded, Setting, assemble
+from prime.config.layers import Layer, Loaded, Setting, assemble, find_key
 from prime.config.positions import lines_of_keys
 from prime.config.schema import SECTIONS
 from prime.errors import ConfigError
@@ -110,10 +110,6 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
 
 
 def flag_layer(flags: Mapping[str, object]) -> Layer:
-    """Take the flags that were given; a flag is named like its key (`--listen` sets `transport.listen`)."""
-    settings = {
-        name: Setting(value, f"--{name.rpartition('.')[2].replace('_', '-')}")
-        for name, value in flags.items()
-        if value is not None
-    }
+    """Take the flags that were given; None means not given. `ConfigError` for a name that is no key."""
+    settings = {name: Setting(value, find_key(name).flag) for name, value in flags.items() if value is not None}
     return Layer("flag", settings, textual=True)

@@ -39,6 +39,7 @@ def test_an_unknown_key_comes_with_a_suggestion() -> None:
 
 def test_derived_waits_lie_inside_the_deadline() -> None:
     waits = derive(Config())
+    assert 0 < waits.reduce_deadline_s < waits.seal_deadline_s < Config().train.round_deadline_s
     assert 0 < waits.hello_deadline_s < waits.dial_deadline_s < Config().transport.deadline_s
 
 

@@ -162,6 +162,9 @@ def test_a_bad_flag_is_named_and_an_absent_one_is_none() -> None:
     with pytest.raises(ConfigError, match="--listen: transport.listen"):
         assemble([flag_layer({"transport.listen": "nonsense"})])
     assert assemble([flag_layer({"transport.listen": None})]).config == Config()
+    assert str(assemble([flag_layer({"transport.kind": "tcp"})]).origins["transport.kind"]) == "--transport (flag)"
+    with pytest.raises(ConfigError, match="there is no key transport.lissen"):
+        flag_layer({"transport.lissen": "x"})
 
 
 def test_a_section_built_in_a_program_keeps_the_same_rules() -> None:
