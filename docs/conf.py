@@ -22,10 +22,6 @@ release = version = prime.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.doctest"]
 exclude_patterns = ["_build", "reference/configuration_keys.md", "reference/error_classes.md"]  # the two are included
-nitpicky = True
-# Names of other projects, and type variables: nothing here to link to.
-nitpick_ignore_regex = [("py:.*", r"(?!prime\.).*")]
-
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
