@@ -272,4 +272,5 @@ async def test_a_child_cancelled_at_its_stop_lives_again_after_the_restart(
         await trio.testing.wait_all_tasks_blocked()
         await part.tell(Boom())
         await trio.sleep(10)
-        assert await stuck.ask(Ping(), timeout=1) == 2  # the stop that it never heard was not meant for this life
+        assert await stuck.ask(Ping(), timeout=1) == 2
+        assert system.tree()[0].children[0].restarts == 1  # the stop it never heard was not meant for this life
