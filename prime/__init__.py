@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from prime.actor import on as on
     from prime.errors import PrimeError as PrimeError
     from prime.node.system import open_system as open_system
+    from prime.node.training import open_trainer as open_trainer
     from prime.trainer.metadata import ModelMetadata as ModelMetadata
     from prime.trainer.metadata import TrainingConfig as TrainingConfig
     from prime.transport.identity import KeyPair as KeyPair
@@ -59,6 +60,7 @@ _HOMES = {
     "message": "prime.wire",
     "on": "prime.actor",
     "open_system": "prime.node.system",
+    "open_trainer": "prime.node.training",
     "record": "prime.wire",
 }
 

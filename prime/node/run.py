@@ -1,7 +1,6 @@
 """One node from its configuration: identity, transport, control socket, supervision tree, signals.
 
-The tree: `/node` (status), `/state` (the donor of committed state, which outlives a failing trainer) and `/train`
-(aggregator and trainer, one_for_all: the two share what a round needs, so they restart together).
+The tree: `/node` (status), and what `open_trainer` adds: `/state` (the donor of committed state) and `/train`.
 """
 
 from __future__ import annotations
@@ -10,19 +9,17 @@ import contextlib
 import fcntl
 import importlib.util
 import os
-import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import attrs
 import trio
 
-from prime.actor import Mailbox, Restart, System
+from prime.actor import System
 from prime.actor.groups import one_error
 from prime.config import Config, Places, derive, places
-from prime.errors import ConfigError, UnreachableError, WorldError
+from prime.errors import ConfigError
 from prime.node.control import ControlInbound
 from prime.node.describe import describe_node
 from prime.node.system import open_system
@@ -37,12 +34,7 @@ from prime.transport.unix import Unix
 from prime.version import __version__
 
 if TYPE_CHECKING:
-    from prime.trainer.progress import Progress
-    from prime.trainer.state import OuterState
-
-JOIN_RETRY_S = 0.5
-_BUSY = Mailbox(4096)
-"""An aggregator hears chunks, votes and the trainer; link credit bounds the far ones, this bounds the sum."""
+    from prime.node.training import Training
 
 
 def transport_of(config: Config) -> Transport:
@@ -95,11 +87,8 @@ class _Node:
         self._places = found
         self._system = system
         self._started_at = trio.current_time()
-        self._progress: Progress | None = None
-        self._aggregator: Any = None
-        self._trainer: Any = None
+        self._training: Training | None = None
         self._stop = trio.Event()
-        self._left = trio.Event()
         self._exit = 0
 
     async def run(self, on_ready: Callable[[NodeStatus], None], *, parent_eof: bool) -> int:
@@ -116,12 +105,13 @@ class _Node:
 
     def describe(self, rounds_after: int) -> NodeStatus:
         """Return the node's status now."""
+        training = self._training
         return describe_node(
             self._system,
             name=self._config.node.name,
             uptime_s=trio.current_time() - self._started_at,
-            progress=self._progress,
-            round_=self._aggregator_now,
+            progress=training.progress if training is not None else None,
+            round_=training.aggregator if training is not None else None,
             rounds_after=rounds_after,
         )
 
@@ -129,92 +119,26 @@ class _Node:
 
     async def _train(self) -> None:
         """Join or found the run and train until told to stop."""
+        from prime.node.training import dial_contacts, open_trainer, timing_of, training_config
+
         with trio.CancelScope() as joining:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_on, self._stop, joining)
-                contacts = await self._contacts()
+                link = self._config.transport
+                contacts = await dial_contacts(self._system, link.join, link.deadline_s, _say)
                 nursery.cancel_scope.cancel()
         if self._stop.is_set():
             return
-        async with self._system.supervisor("state") as states:
-            from prime.trainer.donor import Donor
-
-            donor = await states.spawn(Donor, "donor")
-            async with self._system.supervisor(
-                "train", strategy="one_for_all", restart=Restart(max=3, within=120, backoff=(0.5, 10))
-            ) as sup:
-                await self._spawn_trainer(sup, donor, contacts)
-                await self._stop.wait()
-                await self._drain()
-
-    async def _spawn_trainer(self, sup: Any, donor: Any, contacts: tuple[str, ...]) -> None:
-        from prime.node.training import member_of, swarm_plan, training_config
-        from prime.store.journal import FileJournal
-        from prime.trainer.aggregator import Aggregator
-        from prime.trainer.progress import Progress
-        from prime.trainer.trainer import Trainer
-
-        config = training_config(self._config)
-        journal = await FileJournal.open(self._places.state / "rounds.journal")
-        founder = not contacts and not journal.records()
-        plan = swarm_plan(self._config, member_of(self._system, secrets.randbits(48) + 1), contacts)
-        kept = _KeptState()
-        progress = self._progress = Progress(config.rounds, config.inner_steps)
-        # The trainer hears through its path: its ref does not exist yet when the aggregator starts.
-        report = _Reporter(self._system)
-
-        def aggregator() -> Aggregator:
-            self._aggregator_now = made = Aggregator(plan, journal, report)
-            return made
-
-        self._aggregator = await sup.spawn(aggregator, "aggregator", mailbox=_BUSY)
-        self._trainer = await sup.spawn(
-            lambda: Trainer(
-                config,
-                plan.run,
-                self._aggregator,
-                donor,
-                progress,
-                founder=founder,
-                held=kept.get,
-                keep=kept.set,
-                on_left=self._left.set,
-            ),
-            "trainer",
-        )
-
-    _aggregator_now: Any = None
-
-    async def _contacts(self) -> tuple[str, ...]:
-        """Dial every address to join; return who answered. At least one must, within the deadline."""
-        wanted = self._config.transport.join
-        if not wanted:
-            return ()
-        assert self._system.network is not None  # noqa: S101 - a node always has a network
-        deadline, told = trio.current_time() + self._config.transport.deadline_s, False
-        while True:
-            found, errors = [], []
-            for address in wanted:
-                try:
-                    found.append(await self._system.network.dial(address))
-                except WorldError as error:
-                    errors.append(error)
-            if found:
-                return tuple(dict.fromkeys(found))
-            if not all(isinstance(error, UnreachableError) for error in errors) or trio.current_time() > deadline:
-                raise errors[0]
-            if not told:
-                _say(f"{errors[0]}; trying again for up to {self._config.transport.deadline_s:g} s")
-                told = True
-            await trio.sleep(JOIN_RETRY_S)
-
-    async def _drain(self) -> None:
-        """Finish the round in hand and leave the view, as far as that can be had in a round's deadline."""
-        from prime.trainer.trainer import Drain
-
-        await self._trainer.tell(Drain())
-        with trio.move_on_after(self._config.train.round_deadline_s):
-            await self._left.wait()
+        async with open_trainer(
+            self._system,
+            training_config(self._config),
+            run=self._config.train.run,
+            contacts=contacts,
+            folder=self._places.state,
+            timing=timing_of(self._config),
+        ) as self._training:
+            await self._stop.wait()
+            await self._training.leave(self._config.train.round_deadline_s)
 
     # --------------------------------------------------------------------------------------------- the outside
 
@@ -245,31 +169,6 @@ class _Node:
                 pass
         _say("the program that started this node is gone: ending")
         raise KeyboardInterrupt
-
-
-class _Reporter:
-    """Hands the aggregator's outcomes to whatever trainer lives now."""
-
-    def __init__(self, system: System) -> None:
-        self._system = system
-
-    def __call__(self, outcome: Any) -> None:
-        ref = self._system.whereis("/train/trainer")
-        if ref is not None:
-            ref.tell_nowait(outcome)
-
-
-@attrs.define
-class _KeptState:
-    """The last committed state, kept beside the actors so that a restarted trainer goes on from it."""
-
-    state: OuterState | None = None
-
-    def get(self) -> OuterState | None:
-        return self.state
-
-    def set(self, state: OuterState) -> None:
-        self.state = state
 
 
 async def _serve(

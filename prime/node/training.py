@@ -1,15 +1,213 @@
-"""From the node's configuration to what the trainer room takes."""
+"""Training in a system: `open_trainer`, which a node and a user's own program both use.
+
+It spawns `/state` (the donor of committed state, which outlives a failing trainer) and `/train` (aggregator and
+trainer, one_for_all: the two share what a round needs, so they restart together).
+"""
 
 from __future__ import annotations
 
-import attrs
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
 
-from prime.actor import System
-from prime.config import Config, derive
-from prime.trainer.aggregator import SwarmPlan
+import attrs
+import trio
+
+from prime.actor import Mailbox, Ref, Restart, Supervisor, System
+from prime.actor.contract import Journal
+from prime.config import Config, TrainConfig, derive
+from prime.errors import ActorUsageError, UnreachableError, WorldError
+from prime.store.journal import FileJournal, MemoryJournal
+from prime.trainer.aggregator import Aggregator, SwarmPlan
+from prime.trainer.donor import Donor
 from prime.trainer.metadata import TrainingConfig
+from prime.trainer.plans import Outcome, Vector
+from prime.trainer.progress import Progress
+from prime.trainer.state import OuterState
 from prime.trainer.timing import Timing
+from prime.trainer.trainer import TRAINER_PATH, Drain, RunDone, Trainer
 from prime.trainer.view import Member
+
+DIAL_RETRY_S = 0.5
+DIAL_DEADLINE_S = 30.0
+"""How long addresses that nobody listens on yet are tried."""
+_BUSY = Mailbox(4096)
+"""An aggregator hears chunks, votes and the trainer; link credit bounds the far ones, this bounds the sum."""
+
+
+class Training:
+    """One node's part in a run, as `open_trainer` gives it."""
+
+    def __init__(self, system: System, config: TrainingConfig, plan: SwarmPlan, journal: Journal) -> None:
+        self._system = system
+        self._config = config
+        self._plan = plan
+        self._journal = journal
+        self._state: OuterState | None = None
+        self._done = trio.Event()
+        self._left = trio.Event()
+        self._trainer: Ref[Any] | None = None
+        self.progress = Progress(config.rounds, config.inner_steps)
+        self.aggregator: Aggregator | None = None
+        """The living incarnation, for its `status()` and counters; never call its handlers."""
+
+    @property
+    def parameters(self) -> Vector | None:
+        """Return the shared parameters after the last decided round (float32[D]); `None` before there are any."""
+        return self._state.theta if self._state is not None else None
+
+    @property
+    def round(self) -> int:
+        """Return the last decided round whose state this node holds."""
+        return self.progress.round
+
+    async def done(self) -> None:
+        """Wait until the run has reached its last round here."""
+        await self._done.wait()
+
+    async def leave(self, within_s: float) -> bool:
+        """Finish the round in hand and leave the run, as far as `within_s` allows; True when it has left."""
+        if self._trainer is None:
+            return False
+        with trio.move_on_after(within_s):
+            await self._trainer.tell(Drain())
+            await self._left.wait()
+        return self._left.is_set()
+
+    async def spawn(self, states: Supervisor, sup: Supervisor) -> None:
+        """Start donor, aggregator and trainer (called by `open_trainer`)."""
+        donor = await states.spawn(Donor, "donor")
+        aggregator = await sup.spawn(self._new_aggregator, "aggregator", mailbox=_BUSY)
+        founder = self._plan.found and not self._journal.records()
+
+        def new_trainer() -> Trainer:
+            return Trainer(
+                self._config,
+                self._plan.run,
+                aggregator,
+                donor,
+                self.progress,
+                founder=founder,
+                held=lambda: self._state,
+                keep=self._keep,
+                on_left=self._left.set,
+            )
+
+        self._trainer = await sup.spawn(new_trainer, "trainer")
+
+    def observe(self, fact: Any) -> None:
+        """Notice the end of the run among the system's facts."""
+        if isinstance(fact, RunDone):
+            self._done.set()
+
+    def _new_aggregator(self) -> Aggregator:
+        self.aggregator = Aggregator(self._plan, self._journal, self._report)
+        return self.aggregator
+
+    def _report(self, outcome: Outcome) -> None:
+        """Hand an outcome to whatever trainer lives now: through its path, as it starts after the aggregator."""
+        ref = self._system.whereis(TRAINER_PATH)
+        if ref is not None:
+            ref.tell_nowait(outcome)
+
+    def _keep(self, state: OuterState) -> None:
+        """Keep the last committed state beside the actors, so that a restarted trainer goes on from it."""
+        self._state = state
+
+
+@contextlib.asynccontextmanager
+async def open_trainer(
+    system: System,
+    config: TrainingConfig,
+    *,
+    run: str = "main",
+    contacts: Sequence[str] = (),
+    folder: Path | None = None,
+    timing: Timing | None = None,
+) -> AsyncIterator[Training]:
+    """Take part in a training run for the length of the block; leaving it ends the worker and all actors at once.
+
+    `contacts` are members of the run, each a multiaddr (dialled here, for up to half a minute) or the id of a peer
+    that the system has a link to; none founds the run, which starts once `config.nodes_min` nodes are there. `folder`
+    holds the journal of what this node promised; without one a node that is started again is a new member, so give
+    one wherever `key` is a file. To leave in order, `await training.leave(...)` before the end of the block.
+
+    Raises `UnreachableError` and `WrongPeerError` (contacts), `ActorUsageError` (no transport), `CorruptedError`
+    (journal) and `RestartLimitError` when the trainer fails again and again: its text holds the last failure.
+    """
+    if system.network is None:
+        raise ActorUsageError("a system without a network cannot train", hint="open_system(transport=prime.Tcp(...))")
+    peers = await dial_contacts(system, contacts, DIAL_DEADLINE_S)
+    member = Member(system.peer, system.addresses, 1.0, secrets.randbits(48) + 1)
+    waits = timing if timing is not None else _usual_timing(config)
+    plan = SwarmPlan(run, member, not peers, peers, config.nodes_min, waits)
+    async with _open_journal(folder) as journal, system.supervisor("state") as states, _train(system) as sup:
+        training = Training(system, config, plan, journal)
+        unsubscribe = system.subscribe(training.observe)
+        try:
+            await training.spawn(states, sup)
+            yield training
+        finally:
+            unsubscribe()
+
+
+def _train(system: System) -> contextlib.AbstractAsyncContextManager[Supervisor]:
+    return system.supervisor("train", strategy="one_for_all", restart=Restart(max=3, within=120, backoff=(0.5, 10)))
+
+
+def _usual_timing(config: TrainingConfig) -> Timing:
+    return timing_of(Config(train=TrainConfig(round_deadline_s=config.round_deadline_s)))
+
+
+@contextlib.asynccontextmanager
+async def _open_journal(folder: Path | None) -> AsyncIterator[Journal]:
+    if folder is None:
+        yield MemoryJournal()
+        return
+    journal = await FileJournal.open(folder / "rounds.journal")
+    with contextlib.closing(journal):
+        yield journal
+
+
+async def dial_contacts(
+    system: System, contacts: Sequence[str], deadline_s: float, on_wait: Callable[[str], None] | None = None
+) -> tuple[str, ...]:
+    """Dial the multiaddrs among `contacts` and return the peers that can be asked; tried again until one answers.
+
+    `on_wait(text)` is called once if nobody answers at first. Raises `UnreachableError` after `deadline_s`, and at once what trying again cannot mend, such as `WrongPeerError`.
+    """
+    known = [contact for contact in contacts if not contact.startswith("/")]
+    addresses = [contact for contact in contacts if contact.startswith("/")]
+    deadline = trio.current_time() + deadline_s
+    while addresses:
+        found, errors = await _dial_each(system, addresses)
+        if found or known:
+            return tuple(dict.fromkeys([*known, *found]))
+        if not all(isinstance(error, UnreachableError) for error in errors) or trio.current_time() > deadline:
+            raise errors[0]
+        if on_wait is not None:
+            on_wait(f"{errors[0]}; trying again for up to {deadline_s:g} s")
+            on_wait = None
+        await trio.sleep(DIAL_RETRY_S)
+    return tuple(dict.fromkeys(known))
+
+
+async def _dial_each(system: System, addresses: Sequence[str]) -> tuple[list[str], list[WorldError]]:
+    found: list[str] = []
+    errors: list[WorldError] = []
+    if system.network is None:
+        return found, [UnreachableError("this system has no network", hint="open_system(transport=prime.Tcp(...))")]
+    for address in addresses:
+        try:
+            found.append(await system.network.dial(address))
+        except WorldError as error:
+            errors.append(error)
+    return found, errors
+
+
+# ------------------------------------------------------------------------------------- from a node's configuration
 
 
 def training_config(config: Config) -> TrainingConfig:
@@ -27,21 +225,4 @@ def timing_of(config: Config) -> Timing:
         reduce_s=waits.reduce_deadline_s,
         deadline_s=config.train.round_deadline_s,
         join_ttl_s=max(config.transport.dead_after_s, 5.0),
-    )
-
-
-def member_of(system: System, incarnation: int) -> Member:
-    """Return this node as a member; `incarnation` names this life of its disk unless its journal knows better."""
-    return Member(system.peer, system.addresses, 1.0, incarnation)
-
-
-def swarm_plan(config: Config, member: Member, contacts: tuple[str, ...]) -> SwarmPlan:
-    """Return how this node takes part in the run."""
-    return SwarmPlan(
-        run=config.train.run,
-        member=member,
-        found=not contacts,
-        contacts=contacts,
-        nodes_min=config.train.nodes_min,
-        timing=timing_of(config),
     )

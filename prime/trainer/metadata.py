@@ -15,8 +15,9 @@ LAYOUT_MAX = 100_000
 class TrainingConfig:
     """Everything that decides what a run computes; equal on all its nodes.
 
-    `model` and `data` are `module:function` (see `prime.trainer.task`), or empty for the built-in character
-    transformer and the text of Python's standard library; `data` may also be the path of a text file or folder.
+    `model` and `data` are `module:function` or `file.py:function` (see `prime.trainer.task`), or empty for the
+    built-in character transformer and the text of Python's standard library; `data` may also be the path of a text
+    file or folder.
     `inner_steps` is H, the local steps between two rounds; `context` is in characters, `round_deadline_s` in seconds.
     The run ends with the first round from `rounds` on to which `contributors_final_min` members contributed.
 
