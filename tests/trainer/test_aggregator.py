@@ -81,7 +81,10 @@ class Swarm:
 
     async def _run(self, node: Node, found: bool, nodes_min: int, *, task_status: Any) -> None:
         with node.scope:
-            async with open_system(transport=self.hub, key=node.key, seed=0) as system, system.supervisor("train") as sup:
+            async with (
+                open_system(transport=self.hub, key=node.key, seed=0) as system,
+                system.supervisor("train") as sup,
+            ):
                 contacts = []
                 if not found:
                     for other in self.nodes:
@@ -162,7 +165,7 @@ async def test_a_dead_member_is_left_out_and_joins_again() -> None:
         while members < 3:
             for i, node in enumerate((one, two)):
                 await node.aggregator.tell(plans.Contribute(round_, delta_of(i, round_), 1.0))
-            outcome = [await node.committed(round_) for node in (one, two)][0]
+            (outcome, _) = [await node.committed(round_) for node in (one, two)]
             members, round_ = len(outcome.value.next_view.members), round_ + 1
         missed = await three.until(lambda o: isinstance(o, plans.StateMissed))
         assert missed.round == round_ - 1

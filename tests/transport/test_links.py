@@ -225,7 +225,7 @@ async def test_tell_ask_and_payloads(transport: Callable[[], Any]) -> None:
         assert await a.ask(b.peer, "/t", Double(21), timeout_s=5) == 42
         assert [m.number for m in s.nodes[1].boxes["/t"].got[:100]] == list(range(100))
         assert set(s.nodes[1].boxes["/t"].senders) == {a.peer}
-        data = random.Random(1).randbytes(3_000_000)  # noqa: S311 (data, no secret)
+        data = random.Random(1).randbytes(3_000_000)
         await a.tell(b.peer, "/bulk", Bulk(memoryview(data)))
         assert await a.ask(b.peer, "/bulk", Fetch(500_000), timeout_s=5) == b"x" * 500_000
         assert s.nodes[1].boxes["/bulk"].got[0].data == data
@@ -656,7 +656,7 @@ class Slowed:
     @contextlib.asynccontextmanager
     async def open(self, own: KeyPair) -> AsyncIterator[Any]:
         async with self.inner.open(own) as endpoint:
-            yield SlowedEndpoint(endpoint, random.Random(f"{self.seed} {own.peer}"), self.dial_s)  # noqa: S311 (data, no secret)
+            yield SlowedEndpoint(endpoint, random.Random(f"{self.seed} {own.peer}"), self.dial_s)
 
 
 @attrs.define
@@ -698,7 +698,7 @@ async def test_two_dials_that_cross_leave_one_link_and_lose_nothing(
             node.boxes["/t"] = Mailbox(handle=lambda m: m.number)
 
         async def talk(here: int) -> None:
-            await trio.sleep(random.Random(seed * 2 + here).choice([0, 0, 0.01, 0.03]))  # noqa: S311 (data, no secret)
+            await trio.sleep(random.Random(seed * 2 + here).choice([0, 0, 0.01, 0.03]))
             for number in range(50):
                 await s.links[here].tell(s.links[1 - here].peer, "/t", Note(number))
                 if number % 10 == 0:
@@ -914,7 +914,7 @@ def _prefix(header: int, *payloads: int) -> bytes:
 
 TELL = dumps(fr.Tell("/t", 1, [0x7A01, 1]).plain())
 GARBAGE = {
-    "random": random.Random(5).randbytes(200),  # noqa: S311 (data, no secret)
+    "random": random.Random(5).randbytes(200),
     "http": b"GET / HTTP/1.1\r\n\r\n",
     "huge header": _prefix(2**31),
     "huge payload": _prefix(len(TELL), 2**31) + TELL,
