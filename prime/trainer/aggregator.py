@@ -208,6 +208,11 @@ class Aggregator(Actor[Heard]):
         """Answer how the round stands."""
         return self.status()
 
+    @property
+    def nodes_min(self) -> int:
+        """Return how many nodes the first round waits for."""
+        return self._plan.nodes_min
+
     def status(self) -> Status:
         """Return how the round stands."""
         if self._core is None:
@@ -432,7 +437,7 @@ class Aggregator(Actor[Heard]):
         records = [write_record(record, []) for record in self._birth.values()]
         rnd = self._rounds.get(decided.value.round)
         if rnd is not None and self._vote is not None and self._vote[0].round == decided.value.round:
-            records.append(write_record(msg.Entered(decided.value.round, rnd.view), []))
+            records.append(write_record(msg.Entered(decided.value.round, rnd.view, decided.value.state_round), []))
             records.append(write_record(*self._vote))
         return [*records, write_record(decided, [])]
 

@@ -277,10 +277,14 @@ class Booted:
 
 @message(tag=0x122)
 class Entered:
-    """`view` decides `round`: written by a founder and by an operator's recovery."""
+    """`view` decides `round`: written by a founder and by an operator's recovery.
+
+    `state_round` is the last round that changed the state.
+    """
 
     round: int
     view: View
+    state_round: int
 
 
 @message(tag=0x123)

@@ -37,6 +37,7 @@ class Seat:
 
     round: int
     view: View
+    state_round: int
     order: tuple[str, ...]
     owners: tuple[str, ...]
     restarted: bool = False
@@ -70,6 +71,10 @@ class Seat:
         """The peer that leads the ballot followed."""
         return self.order[self.following.rank]
 
+    def starts_from(self, state_round: int) -> bool:
+        """Tell whether the state after that round is what this round starts from: all since then was aborted."""
+        return self.state_round <= state_round < max(self.round, 1)
+
     def holds(self, value: Value) -> bool:
         """Tell whether the bytes of all parts of the value are here."""
         return all(hash_ in self.results.get(part, ()) for part, hash_ in enumerate(value.parts))
@@ -96,9 +101,9 @@ class Status:
     stalled: str
 
 
-def sit(round_: int, view: View, *, restarted: bool = False) -> Seat:
+def sit(round_: int, view: View, state_round: int) -> Seat:
     """Return a fresh seat: nothing promised, each part owned by its own member."""
-    return Seat(round_, view, view.order(round_), owners_of(view, ()), restarted)
+    return Seat(round_, view, state_round, view.order(round_), owners_of(view, ()))
 
 
 class RoundCore:
@@ -163,9 +168,9 @@ class RoundCore:
     def found(cls, me: Member, run: str, timing: Timing, *, nodes_min: int = 1) -> RoundCore:
         """Return the founder of a run: round 0 is its own, decided once `nodes_min` nodes (itself too) are there."""
         core = cls(me, run, timing, nodes_min=nodes_min)
-        core.seat = sit(0, view_of(run, 0, [me]))
+        core.seat = sit(0, view_of(run, 0, [me]), 0)
         core.behind = False
-        core._birth = (msg.Born(me), msg.Entered(0, core.seat.view))
+        core._birth = (msg.Born(me), msg.Entered(0, core.seat.view, 0))
         return core
 
     @classmethod
@@ -201,9 +206,9 @@ class RoundCore:
         match record:
             case msg.Booted(boot):
                 self.boot = boot + 1
-            case msg.Entered(round_, view):
+            case msg.Entered(round_, view, state_round):
                 self._check_run(view.run)
-                self.round, self.seat, self.previous = round_, sit(round_, view), None
+                self.round, self.seat, self.previous = round_, sit(round_, view, state_round), None
             case msg.Promised(round_, ballot) if self.seat is not None and round_ == self.round:
                 self._replay_ballot(self.seat, ballot)
             case msg.Accepted(round_, ballot, value) if self.seat is not None and round_ == self.round:
@@ -234,7 +239,9 @@ class RoundCore:
         self._remember(value)
         self.previous = self.seat if self.seat is not None and self.seat.round == value.round else None
         self.round = value.round + 1
-        self.seat = sit(self.round, value.next_view) if value.next_view.has(self.me) else None
+        self.seat = None
+        if value.next_view.has(self.me):
+            self.seat = sit(self.round, value.next_view, value.state_round)
 
     def start(self, now: float) -> list[cmd.Command]:
         """Return the first commands: what must be on the disk before anything is said, and where this member stands."""
@@ -340,16 +347,19 @@ class RoundCore:
         if self._applying is not None and event.round >= self._applying.round:
             value, self._applying = self._applying, None  # the state came by another way
             self._out.append(cmd.Settle(value, included=self.me.peer in value.contributors()))
-        if self._is_state_of(event.round, self.round):
+        if self.seat is not None and self.seat.starts_from(event.round):
             self.behind = False
-        elif self.behind and self.previous is not None and self._is_state_of(event.round, self.previous.round):
-            self.behind = False  # one commit behind, and we know which: its bytes are enough
-            self._applying, self._applying_since = self.decisions[self.previous.round], self._now
+        else:
+            self._resume_applying(event.round)
 
-    def _is_state_of(self, state_round: int, round_: int) -> bool:
-        """Tell whether the state after `state_round` is what `round_` starts from: all between them was aborted."""
-        between = [self.decisions.get(r) for r in range(state_round + 1, round_)]
-        return state_round < max(round_, 1) and all(value is not None and value.aborted for value in between)
+    def _resume_applying(self, state_round: int) -> None:
+        """Go on from a state that is one known commit behind: the bytes of that commit are enough."""
+        value = self.decisions.get(self.previous.round) if self.previous is not None else None
+        if value is None or value.aborted or not self.behind or self.previous is None:
+            return
+        if self.previous.starts_from(state_round):
+            self.behind = False
+            self._applying, self._applying_since = value, self._now
 
     def _on_down(self, event: cmd.PeerDown) -> None:
         self.roster.joining.pop(event.peer, None)  # one that still lives asks again on its next tick
@@ -438,7 +448,8 @@ class RoundCore:
         if value.round < self.round:
             return
         self.contacts |= set(value.next_view.peers()) - {self.me.peer}
-        if value.next_view.has(self.me) and self.joining:
+        if value.next_view.has(self.me):
+            self.leaving = not self.joining  # let in after it changed its mind: it votes until it is let out again
             self._jump(value)
 
     def _jump(self, value: Value) -> None:
@@ -763,9 +774,8 @@ class RoundCore:
         return max(since + self.timing.seal_s, moved)
 
     def _base(self) -> bytes | None:
-        if self.own_base is None or not self._is_state_of(self.own_base[0], self.round):
-            return None
-        return self.own_base[1]
+        seat, base = self.seat, self.own_base
+        return base[1] if seat is not None and base is not None and seat.starts_from(base[0]) else None
 
     def _admit(self, seat: Seat, offers: dict[str, msg.Offer]) -> dict[str, msg.Offer]:
         """Drop offers that cannot be weighed; their senders are told."""
@@ -810,7 +820,7 @@ class RoundCore:
             parts = tuple(hashes[part] for part in range(len(seal.owners)))
             kept = [s.peer for s in seal.shares]
             follow = self.roster.next_view(seat.view, kept, self._suspected(seat))
-            value = Value(self.round, seat.view.epoch, seal.base, seal.shares, parts, follow)
+            value = Value(self.round, seat.view.epoch, seal.base, seal.shares, parts, follow, self.round)
             self._propose(seat, lead, value, ())
             return
         late = {owner for part, owner in enumerate(seal.owners) if part not in hashes}
@@ -823,7 +833,7 @@ class RoundCore:
     def _abort_value(self, seat: Seat) -> Value:
         contributing = [p for p, s in seat.standings.items() if s.offer is not None]
         follow = self.roster.next_view(seat.view, contributing, self._suspected(seat))
-        return Value(self.round, seat.view.epoch, b"", (), (), follow)
+        return Value(self.round, seat.view.epoch, b"", (), (), follow, seat.state_round)
 
     def _propose(self, seat: Seat, lead: Lead, value: Value, holders: tuple[str, ...]) -> None:
         lead.value, lead.digest, lead.holders = value, value.digest(), holders
@@ -895,7 +905,8 @@ class RoundCore:
             self._leave_view(value)
             return
         self.joining = False
-        self.seat = sit(self.round, value.next_view)
+        self.seat = sit(self.round, value.next_view, value.state_round)
+        self.behind = self.behind and self._base() is None
         self.roster.lapse(value.next_view, self._now, self.timing.join_ttl_s)
         self._last_report = None
         self._out.append(cmd.EnterView(self.round, value.next_view))
@@ -1102,7 +1113,7 @@ def _still_needed(record: msg.Record, last: int) -> bool:
     match record:
         case msg.Born():
             return True
-        case msg.Entered(round_, _):
+        case msg.Entered(round_, _, _):
             return round_ >= last
         case msg.Promised(round_, _) | msg.Accepted(round_, _, _):
             return round_ >= last

@@ -78,7 +78,8 @@ class Value:
     """What one round decides. An empty `shares` is an abort (⊥): the state stays, everything is kept.
 
     `base` is the hash of the state that the contributions start from; `parts` are the hashes of the reduced parts'
-    bytes in part order; `next_view` decides the following round.
+    bytes in part order; `next_view` decides the following round. `state_round` is the last round that changed the
+    state, this one included: an abort leaves it as it was, so a node knows which state is the present one.
     """
 
     round: int
@@ -87,6 +88,7 @@ class Value:
     shares: tuple[Share, ...]
     parts: tuple[bytes, ...]
     next_view: View
+    state_round: int
 
     def digest(self) -> bytes:
         """Return the 32 byte hash that stands for this value."""

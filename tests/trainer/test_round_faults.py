@@ -214,17 +214,15 @@ class World:
         core = node.core
         self.carry_out(node, core.step(event, self.now))
         if node.core is core:
-            due = core.next_wakeup(self.now)
-            if due is not None:
-                self.later(node, due - self.now + 1e-6, cmd.Tick()) if self.heap_room(node) else None
+            self.wake(node, core)
 
-    def heap_room(self, node: Node) -> bool:
-        """One tick in flight for each life is enough."""
+    def wake(self, node: Node, core: RoundCore) -> None:
+        """Have the core ticked when it asks for it; one tick in flight for each life is enough."""
+        due = core.next_wakeup(self.now)
         key = (node.peer, node.life)
-        if self.ticks.get(key, -1.0) > self.now:
-            return False
-        self.ticks[key] = self.now + self.timing.resend_s
-        return True
+        if due is not None and self.ticks.get(key, -1.0) <= self.now:
+            self.ticks[key] = due + 1e-6
+            self.later(node, self.ticks[key] - self.now, cmd.Tick())
 
     def carry_out(self, node: Node, commands: list[cmd.Command]) -> None:
         core = node.core
@@ -262,6 +260,8 @@ class World:
             case cmd.Keep(value):
                 node.ledger.abort(value.round)
                 self.check_mass(node)
+            case cmd.Settle(value, included):
+                self.settle(node, value, included)
             case cmd.CatchUp(round_, _view, value, included, _reason):
                 self.catch_up(node, round_, value, included)
             case cmd.EnterView(round_, _view):
@@ -518,6 +518,8 @@ def _cut_and_heal(world: World, draw: random.Random) -> None:
 def _forget(world: World, draw: random.Random) -> None:
     """One disk is lost for good: its owner comes back as another life."""
     peer = draw.choice(sorted(world.nodes))
+    if world.quiet:
+        return
     world.crash(peer)
     world.nodes[peer].disk = []
 
@@ -529,10 +531,11 @@ def _quiet(world: World) -> None:
     before = len(world.commits())
     view = world.decided[world.last_round].next_view if world.decided else None
     able = view is None or sum(_intact(world, m) for m in view.members) >= view.majority()
-    world.run(40.0)
+    end = world.now + (40.0 if able else 5.0)
+    while world.now < end and len(world.commits()) < before + 2:
+        world.run(1.0)
     if able:
         assert len(world.commits()) >= before + 2, "no progress in the quiet period"
-    # every decision is known to every member that took part, and states are equal: checked in `apply`
 
 
 def _intact(world: World, member: Member) -> bool:
