@@ -25,7 +25,7 @@ NO_TEST_COLLECTED = 5  # pytest's exit status when a selection is empty
 
 def group(name: str) -> list[str]:
     """Return the requirements of one dependency group."""
-    return nox.project.dependency_groups(PYPROJECT, name)
+    return list(nox.project.dependency_groups(PYPROJECT, name))
 
 
 def paths_of_rooms(arguments: list[str]) -> list[str]:
@@ -49,6 +49,7 @@ def lint(session: nox.Session) -> None:
         return
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", "--diff", ".")
+    session.run("towncrier", "build", "--draft", "--version", "next", silent=True)
 
 
 @nox.session

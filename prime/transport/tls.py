@@ -238,6 +238,8 @@ class TlsSession:
 
     def _make_context(self, credentials: Credentials, *, server_side: bool) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
+        # Some builds of Python take a stream that breaks off for one that ends. It is no end: bytes may be missing.
+        context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.check_hostname = False  # the certificate names a peer, not a host
         context.verify_mode = ssl.CERT_REQUIRED
