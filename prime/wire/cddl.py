@@ -59,7 +59,7 @@ def generate(classes: Iterable[type]) -> str:
 def _section(cls: type, schema: _Schema) -> str:
     """Return the rule of one message, what its docstring opens with, and the rule of its reply."""
     name = compile_codec(cls).rule(schema)
-    lines = [*_comment(cls), f"{name} = {schema.bodies[name]}"]
+    lines = [*_comment(cls), f"; tag {tag_of(cls):#05x}", f"{name} = {schema.bodies[name]}"]
     if issubclass(cls, Ask):
         body = compile_codec(reply_type(cls)).rule(schema)
         lines.append(f"{schema.define(f'{name}.reply', lambda: body)} = {body}")

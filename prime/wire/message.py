@@ -159,10 +159,9 @@ class _Form:
         return rules.define(rule_name(self.cls), lambda: self._rule_body(rules))
 
     def _rule_body(self, rules: Rules) -> str:
-        codecs = self.codecs()
-        fields = [f"{name}: {codec.rule(rules)}" for name, codec in zip(self._names, codecs, strict=True)]
-        lines = [] if self.tag is None else [f"{self.tag:#06x}"]
-        return "[" + ",".join(f"\n  {line}" for line in lines + fields) + ("\n]" if lines or fields else "]")
+        lines = [] if self.tag is None else [f"{self.tag}"]
+        lines += [f"{name}: {codec.rule(rules)}" for codec, name in zip(self.codecs(), self._names, strict=True)]
+        return "[" + ",".join(f"\n  {line}" for line in lines) + ("\n]" if lines else "]")
 
     def codecs(self) -> tuple[Codec, ...]:
         """Return the field codecs in wire order, compiling them if need be."""
