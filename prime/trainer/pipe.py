@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from prime.trainer.metadata import ModelMetadata, TrainingConfig
-from prime.wire import Payload, message
+from prime.wire import Payload, Range, message
+
+Count = Annotated[int, Range(1, 2**31)]
 
 
 @message(tag=0x160)
@@ -38,7 +42,7 @@ class GetInitial:
 class Train:
     """Make that many inner steps. Answered with `Trained`."""
 
-    steps: int
+    steps: Count
 
 
 @message(tag=0x165)
@@ -71,10 +75,10 @@ class Rebase:
 
 @message(tag=0x169)
 class Evaluate:
-    """Measure the mean loss of held-out batches, with these parameters or (empty) the local ones. Answered with `Loss`."""
+    """Measure the mean loss of held-out batches, with these parameters or (None) the local ones. Answered with `Loss`."""
 
-    theta: Payload
-    batches: int
+    theta: Payload | None
+    batches: Count
 
 
 @message(tag=0x16A)

@@ -1,0 +1,220 @@
+"""The numeric half of a rank worker: the local model, its optimiser, and the snapshot that deltas are counted from.
+
+Everything here runs in the worker's torch thread. Flat vectors are float32[D] in the order of the module's parameters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from prime.errors import ConfigError, PrimeError
+from prime.trainer import pipe
+from prime.trainer.metadata import ModelMetadata, TensorLayout, TrainingConfig
+from prime.trainer.plans import Vector
+from prime.trainer.task import Data, Model, resolve
+
+SEED_STRIDE = 0x9E37_79B9_7F4A_7C15
+"""2**64 over the golden ratio: neighbouring steps and ranks get seeds far apart (Steele et al., SplitMix, 2014)."""
+
+
+class Replica:
+    """One copy of the model. Raises `ConfigError` or `DataError` where the model or the data cannot be had."""
+
+    def __init__(self, config: TrainingConfig, rank: int) -> None:
+        torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        self._config, self._rank = config, rank
+        self._model = _model(config)
+        self._data = _data(config)
+        self._named = [(n, p) for n, p in self._model.module.named_parameters() if p.requires_grad]
+        if not self._named:
+            raise ConfigError("the model has no trainable parameters", hint="train.model must build a torch module")
+        self._parameters = [parameter for _, parameter in self._named]
+        self._elements = sum(parameter.numel() for parameter in self._parameters)
+        self._optimiser = _optimiser(self._parameters, config)
+        self._held_out: dict[int, Sequence[Any]] = {}
+        self.step = 0
+        """Inner steps made since the start; other threads may read it."""
+        self.initial = self.snapshot = self.local()
+
+    @property
+    def baseline(self) -> float | None:
+        """Return the data's trivial baseline, if it names one."""
+        return getattr(self._data, "baseline", None)
+
+    def metadata(self) -> ModelMetadata:
+        """Describe the model."""
+        layout = tuple(TensorLayout(n, tuple(p.shape), str(p.dtype).removeprefix("torch.")) for n, p in self._named)
+        return ModelMetadata(self._config.model or "character-transformer", self._elements, layout)
+
+    def local(self) -> Vector:
+        """Return the parameters as one flat vector, a copy."""
+        with torch.no_grad():
+            return torch.cat([p.detach().reshape(-1).float() for p in self._parameters]).cpu().numpy()
+
+    def load(self, theta: Vector) -> None:
+        """Set parameters and snapshot; the optimiser keeps its state."""
+        self._set(theta)
+        self.snapshot = theta
+
+    def take_snapshot(self) -> Vector:
+        """Return the local parameters and remember them."""
+        self.snapshot = self.local()
+        return self.snapshot
+
+    def rebase(self, theta: Vector) -> None:
+        """Move onto new shared parameters, keeping what was learnt since the snapshot."""
+        self._check(theta)
+        self._set(theta + (self.local() - self.snapshot))
+        self.snapshot = theta
+
+    def train(self, steps: int, halted: Callable[[], bool]) -> pipe.Trained:
+        """Make inner steps: AdamW, linear warm-up, clipping by the norm; ends early when halted."""
+        started, total, made = time.monotonic(), 0.0, 0
+        while made < steps and not halted():
+            total += self._one_step()
+            made += 1
+        tokens = made * self._config.batch_size * self._config.context
+        return pipe.Trained(self.step, made, total / max(made, 1), tokens, time.monotonic() - started)
+
+    def _one_step(self) -> float:
+        config = self._config
+        for group in self._optimiser.param_groups:
+            group["lr"] = config.learning_rate * min(1.0, (self.step + 1) / max(config.warmup_steps, 1))
+        # What a model draws at random (dropout) is, like the batch, a function of seed, step and rank alone.
+        torch.manual_seed((config.seed + SEED_STRIDE * (self.step + 1) + self._rank) % 2**63)
+        self._optimiser.zero_grad(set_to_none=True)
+        loss = self._model.loss(self._data.batch(self.step, self._rank))
+        loss.backward()
+        if config.clip_norm > 0:
+            torch.nn.utils.clip_grad_norm_(self._parameters, config.clip_norm)
+        self._optimiser.step()
+        self.step += 1
+        return float(loss.detach())
+
+    def evaluate(self, theta: Vector | None, batches: int) -> float:
+        """Return the mean held-out loss with `theta`, or with the local parameters where it is None."""
+        if batches not in self._held_out:
+            self._held_out[batches] = _held_out(self._data, batches)
+        found = self._held_out[batches]
+        with self._evaluating(), self._holding(theta):
+            return sum(float(self._model.loss(batch)) for batch in found) / len(found)
+
+    def write(self, prompt: str, length: int, seed: int) -> str:
+        """Let the model write, if it can."""
+        write = getattr(self._model, "write", None)
+        if write is None:
+            return ""
+        with self._evaluating():
+            return str(write(prompt, length, seed))
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        self._model.module.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._model.module.train()
+
+    @contextlib.contextmanager
+    def _holding(self, theta: Vector | None) -> Iterator[None]:
+        """Hold other parameters for a while."""
+        if theta is None:
+            yield
+            return
+        mine = self.local()
+        self._set(theta)
+        try:
+            yield
+        finally:
+            self._set(mine)
+
+    def _set(self, theta: Vector) -> None:
+        self._check(theta)
+        flat, at = torch.from_numpy(theta), 0
+        with torch.no_grad():
+            for parameter in self._parameters:
+                count = parameter.numel()
+                parameter.copy_(flat[at : at + count].view_as(parameter))
+                at += count
+
+    def _check(self, theta: Vector) -> None:
+        if theta.size != self._elements:
+            raise ConfigError(
+                f"{theta.size} parameters for a model of {self._elements}",
+                hint="every node of a run needs the same model: compare their [train] sections",
+            )
+
+
+def _optimiser(parameters: Sequence[torch.nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
+    """Return AdamW; norms and biases do not decay (Loshchilov and Hutter, 2019; the split is GPT-2's practice)."""
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    used = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(used, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
+
+
+def _held_out(data: Data, batches: int) -> Sequence[Any]:
+    found = data.held_out(batches)
+    if not len(found):
+        raise ConfigError("train.data: `held_out` gave no batches", hint="see prime.trainer.task.Data")
+    return found
+
+
+def _model(config: TrainingConfig) -> Model:
+    if not config.model:
+        from prime.trainer.model import CharacterModel
+
+        return CharacterModel(config)
+    model = _built(config.model, "model", config)
+    if not isinstance(getattr(model, "module", None), torch.nn.Module) or not callable(getattr(model, "loss", None)):
+        raise ConfigError(
+            f"train.model: {config.model} returned a {type(model).__name__}, which lacks a torch module as `module`, "
+            "or `loss`",
+            hint="see prime.trainer.task.Model",
+        )
+    return model
+
+
+def _data(config: TrainingConfig) -> Data:
+    if ":" not in config.data or os.path.lexists(config.data):
+        from prime.trainer.model import CharacterData
+
+        return CharacterData(config)
+    data = _built(config.data, "data", config)
+    if not (callable(getattr(data, "batch", None)) and callable(getattr(data, "held_out", None))):
+        raise ConfigError(
+            f"train.data: {config.data} returned a {type(data).__name__}, which lacks `batch` or `held_out`",
+            hint="see prime.trainer.task.Data",
+        )
+    return data
+
+
+def _built(name: str, what: str, config: TrainingConfig) -> Any:
+    """Call what the user named; whatever it raises is a fault of the configuration, told with its cause."""
+    try:
+        return resolve(name, what)(config)
+    except PrimeError:
+        raise
+    except Exception as error:
+        where = _last_place(error)
+        raise ConfigError(
+            f"train.{what}: {name} raised {type(error).__name__}: {error}{where}",
+            hint="the function must take the TrainingConfig; run it by itself to debug it",
+        ) from error
+
+
+def _last_place(error: Exception) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f" ({trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno})" if trace is not None else ""
