@@ -18,8 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prime.errors import CorruptedError, UsageError
 from prime.trainer import commands as cmd
 from prime.trainer import messages as msg
+from prime.trainer.ballot import Ballot
 from prime.trainer.carry import Ledger
 from prime.trainer.round import RoundCore, compact
 from prime.trainer.timing import Timing
@@ -111,6 +113,7 @@ class World:
         self.ticks: dict[tuple[str, int], float] = {}
         self.training = True
         self.pace_s = 1.0
+        self.notice_s = 0.0
         self.before: Callable[[Node, cmd.Command], bool] = lambda _n, _c: False
 
     # ---------------------------------------------------------------------------------------------------- the clock
@@ -192,7 +195,7 @@ class World:
         node.produced = node.applied = Fraction(0)
         for other in self.nodes.values():
             if self.random.random() < 0.8:  # a broken link is not always noticed
-                self.later(other, self.delay(), cmd.PeerDown(peer))
+                self.later(other, self.notice_s + self.delay(), cmd.PeerDown(peer))
         if not self.quiet and self.faults.crash:
             self.at(self.random.expovariate(0.3), lambda: self.restart(peer))
 
@@ -556,3 +559,253 @@ def test_any_schedule_keeps_every_invariant_and_goes_on_when_it_is_quiet(seed: i
 @given(seed=st.integers(0, 2**32), size=st.integers(1, 5))
 def test_many_schedules(seed: int, size: int) -> None:
     chaos(seed, size, seconds=40.0)
+
+
+# -------------------------------------------------------------------------------------------------------- named faults
+
+
+def next_round(world: World) -> tuple[int, str, list[str]]:
+    """Return the round under way, who leads it and who does not."""
+    round_ = world.last_round + 1
+    world.until(lambda: all(n.core is not None and n.core.round == round_ for n in world.nodes.values()))
+    leader = world.leader()
+    return round_, leader, [p for p in sorted(world.nodes) if p != leader]
+
+
+def crash_when(world: World, peer: str, is_it: Callable[[cmd.Command], bool]) -> None:
+    """Kill `peer` instead of letting it carry out the first such command."""
+    done: list[bool] = []
+
+    def before(node: Node, command: cmd.Command) -> bool:
+        if node.peer == peer and not done and is_it(command):
+            done.append(True)
+            return True
+        return False
+
+    world.before = before
+
+
+def says(command: cmd.Command, kind: type, round_: int) -> bool:
+    return isinstance(command, cmd.Send) and isinstance(command.message, kind) and command.message.round == round_
+
+
+def survivors_commit(world: World, round_: int, *, limit_s: float) -> Value:
+    """Return what the round decided; everyone alive has the same state after it."""
+    started = world.now
+    world.until(
+        lambda: all(n.core.round > round_ and n.core._applying is None for n in world.nodes.values() if n.core)
+    )
+    assert world.now - started < limit_s
+    assert world.same_states()
+    return world.decided[round_]
+
+
+def test_a_member_killed_before_the_seal_is_left_out_of_c_and_of_the_next_view() -> None:
+    world = World(1).swarm(3)
+    round_, _leader, (victim, _other) = next_round(world)
+    crash_when(world, victim, lambda c: isinstance(c, cmd.Transfer) and c.round == round_)
+    value = survivors_commit(world, round_, limit_s=8.0)
+    assert set(value.contributors()) == set(world.nodes) - {victim}
+    assert victim not in value.next_view.peers()
+    assert value.next_view.epoch == value.epoch + 1
+
+
+def test_an_owner_killed_after_the_seal_moves_its_part_to_the_next_member_in_the_same_round() -> None:
+    world = World(2).swarm(3)
+    round_, _leader, (victim, _other) = next_round(world)
+    crash_when(world, victim, lambda c: isinstance(c, cmd.Reduce) and c.round == round_)
+    value = survivors_commit(world, round_, limit_s=8.0)
+    assert not value.aborted
+    assert set(value.contributors()) == set(world.nodes) - {victim}  # its own part lay only with itself
+    ballots = {key[1] for key in world.votes if key[0] == round_}
+    assert max(ballots) > (1, 0)
+    moved = [c for n in world.nodes.values() for c in n.log if isinstance(c, cmd.Transfer) and c.round == round_]
+    part = sorted(world.nodes).index(victim)
+    assert {c.part for c in moved if c.to != sorted(world.nodes)[c.part]} == {part}, "only the dead owner's part is resent"
+
+
+def test_a_member_killed_after_ready_is_in_c() -> None:
+    world = World(3).swarm(3)
+    round_, _leader, (victim, _other) = next_round(world)
+    crash_when(world, victim, lambda c: isinstance(c, cmd.Persist) and isinstance(c.record, msg.Decided))
+    value = survivors_commit(world, round_, limit_s=4.0)
+    assert victim in value.contributors()
+    assert max(key[1] for key in world.votes if key[0] == round_) == (1, 0)
+
+
+def test_a_leader_killed_when_a_minority_is_ready_has_its_value_carried_on() -> None:
+    world = World(4).swarm(3)
+    round_, leader, (holder, other) = next_round(world)
+
+    def before(node: Node, command: cmd.Command) -> bool:
+        if node.peer == leader and says(command, msg.Propose, round_):
+            world.cuts = {frozenset((leader, other))}
+        mine = isinstance(command, cmd.Persist) and isinstance(command.record, msg.Accepted)
+        return node.peer == leader and mine and command.record.round == round_  # type: ignore[union-attr]
+
+    world.before, world.notice_s = before, 0.5
+    value = survivors_commit(world, round_, limit_s=8.0)
+    assert value.digest() == world.votes[round_, (1, 0)], "the one vote's value was carried on"
+    assert leader in value.contributors()
+    first = [c for c in world.nodes[other].log if isinstance(c, cmd.Persist) and isinstance(c.record, msg.Accepted)]
+    assert first[-1].record.ballot.counter > 1
+    assert world.core(holder).decisions[round_] == value
+
+
+def test_a_leader_killed_when_a_majority_is_ready_but_nobody_knows_it() -> None:
+    world = World(5).swarm(3)
+    round_, leader, _others = next_round(world)
+    crash_when(world, leader, lambda c: isinstance(c, cmd.Persist) and isinstance(c.record, msg.Decided))
+    value = survivors_commit(world, round_, limit_s=8.0)
+    assert value.digest() == world.votes[round_, (1, 0)]
+    assert len(value.contributors()) == 3
+
+
+def test_two_of_which_one_dies_commit_nothing_and_say_what_to_do() -> None:
+    world = World(6).swarm(2)
+    _round, _leader, _others = next_round(world)
+    before = len(world.decided)
+    world.crash("b")
+    world.run(30.0)
+    assert len(world.decided) == before
+    (stall,) = world.nodes["a"].stalls
+    assert "1 of 2 members are reachable, 2 are needed" in stall.reason
+    assert "prime train recover --new-view" in stall.hint
+    assert world.core("a").status().phase == "stalled"
+    world.restart("b")
+    world.until(lambda: len(world.commits()) >= before + 2)
+    assert any(isinstance(c, cmd.Resumed) for c in world.nodes["a"].log)
+
+
+def test_a_joiner_is_let_in_by_a_decision_and_contributes_after_fetching_the_state() -> None:
+    world = World(7).swarm(2)
+    world.join("c", "b")
+    world.until(lambda: "c" in world.commits()[-1].contributors())
+    first = next(v for v in world.commits() if "c" in v.contributors())
+    let_in = next(v for _, v in sorted(world.decided.items()) if "c" in v.next_view.peers())
+    assert let_in.round < first.round
+    assert "c" not in let_in.contributors()
+    world.until(lambda: world.same_states())
+
+
+def test_a_leaver_is_let_out_by_a_decision() -> None:
+    world = World(8).swarm(3)
+    world.step(world.nodes["b"], cmd.LeaveRun())
+    world.until(lambda: world.core("b").seat is None)
+    outside = [c for c in world.nodes["b"].log if isinstance(c, cmd.Outside)]
+    assert outside[-1].reason == "left"
+    assert not outside[-1].rejoining
+    before = len(world.commits())
+    world.until(lambda: len(world.commits()) >= before + 2)
+    assert world.commits()[-1].contributors() == ("a", "c")
+
+
+def test_a_contribution_from_another_state_is_refused_by_name_and_its_member_catches_up() -> None:
+    world = World(9).swarm(3)
+    round_, _leader, (victim, _other) = next_round(world)
+    wrong = Sym((("wrong", Fraction(1)),))
+    state = world.nodes[victim].state
+    assert state is not None
+    world.nodes[victim].state = world.nodes[victim].disk_state = (state[0], wrong)
+
+    def forget(node: Node, command: cmd.Command) -> bool:
+        if node.peer == victim and isinstance(command, cmd.CatchUp):
+            node.state = node.disk_state = None
+        return False
+
+    world.before = forget
+    world.until(lambda: victim in world.commits()[-1].contributors() and world.last_round > round_)
+    assert victim not in world.decided[round_].contributors()
+    warnings = [c.text for c in world.nodes[victim].log if isinstance(c, cmd.Warn)]
+    assert any(f"the contribution of {victim} to round {round_} starts from state" in text for text in warnings)
+    world.until(lambda: world.same_states())
+
+
+def test_a_member_back_in_the_same_round_votes_but_neither_leads_its_ballot_nor_owns_nor_contributes() -> None:
+    world = World(10).swarm(3)
+    round_, leader, _others = next_round(world)
+    crash_when(world, leader, lambda c: says(c, msg.Propose, round_))
+    world.until(lambda: world.nodes[leader].core is None)
+    world.restart(leader)
+    mark = len(world.nodes[leader].log)
+    survivors_commit(world, round_, limit_s=10.0)
+    later = world.nodes[leader].log[mark:]
+    assert not [c for c in later if isinstance(c, cmd.Transfer | cmd.Reduce) and c.round == round_]
+    proposals = [c.message for c in later if says(c, msg.Propose, round_) and isinstance(c, cmd.Send)]
+    assert all(p.ballot.counter > 1 for p in proposals)  # type: ignore[union-attr]
+
+
+def test_who_knows_a_decision_answers_its_round_with_the_commit_record_only() -> None:
+    world = World(11).swarm(3)
+    core, value = world.core("a"), world.decided[world.last_round]
+    for message in (
+        msg.Query(RUN, value.epoch, value.round, "b"),
+        msg.Prepare(RUN, value.epoch, value.round, "b", Ballot(99, 0), ("a", "b", "c")),
+        msg.Ready(RUN, value.epoch, value.round, "b", Ballot(1, 0), value.digest()),
+    ):
+        answers = [c for c in core.step(cmd.Received(message), world.now) if not _is_background(c)]
+        assert [c.message.value for c in answers] == [core.decisions[value.round]]
+        assert {c.to for c in answers} == {"b"}
+
+
+def _is_background(command: cmd.Command) -> bool:
+    """What a step may do besides answering: the next round's own business."""
+    return not isinstance(command, cmd.Send) or isinstance(command.message, msg.Report | msg.Prepare | msg.Join)
+
+
+def test_another_run_is_refused_by_name() -> None:
+    world = World(12).swarm(2)
+    core = world.core("a")
+    other = msg.Join("another", Member("z", (), 1.0, 5))
+    (answer,) = [c for c in core.step(cmd.Received(other), world.now) if isinstance(c, cmd.Send) and c.to == "z"]
+    assert isinstance(answer.message, msg.Refuse)
+    assert "trains run 'world', not 'another'" in answer.message.reason
+    assert "z" not in core.roster.joining
+
+
+def test_a_lost_disk_comes_back_as_another_life_that_never_speaks_for_the_old_one() -> None:
+    world = World(13).swarm(3)
+    _round, _leader, (victim, _other) = next_round(world)
+    old = world.nodes[victim].incarnation
+    world.crash(victim)
+    world.nodes[victim].disk = []
+    world.restart(victim)
+    fresh = world.member(world.nodes[victim])
+    assert fresh.incarnation != old
+    world.until(lambda: world.commits()[-1].next_view.has(fresh))
+    let_in = len(world.commits())
+    world.until(lambda: any(victim in v.contributors() for v in world.commits()[let_in:]))
+
+
+def test_a_journal_of_another_peer_or_run_is_refused() -> None:
+    world = World(14).swarm(1)
+    disk = world.nodes["a"].disk
+    with pytest.raises(CorruptedError, match="birth of b"):
+        RoundCore.recover(Member("b", (), 1.0, 1), RUN, world.timing, disk)
+    with pytest.raises(UsageError, match="belongs to run 'world', not to 'other'"):
+        RoundCore.recover(Member("a", (), 1.0, 1), "other", world.timing, disk)
+
+
+def test_a_compacted_journal_recovers_the_same_member() -> None:
+    world = World(15).swarm(3)
+    world.until(lambda: len(world.commits()) > 12)
+    for node in world.nodes.values():
+        whole, short = node.disk, compact(node.disk)
+        assert len(short) < len(whole) / 2
+        member = world.member(node)
+        full, brief = (RoundCore.recover(member, RUN, world.timing, r) for r in (whole, short))
+        assert (full.round, full.boot, full.me) == (brief.round, brief.boot, brief.me)
+        assert full.seat == brief.seat
+        assert full.previous is not None
+        assert brief.previous is not None
+        assert full.previous.results == brief.previous.results
+
+
+def test_idle_members_ask_for_no_wakeup() -> None:
+    world = World(16).swarm(2)
+    world.training = False
+    world.run(30.0)
+    for node in world.nodes.values():
+        assert node.core is not None
+        if node.core.seat is not None and node.core.seat.active_since is None:
+            assert node.core.next_wakeup(world.now) is None
