@@ -28,11 +28,15 @@ class Restart:
 
     `backoff` is (first delay, longest delay) in seconds; each delay is shortened by a random share of up to a half,
     so that children that failed together do not return together.
+
+    A failure of one of the classes in `hopeless` would only come again, such as data that is not there: the
+    supervisor does not restart the child then, but gives up at once and fails with that very error.
     """
 
     max: int = 5
     within: float = 10.0
     backoff: tuple[float, float] = (0.1, 5.0)
+    hopeless: tuple[type[Exception], ...] = ()
 
     def __attrs_post_init__(self) -> None:
         first, longest = self.backoff

@@ -62,7 +62,8 @@ class Supervisor:
     """Starts children, restarts them by its strategy, stops them in reverse order.
 
     Get one from `System.supervisor`. When children fail more often than `restart` allows, it stops them all and
-    fails with `RestartLimitError`, which cancels the body of its `async with` block.
+    fails with `RestartLimitError`, which cancels the body of its `async with` block; on a failure that `restart`
+    calls hopeless it fails with that.
     """
 
     def __init__(self, system: System, path: str, strategy: Strategy, restart: Restart) -> None:
@@ -72,6 +73,7 @@ class Supervisor:
         self.path = path
         self.strategy: Strategy = strategy
         self.restarts_max = restart.max
+        self._hopeless = restart.hopeless
         self.state: Literal["running", "stopping", "dead"] = "running"
         self._window = RestartWindow(restart, system.random)
         self._children: list[Child] = []
@@ -173,8 +175,8 @@ class Supervisor:
             await self._halt(child)
             self._bury(child, f"its supervisor {self.path} stopped")
 
-    async def _decide(self) -> RestartLimitError:
-        """Handle the ends of children, one at a time, until the restarts are used up."""
+    async def _decide(self) -> Exception:
+        """Handle the ends of children, one at a time, until one is hopeless or the restarts are used up."""
         while True:
             event = await self._next_event()
             if isinstance(event, _RestartDue):
@@ -187,6 +189,9 @@ class Supervisor:
                 self._report(child, failure, "not restarted")
                 self._bury(child, _reason(failure))
                 continue
+            if failure is not None and isinstance(failure.error, self._hopeless):
+                self._report(child, failure, "a restart would not mend that: the supervisor gives up")
+                return failure.error
             delay_s = self._window.next_delay_s(trio.current_time())
             if delay_s is None:
                 return self._give_up(child, failure)

@@ -92,7 +92,8 @@ class System:
     ) -> AsyncIterator[Supervisor]:
         """Run a supervisor at `/name` for the length of the block; its children stop, last first, at the end.
 
-        Raises `RestartLimitError` when its children fail more often than `restart` allows.
+        Raises `RestartLimitError` when its children fail more often than `restart` allows, and a failure that
+        `restart` calls hopeless as it is.
         """
         path = f"/{name}"
         if path in self._supervisors:

@@ -18,7 +18,7 @@ import trio
 from prime.actor import Mailbox, Ref, Restart, Supervisor, System
 from prime.actor.contract import Journal
 from prime.config import Config, TrainConfig, derive
-from prime.errors import ActorUsageError, UnreachableError, WorldError
+from prime.errors import ActorUsageError, ConfigError, DataError, UnreachableError, WorldError
 from prime.store.journal import FileJournal, MemoryJournal
 from prime.trainer.aggregator import Aggregator, SwarmPlan
 from prime.trainer.donor import Donor
@@ -135,7 +135,8 @@ async def open_trainer(
     one wherever `key` is a file. To leave in order, `await training.leave(...)` before the end of the block.
 
     Raises `UnreachableError` and `WrongPeerError` (contacts), `ActorUsageError` (no transport), `CorruptedError`
-    (journal) and `RestartLimitError` when the trainer fails again and again: its text holds the last failure.
+    (journal), `ConfigError` and `DataError` (the model and the data, which only the worker sees), and
+    `RestartLimitError` when the trainer fails again and again: its text holds the last failure.
     """
     if system.network is None:
         raise ActorUsageError("a system without a network cannot train", hint="open_system(transport=prime.Tcp(...))")
@@ -154,7 +155,9 @@ async def open_trainer(
 
 
 def _train(system: System) -> contextlib.AbstractAsyncContextManager[Supervisor]:
-    return system.supervisor("train", strategy="one_for_all", restart=Restart(max=3, within=120, backoff=(0.5, 10)))
+    # A model or data that cannot be used cannot be used by the next worker either: the user has to hear of it.
+    restart = Restart(max=3, within=120, backoff=(0.5, 10), hopeless=(ConfigError, DataError))
+    return system.supervisor("train", strategy="one_for_all", restart=restart)
 
 
 def _usual_timing(config: TrainingConfig) -> Timing:

@@ -202,7 +202,7 @@ class Trainer(Actor[Heard]):
     def _may_train(self) -> bool:
         limit = self._config.inner_steps
         if self._contributed == self._round:
-            limit += self._steps_at_snapshot  # on while the round goes, up to H more
+            limit = min(limit + self._steps_at_snapshot, 2 * limit)  # on while the round goes, never beyond 2H
         return self._is_ready() and not self._draining and self._steps < limit
 
     async def _train(self, worker: RankWorker) -> None:

@@ -104,6 +104,22 @@ async def test_intensity_exceeded_stops_the_rest_and_cancels_the_body(autojump_c
     assert "/s/a failed while handling Boom: ValueError: boom" in str(notices[0])
 
 
+async def test_a_hopeless_failure_ends_the_supervisor_at_once_with_itself(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    log: list[str] = []
+    facts: list[Any] = []
+    with pytest.raises(ValueError, match="^boom$"):
+        async with open_system(seed=0) as system:
+            system.subscribe(facts.append)
+            async with system.supervisor("s", restart=Restart(max=5, within=60, hopeless=(ValueError,))) as sup:
+                part = await sup.spawn(lambda: Part("a", log, fail_starts=1), "a")  # an OSError: not hopeless
+                await part.tell(Boom())
+                await trio.sleep_forever()
+    assert log.count("+a") == 2
+    assert [f.decision.split()[0] for f in facts if isinstance(f, ActorFailed)] == ["restart", "a"]
+
+
 async def test_failures_far_apart_never_exhaust_the_window(autojump_clock: trio.testing.MockClock) -> None:
     log: list[str] = []
     async with open_system(seed=0) as system, system.supervisor("s", restart=Restart(max=2, within=10)) as sup:
