@@ -39,7 +39,6 @@ class Ask(Generic[Reply_co]):
     __slots__ = ()
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
 @overload
 def message(cls: type[T], /) -> type[T]: ...
 
