@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ def test_parts_are_whole_blocks_without_gaps(elements: int, parts: int) -> None:
     assert len(found) == parts
     assert found[0].start == 0
     assert found[-1].stop == elements
-    for cut, following in zip(found, found[1:], strict=False):
+    for cut, following in itertools.pairwise(found):
         assert cut.stop == following.start
         assert cut.stop % BLOCK == 0 or cut.stop == elements
     sizes = [cut.stop - cut.start for cut in found]
