@@ -10,7 +10,7 @@ import trio
 
 from prime.actor import Actor, on
 from prime.errors import NotFoundError, RefusedError, WorldError
-from prime.trainer.fetch import Arrived, Command, DonorFound, Exhausted, Failed, FetchPlan, Request
+from prime.trainer.fetch import Arrived, Command, Complete, DonorFound, Exhausted, Failed, FetchPlan, Request
 from prime.trainer.messages import DescribeState, FetchStateChunk, StateChunk, StateManifest
 from prime.trainer.state import ChunkedState, OuterState, check_manifest, chunked, join_state
 from prime.wire import message
@@ -77,37 +77,51 @@ async def fetch_state(
 ) -> tuple[OuterState, tuple[str, ...]]:
     """Fetch a committed state of `run`, of `round_min` or later, from up to three of `peers` in parallel.
 
-    Returns it with the donors that sent it. Every chunk is checked against its hash and the whole against the state's.
+    Returns it with the donors that served to the end. Every chunk is checked against its hash and the whole against the state's.
     Raises `NotFoundError` when nobody has one or all donors left, `CorruptedError` where a manifest lied.
     """
     manifest, donors = await _offer(system, peers, run, round_min, elements)
-    plan = FetchPlan(manifest)
-    failure: list[Exhausted] = []
+    transfer = _Transfer(system, manifest)
     async with trio.open_nursery() as nursery:
-
-        def carry_out(commands: list[Command]) -> None:
-            for command in commands:
-                if isinstance(command, Request):
-                    nursery.start_soon(request, command)
-                elif isinstance(command, Exhausted):
-                    failure.append(command)
-
-        async def request(wish: Request) -> None:
-            ref: Ref[FetchStateChunk] = system.ref(wish.donor, DONOR_PATH, Donor)
-            ask = FetchStateChunk(manifest.run, manifest.round, manifest.state_hash, wish.index)
-            try:
-                chunk = await ref.ask(ask, timeout=ASK_S)
-            except WorldError:
-                carry_out(plan.step(Failed(wish.donor, wish.index)))
-            else:
-                carry_out(plan.step(Arrived(wish.donor, wish.index, chunk.data)))
-
         for donor in donors:
-            carry_out(plan.step(DonorFound(donor)))
-    if not plan.is_complete:
-        missing = failure[-1].missing if failure else 0
-        raise NotFoundError(f"every donor left; {missing} chunks of the state are missing", hint="it is tried again")
-    return await trio.to_thread.run_sync(join_state, manifest, plan.chunks), tuple(donors)
+            transfer.carry_out(nursery, transfer.plan.step(DonorFound(donor)))
+    if not transfer.plan.is_complete:
+        raise NotFoundError(
+            f"every donor left; {transfer.missing} chunks of the state are missing", hint="it is tried again"
+        )
+    return await trio.to_thread.run_sync(join_state, manifest, transfer.plan.chunks), transfer.plan.donors
+
+
+class _Transfer:
+    """The shell of one fetch plan: asks whom the plan says, and tells it what came back."""
+
+    def __init__(self, system: System, manifest: StateManifest) -> None:
+        self._system = system
+        self._manifest = manifest
+        self.plan = FetchPlan(manifest)
+        self.missing = 0
+
+    def carry_out(self, nursery: trio.Nursery, commands: list[Command]) -> None:
+        """Do what the plan says; the nursery ends with the last chunk, or with the last request of the last donor."""
+        for command in commands:
+            match command:
+                case Request():
+                    nursery.start_soon(self._request, nursery, command)
+                case Exhausted(missing):
+                    self.missing = missing
+                case Complete():
+                    nursery.cancel_scope.cancel()  # a donor that hangs is not worth waiting for
+
+    async def _request(self, nursery: trio.Nursery, wish: Request) -> None:
+        ref: Ref[FetchStateChunk] = self._system.ref(wish.donor, DONOR_PATH, Donor)
+        known = self._manifest
+        try:
+            chunk = await ref.ask(FetchStateChunk(known.run, known.round, known.state_hash, wish.index), timeout=ASK_S)
+        except WorldError:
+            outcome: Arrived | Failed = Failed(wish.donor, wish.index)
+        else:
+            outcome = Arrived(wish.donor, wish.index, chunk.data)
+        self.carry_out(nursery, self.plan.step(outcome))
 
 
 async def _offer(
