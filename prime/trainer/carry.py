@@ -53,7 +53,8 @@ class Ledger(Generic[V]):
             raise UsageError(f"a contribution's weight must be positive, not {weight}", hint="count tokens or samples")
         if self.frozen is not None and self.frozen.round == round_:
             return self.frozen
-        self.frozen = Frozen(round_, self._mixed(delta, weight), weight + self.carry_weight, delta, weight)
+        total = weight if self.carry is None else weight + self.carry_weight
+        self.frozen = Frozen(round_, self._mixed(delta, weight, total), total, delta, weight)
         return self.frozen
 
     def commit(self, round_: int, *, included: bool, residual: V | None = None) -> None:
@@ -80,10 +81,9 @@ class Ledger(Generic[V]):
             self.residual, self.carry, self.carry_weight = None, None, 0.0
             self.dropped, self.dropped_weight = self.dropped + 1, self.dropped_weight + frozen.weight
 
-    def _mixed(self, delta: V, weight: float) -> V:
+    def _mixed(self, delta: V, weight: float, total: float) -> V:
         mixed: Any = delta
         if self.carry is not None:
-            total = weight + self.carry_weight
             carry: Any = self.carry
             mixed = mixed * (weight / total) + carry * (self.carry_weight / total)
         return mixed if self.residual is None else mixed + self.residual

@@ -400,7 +400,10 @@ class RoundCore:
             self._refuse_run(message.sender, message.run, message.round)
             return
         seat = self.seat
-        if message.round < self.round or seat is None:
+        if seat is None and message.round > self.round:
+            # let in without having heard so? the round before fixed the view
+            self._send(message.sender, msg.Query(self.run, message.epoch, message.round - 1, self.me.peer))
+        elif message.round < self.round or seat is None:
             self._answer_late(message)
         elif message.round > self.round:
             self._send(message.sender, msg.Query(*self._head(seat)))

@@ -69,6 +69,7 @@ class Swarm:
         self.hub = Memory()
         self.nursery = nursery
         self.nodes: list[Node] = []
+        self.lives = 0
 
     async def add(self, *, nodes_min: int = 1, node: Node | None = None) -> Node:
         found = not self.nodes
@@ -91,7 +92,8 @@ class Swarm:
                         if other is not node and not other.scope.cancel_called:
                             assert system.network is not None
                             contacts.append(await system.network.dial(other.address))
-                incarnation = len(node.journal.records()) and 7
+                self.lives += not node.journal.records()  # a journal that is empty is another life
+                incarnation = self.lives
                 member = Member(node.key.peer, system.addresses, 1.0, incarnation)
                 plan = SwarmPlan("run", member, found, tuple(contacts), nodes_min, TIMING)
                 node.address = system.addresses[0]
