@@ -130,7 +130,7 @@ class Aggregator(Actor[Heard]):
         self._core: RoundCore | None = None
         self._elements = 0
         self._rounds: dict[int, RoundBytes] = {}
-        self._recovered: dict[tuple[int, bytes], memoryview] = {}
+        self._recovered: dict[int, dict[tuple[int, bytes], memoryview]] = {}
         self._ledger: Ledger[Vector] = Ledger()
         self._outlets: dict[str, Outlet] = {}
         self._watched: set[str] = set()
@@ -150,11 +150,11 @@ class Aggregator(Actor[Heard]):
         if self._core is not None:
             return
         self._elements = m.elements
-        self._core = self._made()
+        core = self._core = self._made()
         self._stepping = True
-        await self._carry_out(self._core.start(self.ctx.now()))
+        await self._carry_out(core.start(self.ctx.now()))
         self._stepping = False
-        if self._core.seat is None and not self._plan.found:
+        if core.seat is None:
             await self._step(cmd.JoinRun(self._plan.contacts))
 
     def _made(self) -> RoundCore:
@@ -166,12 +166,23 @@ class Aggregator(Actor[Heard]):
                 self._birth[msg.Born] = record
             if isinstance(record, msg.Accepted):
                 parts = enumerate(record.value.parts)
-                self._recovered = {(part, hash_): payloads[part] for part, hash_ in parts}
+                self._recovered[record.round] = {(part, hash_): payloads[part] for part, hash_ in parts}
+            if isinstance(record, msg.Decided):
+                self._learn(record.value.next_view)
         if records:
-            return RoundCore.recover(plan.member, plan.run, plan.timing, records, nodes_min=plan.nodes_min)
+            return self._remade(records)
         if plan.found:
             return RoundCore.found(plan.member, plan.run, plan.timing, nodes_min=plan.nodes_min)
         return RoundCore.join(plan.member, plan.run, plan.timing)
+
+    def _remade(self, records: list[msg.Record]) -> RoundCore:
+        plan = self._plan
+        core = RoundCore.recover(
+            plan.member, plan.run, plan.timing, records, nodes_min=plan.nodes_min, founder=plan.found
+        )
+        if core.previous is not None:  # the last outcome may still have to be applied, or served
+            self._open_round(core.previous.round, core.previous.view)
+        return core
 
     @on(plans.StateHeld)
     async def state_held(self, m: plans.StateHeld) -> None:
@@ -467,17 +478,23 @@ class Aggregator(Actor[Heard]):
         else:
             self._ledger.lose(frozen.round)
 
-    async def _enter(self, round_: int, view: View) -> None:
-        rnd = RoundBytes(view)
-        rnd.results.update(self._recovered)
-        self._recovered = {}
-        self._rounds[round_] = rnd
-        for old in [r for r in self._rounds if r < round_ - 1]:
-            del self._rounds[old]
+    def _open_round(self, round_: int, view: View) -> None:
+        rnd = self._rounds[round_] = RoundBytes(view)
+        rnd.results.update(self._recovered.pop(round_, {}))
+
+    def _learn(self, view: View) -> None:
         for member in view.members:
             if member.peer != self._plan.member.peer:
                 self.ctx.system.learn(member.peer, member.addresses)
-                self._rewatch(member.peer)
+
+    async def _enter(self, round_: int, view: View) -> None:
+        self._open_round(round_, view)
+        for old in [r for r in self._rounds if r < round_ - 1]:
+            del self._rounds[old]
+        self._learn(view)
+        for peer in view.peers():
+            if peer != self._plan.member.peer:
+                self._rewatch(peer)
         self._report(plans.ViewEntered(round_, view))
         if self._pending is not None and self._pending.round == round_:
             self.ctx.self_ref.tell_nowait(self._pending)

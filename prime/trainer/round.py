@@ -182,7 +182,14 @@ class RoundCore:
 
     @classmethod
     def recover(
-        cls, me: Member, run: str, timing: Timing, records: Sequence[msg.Record], *, nodes_min: int = 1
+        cls,
+        me: Member,
+        run: str,
+        timing: Timing,
+        records: Sequence[msg.Record],
+        *,
+        nodes_min: int = 1,
+        founder: bool = False,
     ) -> RoundCore:
         """Return the member that wrote `records`, as acceptor only for the round it was in.
 
@@ -200,6 +207,10 @@ class RoundCore:
             core._replay(record)
         if core.seat is not None:
             core.seat.restarted = True
+        elif founder and not core.decisions:  # it died before its run began: nobody has heard of it
+            core.seat = sit(0, view_of(run, 0, [core.me]), 0)
+            core.behind = False
+            core._birth = (msg.Entered(0, core.seat.view, 0),)
         return core
 
     def _replay(self, record: msg.Record) -> None:
@@ -237,6 +248,7 @@ class RoundCore:
         if value.round != self.round:
             self.decisions.clear()  # it jumped
         self._remember(value)
+        self.contacts = set(value.next_view.peers()) - {self.me.peer}
         self.previous = self.seat if self.seat is not None and self.seat.round == value.round else None
         self.round = value.round + 1
         self.seat = None

@@ -14,6 +14,8 @@ import trio
 
 from prime import Memory, open_system
 from prime.store import MemoryJournal
+from prime.trainer import commands as cmd
+from prime.trainer import messages as msg
 from prime.trainer import plans
 from prime.trainer.aggregator import AGGREGATOR_PATH, Aggregator, SwarmPlan
 from prime.trainer.timing import Timing
@@ -37,6 +39,8 @@ class Node:
     aggregator: Any = None
     scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
     address: str = ""
+    gone: trio.Event = attrs.Factory(trio.Event)
+    dies_at: Callable[[cmd.Command], bool] = lambda _: False
 
     def report(self, outcome: Any) -> None:
         self.heard.append(outcome)
@@ -64,6 +68,20 @@ class Node:
         return outcome
 
 
+class Mortal(Aggregator):
+    """An aggregator whose whole node dies instead of carrying out a chosen command."""
+
+    def __init__(self, plan: SwarmPlan, journal: Any, report: Callable[[plans.Outcome], None], node: Node) -> None:
+        super().__init__(plan, journal, report)
+        self._node = node
+
+    async def _do(self, command: cmd.Command) -> None:
+        if self._node.dies_at(command):
+            self._node.scope.cancel()
+            await trio.sleep_forever()
+        await super()._do(command)
+
+
 class Swarm:
     def __init__(self, nursery: trio.Nursery) -> None:
         self.hub = Memory()
@@ -76,7 +94,9 @@ class Swarm:
         if node is None:
             node = Node(KeyPair.from_seed(bytes([len(self.nodes)] * 32)))
             self.nodes.append(node)
-        node.heard, node.scope = [], trio.CancelScope()
+        else:
+            await node.gone.wait()
+        node.heard, node.scope, node.gone = [], trio.CancelScope(), trio.Event()
         await self.nursery.start(self._run, node, found, nodes_min)
         return node
 
@@ -98,12 +118,13 @@ class Swarm:
                 plan = SwarmPlan("run", member, found, tuple(contacts), nodes_min, TIMING)
                 node.address = system.addresses[0]
                 node.aggregator = await sup.spawn(
-                    lambda: Aggregator(plan, node.journal, node.report), "aggregator", shutdown=0.1
+                    lambda: Mortal(plan, node.journal, node.report, node), "aggregator", shutdown=0.1
                 )
                 assert node.aggregator.path == AGGREGATOR_PATH
                 await node.aggregator.tell(plans.Begin(D))
                 task_status.started()
                 await trio.sleep_forever()
+        node.gone.set()
 
 
 @asynccontextmanager
@@ -202,3 +223,63 @@ async def test_a_non_finite_delta_is_refused_with_its_place() -> None:
         bad[17] = np.nan
         with pytest.raises(Exception, match="index 17"):
             await node.aggregator.ask(plans.Contribute(1, bad, 1.0), timeout=5)
+
+
+def _sends(kind: type) -> Callable[[cmd.Command], bool]:
+    return lambda c: isinstance(c, cmd.Send) and isinstance(c.message, kind)
+
+
+def _persists(kind: type) -> Callable[[cmd.Command], bool]:
+    return lambda c: isinstance(c, cmd.Persist) and isinstance(c.record, kind)
+
+
+PHASES = {
+    "scattering": (lambda c: isinstance(c, cmd.Transfer), False),
+    "reducing": (lambda c: isinstance(c, cmd.Reduce), False),
+    "sending a result": (lambda c: isinstance(c, cmd.SendResult), False),
+    "voting": (_sends(msg.Ready), False),
+    "hearing the outcome": (_persists(msg.Decided), False),
+    "leading, before the seal": (_sends(msg.Seal), True),
+    "leading, before the proposal": (_sends(msg.Propose), True),
+    "leading, before its own vote": (_persists(msg.Accepted), True),
+    "leading, before the commit": (_persists(msg.Decided), True),
+}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+async def test_whoever_dies_in_whichever_phase_the_same_round_ends_alike(phase: str) -> None:
+    """The survivors end the very round in which the third node died, with the same bits; it comes back with its disk."""
+    dies_at, leads = PHASES[phase]
+    async with swarm_of(3) as swarm:
+        first = (await swarm.nodes[0].until(lambda o: isinstance(o, plans.ViewEntered) and o.round == 1)).view
+        leader = first.order(1)[0]
+        victim = next(n for n in swarm.nodes if (n.key.peer == leader) == leads)
+        alive = [n for n in swarm.nodes if n is not victim]
+        victim.dies_at = dies_at
+        for i, node in enumerate(swarm.nodes):
+            await node.aggregator.tell(plans.Contribute(1, delta_of(i, 1), 1.0))
+        outcomes = [await node.committed(1) for node in alive]
+        assert victim.scope.cancel_called
+        assert all(isinstance(o, plans.RoundCommitted) for o in outcomes)
+        assert outcomes[0].value == outcomes[1].value
+        assert np.array_equal(outcomes[0].aggregate, outcomes[1].aggregate)
+        shares = outcomes[0].value.contributors()
+        mean = sum(delta_of(i, 1) for i, n in enumerate(swarm.nodes) if n.key.peer in shares) / len(shares)
+        assert np.linalg.norm(outcomes[0].aggregate - mean) < 0.02 * np.linalg.norm(mean)
+        victim.dies_at = lambda _: False
+        await swarm.add(node=victim)
+        await _everyone_contributes_again(swarm, victim)
+
+
+async def _everyone_contributes_again(swarm: Swarm, victim: Node) -> None:
+    alive = [n for n in swarm.nodes if n is not victim]
+    round_, shares = 2, 0
+    while shares < 3:
+        for i, node in enumerate(swarm.nodes):
+            await node.aggregator.tell(plans.Contribute(round_, delta_of(i, round_), 1.0))
+        outcomes = [await node.committed(round_) for node in alive]
+        assert outcomes[0].value == outcomes[1].value
+        victim.theta, victim.round = alive[0].theta, round_  # as a donor would send it
+        await victim.hold()
+        shares, round_ = len(outcomes[0].value.shares), round_ + 1
+        assert round_ < 12
