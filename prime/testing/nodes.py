@@ -118,7 +118,8 @@ class NodeProcess:
         return children_of(self.running.pid)
 
     def start(self, *join: str, flags: tuple[str, ...] = ()) -> None:
-        """Start the process and return at once."""
+        """Start the process, once more if need be, and return at once."""
+        self.close()
         command = [sys.executable, "-m", "prime", "node", "start", "--config", str(self.file), "--parent-eof", "--json"]
         command += [word for address in join for word in ("--join", address)] + list(flags)
         with (self.folder / "log.txt").open("ab") as log:

@@ -1,0 +1,35 @@
+"""A model of under two thousand parameters: the runs under test need rounds, not learning."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import nn
+
+SLOW_STEP_S = 0.05
+
+
+class Tiny:
+    """Guesses the next character from the present one."""
+
+    def __init__(self, step_s: float) -> None:
+        self.module = nn.Sequential(nn.Embedding(97, 8), nn.Linear(8, 97))
+        self._step_s = step_s
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        time.sleep(self._step_s)
+        rows = torch.from_numpy(batch)
+        logits = self.module(rows[:, :-1])
+        return nn.functional.cross_entropy(logits.reshape(-1, 97), rows[:, 1:].reshape(-1))
+
+
+def quick(_: Any) -> Tiny:
+    """Build a model whose steps take no time."""
+    return Tiny(0)
+
+
+def slow(_: Any) -> Tiny:
+    """Build the same model with steps long enough to be killed in."""
+    return Tiny(SLOW_STEP_S)
