@@ -50,6 +50,11 @@ class Roster:
         self.down &= set(view.peers())
 
     def next_view(self, view: View, kept: Collection[str], suspected: Collection[str]) -> View:
-        """Return the following view: without leavers and without suspects that are not `kept`, and with joiners."""
-        out = self.leaving | (set(suspected) - set(kept))
+        """Return the following view: without leavers and without suspects that are not `kept`, and with joiners.
+
+        A decision needs a majority of the view, so whoever suspects more than the rest of it is wrong about somebody:
+        then no suspect is left out.
+        """
+        alive = len(view.members) - len(set(suspected))
+        out = self.leaving | (set(suspected) - set(kept) if alive >= view.majority() else set())
         return next_view(view, out, {peer: member for peer, (member, _) in self.joining.items()})

@@ -483,7 +483,10 @@ class RoundCore:
         if join.run != self.run:
             self._refuse_run(peer, join.run, self.round)
             return
-        if self.seat is None or peer == self.me.peer:
+        if peer == self.me.peer:
+            return
+        if self.seat is None:
+            self._send_commit(peer, self.round - 1)  # perhaps it was let in and did not hear of it
             return
         if not 0 < join.member.weight < float("inf"):
             reason = f"a member's weight must be positive and finite, not {join.member.weight}"

@@ -126,11 +126,12 @@ def view_of(run: str, epoch: int, members: Iterable[Member]) -> View:
 def next_view(view: View, leaving: Collection[str], joining: Mapping[str, Member]) -> View:
     """Return the view after `leaving` went and `joining` came; the epoch grows only if something changed.
 
-    A joiner replaces an older life of the same peer. If nobody would be left, the view stays as it is.
+    A joiner replaces an older life of the same peer. The members cannot all leave at once, as the state would leave
+    with them: then nobody does.
     """
-    staying = {m.peer: m for m in view.members if m.peer not in leaving}
+    staying = {m.peer: m for m in view.members if m.peer not in leaving} or {m.peer: m for m in view.members}
     members = tuple(m for _, m in sorted({**staying, **joining}.items()))
-    if not members or members == view.members:
+    if members == view.members:
         return view
     return View(view.run, view.epoch + 1, members)
 

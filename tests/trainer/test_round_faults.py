@@ -161,12 +161,12 @@ class World:
             return
         if self.random.random() < 0.5:
             node.disk = compact(node.disk)
-        if not node.disk:
-            self.join(peer, *[p for p in self.nodes if p != peer])
-            return
         entered = any(isinstance(r, msg.Entered | msg.Decided) for r in node.disk)
         if peer == "a" and not entered and self.last_round < 0:
             self.found("a", self.founders)  # it died before its run began: nobody has heard of it
+            return
+        if not node.disk:
+            self.join(peer, *[p for p in self.nodes if p != peer])
             return
         nodes_min = self.founders
         node.core = RoundCore.recover(self.member(node), RUN, self.timing, node.disk, nodes_min=nodes_min)
@@ -521,7 +521,7 @@ def _cut_and_heal(world: World, draw: random.Random) -> None:
 def _forget(world: World, draw: random.Random) -> None:
     """One disk is lost for good: its owner comes back as another life."""
     peer = draw.choice(sorted(world.nodes))
-    if world.quiet:
+    if world.quiet or not world.decided:
         return
     world.crash(peer)
     world.nodes[peer].disk = []
