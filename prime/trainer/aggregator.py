@@ -52,6 +52,7 @@ class _PartReduced:
     round: int
     part: int
     seal: bytes
+    hash: bytes
     data: memoryview
 
 
@@ -80,6 +81,7 @@ class RoundBytes:
 
     view: View
     own: dict[int, memoryview] = attrs.Factory(dict)
+    own_hashes: tuple[bytes, ...] = ()
     incoming: dict[tuple[int, str, bytes], Assembly] = attrs.Factory(dict)
     held: dict[tuple[int, str], memoryview] = attrs.Factory(dict)
     results: dict[tuple[int, bytes], memoryview] = attrs.Factory(dict)
@@ -206,7 +208,7 @@ class Aggregator(Actor[Heard]):
         frozen = self._ledger.freeze(m.round, m.delta, m.weight)
         encode = functools.partial(self._encoded, frozen.y, rnd.parts)
         encoded, hashes = await self._compute(encode, m.delta.nbytes)
-        rnd.own = dict(enumerate(encoded))
+        rnd.own, rnd.own_hashes = dict(enumerate(encoded)), hashes
         await self._step(cmd.Contributed(m.round, msg.Offer(frozen.weight, base[1], hashes)))
 
     @on(plans.LeaveSwarm)
@@ -369,9 +371,8 @@ class Aggregator(Actor[Heard]):
         """Keep the bytes of an own part that is reduced now, and tell the core."""
         rnd = self._rounds.get(m.round)
         if rnd is not None:
-            hash_ = digest(m.data)
-            rnd.results[m.part, hash_] = m.data
-            await self._step(cmd.Reduced(m.round, m.part, m.seal, hash_))
+            rnd.results[m.part, m.hash] = m.data
+            await self._step(cmd.Reduced(m.round, m.part, m.seal, m.hash))
 
     async def _step(self, event: cmd.Event) -> None:
         """Take one event to the core and carry its commands out; an event of those commands waits its turn.
@@ -511,13 +512,14 @@ class Aggregator(Actor[Heard]):
             self._codec.decode(rnd.results[part, hash_], cut.stop - cut.start, whole[cut])
         return whole
 
-    def _reduced(self, inputs: list[memoryview], shares: tuple[Share, ...], elements: int) -> memoryview:
+    def _reduced(self, inputs: list[memoryview], shares: tuple[Share, ...], elements: int) -> tuple[memoryview, bytes]:
         """Add the contributions in the order of C with float32, encode once: the same bytes wherever it is done."""
         total = sum(share.weight for share in shares)
         sum_ = np.zeros(elements, np.float32)
         for data, share in zip(inputs, shares, strict=True):
             self._codec.decode_add(data, sum_, share.weight / total)
-        return self._codec.encode(sum_).data
+        data = self._codec.encode(sum_).data
+        return data, digest(data)
 
     async def _reduce(self, command: cmd.Reduce) -> None:
         rnd = self._rounds.get(command.round)
@@ -527,11 +529,11 @@ class Aggregator(Actor[Heard]):
         elements = part_elements(self._elements, rnd.parts, command.part)
         try:
             work = functools.partial(self._reduced, inputs, command.shares, elements)
-            data = await self._compute(work, 4 * elements)
+            data, hash_ = await self._compute(work, 4 * elements)
         except (DecodeError, LocalProtocolError) as error:
             self.ctx.emit(Facts(f"round {command.round}, part {command.part}: {error}"))
             return
-        await self.ctx.self_ref.tell(_PartReduced(command.round, command.part, command.seal, data))
+        await self.ctx.self_ref.tell(_PartReduced(command.round, command.part, command.seal, hash_, data))
 
     async def _compute(self, work: Callable[[], Any], size_bytes: int) -> Any:
         """Run numeric work: short work here, long work in a thread (the engines release the GIL)."""
@@ -543,7 +545,7 @@ class Aggregator(Actor[Heard]):
         if data is None:
             return
         me = self._plan.member.peer
-        hash_ = digest(data)
+        hash_ = rnd.own_hashes[part]
         if to == me:
             rnd.held[part, me] = data
             await self._step(cmd.PartHeld(round_, me, part, hash_))
