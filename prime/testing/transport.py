@@ -25,7 +25,7 @@ from prime.errors import AddressInUseError, ConfigError, PrimeError, Unreachable
 from prime.transport.contract import Channel, Endpoint, Transport
 from prime.transport.identity import KeyPair
 
-CASE_TIMEOUT_S = 30.0
+CASE_TIMEOUT_S = 90.0
 LARGE_BYTES = 8 << 20
 BLOCKED_AFTER_S = 0.4  # a send that makes no progress for so long is blocked
 HELD_BYTES_MAX = 24 << 20  # what a transport and the operating system may hold for a reader that does not read

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -91,23 +90,14 @@ def test_help_shows_the_panels_in_order(capsys: pytest.CaptureFixture[str]) -> N
 HEAVY = "torch", "libp2p", "numba", "numpy", "trio"
 
 
-def test_help_is_quick_and_loads_nothing_heavy() -> None:
+def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys; from prime.cli.main import run; status = run(['--help']); "
         f"print('LOADED', [m for m in {HEAVY!r} if m in sys.modules]); sys.exit(status)"
     )
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        times.append(time.perf_counter() - start)
-    assert "LOADED []" in done.stdout
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "LOADED []" in done.stdout  # how quick that makes it, tests/bench/startup.py measures
     assert "doctor" in done.stdout
-    # The best of three, against another program's start: a busy machine slows both.
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import typer"], check=True)
-    typer_alone = time.perf_counter() - start
-    assert min(times) < max(1.0, 3.4 * typer_alone)
 
 
 def test_the_module_is_the_same_program() -> None:
