@@ -94,7 +94,8 @@ def _check_memory(config: Config) -> None:
 def _tell_ready(status: NodeStatus, *, as_json: bool) -> None:
     result = {"event": "node.ready", "peer": status.peer, "name": status.name, "addresses": list(status.addresses)}
     text = f"node {status.name} listens over {status.transport}\n" + "\n".join(
-        f"  join it with: prime node start --transport {status.transport} --join {address}" for address in status.addresses
+        f"  join it with: prime node start --transport {status.transport} --join {address}"
+        for address in status.addresses
     )
     emit(result, text, as_json=as_json)
 
