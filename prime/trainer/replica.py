@@ -15,6 +15,7 @@ import torch
 
 from prime.errors import ConfigError, PrimeError
 from prime.trainer import pipe
+from prime.trainer.adamw import AdamW
 from prime.trainer.metadata import ModelMetadata, TensorLayout, TrainingConfig
 from prime.trainer.plans import Vector
 from prime.trainer.task import Data, Model, resolve
@@ -37,7 +38,7 @@ class Replica:
             raise ConfigError("the model has no trainable parameters", hint="train.model must build a torch module")
         self._parameters = [parameter for _, parameter in self._named]
         self._elements = sum(parameter.numel() for parameter in self._parameters)
-        self._optimiser = _optimiser(self._parameters, config)
+        self._optimiser = AdamW(self._parameters, config.weight_decay)
         self._held_out: dict[int, Sequence[Any]] = {}
         self.step = 0
         """Inner steps made since the start; other threads may read it."""
@@ -85,16 +86,14 @@ class Replica:
 
     def _one_step(self) -> float:
         config = self._config
-        for group in self._optimiser.param_groups:
-            group["lr"] = config.learning_rate * min(1.0, (self.step + 1) / max(config.warmup_steps, 1))
         # What a model draws at random (dropout) is, like the batch, a function of seed, step and rank alone.
         torch.manual_seed((config.seed + SEED_STRIDE * (self.step + 1) + self._rank) % 2**63)
-        self._optimiser.zero_grad(set_to_none=True)
+        self._optimiser.forget_gradients()
         loss = self._model.loss(self._data.batch(self.step, self._rank))
         loss.backward()
         if config.clip_norm > 0:
             torch.nn.utils.clip_grad_norm_(self._parameters, config.clip_norm)
-        self._optimiser.step()
+        self._optimiser.step(config.learning_rate * min(1.0, (self.step + 1) / max(config.warmup_steps, 1)))
         self.step += 1
         return float(loss.detach())
 
@@ -151,16 +150,6 @@ class Replica:
                 f"{theta.size} parameters for a model of {self._elements}",
                 hint="every node of a run needs the same model: compare their [train] sections",
             )
-
-
-def _optimiser(parameters: Sequence[torch.nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
-    """Return AdamW; norms and biases do not decay (Loshchilov and Hutter, 2019; the split is GPT-2's practice)."""
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    used = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(used, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
 
 
 def _held_out(data: Data, batches: int) -> Sequence[Any]:

@@ -1,0 +1,77 @@
+"""The public records of a run: what they refuse, and that they cross the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+
+from prime.config.schema import TrainConfig
+from prime.errors import ConfigError
+from prime.trainer.metadata import ModelMetadata, TensorLayout, TrainingConfig
+from prime.wire import decode_value, dumps, encode_value, loads
+
+
+def crossed(value: Any) -> Any:
+    return decode_value(type(value), loads(dumps(encode_value(type(value), value, []))))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("rounds", 0),
+        ("nodes_min", 0),
+        ("inner_steps", -1),
+        ("batch_size", 0),
+        ("threads", 0),
+        ("context", 1),
+        ("outer_momentum", 1.0),
+        ("outer_momentum", float("nan")),
+        ("round_deadline_s", 0.0),
+        ("learning_rate", -1e-3),
+        ("learning_rate", float("nan")),
+        ("weight_decay", float("inf")),
+        ("clip_norm", -1.0),
+        ("outer_learning_rate", float("inf")),
+        ("warmup_steps", -1),
+        ("contributors_final_min", -1),
+        ("seed", -1),
+    ],
+)
+def test_a_value_that_cannot_be_is_named(field: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"TrainingConfig\.{field} is .*must be") as caught:
+        TrainingConfig(**{field: value})
+    assert caught.value.hint
+
+
+def test_the_configuration_crosses_the_wire() -> None:
+    config = TrainingConfig(model="m:f", data="/some/where", rounds=3, learning_rate=0.25, seed=2**63 - 1)
+    assert crossed(config) == config
+
+
+def test_defaults_are_those_of_the_configuration_file() -> None:
+    section = attrs.asdict(TrainConfig())
+    mine = {field.name: field.default for field in attrs.fields(TrainingConfig)}
+    assert {name: section[name] for name in mine if name in section} == {n: mine[n] for n in mine if n in section}
+    assert set(mine) <= set(section)
+
+
+def layout(*shapes: tuple[int, ...]) -> tuple[TensorLayout, ...]:
+    return tuple(TensorLayout(f"layer.{i}", shape, "float32") for i, shape in enumerate(shapes))
+
+
+def test_a_layout_adds_up() -> None:
+    metadata = ModelMetadata("tiny", 2 * 3 + 1, layout((2, 3), ()))
+    assert crossed(metadata) == metadata
+    for count, tensors in ((6, layout((2, 3), ())), (0, ())):
+        with pytest.raises(ConfigError, match="'tiny'"):
+            ModelMetadata("tiny", count, tensors)
+
+
+def test_the_hash_tells_layouts_apart_and_nothing_else() -> None:
+    one = ModelMetadata("one", 6, layout((2, 3)))
+    assert one.layout_hash == ModelMetadata("other", 6, layout((2, 3))).layout_hash
+    others = [layout((3, 2)), layout((6,)), layout((2,), (4,)), (TensorLayout("layer.0", (2, 3), "float16"),)]
+    hashes = {ModelMetadata("one", 6, each).layout_hash for each in others}
+    assert len(hashes | {one.layout_hash}) == 5
