@@ -131,6 +131,9 @@ class Trainer(Actor[Heard]):
     @on(Drain)
     def hear(self, m: Any) -> None:
         """Queue what happened for the loop: it handles one thing at a time, between slices of inner steps."""
+        if isinstance(m, Drain) and self._progress.phase == "starting":
+            self._leave()  # in no view yet: nobody has to wait for torch to load
+            return
         self._events.append(m)
         self._news.set()
 

@@ -1,0 +1,230 @@
+"""The trainer with a stand-in for its worker: what it contributes, how far it trains on, how it drains."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import pytest
+import trio
+
+from prime.actor import Actor, Ref, on
+from prime.node.system import open_system
+from prime.trainer import pipe, plans, trainer
+from prime.trainer.donor import HoldState
+from prime.trainer.metadata import TrainingConfig
+from prime.trainer.progress import Progress
+from prime.trainer.state import OuterState
+from prime.trainer.view import Member, Share, Value, View
+
+H = 4
+SIZE = 3
+VIEW = View("run", 1, (Member("me", (), 1.0, 1), Member("other", (), 1.0, 2)))
+
+
+class Worker:
+    """Moves every parameter down by 1 in each step; a step takes a second."""
+
+    elements, unigram = SIZE, 3.0
+
+    def __init__(self) -> None:
+        self.local = np.zeros(SIZE, np.float32)
+        self.base = self.local
+        self.steps = 0
+
+    async def initial(self) -> Any:
+        return np.zeros(SIZE, np.float32)
+
+    async def load(self, theta: Any) -> None:
+        self.local = self.base = theta
+
+    async def rebase(self, theta: Any) -> None:
+        self.local, self.base = theta + (self.local - self.base), theta
+
+    async def snapshot(self) -> Any:
+        self.base = self.local
+        return self.local
+
+    async def train(self, steps: int) -> pipe.Trained:
+        await trio.sleep(steps)
+        self.local = self.local - np.float32(steps)
+        self.steps += steps
+        return pipe.Trained(self.steps, steps, 1.0, steps, float(steps))
+
+    async def evaluate(self, _theta: Any, _batches: int) -> float:
+        return 2.0
+
+    async def write(self, _prompt: str, _length: int, _seed: int) -> str:
+        return ""
+
+
+class Ear(Actor[plans.Begin | plans.StateHeld | plans.Contribute | plans.LeaveSwarm | HoldState]):
+    """Stands for the aggregator and the donor: keeps what it is told."""
+
+    def __init__(self, told: list[Any]) -> None:
+        self._told = told
+
+    @on(plans.Begin)
+    @on(plans.StateHeld)
+    @on(plans.Contribute)
+    @on(plans.LeaveSwarm)
+    @on(HoldState)
+    def hear(self, m: Any) -> None:
+        self._told.append(m)
+
+
+class Bench:
+    """A trainer under test and what it did."""
+
+    def __init__(self) -> None:
+        self.worker = Worker()
+        self.told: list[Any] = []
+        self.kept: OuterState | None = None
+        self.left = trio.Event()
+        self.progress = Progress(100, H)
+        self.ref: Ref[Any]
+
+    @property
+    def contributions(self) -> list[plans.Contribute]:
+        return [m for m in self.told if isinstance(m, plans.Contribute)]
+
+    def keep(self, state: OuterState) -> None:
+        self.kept = state
+
+
+@contextlib.asynccontextmanager
+async def bench(monkeypatch: pytest.MonkeyPatch, start_s: float = 0) -> AsyncIterator[Bench]:
+    """Run a founder's trainer whose worker takes `start_s` to come up."""
+    found = Bench()
+
+    @contextlib.asynccontextmanager
+    async def open_rank(_config: Any, _rank: int) -> AsyncIterator[Worker]:
+        await trio.sleep(start_s)
+        yield found.worker
+
+    async def run_here(work: Any, *arguments: Any) -> Any:
+        return work(*arguments)
+
+    monkeypatch.setattr(trainer, "open_rank", open_rank)
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_here)  # virtual time does not wait for threads
+    config = TrainingConfig(inner_steps=H, rounds=100, outer_learning_rate=1.0, outer_momentum=0.0)
+    async with open_system() as system, system.supervisor("train") as sup:
+        ear = await sup.spawn(lambda: Ear(found.told), "aggregator")
+        found.ref = await sup.spawn(
+            lambda: trainer.Trainer(
+                config,
+                "run",
+                ear,
+                ear,
+                found.progress,
+                founder=True,
+                held=lambda: found.kept,
+                keep=found.keep,
+                on_left=found.left.set,
+            ),
+            "trainer",
+        )
+        yield found
+
+
+def decided(round_: int, *shares: Share) -> Value:
+    """Return the value of a round; without shares an abort."""
+    return Value(round_, 1, b"", shares, (), VIEW, round_ if shares else 0)
+
+
+async def enter(found: Bench, round_: int) -> None:
+    await found.ref.tell(plans.ViewEntered(round_, VIEW))
+
+
+async def test_while_a_round_stalls_local_steps_stop_at_2h(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with bench(monkeypatch) as found:
+        await trio.sleep(1)
+        await enter(found, 1)
+        await trio.sleep(100)
+        assert [c.round for c in found.contributions] == [1]
+        assert found.worker.steps == 2 * H
+        assert np.array_equal(found.contributions[0].delta, np.full(SIZE, H, np.float32))
+
+        # An abort keeps the delta: the next contribution holds all 2H steps, and no more are made meanwhile.
+        await found.ref.tell(plans.RoundAborted(decided(1)))
+        await enter(found, 2)
+        await trio.sleep(100)
+        assert [c.round for c in found.contributions] == [1, 2]
+        assert np.array_equal(found.contributions[1].delta, np.full(SIZE, 2 * H, np.float32))
+        assert found.worker.steps == 2 * H
+        assert found.progress.round == 1
+
+
+async def test_a_commit_keeps_the_steps_made_since_the_snapshot(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with bench(monkeypatch) as found:
+        await trio.sleep(1)
+        await enter(found, 1)
+        await trio.sleep(100)
+        aggregate = np.full(SIZE, 1, np.float32)
+        await found.ref.tell(plans.RoundCommitted(decided(1, Share("other", 1.0)), aggregate, True))
+        await enter(found, 2)
+        await trio.sleep(0.5)
+        assert found.kept is not None
+        assert np.array_equal(found.kept.theta, np.full(SIZE, -1, np.float32))
+        assert np.array_equal(found.contributions[1].delta, np.full(SIZE, H, np.float32))  # H of 2H were in round 1
+
+
+async def test_a_missed_commit_is_fetched_and_again_until_it_is_there(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    calls: list[int] = []
+
+    async def fetch_state(_s: Any, peers: list[str], _r: str, round_: int, _e: int) -> tuple[OuterState, tuple[str]]:
+        calls.append(round_)
+        assert "other" in peers
+        if len(calls) < 3:
+            raise trainer.WorldError("no donor answers", hint="wait")
+        theta = np.full(SIZE, 7, np.float32)
+        return OuterState(round_, 1, theta, np.zeros(SIZE, np.float32)), ("other",)
+
+    monkeypatch.setattr(trainer, "fetch_state", fetch_state)
+    async with bench(monkeypatch) as found:
+        await trio.sleep(1)
+        await found.ref.tell(plans.StateMissed(5, VIEW, "was away"))
+        await trio.sleep(1.5)
+        assert found.progress.stalled == "no donor answers"
+        await enter(found, 6)
+        await trio.sleep(50)
+        assert calls == [5, 5, 5]
+        assert found.progress.stalled == ""
+        assert found.kept is not None
+        assert found.kept.round == 5
+        assert found.told[-1].round == 6
+        assert np.array_equal(found.contributions[-1].delta, np.full(SIZE, H, np.float32))
+
+
+async def test_a_drain_leaves_the_view_first(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with bench(monkeypatch) as found:
+        await trio.sleep(1)
+        await enter(found, 1)
+        await trio.sleep(2)
+        await found.ref.tell(trainer.Drain())
+        await trio.sleep(20)
+        assert isinstance(found.told[-1], plans.LeaveSwarm)
+        assert not found.left.is_set()
+        assert found.contributions == []
+        await found.ref.tell(plans.LeftView(1, "it asked", False))
+        await trio.sleep(1)
+        assert found.left.is_set()
+
+
+async def test_a_drain_does_not_wait_for_a_worker_that_starts(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with bench(monkeypatch, start_s=60) as found:
+        await found.ref.tell(trainer.Drain())
+        await trio.sleep(1)
+        assert found.left.is_set()
