@@ -534,6 +534,7 @@ def _quiet(world: World) -> None:
     before = len(world.commits())
     view = world.decided[world.last_round].next_view if world.decided else None
     able = view is None or sum(_intact(world, m) for m in view.members) >= view.majority()
+    able = able and any(n.disk_state is not None for n in world.nodes.values())  # the one copy may have been lost
     end = world.now + (40.0 if able else 5.0)
     while world.now < end and len(world.commits()) < before + 2:
         world.run(1.0)
@@ -809,3 +810,31 @@ def test_idle_members_ask_for_no_wakeup() -> None:
         assert node.core is not None
         if node.core.seat is not None and node.core.seat.active_since is None:
             assert node.core.next_wakeup(world.now) is None
+
+
+def test_a_promise_on_the_disk_binds_the_next_life() -> None:
+    world = World(17).swarm(3)
+    round_, leader, (victim, _other) = next_round(world)
+    core = world.core(victim)
+    seat = core.seat
+    assert seat is not None
+    high, low = (Ballot(7, seat.order.index(leader)), Ballot(6, seat.order.index(leader)))
+    head = (RUN, seat.view.epoch, round_, leader)
+    answers = core.step(cmd.Received(msg.Prepare(*head, high, seat.owners)), world.now)
+    assert [c.record for c in answers if isinstance(c, cmd.Persist)] == [msg.Promised(round_, high)]
+    order = [c for c in answers if isinstance(c, cmd.Persist) or says(c, msg.Promise, round_)]
+    assert isinstance(order[0], cmd.Persist), "the promise is on the disk before it is given"
+    assert says(order[1], msg.Promise, round_)
+    disk = [*world.nodes[victim].disk, msg.Promised(round_, high)]
+    again = RoundCore.recover(world.member(world.nodes[victim]), RUN, world.timing, disk)
+    again.start(world.now)
+    abort = Value(round_, seat.view.epoch, b"", (), (), seat.view, seat.state_round)
+    replies = again.step(cmd.Received(msg.Propose(*head, low, seat.owners, (), abort)), world.now)
+    assert not [c for c in replies if isinstance(c, cmd.Persist)]
+    (nack,) = [c.message for c in replies if says(c, msg.Nack, round_) and isinstance(c, cmd.Send)]
+    assert isinstance(nack, msg.Nack)
+    assert nack.promised == high
+    later = again.step(cmd.Received(msg.Propose(*head, high, seat.owners, (), abort)), world.now)
+    votes = [c for c in later if isinstance(c, cmd.Persist) or says(c, msg.Ready, round_)]
+    assert votes[0] == cmd.Persist(msg.Accepted(round_, high, abort))
+    assert says(votes[1], msg.Ready, round_)
