@@ -72,7 +72,14 @@ def __getattr__(name: str) -> Any:
         home = _HOMES[name]
     except KeyError:
         raise AttributeError(f"module 'prime' has no attribute {name!r}") from None
-    value = getattr(importlib.import_module(home), name)
+    try:
+        value = getattr(importlib.import_module(home), name)
+    except ModuleNotFoundError as error:
+        if error.name not in ("numpy", "torch"):
+            raise
+        from prime.errors import MissingExtraError
+
+        raise MissingExtraError(f"prime.{name} needs {error.name}", hint="pip install 'prime-actors[train]'") from error
     globals()[name] = value
     return value
 

@@ -75,25 +75,15 @@ class Context:
         """Return the system clock's monotonic seconds."""
         return trio.current_time()
 
-    def after(self, delay: float, message: Any) -> Timer:
+    def after(self, delay: float, message: Any) -> Once:
         """Send `message` to this actor once, in `delay` seconds; the timer dies with this incarnation."""
-        cell = self._cell
-
-        def fire() -> None:
-            cell.disown(timer.cancel)
-            _post(cell, message)
-
-        timer = cell.system.deadlines.at(self.now() + delay, fire)
-        cell.own(timer.cancel)
-        return timer
+        return Once(self._cell, delay, message)
 
     def every(self, period: float, message: Any) -> Repeating:
         """Send `message` to this actor every `period` seconds; the timer dies with this incarnation."""
         if period <= 0:
             raise ActorUsageError(f"a timer every {period:g} s would never end", hint="give a period above 0")
-        timer = Repeating(self._cell, period, message)
-        self._cell.own(timer.cancel)
-        return timer
+        return Repeating(self._cell, period, message)
 
     def watch(self, ref: Ref[Any]) -> Callable[[], None]:
         """Receive one `Down` when the actor behind `ref` ends for good; returns a function that ends the watch."""
@@ -101,9 +91,20 @@ class Context:
         if cell.actor is None or Down not in type(cell.actor).__prime_table__:
             raise ActorUsageError(f"{cell.path} watches but has no @on(Down) handler", hint="add one")
         path, peer = ref.path, ref.peer
-        unwatch = cell.system.watch(ref, lambda reason: cell.put_system(Down(path, peer, reason)))
-        cell.own(unwatch)
-        return unwatch
+        holder = object()
+
+        def notify(reason: str) -> None:
+            cell.disown(holder)
+            cell.put_system(Down(path, peer, reason))
+
+        unwatch = cell.system.watch(ref, notify)
+        cell.own(holder, unwatch)
+
+        def release() -> None:
+            cell.disown(holder)
+            unwatch()
+
+        return release
 
     def start_soon(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
         """Run a task beside this actor; it ends with this incarnation, and its failure fails the actor."""
@@ -118,6 +119,27 @@ class Context:
         self._cell.put_system(STOP)
 
 
+class Once:
+    """A timer that fires once, unless it is cancelled first."""
+
+    __slots__ = ("_cell", "_timer")
+
+    def __init__(self, cell: Cell, delay: float, message: Any) -> None:
+        self._cell = cell
+
+        def fire() -> None:
+            cell.disown(self)
+            _post(cell, message)
+
+        self._timer = cell.system.deadlines.at(trio.current_time() + delay, fire)
+        cell.own(self, self._timer.cancel)
+
+    def cancel(self) -> None:
+        """End it; harmless if it has fired."""
+        self._cell.disown(self)
+        self._timer.cancel()
+
+
 class Repeating:
     """A timer that fires until cancelled."""
 
@@ -128,9 +150,14 @@ class Repeating:
         self._period = period
         self._message = message
         self._timer = self._arm(trio.current_time() + period)
+        cell.own(self, self._end)
 
     def cancel(self) -> None:
         """End it."""
+        self._cell.disown(self)
+        self._end()
+
+    def _end(self) -> None:
         self._timer.cancel()
 
     def _arm(self, when: float) -> Timer:

@@ -6,7 +6,6 @@ without a coroutine, and a checkpoint every `BURST` messages, so that fairness i
 
 from __future__ import annotations
 
-import contextlib
 import traceback
 from collections import deque
 from collections.abc import Callable
@@ -76,7 +75,8 @@ class Cell:
         self._side: _SideTasks | None = None
         self._scope: trio.CancelScope | None = None
         self._ended: trio.Event | None = None
-        self._releases: list[Callable[[], None]] = []
+        self._halted = False
+        self._releases: dict[int, Callable[[], None]] = {}
 
     # ---------------------------------------------------------------- sending
 
@@ -173,6 +173,8 @@ class Cell:
         """Run one incarnation to its end; `None` means it stopped in order. `nursery` is its supervisor's."""
         failure: Failure | None = None
         side: _SideTasks | None = None
+        if self.state == "dead" or self._halted:
+            return None
         self._now = _STARTED
         self._ended = ended = trio.Event()
         try:
@@ -192,6 +194,7 @@ class Cell:
         except Exception as error:  # noqa: BLE001 - the supervisor border: a child's failure becomes a decision
             failure = self._failed(error)
         finally:
+            self._answer_unfinished(failure, side)
             await self._close()
             self._ended = None
             ended.set()
@@ -199,10 +202,15 @@ class Cell:
             failure = side.failure
         return failure
 
+    def may_live(self) -> None:
+        """Forget a halt that meant an earlier incarnation."""
+        self._halted = False
+
     async def halt(self) -> None:
         """Stop in order: the message in hand is finished, then `stopping` runs; past `shutdown_s` it is cancelled."""
         ended = self._ended
         if ended is None:
+            self._halted = True  # its task has not begun: it must not
             return
         self.put_system(STOP)
         with trio.move_on_after(self.shutdown_s):
@@ -298,6 +306,15 @@ class Cell:
 
     # ----------------------------------------------------------------- ending
 
+    def _answer_unfinished(self, failure: Failure | None, side: _SideTasks | None) -> None:
+        """Fail the ask in hand when this incarnation ends under it: by a side task, or by a stop that took too long."""
+        entry, self._now = self._now, None
+        if type(entry) is not Envelope or entry.slot is None:
+            return
+        cause = failure or (side.failure if side is not None else None)
+        why = self.last_failure if cause is not None else "it was stopped"
+        entry.slot.fail(ActorCrashedError(f"{self.path} ended while handling {kind_of(entry.message)}: {why}"))
+
     def _failed(self, error: Exception) -> Failure:
         entry = self._now
         message = entry.message if type(entry) is Envelope else entry
@@ -328,7 +345,7 @@ class Cell:
                 await self._say_goodbye(actor)
         if scope.cancelled_caught:
             self.last_failure = f"stopping() did not end within {self.shutdown_s:g} s"
-        for release in self._releases:
+        for release in list(self._releases.values()):
             release()
         self._releases.clear()
         self.system_queue.clear()  # a stop or a Down meant this incarnation: the next must not hear it
@@ -371,14 +388,13 @@ class Cell:
         """Return the far node whose message is being handled; empty for a local one."""
         return self._now.sender if type(self._now) is Envelope else ""
 
-    def own(self, release: Callable[[], None]) -> None:
-        """Call `release` when this incarnation ends (timers, watches)."""
-        self._releases.append(release)
+    def own(self, holder: object, release: Callable[[], None]) -> None:
+        """Call `release` when this incarnation ends (timers, watches); `holder` names it."""
+        self._releases[id(holder)] = release
 
-    def disown(self, release: Callable[[], None]) -> None:
-        """Forget a release that has been made."""
-        with contextlib.suppress(ValueError):
-            self._releases.remove(release)
+    def disown(self, holder: object) -> None:
+        """Forget the release of something that has ended by itself."""
+        self._releases.pop(id(holder), None)
 
     def start_side_task(self, function: Callable[..., Any], *args: Any) -> None:
         """Run a task beside the loop, for this incarnation only; its failure fails the actor."""

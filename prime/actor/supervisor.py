@@ -80,6 +80,7 @@ class Supervisor:
         self._events: deque[_Ended | _RestartDue] = deque()
         self._news = trio.Event()
         self._closed = trio.Event()
+        self._gave_up = False
         self._nursery: trio.Nursery | None = None
 
     @property
@@ -114,6 +115,8 @@ class Supervisor:
         self._children.append(child)
         self._begin(child)
         await self._until_settled(child)
+        if self._gave_up and child.failure is not None:
+            await trio.sleep_forever()  # the supervisor gave up: its error cancels this block, and says why
         if cell.state == "dead" and child.failure is not None:
             error = child.failure.error
             raise ActorCrashedError(
@@ -150,6 +153,7 @@ class Supervisor:
                 task_status.started()
                 try:
                     failed = await self._decide()
+                    self._gave_up = True
                 finally:
                     with trio.CancelScope(shield=True):
                         await self.close()
@@ -210,7 +214,8 @@ class Supervisor:
         for member in reversed(group):
             if member is not child:
                 await self._halt(member)
-            member.cell.state = "restarting"
+            if member in self._children:  # a stop may have buried it while others were halted
+                member.cell.state = "restarting"
         self.system.deadlines.at(trio.current_time() + delay_s, lambda: self._post(_RestartDue(group)))
 
     async def _restart(self, group: tuple[Child, ...]) -> None:
@@ -237,6 +242,7 @@ class Supervisor:
         child.running = True
         child.expected = False
         child.attempted = trio.Event()
+        child.cell.may_live()
         child.cell.state = "starting"
         self._nursery.start_soon(self._live, child, self._nursery, name=child.cell.path)
 
@@ -268,8 +274,9 @@ class Supervisor:
             await child.cell.halt()
 
     def _bury(self, child: Child, reason: str) -> None:
-        if child in self._children:
-            self._children.remove(child)
+        if child not in self._children:
+            return
+        self._children.remove(child)
         child.cell.die(reason)
         child.settled.set()
         self.system.unregister(child.cell)

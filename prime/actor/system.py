@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random as random_module
+import sys
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -150,13 +151,22 @@ class System:
 
     def emit(self, fact: Any) -> None:
         """Give a fact to every observer."""
-        for observer in self._observers:
-            observer(fact)
+        for observer in self._observers[:]:
+            try:
+                observer(fact)
+            except Exception as error:  # noqa: BLE001 - the supervisor border: who watches must not fail who is watched
+                self._observers.remove(observer)
+                print(f"prime: an observer failed and is dropped: {error!r}", file=sys.stderr)  # noqa: T201
 
     def subscribe(self, observer: Callable[[Any], None]) -> Callable[[], None]:
         """Call `observer(fact)` for each fact from now on; it must not block. Returns the unsubscribe."""
         self._observers.append(observer)
-        return lambda: self._observers.remove(observer)
+
+        def unsubscribe() -> None:
+            if observer in self._observers:
+                self._observers.remove(observer)
+
+        return unsubscribe
 
     def dead_letter(self, path: str, message: Any, reason: str) -> None:
         """Count and report a message that nobody will handle."""

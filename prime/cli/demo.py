@@ -18,6 +18,8 @@ NODE_BYTES: Final = 700 * 2**20
 
 
 INNER_STEPS: Final = 15
+KILL_ROUNDS_MIN: Final = 4
+"""With fewer rounds a killed node could not come back before the end."""
 BATCH_SIZE: Final = 8
 CONTEXT: Final = 64
 
@@ -42,7 +44,7 @@ def demo(
     plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw the curves into FILE.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a small language model on three nodes on this machine, kill one, and watch it come back. About a minute."""
+    """Train a small language model on three nodes on this machine, kill one a third of the way, and watch it come back. About a minute."""
     import contextlib
     import functools
 
@@ -56,7 +58,7 @@ def demo(
     _check(options, plot)
     settings = _settings(options)
     if not as_json:
-        say(_first_line(options, transport))
+        say(_first_line(options, transport, asked_to_kill=kill))
     watcher: Any = json_events if as_json else Screen()
     with contextlib.nullcontext() if as_json else watcher:
         ended: Demo = trio.run(functools.partial(run_demo, options, settings, watcher))
@@ -80,7 +82,7 @@ def _options(nodes: int, rounds: int, transport: Over | None, data: Path | None,
         rounds=rounds,
         transport=transport.value if transport is not None else best_transport(),
         data=str(data.absolute()) if data is not None else "",
-        kill=kill and nodes > 2,
+        kill=kill and nodes > 2 and rounds >= KILL_ROUNDS_MIN,
         inner_steps=INNER_STEPS,
     )
 
@@ -132,9 +134,11 @@ def _check(options: DemoOptions, plot: Path | None) -> None:
         )
 
 
-def _first_line(options: DemoOptions, asked: Over | None) -> str:
+def _first_line(options: DemoOptions, asked: Over | None, *, asked_to_kill: bool) -> str:
     why = "as asked" if asked is not None else "the best one installed"
     line = f"{options.nodes} nodes on this machine, over {options.transport} ({why})"
-    if options.nodes == 2:
-        line += "; with two nodes none is killed: a view of two commits nothing while one is gone"
+    if asked_to_kill and options.nodes < 3:
+        line += "; none is killed: below three nodes nothing is committed while one is gone"
+    elif asked_to_kill and not options.kill:
+        line += f"; none is killed: that takes at least {KILL_ROUNDS_MIN} rounds"
     return line

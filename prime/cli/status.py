@@ -46,7 +46,7 @@ def show(found: NodeStatus, *, as_json: bool) -> None:
 
 def lines(found: NodeStatus) -> Iterator[Any]:
     """Yield the status as text for a person."""
-    yield f"[bold]{found.name}[/]  {found.peer}"
+    yield f"[bold]{_plain(found.name)}[/]  {found.peer}"
     yield f"  prime {found.version}, process {found.process}, up {found.uptime_s:.0f} s, {found.memory_bytes / 2**20:.0f} MiB"
     yield f"  {found.transport}: {', '.join(found.addresses)}"
     yield f"  links: {', '.join(found.links) or 'none'}; dead letters: {found.dead_letters}"
@@ -66,10 +66,17 @@ def _run_lines(run: RunStatus) -> Iterator[str]:
     if decided:
         yield f"       held-out loss {decided[-1].held_out:.3f} nats a character after round {decided[-1].round}"
     for waited in run.waiting_for:
-        yield f"       waits for {waited}"
+        yield f"       waits for {_plain(waited)}"
     if run.stalled:
-        yield f"  [yellow]{run.stalled}[/]"
-        yield f"  [yellow]{run.hint}[/]"
+        yield f"  [yellow]{_plain(run.stalled)}[/]"
+        yield f"  [yellow]{_plain(run.hint)}[/]"
+
+
+def _plain(text: str) -> str:
+    """Return a text from elsewhere so that its brackets are shown and not read as markup."""
+    from rich.markup import escape
+
+    return escape(text)
 
 
 def tree(supervisor: SupervisorStatus) -> Any:
@@ -78,7 +85,7 @@ def tree(supervisor: SupervisorStatus) -> Any:
 
     root = Tree(f"{supervisor.path} [dim]{supervisor.strategy}[/]")
     for child in supervisor.children:
-        failed = f"  [red]{child.last_failure}[/]" if child.last_failure else ""
+        failed = f"  [red]{_plain(child.last_failure)}[/]" if child.last_failure else ""
         root.add(
             f"{child.path.rpartition('/')[2]} [dim]{child.actor}[/] {child.state}, mailbox {child.mailbox}, "
             f"handled {child.handled}, restarts {child.restarts}{failed}"

@@ -138,11 +138,11 @@ class Demo:
 
 
 Change = Callable[[Demo, str], None]
-"""Called with the demo and the name of what happened: start, poll, round, killed, restarted, rejoined, done."""
+"""Called with the demo and the name of what happened: start, tick, round, measured, killed, restarted, rejoined, done."""
 
 
 async def run_demo(options: DemoOptions, settings: dict[str, Any], on_change: Change) -> Demo:
-    """Run the whole demo. Raises `RunFailedError` when a node fails, nothing moves, or the end is not as promised."""
+    """Run the whole demo. Raises `RunFailedError` when a node fails or nothing moves."""
     with tempfile.TemporaryDirectory(prefix="prime-demo-") as folder:
         async with open_swarm(Path(folder), settings, options.nodes) as swarm:
             demo = Demo(options, swarm, trio.current_time())
@@ -175,16 +175,16 @@ async def _start_all(demo: Demo) -> None:
 async def _watch(demo: Demo, on_change: Change) -> None:
     """Poll until every living node is done; kill and restart the victim on the way."""
     moved_at, mark = trio.current_time(), None
-    restart: trio.CancelScope | None = None
+    restarting = False
     async with trio.open_nursery() as nursery:
         while not _is_done(demo):
             await demo.swarm.poll_all()
-            demo.swarm.check_alive(demo.victim if demo.killed_at is not None and demo.stage != "training" else None)
+            demo.swarm.check_alive(demo.victim if demo.stage == "one node killed" else None)
             _learn(demo, on_change)
             if _should_kill(demo):
                 await _kill(demo, on_change)
-            if _should_restart(demo) and restart is None:
-                restart = nursery.cancel_scope
+            if _should_restart(demo) and not restarting:
+                restarting = True
                 nursery.start_soon(_restart, demo, on_change)
             now_mark = _mark(demo)
             if now_mark != mark:

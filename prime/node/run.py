@@ -19,7 +19,7 @@ import trio
 from prime.actor import System
 from prime.actor.groups import one_error
 from prime.config import Config, Places, derive, places
-from prime.errors import ConfigError
+from prime.errors import ConfigError, MissingExtraError
 from prime.node.control import ControlInbound
 from prime.node.describe import describe_node
 from prime.node.system import open_system
@@ -69,6 +69,7 @@ async def run_node(
     program that starts nodes and must leave none behind. Raises `ConfigError`, `AddressInUseError`,
     `UnreachableError`, `WrongPeerError` and what the actors' supervisors give up with.
     """
+    _check_extras()
     found = places(config.node, environ)
     with _sole_owner(found):
         key = KeyPair.load_or_create(found.key_file)
@@ -77,6 +78,13 @@ async def run_node(
         ) as system:
             system.subscribe(FactLog())
             return await _Node(config, found, system).run(on_ready, parent_eof=parent_eof)
+
+
+def _check_extras() -> None:
+    """Refuse before anything listens: a node without the trainer's packages could only fail later."""
+    missing = [name for name in ("numpy", "torch") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(f"a node needs {' and '.join(missing)}", hint="pip install 'prime-actors[train]'")
 
 
 class _Node:

@@ -80,14 +80,14 @@ class LocalSwarm:
         file.write_text(self._configuration(node, join), encoding="utf-8")
         command = [sys.executable, "-m", "prime", "node", "start", "--config", str(file), "--parent-eof", "--json"]
         with node.log.open("ab") as log:
-            # From this thread, which lives as long as the program: a death signal follows the thread that forked.
+            # Its standard input closes with this program, and then it ends (--parent-eof).
             node.process = subprocess.Popen(  # noqa: S603, ASYNC220 - our own program; forking takes microseconds
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 cwd=node.folder,
-                env={**os.environ, **_ONE_THREAD, "PYTHONPATH": _python_path()},
+                env=_environment(node.folder),
                 start_new_session=True,  # Ctrl-C is this program's to handle: it stops its nodes in order
             )
         node.starts += 1
@@ -103,7 +103,7 @@ class LocalSwarm:
         }
         text = ""
         for key, value in {**self._settings, **own}.items():
-            if value != "":
+            if value != "" or key == "train.data":
                 text = set_value(text, key, str(value), file=node.name)
         return text
 
@@ -189,6 +189,12 @@ async def _reaped(process: subprocess.Popen[bytes], within_s: float) -> bool:
         while process.poll() is None:  # noqa: ASYNC110 - a process that was only started has no event
             await trio.sleep(0.02)
     return process.returncode is not None
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Return what a node's process sees: none of the user's own configuration of Prime, one thread for each library."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PRIME_") or key == "PRIME_DEBUG"}
+    return {**kept, **_ONE_THREAD, "PYTHONPATH": _python_path(), "XDG_CONFIG_HOME": str(folder)}
 
 
 def _python_path() -> str:

@@ -16,7 +16,6 @@ from prime.errors import CorruptedError
 MAGIC = b"prime journal 1\n"
 
 _HEAD = struct.Struct(">QI")
-RECORD_BYTES_MAX = 2**40
 
 
 def framed(body: bytes | memoryview) -> bytes:
@@ -45,6 +44,8 @@ def scan(data: bytes | memoryview, name: str) -> Scan:
     at, records = len(MAGIC), []
     while at + _HEAD.size <= len(view):
         length, checksum = _HEAD.unpack_from(view, at)
+        if not any(view[at:]):
+            break  # after a power loss a file's length can be on the disk before its bytes: torn, not damaged
         start, end = at + _HEAD.size, at + _HEAD.size + length
         if end > len(view):
             if _whole_record_after(view, at):

@@ -62,8 +62,8 @@ class FileJournal:
     def _open(cls, path: Path) -> FileJournal:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.with_suffix(".new").unlink(missing_ok=True)
+        found = scan(path.read_bytes() if path.exists() else b"", str(path))
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        found = scan(path.read_bytes(), str(path))
         size_bytes = found.whole_bytes
         os.ftruncate(handle, size_bytes)
         os.lseek(handle, size_bytes, os.SEEK_SET)
@@ -110,9 +110,9 @@ class FileJournal:
         except OSError:
             os.close(handle)
             raise
+        old, self._handle, self._size_bytes = self._handle, handle, size_bytes
+        os.close(old)
         _sync_folder(self._path.parent)
-        os.close(self._handle)
-        self._handle, self._size_bytes = handle, size_bytes
 
     def records(self) -> list[bytes]:
         """See `contract.Journal.records`: read from the disk, again at every call."""

@@ -84,6 +84,7 @@ class RoundBytes:
     own_hashes: tuple[bytes, ...] = ()
     incoming: dict[tuple[int, str, bytes], Assembly] = attrs.Factory(dict)
     held: dict[tuple[int, str], memoryview] = attrs.Factory(dict)
+    held_hashes: dict[tuple[int, str], bytes] = attrs.Factory(dict)
     results: dict[tuple[int, bytes], memoryview] = attrs.Factory(dict)
 
     @property
@@ -277,7 +278,7 @@ class Aggregator(Actor[Heard]):
     async def chunk(self, m: msg.Chunk) -> None:
         """Store one chunk of a contribution (from its contributor) or of a result (from anyone who has it)."""
         rnd = self._round_of(m)
-        if rnd is None or (m.contributor and m.contributor != m.sender):
+        if rnd is None or (m.contributor and m.contributor != m.sender) or self._contradicts(rnd, m):
             return
         if self._has(rnd, m.part, m.contributor, m.hash):
             await self._note_whole(m.round, m.part, m.contributor, m.hash)
@@ -285,8 +286,7 @@ class Aggregator(Actor[Heard]):
         key = (m.part, m.contributor, m.hash)
         assembly = rnd.incoming.get(key)
         if assembly is None:
-            if not self._may_start(rnd, key):
-                return
+            self._make_room(rnd, key)
             assembly = rnd.incoming[key] = Assembly(m.total_bytes, m.hash)
         try:
             whole = assembly.add(m.offset, m.data)
@@ -303,7 +303,7 @@ class Aggregator(Actor[Heard]):
     async def announce(self, m: msg.Announce) -> None:
         """Answer which chunks of a part are still wanted."""
         rnd = self._round_of(m)
-        if rnd is None or (m.contributor and m.contributor != m.sender):
+        if rnd is None or (m.contributor and m.contributor != m.sender) or self._contradicts(rnd, m):
             return
         if self._has(rnd, m.part, m.contributor, m.hash):
             await self._note_whole(m.round, m.part, m.contributor, m.hash)
@@ -319,9 +319,12 @@ class Aggregator(Actor[Heard]):
         rnd = self._round_of(m)
         if rnd is None:
             return
-        data = rnd.own.get(m.part) if m.contributor else rnd.results.get((m.part, m.hash))
+        data = rnd.own.get(m.part) if m.contributor == self._plan.member.peer else None
+        if not m.contributor:
+            data = rnd.results.get((m.part, m.hash))
         if data is not None:
-            self._stream(m.round, rnd, m.part, m.contributor, data, m.hash, m.sender, m.offsets)
+            wanted = tuple(sorted(set(m.offsets) & set(offsets(len(data)))))
+            self._stream(m.round, rnd, m.part, m.contributor, data, m.hash, m.sender, wanted)
 
     def _round_of(self, m: msg.Chunk | msg.Announce | msg.Missing) -> RoundBytes | None:
         """Return the round a message of bytes belongs to, if it is one of ours and the message fits it."""
@@ -333,13 +336,22 @@ class Aggregator(Actor[Heard]):
         total = expected_bytes(self._elements, rnd.parts, m.part)
         return rnd if isinstance(m, msg.Missing) or m.total_bytes == total else None
 
-    def _may_start(self, rnd: RoundBytes, key: tuple[int, str, bytes]) -> bool:
+    def _contradicts(self, rnd: RoundBytes, m: msg.Chunk | msg.Announce) -> bool:
+        """Tell whether a contributor names other bytes for a part than those it has already sent whole."""
+        held = rnd.held_hashes.get((m.part, m.contributor))
+        if held is None or held == m.hash:
+            return False
+        self.ctx.emit(
+            Facts(f"{m.sender} contradicts its own contribution to part {m.part} of round {m.round}: ignored")
+        )
+        return True
+
+    def _make_room(self, rnd: RoundBytes, key: tuple[int, str, bytes]) -> None:
         """Bound what one round can hold: each member may have one contribution and a few results on the way."""
         part, contributor, _ = key
         rivals = [k for k in rnd.incoming if k[:2] == (part, contributor)]
         if len(rivals) >= (1 if contributor else 4):
             rnd.incoming.pop(rivals[0])
-        return True
 
     def _has(self, rnd: RoundBytes, part: int, contributor: str, hash_: bytes) -> bool:
         if contributor:
@@ -349,6 +361,7 @@ class Aggregator(Actor[Heard]):
     def _store(self, rnd: RoundBytes, part: int, contributor: str, hash_: bytes, data: memoryview) -> None:
         if contributor:
             rnd.held[part, contributor] = data
+            rnd.held_hashes[part, contributor] = hash_
         else:
             rnd.results[part, hash_] = data
 

@@ -359,7 +359,9 @@ class Trainer(Actor[Heard]):
             await self._rebase(worker, state.theta)
         self._steps_at_snapshot = 0
         await self._take(state)
-        if self._progress.phase == "fetching":
+        if state.round >= self._config.rounds and not self._config.contributors_final_min:
+            await self._finish(worker, state.theta, await worker.evaluate(state.theta, BATCHES_WHOLE))
+        elif self._progress.phase == "fetching":
             self._set_phase("training")
 
     # ----------------------------------------------------------------------------------------------------- leaving

@@ -373,3 +373,58 @@ async def test_impossible_arguments_are_refused(autojump_clock: trio.testing.Moc
             await sup.spawn(Store, "other", kind="eternal")  # type: ignore[arg-type]
         with pytest.raises(ActorUsageError, match="without a network"):
             system.ref("12D3KooWx", "/kv/store", Store)
+
+
+async def test_an_ask_in_hand_is_answered_when_its_actor_ends_under_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    class Fragile(Actor[Slow]):
+        async def started(self) -> None:
+            self.ctx.start_soon(self.break_soon)
+
+        async def break_soon(self) -> None:
+            await trio.sleep(1)
+            raise OSError("the side task broke")
+
+        @on(Slow)
+        async def slow(self, m: Slow) -> float:
+            await trio.sleep(m.seconds)
+            return 0.0
+
+    async with open_system(seed=0) as system, system.supervisor("f") as sup:
+        fragile = await sup.spawn(Fragile, "f", shutdown=1)
+        with pytest.raises(ActorCrashedError, match="the side task broke"):
+            await fragile.ask(Slow(50), timeout=60)
+        store = await sup.spawn(Store, "store", shutdown=1)
+        async with trio.open_nursery() as nursery:
+
+            async def ask() -> None:
+                with pytest.raises(ActorCrashedError, match="it was stopped"):
+                    await store.ask(Slow(50), timeout=60)
+
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked()
+            await sup.stop(store)
+        assert trio.current_time() < 40
+
+
+async def test_cancelled_timers_and_ended_watches_leave_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    counts: list[int] = []
+
+    class Busy(Actor[Get | Down]):
+        @on(Get)
+        def get(self, _: Get) -> bytes | None:
+            for _ in range(100):
+                self.ctx.after(5, Get("")).cancel()
+                self.ctx.every(5, Get("")).cancel()
+                self.ctx.watch(self.ctx.self_ref)()
+            counts.append(len(self.ctx._cell._releases))
+            return None
+
+        @on(Down)
+        def down(self, _: Down) -> None: ...
+
+    async with open_system(seed=0) as system, system.supervisor("b") as sup:
+        ref = await sup.spawn(Busy, "b")
+        await ref.ask(Get(""), timeout=1)
+    assert counts == [0]

@@ -290,3 +290,48 @@ async def test_a_child_cancelled_at_its_stop_lives_again_after_the_restart(
         await trio.sleep(10)
         assert await stuck.ask(Ping(), timeout=1) == 2
         assert system.tree()[0].children[0].restarts == 1  # the stop it never heard was not meant for this life
+
+
+async def test_a_spawn_cancelled_at_once_leaves_no_zombie(autojump_clock: trio.testing.MockClock) -> None:
+    with trio.fail_after(60):
+        async with open_system(seed=0) as system, system.supervisor("s") as sup:
+            for _ in range(50):
+                with trio.CancelScope() as scope:
+                    scope.cancel()
+                    await sup.spawn(lambda: Part("a", []), "a", shutdown=1)
+                assert scope.cancelled_caught
+                assert sup.children == ()
+                assert system.whereis("/s/a") is None
+
+
+async def test_giving_up_while_a_spawn_waits_is_one_error(autojump_clock: trio.testing.MockClock) -> None:
+    with pytest.raises(RestartLimitError, match="/s gave up"):
+        async with open_system(seed=0) as system, system.supervisor("s", restart=Restart(max=1)) as sup:
+            await sup.spawn(lambda: Part("a", [], fail_starts=9), "a")
+
+
+async def test_a_stopped_child_stays_dead_when_its_group_restarts(autojump_clock: trio.testing.MockClock) -> None:
+    log: list[str] = []
+    async with open_system(seed=0) as system, system.supervisor("s", strategy="one_for_all") as sup:
+        a = await sup.spawn(lambda: Part("a", log), "a")
+        b = await sup.spawn(lambda: Part("b", log), "b")
+        await b.tell(Boom())
+        await trio.sleep(0.7)  # b is down, a is being halted or waits for its restart
+        await sup.stop(a)
+        await trio.sleep(10)
+        assert system.whereis("/s/a") is None
+        assert await b.ask(Ping(), timeout=1) == 1
+
+
+async def test_an_observer_that_raises_is_dropped_and_nothing_else(
+    autojump_clock: trio.testing.MockClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_: Any) -> None:
+        raise OSError("disk full")
+
+    async with open_system(seed=0) as system, system.supervisor("s") as sup:
+        unsubscribe = system.subscribe(broken)
+        part = await sup.spawn(lambda: Part("a", []), "a")
+        assert await part.ask(Ping(), timeout=1) == 1
+        unsubscribe()
+    assert capsys.readouterr().err.count("disk full") == 1
