@@ -1039,8 +1039,9 @@ class RoundCore:
             f"(not reachable: {', '.join(sorted(missing))})"
         )
         hint = (
-            "training goes on locally and commits again once enough of them are back; if they are gone for good, "
-            "`prime train recover --new-view` on the survivors is the only way to go on without them"
+            "training goes on locally and commits again once enough of them are back: start them with the state "
+            "folders they had. If they are gone for good, end this node and found a new run (another train.run): "
+            "nobody may decide alone, because a partition looks the same as a death"
         )
         return cmd.Stalled(self.round, reason, hint)
 
