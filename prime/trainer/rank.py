@@ -324,7 +324,9 @@ def _payload(vector: Vector) -> memoryview:
 
 def _vector(answer: pipe.Vector) -> Vector:
     """Return the vector where it lies: a copy is made only where it lies askew or the machine is big-endian."""
-    return np.require(np.frombuffer(answer.data, "<f4").astype(np.float32, copy=False), requirements="A")
+    vector = np.require(np.frombuffer(answer.data, "<f4").astype(np.float32, copy=False), requirements="A")
+    vector.setflags(write=False)  # always, not only where it is the frame's own memory
+    return vector
 
 
 def _error_of(failed: pipe.Failed) -> PrimeError:
