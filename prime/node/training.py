@@ -28,6 +28,7 @@ from prime.trainer.progress import Progress
 from prime.trainer.state import OuterState
 from prime.trainer.timing import Timing
 from prime.trainer.trainer import TRAINER_PATH, Drain, RunDone, Trainer
+from prime.trainer.validity import ADDRESSES_MAX
 from prime.trainer.view import Member
 
 DIAL_RETRY_S = 0.5
@@ -141,7 +142,7 @@ async def open_trainer(
     if system.network is None:
         raise ActorUsageError("a system without a network cannot train", hint="open_system(transport=prime.Tcp(...))")
     peers = await dial_contacts(system, contacts, DIAL_DEADLINE_S)
-    member = Member(system.peer, system.addresses, 1.0, secrets.randbits(48) + 1)
+    member = Member(system.peer, system.addresses[:ADDRESSES_MAX], 1.0, secrets.randbits(48) + 1)
     waits = timing if timing is not None else _usual_timing(config)
     plan = SwarmPlan(run, member, not peers, peers, config.nodes_min, waits)
     async with _open_journal(folder) as journal, system.supervisor("state") as states, _train(system) as sup:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 from collections.abc import Callable, Sequence
@@ -48,6 +49,7 @@ class FileJournal:
         self._handle = handle
         self._size_bytes = size_bytes
         self._lock = trio.Lock()
+        self._broken = False
 
     @classmethod
     async def open(cls, path: Path) -> FileJournal:
@@ -81,14 +83,18 @@ class FileJournal:
                 await _on_disk(self._path, functools.partial(self._append, record))
 
     def _append(self, record: bytes | memoryview) -> None:
+        if self._broken:
+            raise OSError(errno.EIO, "an earlier write could not be undone: start the node again")
         head = framed(record)
         try:
             _write(self._handle, head)
             _write(self._handle, record)
             os.fsync(self._handle)
         except OSError:
+            self._broken = True  # until the half-written record is gone again
             os.ftruncate(self._handle, self._size_bytes)
             os.lseek(self._handle, self._size_bytes, os.SEEK_SET)
+            self._broken = False
             raise
         self._size_bytes += len(head) + len(record)
 
@@ -111,6 +117,7 @@ class FileJournal:
             os.close(handle)
             raise
         old, self._handle, self._size_bytes = self._handle, handle, size_bytes
+        self._broken = False
         os.close(old)
         _sync_folder(self._path.parent)
 

@@ -250,7 +250,7 @@ class Aggregator(Actor[Heard]):
     async def hear(self, m: Any) -> None:
         """Give the core what another member says; a message in another's name is not heard."""
         if m.sender != self.ctx.sender:
-            self.ctx.emit(Facts(f"{self.ctx.sender} sent a {type(m).__name__} in the name of {m.sender}: ignored"))
+            self.ctx.emit(Facts(f"{self.ctx.sender} sent a {type(m).__name__} in another's name: ignored"))
             return
         self._rewatch(m.sender)
         await self._step(cmd.Received(m))
@@ -296,8 +296,20 @@ class Aggregator(Actor[Heard]):
         if not whole or not await self._compute(assembly.verified, assembly.total_bytes):
             return
         rnd.incoming.pop(key, None)
+        if m.contributor and not await self._is_decodable(m, memoryview(assembly.data), rnd.parts):
+            return
         self._store(rnd, m.part, m.contributor, m.hash, memoryview(assembly.data))
         await self._note_whole(m.round, m.part, m.contributor, m.hash)
+
+    async def _is_decodable(self, m: msg.Chunk, data: memoryview, parts: int) -> bool:
+        """Check a whole contribution before it counts as held: one that no codec wrote would stop the round's sum."""
+        elements = part_elements(self._elements, parts, m.part)
+        try:
+            await self._compute(functools.partial(self._codec.check, data, elements), len(data))
+        except DecodeError as error:
+            self.ctx.emit(Facts(f"{m.sender}'s contribution to part {m.part} of round {m.round} is refused: {error}"))
+            return False
+        return True
 
     @on(msg.Announce)
     async def announce(self, m: msg.Announce) -> None:
@@ -611,7 +623,9 @@ class Aggregator(Actor[Heard]):
     def _outlet(self, peer: str) -> Outlet:
         outlet = self._outlets.get(peer)
         if outlet is None:
-            outlet = Outlet(self.ctx.system.ref(peer, AGGREGATOR_PATH, Aggregator))
+            outlet = Outlet(
+                self.ctx.system.ref(peer, AGGREGATOR_PATH, Aggregator), lambda text: self.ctx.emit(Facts(text))
+            )
             self._outlets[peer] = outlet
             self.ctx.start_soon(outlet.run_letters)
             self.ctx.start_soon(outlet.run_bulk)

@@ -13,7 +13,7 @@ import attrs
 import trio
 
 from prime.actor import Ref
-from prime.errors import WorldError
+from prime.errors import LocalProtocolError, WorldError
 
 LETTERS_MAX = 1024
 """Short messages that may wait for one peer; beyond it the oldest goes (each is sent again while it matters)."""
@@ -36,8 +36,9 @@ class Job:
 class Outlet:
     """The way out to one peer."""
 
-    def __init__(self, ref: Ref[Any]) -> None:
+    def __init__(self, ref: Ref[Any], on_fault: Callable[[str], None]) -> None:
         self.ref = ref
+        self._on_fault = on_fault
         self._letters: deque[Any] = deque(maxlen=LETTERS_MAX)
         self._jobs: dict[tuple[Any, ...], Job] = {}
         self._offered: dict[tuple[Any, ...], None] = {}
@@ -92,3 +93,5 @@ class Outlet:
         except WorldError:
             self._letters.clear()
             await trio.sleep(RETRY_S)
+        except LocalProtocolError as error:  # what does not fit a frame will not fit the next time either
+            self._on_fault(f"to {self.ref.peer}: {error}")

@@ -25,6 +25,14 @@ from prime.trainer.ballot import FIRST, NONE, Ballot
 from prime.trainer.leader import Lead, Standing
 from prime.trainer.roster import Roster
 from prime.trainer.timing import Timing
+from prime.trainer.validity import (
+    COUNTER_LEAP_MAX,
+    member_fault,
+    owners_fault,
+    record_fault,
+    shares_fault,
+    value_fault,
+)
 from prime.trainer.view import Member, Value, View, owners_of, seal_digest, view_of
 
 HISTORY = 64
@@ -450,7 +458,12 @@ class RoundCore:
         if commit.run != self.run or value.next_view.run != self.run:
             return
         seat = self.seat
-        if seat is None:
+        if not self._may_tell(commit.sender):
+            return
+        fault = value_fault(value, seat.view) if seat is not None and value.round == self.round else record_fault(value)
+        if fault:
+            self._out.append(cmd.Warn(f"{commit.sender} sent a decision that cannot be: {fault}"))
+        elif seat is None:
             self._hear_commit_outside(value)
         elif value.round == self.round:
             self._decided(seat, value)
@@ -458,6 +471,10 @@ class RoundCore:
             self._jump(value)
         elif value.round > self.round:
             self._send(commit.sender, msg.Query(*self._head(seat)))
+
+    def _may_tell(self, sender: str) -> bool:
+        """Tell whose word on a decision counts: members of our view, those we asked, and whom they named."""
+        return sender in self.contacts or (self.seat is not None and self.seat.view.find(sender) is not None)
 
     def _hear_commit_outside(self, value: Value) -> None:
         if value.round < self.round:
@@ -488,9 +505,9 @@ class RoundCore:
         if self.seat is None:
             self._send_commit(peer, self.round - 1)  # perhaps it was let in and did not hear of it
             return
-        if not 0 < join.member.weight < float("inf"):
-            reason = f"a member's weight must be positive and finite, not {join.member.weight}"
-            self._send(peer, msg.Refuse(self.run, self.round, self.me.peer, reason, b""))
+        fault = member_fault(join.member)
+        if fault:
+            self._send(peer, msg.Refuse(self.run, self.round, self.me.peer, fault, b""))
             return
         if not self.seat.view.has(join.member) and not self.roster.want_in(join.member, self._now):
             reason = "too many nodes are waiting to join: try again later"
@@ -537,13 +554,20 @@ class RoundCore:
     def _stale(self, seat: Seat, message: msg.Prepare | msg.Seal | msg.Propose) -> bool:
         """Refuse a ballot below the one promised, or one that its sender cannot lead; note a leader's sign of life."""
         ballot = message.ballot
-        if not 0 <= ballot.rank < len(seat.order) or seat.order[ballot.rank] != message.sender:
+        if not self._is_ballot(seat, ballot) or seat.order[ballot.rank] != message.sender:
+            return True
+        if owners_fault(message.owners, seat.view):
             return True
         if ballot < seat.promised or ballot < seat.following:
             known = max(seat.promised, seat.following, key=Ballot.key)
             self._send(message.sender, msg.Nack(*self._head(seat), known))
             return True
         return False
+
+    @staticmethod
+    def _is_ballot(seat: Seat, ballot: Ballot) -> bool:
+        """Tell whether a ballot can be: a leader of this view, and a counter that counting can have reached."""
+        return 0 <= ballot.rank < len(seat.order) and 0 <= ballot.counter <= seat.highest + COUNTER_LEAP_MAX
 
     def _hear_promise(self, promise: msg.Promise, seat: Seat) -> None:
         if seat.lead is not None and promise.ballot == seat.lead.ballot:
@@ -553,12 +577,13 @@ class RoundCore:
         self._follow(seat, nack.promised, None)
 
     def _hear_seal(self, seal: msg.Seal, seat: Seat) -> None:
-        if not self._stale(seat, seal):
+        fault = shares_fault(seal.shares, seat.view.peers()) or ("" if seal.shares else "a seal names contributors")
+        if not fault and not self._stale(seat, seal):
             self._follow(seat, seal.ballot, seal.owners)
             seat.seal = seal
 
     def _hear_propose(self, propose: msg.Propose, seat: Seat) -> None:
-        if self._stale(seat, propose) or propose.value.round != self.round:
+        if self._stale(seat, propose) or propose.value.round != self.round or value_fault(propose.value, seat.view):
             return
         self._follow(seat, propose.ballot, propose.owners)
         if seat.proposal is None or seat.proposal.ballot < propose.ballot:
@@ -582,7 +607,7 @@ class RoundCore:
 
     def _follow(self, seat: Seat, ballot: Ballot, owners: tuple[str, ...] | None) -> None:
         """Follow the highest ballot seen; `owners` is known once its leader itself has spoken."""
-        if ballot < seat.following or not 0 <= ballot.rank < len(seat.order):
+        if ballot < seat.following or not self._is_ballot(seat, ballot):
             return
         if seat.following < ballot:
             seat.following, seat.highest = ballot, max(seat.highest, ballot.counter)

@@ -93,6 +93,23 @@ async def test_a_full_disk_is_named_and_keeps_what_was_there(tmp_path: Path, mon
     journal.close()
 
 
+async def test_a_write_that_cannot_be_undone_ends_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = await FileJournal.open(tmp_path / "j")
+    await journal.append(b"one")
+
+    def gone(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", gone)
+        patch.setattr(os, "ftruncate", gone)
+        with pytest.raises(WorldError, match="Input/output"):
+            await journal.append(b"two")
+    with pytest.raises(WorldError, match="could not be undone"):
+        await journal.append(b"three")  # behind the garbage nothing may be promised
+    journal.close()
+
+
 async def test_in_memory_it_behaves_alike() -> None:
     journal = MemoryJournal()
     await journal.append(b"one")

@@ -283,3 +283,26 @@ async def _everyone_contributes_again(swarm: Swarm, victim: Node) -> None:
         await victim.hold()
         shares, round_ = len(outcomes[0].value.shares), round_ + 1
         assert round_ < 200
+
+
+async def test_a_contribution_that_no_codec_wrote_leaves_the_others_their_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    honest = Aggregator._encoded
+
+    def poisoned(self: Aggregator, y: Any, parts: int) -> Any:
+        encoded, hashes = honest(self, y, parts)
+        if self._plan.member.peer != swarm.nodes[2].key.peer:
+            return encoded, hashes
+        bad = [bytearray(data) for data in encoded]
+        for data in bad:
+            data[-4:] = np.float32(np.nan).tobytes()
+        return [memoryview(data) for data in bad], tuple(hashlib.sha256(data).digest() for data in bad)
+
+    async with swarm_of(3) as swarm:
+        monkeypatch.setattr(Aggregator, "_encoded", poisoned)
+        for i, node in enumerate(swarm.nodes):
+            await node.aggregator.tell(plans.Contribute(1, delta_of(i, 1), 1.0))
+        outcomes = [await node.committed(1) for node in swarm.nodes[:2]]
+        assert outcomes[0].value == outcomes[1].value
+        assert swarm.nodes[2].key.peer not in outcomes[0].value.contributors()

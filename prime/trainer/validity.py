@@ -1,0 +1,74 @@
+"""What can be, of what others say about a round: the one door that a decision, a seal and a wish pass (pure).
+
+Each function says what is wrong, or returns an empty text. The round's protocol assumes that members may die, not that
+they lie; this keeps what cannot be true from a disk, from arithmetic and from everyone's memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection, Sequence
+
+from prime.trainer.view import Member, Share, Value, View
+
+ADDRESSES_MAX = 8
+"""Addresses of one member: they travel in every view."""
+ADDRESS_CHARACTERS_MAX = 256
+WEIGHT_MAX = 1.0
+"""A member's voice in the seal's quorum: at most one, so that nobody has a veto by its own word."""
+COUNTER_LEAP_MAX = 1 << 16
+"""How far a ballot may be above the highest one known: counting alone never gets that far in a round."""
+ROUND_MAX = 1 << 53
+HASH_BYTES = 32
+
+
+def member_fault(member: Member) -> str:
+    """Say why nobody may join as this member."""
+    if not 0 < member.weight <= WEIGHT_MAX:
+        return f"a member's weight is above 0 and at most {WEIGHT_MAX:g}, not {member.weight:g}"
+    if len(member.addresses) > ADDRESSES_MAX or any(len(a) > ADDRESS_CHARACTERS_MAX for a in member.addresses):
+        return f"a member has at most {ADDRESSES_MAX} addresses of at most {ADDRESS_CHARACTERS_MAX} characters"
+    return ""
+
+
+def view_fault(view: View) -> str:
+    """Say why this is no view: empty, not sorted, or with twins."""
+    peers = view.peers()
+    if not peers or any(a >= b for a, b in itertools.pairwise(peers)):
+        return "a view has members, sorted, each once"
+    return next((fault for member in view.members if (fault := member_fault(member))), "")
+
+
+def shares_fault(shares: Sequence[Share], peers: Collection[str]) -> str:
+    """Say why these cannot be contributors among `peers`."""
+    names = [share.peer for share in shares]
+    if names != sorted(set(names)) or not set(names) <= set(peers):
+        return "contributors are members, sorted, each once"
+    if not all(share.weight > 0 and math.isfinite(share.weight) for share in shares):
+        return "a contribution's weight is positive and finite"
+    return ""
+
+
+def owners_fault(owners: Sequence[str], view: View) -> str:
+    """Say why these cannot own the parts of a round of `view`: one member for each part."""
+    peers = view.peers()
+    return "" if len(owners) == len(peers) and set(owners) <= set(peers) else "each part is owned by a member"
+
+
+def record_fault(value: Value) -> str:
+    """Say why this cannot be the decision of any round."""
+    if not 0 <= value.round < ROUND_MAX or not 0 <= value.state_round <= value.round:
+        return f"no round has the number {value.round}"
+    if bool(value.parts) != bool(value.shares) or any(len(part) != HASH_BYTES for part in value.parts):
+        return "a sum has a hash for each part, an abort has none"
+    return view_fault(value.next_view)
+
+
+def value_fault(value: Value, view: View) -> str:
+    """Say why this cannot be the decision of a round of `view`."""
+    if value.epoch != view.epoch or value.next_view.epoch not in (view.epoch, view.epoch + 1):
+        return "a view follows the one before"
+    if value.parts and len(value.parts) != len(view.members):
+        return "there is one part for each member"
+    return record_fault(value) or shares_fault(value.shares, view.peers())
