@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import structlog
 
-from prime.actor import ActorFailed, DeadLetter, SupervisorGaveUp
+from prime.actor import ActorFailed, SupervisorGaveUp
 
 _QUIET = frozenset({"ActorStarted", "ActorStopped", "DeadLetter"})
 """Facts that a node at rest would still produce: shown at level debug."""
@@ -28,7 +28,7 @@ class FactLog:
             self._logger.debug(name, traceback=fact.traceback)
         elif isinstance(fact, SupervisorGaveUp):
             self._logger.error(name, path=fact.path, error=fact.error)
-        elif isinstance(fact, DeadLetter) or type(fact).__name__ in _QUIET:
+        elif type(fact).__name__ in _QUIET:
             self._logger.debug(name, **_fields(fact))
         else:
             self._logger.info(name, **_fields(fact))
