@@ -10,6 +10,7 @@ from prime.actor.facts import ActorFailed, ActorStarted, ActorStopped, DeadLette
 from prime.actor.handlers import on
 from prime.actor.mailbox import Mailbox
 from prime.actor.ref import Ref
+from prime.actor.relay import Relay
 from prime.actor.restart import Restart
 from prime.actor.supervisor import Supervisor
 from prime.actor.system import ActorInfo, SupervisorInfo, System
@@ -25,6 +26,7 @@ __all__ = [
     "Down",
     "Mailbox",
     "Ref",
+    "Relay",
     "Restart",
     "Supervisor",
     "SupervisorGaveUp",

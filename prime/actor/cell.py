@@ -219,7 +219,28 @@ class Cell:
             self._scope.cancel()
         await ended.wait()
 
+    async def _relay(self, relay: Callable[[Any], Any]) -> None:
+        """As `_loop`, for an actor that takes each entry whole."""
+        while True:
+            while self.system_queue:
+                if self.system_queue.popleft() is STOP:
+                    return
+            if not self.queue:
+                await self._park()
+                continue
+            entry = self.queue.popleft()
+            if self._waiting:
+                self._admit()
+            await relay(entry)
+            self.handled += 1
+            if self.handled % BURST == 0:
+                await trio.lowlevel.checkpoint()
+
     async def _loop(self, actor: Actor[Any]) -> None:
+        relay = getattr(actor, "relay", None)
+        if relay is not None:
+            await self._relay(relay)
+            return
         queue, system_queue, table = self.queue, self.system_queue, type(actor).__prime_table__
         while True:
             while system_queue:
