@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable
-from typing import Any, ClassVar, Generic, TypeVar, Union, get_args, get_origin
+from collections.abc import Callable, Coroutine
+from typing import Any, ClassVar, Generic, TypeVar, Union, get_args, get_origin, overload
 
+from prime.actor.contract import ReplySlot
 from prime.errors import MessageError
+from prime.wire import Asked
 
-T = TypeVar("T")
+K = TypeVar("K")
+K2 = TypeVar("K2")
+K3 = TypeVar("K3")
+K4 = TypeVar("K4")
+R = TypeVar("R")
+S = TypeVar("S")
+X = TypeVar("X")
 F = TypeVar("F", bound=Callable[..., Any])
 M_contra = TypeVar("M_contra", contravariant=True)
 
@@ -19,14 +27,60 @@ Handler = tuple[Callable[[Any, Any], Any], bool]
 """The unbound method, and whether it is a coroutine function."""
 
 
-def on(kind: type[Any]) -> Callable[[F], F]:
-    """Mark a method as the handler of one message class; its return value is the reply of an ask.
+class Handles(Generic[K]):
+    """What `@on` gives a type checker for messages without a reply, or for several classes: it must take a `K`."""
 
-    A sync handler is the fast path; an async one may wait, and the actor handles nothing else meanwhile.
+    def __call__(self, method: Callable[[S, K], X], /) -> Callable[[S, K], X]:
+        """Mark the method."""
+        raise NotImplementedError
+
+
+class Answers(Generic[K, R]):
+    """What `@on` gives a type checker for an ask: the method takes a `K` and returns an `R`, or a slot for later."""
+
+    @overload
+    def __call__(
+        self, method: Callable[[S, K], Coroutine[Any, Any, R]], /
+    ) -> Callable[[S, K], Coroutine[Any, Any, R]]: ...
+    @overload
+    def __call__(self, method: Callable[[S, K], R], /) -> Callable[[S, K], R]: ...
+    @overload
+    def __call__(
+        self, method: Callable[[S, K], Coroutine[Any, Any, ReplySlot]], /
+    ) -> Callable[[S, K], Coroutine[Any, Any, ReplySlot]]: ...
+    @overload
+    def __call__(self, method: Callable[[S, K], ReplySlot], /) -> Callable[[S, K], ReplySlot]: ...
+    def __call__(self, method: Callable[[S, K], Any], /) -> Callable[[S, K], Any]:
+        """Mark the method."""
+        raise NotImplementedError
+
+
+# The first two overlap, since every ask is also a class: the first that fits is meant. Up to four classes each is known
+# to the type checker; past that it believes the method.
+@overload
+def on(kind: type[Asked[K, R]], /) -> Answers[K, R]: ...  # type: ignore[overload-overlap]
+@overload
+def on(kind: type[K], /) -> Handles[K]: ...
+@overload
+def on(kind: type[K], kind2: type[K2], /) -> Handles[K | K2]: ...
+@overload
+def on(kind: type[K], kind2: type[K2], kind3: type[K3], /) -> Handles[K | K2 | K3]: ...
+@overload
+def on(kind: type[K], kind2: type[K2], kind3: type[K3], kind4: type[K4], /) -> Handles[K | K2 | K3 | K4]: ...
+@overload
+def on(*kinds: type[Any]) -> Callable[[F], F]: ...
+def on(*kinds: type[Any]) -> Any:
+    """Mark a method as the handler of a message class, or of several; its return value is the reply of an ask.
+
+    A sync handler is the fast path; an async one may wait, and the actor handles nothing else meanwhile. Type checkers
+    see that the method takes each class, and that it returns the reply of an `Ask[R]`. Raises `MessageError` for what
+    is no class.
     """
+    if not kinds or not all(isinstance(kind, type) for kind in kinds):
+        raise MessageError("@on takes message classes", hint="write @on(Put), or @on(Put, Get) for several")
 
     def mark(method: F) -> F:
-        setattr(method, _MARK, (*getattr(method, _MARK, ()), kind))
+        setattr(method, _MARK, (*getattr(method, _MARK, ()), *kinds))
         return method
 
     return mark

@@ -14,7 +14,7 @@ from prime.errors import ActorUsageError, DeadlineError, MailboxFullError
 if TYPE_CHECKING:
     from prime.actor.cell import Cell
     from prime.actor.contract import Network, PeerId
-    from prime.wire import Ask
+    from prime.wire import Asked
 
 M_contra = TypeVar("M_contra", contravariant=True)
 R = TypeVar("R")
@@ -48,7 +48,7 @@ class Ref(Protocol[M_contra]):
         """Send at once or raise `MailboxFullError`; local actors only."""
         ...
 
-    async def ask(self, message: Ask[R], *, timeout: float) -> R:
+    async def ask(self, message: Asked[M_contra, R], *, timeout: float) -> R:
         """Send and wait for the reply, at most `timeout` seconds. An ask whose deadline passed is not run.
 
         Raises `DeadlineError`, `NoSuchActorError`, `ActorCrashedError` (it failed on this message), `RefusedError`,
@@ -86,7 +86,7 @@ class LocalRef(Generic[M_contra]):
                 f"the mailbox of {self._cell.path} is full", hint="use `await ref.tell(...)`, which waits for room"
             )
 
-    async def ask(self, message: Ask[R], *, timeout: float) -> R:
+    async def ask(self, message: Asked[M_contra, R], *, timeout: float) -> R:
         """See `Ref.ask`."""
         cell = self._cell
         if cell.task is trio.lowlevel.current_task():
@@ -157,7 +157,7 @@ class FarRef(Generic[M_contra]):
             hint="use `await ref.tell(...)`",
         )
 
-    async def ask(self, message: Ask[R], *, timeout: float) -> R:
+    async def ask(self, message: Asked[M_contra, R], *, timeout: float) -> R:
         """See `Ref.ask`."""
         answer: R = await self._network.ask(self._peer, self._path, message, timeout_s=timeout)
         return answer

@@ -235,18 +235,20 @@ class Aggregator(Actor[Heard]):
 
     # ------------------------------------------------------------------------------------------- from the members
 
-    @on(msg.Report)
-    @on(msg.Prepare)
-    @on(msg.Promise)
-    @on(msg.Nack)
-    @on(msg.Seal)
-    @on(msg.Propose)
-    @on(msg.Ready)
-    @on(msg.Commit)
-    @on(msg.Query)
-    @on(msg.Stored)
-    @on(msg.Fetch)
-    @on(msg.Refuse)
+    @on(
+        msg.Report,
+        msg.Prepare,
+        msg.Promise,
+        msg.Nack,
+        msg.Seal,
+        msg.Propose,
+        msg.Ready,
+        msg.Commit,
+        msg.Query,
+        msg.Stored,
+        msg.Fetch,
+        msg.Refuse,
+    )
     async def hear(self, m: Any) -> None:
         """Give the core what another member says; a message in another's name is not heard."""
         if m.sender != self.ctx.sender:
@@ -255,8 +257,7 @@ class Aggregator(Actor[Heard]):
         self._rewatch(m.sender)
         await self._step(cmd.Received(m))
 
-    @on(msg.Join)
-    @on(msg.Leave)
+    @on(msg.Join, msg.Leave)
     async def hear_wish(self, m: msg.Join | msg.Leave) -> None:
         """Give the core a wish to join or to leave, from the node it is about."""
         if m.member.peer != self.ctx.sender:

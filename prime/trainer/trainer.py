@@ -121,14 +121,16 @@ class Trainer(Actor[Heard]):
         """Start the worker and the loop beside the mailbox, so that outcomes are heard while torch computes."""
         self.ctx.start_soon(self._live)
 
-    @on(plans.ViewEntered)
-    @on(plans.RoundCommitted)
-    @on(plans.RoundAborted)
-    @on(plans.StateMissed)
-    @on(plans.LeftView)
-    @on(plans.RoundStalled)
-    @on(plans.RoundResumed)
-    @on(Drain)
+    @on(
+        plans.ViewEntered,
+        plans.RoundCommitted,
+        plans.RoundAborted,
+        plans.StateMissed,
+        plans.LeftView,
+        plans.RoundStalled,
+        plans.RoundResumed,
+        Drain,
+    )
     def hear(self, m: Any) -> None:
         """Queue what happened for the loop: it handles one thing at a time, between slices of inner steps."""
         if isinstance(m, Drain) and self._progress.phase == "starting":

@@ -11,6 +11,7 @@ from prime.wire.kinds import Finite, Payload, Range, Size
 from prime.wire.limits import Limits
 from prime.wire.message import (
     Ask,
+    Asked,
     decode_value,
     encode_value,
     from_plain,
@@ -26,6 +27,7 @@ from prime.wire.message import (
 
 __all__ = [
     "Ask",
+    "Asked",
     "Finite",
     "Limits",
     "Payload",

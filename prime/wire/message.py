@@ -15,7 +15,18 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from operator import attrgetter
-from typing import Any, Generic, TypeVar, dataclass_transform, get_args, get_origin, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Protocol,
+    Self,
+    TypeVar,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    overload,
+)
 
 import attrs
 
@@ -29,6 +40,7 @@ TAG_MAX = 2**32 - 1
 
 T = TypeVar("T")
 Reply_co = TypeVar("Reply_co", covariant=True)
+Kind_co = TypeVar("Kind_co", covariant=True)
 
 _HINT_VERSION = "the sender speaks another version of the protocol, or is broken or hostile"
 
@@ -37,6 +49,25 @@ class Ask(Generic[Reply_co]):
     """A message that wants an answer: `class Get(Ask[bytes | None])`. It carries the reply's type and does nothing."""
 
     __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        def __asked__(self) -> tuple[Self, Reply_co]:
+            """Exist for type checkers alone: see `Asked`."""
+            raise NotImplementedError
+
+
+class Asked(Protocol[Kind_co, Reply_co]):
+    """What a type checker knows of an ask: that it is a `Kind_co`, and that its reply is a `Reply_co`. Never made.
+
+    Python has no intersection of types, so `ref.ask` could ask for an `Ask[R]` or for a message of the ref's protocol,
+    not for both. Each ask is an `Asked[itself, its reply]`, by `Self`, and so an `Asked[wider, its reply]` too, which
+    says both at once.
+    """
+
+    def __asked__(self) -> tuple[Kind_co, Reply_co]:
+        """Exist for type checkers alone: no object has it at run time."""
+        ...
 
 
 @overload
