@@ -111,7 +111,7 @@ def protocol_of(cls: type, root: type) -> tuple[type, ...]:
             members = get_args(argument) if isinstance(argument, types.UnionType) else (argument,)
             if get_origin(argument) is Union:
                 members = get_args(argument)
-            return tuple(member for member in members if isinstance(member, type))
+            return tuple(member for member in members if isinstance(member, type) and member is not Any)
     return ()
 
 
