@@ -11,13 +11,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import cProfile
+import functools
 import os
 import pstats
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import trio
@@ -184,9 +185,7 @@ async def _child(role: str, folder: str) -> AsyncIterator[str]:
     command = [sys.executable, __file__, "--child", role, folder]
     async with trio.open_nursery() as nursery:
         process: trio.Process = await nursery.start(
-            lambda task_status: trio.run_process(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, check=False, task_status=task_status
-            )
+            functools.partial(trio.run_process, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, check=False)
         )
         assert process.stdin is not None
         assert process.stdout is not None
@@ -238,7 +237,7 @@ async def _parent_left() -> None:
 
 
 @contextlib.contextmanager
-def _profile(side: str) -> AsyncIterator[None]:  # type: ignore[misc]
+def _profile(side: str) -> Iterator[None]:
     """Write a profile of one side to `$PRIME_BENCH_PROFILE.<side>`, where that is set: for who tunes, not for figures."""
     path = os.environ.get("PRIME_BENCH_PROFILE")
     if not path:
