@@ -54,10 +54,11 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check the types, strictly. The heavy extras are not needed for it (pyproject.toml says why)."""
+    """Check the types, strictly, and what mypy and pyright make of Prime's users. The heavy extras are not needed."""
     session.install(".", *group("types"))
     session.run("mypy", *session.posargs)
     session.run("mypy", "noxfile.py")
+    session.run("pytest", "tests/typing")
 
 
 @nox.session

@@ -1,0 +1,64 @@
+"""Calls that both type checkers must reject: exactly the lines that are marked, no other."""
+
+from __future__ import annotations
+
+from kv import Count, Foreign, ForeignAsk, Get, Put, Store, Sweep
+
+from prime import Mailbox, Ref, Restart, Supervisor, System
+
+
+async def tell(store: Ref[Put | Get]) -> None:
+    await store.tell("nope")  # rejected
+    await store.tell(Foreign())  # rejected
+    await store.tell(Put)  # rejected
+    store.tell_nowait(Sweep())  # rejected
+
+
+async def ask(store: Ref[Put | Get | Count]) -> None:
+    number: int = await store.ask(Get("a"), timeout=1)  # rejected
+    text: str = await store.ask(Count(), timeout=1)  # rejected
+    print(number, text)
+    await store.ask("nope", timeout=1)  # rejected
+    await store.ask(Put("a", b""), timeout=1)  # rejected
+    await store.ask(ForeignAsk(), timeout=1)  # rejected
+    await store.ask(Get("a"))  # rejected
+
+
+async def ask_one_of_which_is_foreign(store: Ref[Get], either: Get | Count) -> None:
+    await store.ask(either, timeout=1)  # rejected
+
+
+async def call_far(system: System, peer: str) -> None:
+    far = system.ref(peer, "/kv/store", Store)
+    await far.tell(Foreign())  # rejected
+    await far.ask(ForeignAsk(), timeout=1)  # rejected
+    system.ref(peer, "/kv/store", Put)  # rejected
+
+
+def only_put(_: Ref[Put]) -> None: ...
+
+
+def put_and_get(_: Ref[Put | Get]) -> None: ...
+
+
+def a_capability_does_not_widen(put: Ref[Put], get: Ref[Get]) -> None:
+    put_and_get(put)  # rejected
+    put_and_get(get)  # rejected
+    only_put(get)  # rejected
+
+
+async def spawn(sup: Supervisor) -> None:
+    await sup.spawn(Put, "message")  # rejected
+    await sup.spawn(Store(1), "instance")  # rejected
+    await sup.spawn(lambda: Store("many"), "lambda")  # rejected
+    narrow: Ref[Foreign] = await sup.spawn(Store, "store")  # rejected
+    print(narrow)
+    await sup.spawn(Store, "kind", kind="eternal")  # rejected
+
+
+def build() -> None:
+    Mailbox(full="overflow")  # rejected
+    Restart(max="five")  # rejected
+    Put("a")  # rejected
+    Put(1, b"")  # rejected
+    Put("a", b"").key = "b"  # rejected
