@@ -93,7 +93,7 @@ def interop(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Run each bench, or the named ones (`nox -s bench -- round`)."""
-    session.install(".[all]")
+    session.install(".[all]", *group("bench"))
     names = session.posargs or sorted(path.stem for path in (ROOT / "tests" / "bench").glob("[!_]*.py"))
     if not names:
         session.log("there is no bench yet")
