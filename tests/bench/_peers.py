@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio  # noqa: TID251 - xoscar runs on it
 import contextlib
 import importlib
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -79,8 +78,6 @@ def xoscar_ask(*, processes: int, in_flight: int) -> Opening:
     @contextlib.contextmanager
     def opened() -> Iterator[Block]:
         xoscar = needed("xoscar")
-        known = os.environ.get("PYTHONPATH", "")
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE), known)))  # its child imports the actor
         with asyncio.Runner(loop_factory=_quickest_loop()) as runner:
             echo = importlib.import_module("_xoscar_echo").Echo
             pool = runner.run(xoscar.create_actor_pool("127.0.0.1", n_process=processes, auto_recover=False))
@@ -90,7 +87,6 @@ def xoscar_ask(*, processes: int, in_flight: int) -> Opening:
                 yield lambda: runner.run(_asked(ref, in_flight))
             finally:
                 runner.run(pool.stop())
-                os.environ["PYTHONPATH"] = known
 
     return opened
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 ENOUGH, SHORT, OPEN = "#2a7f62", "#c4622d", "#6b7a8f"
 
@@ -26,10 +28,9 @@ def draw(results: Sequence[dict[str, Any]], machine: dict[str, Any], path: Path)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
     marks = ratios + [result["reach"] for result in results if result["reach"] is not None]
-    axes.set_xlim(min(*marks, 1) / 2.4, max(*marks, 1) * 2.4)
+    axes.set_xlim(min(*marks, 1) / 1.5, max(*marks, 1) * 6)  # room for words on the right
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_yticks(rows, [f"{result['case']}\n" for result in results])
-    axes.set_yticklabels([result["case"] for result in results], family="monospace")
+    axes.set_yticks(rows, [result["case"] for result in results], family="monospace")
     axes.invert_yaxis()
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -51,9 +52,11 @@ def _annotate(axes: Any, row: int, result: dict[str, Any]) -> None:
 
 
 def _colour(result: dict[str, Any]) -> str:
-    if result["reach"] is None:
+    reach, most = result["reach"], result["value_reach"]
+    if reach is None and most is None:
         return OPEN
-    return ENOUGH if result["ratio"] >= result["reach"] else SHORT
+    enough = result["ratio"] >= (reach or 0) and result["value"] <= (most or float("inf"))
+    return ENOUGH if enough else SHORT
 
 
 def _where(machine: dict[str, Any]) -> str:
@@ -62,7 +65,7 @@ def _where(machine: dict[str, Any]) -> str:
 
 
 def _explain(axes: Any) -> None:
-    for colour, text in ((ENOUGH, "reached"), (SHORT, "short of it"), (OPEN, "no mark set")):
-        axes.barh([], [], color=colour, label=text)
-    axes.plot([], [], color="black", linewidth=2, label="wanted")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.09), ncols=4, frameon=False, fontsize=8)
+    colours = ((ENOUGH, "reached"), (SHORT, "short of it"), (OPEN, "nothing set"))
+    marks: list[Any] = [Patch(color=colour, label=text) for colour, text in colours]
+    marks.append(Line2D([], [], color="black", linewidth=2, label="wanted"))
+    axes.legend(handles=marks, loc="lower right", frameon=False, fontsize=8)

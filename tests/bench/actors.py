@@ -9,24 +9,25 @@ Ours and theirs take turns (A B A B ...), after one turn of each to warm up; a r
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
-import importlib
-import importlib.util
+import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parents[1])]  # a fresh checkout needs no installation
+PATHS = [str(HERE), str(HERE.parents[1])]
+sys.path[:0] = PATHS  # a fresh checkout needs no installation
+os.environ["PYTHONPATH"] = os.pathsep.join([*PATHS, os.environ.get("PYTHONPATH", "")])  # nor do the children
 
 import _ours  # noqa: E402
 import _peers  # noqa: E402
 import _raw  # noqa: E402
+import _two_processes  # noqa: E402
 import attrs  # noqa: E402
 import trio  # noqa: E402
 from _blocks import Block, MissingError, Opening, in_trio, plain  # noqa: E402
@@ -102,31 +103,19 @@ def _many(actors: int) -> list[Case]:
 
 
 def _between_processes() -> list[Case]:
-    ask, ask_64 = two_processes("ask_rate", 1), two_processes("ask_rate", 64)
-    tell, echo, send = two_processes("tell_rate"), two_processes("echo_rate"), in_trio(_raw.send)
+    some = partial(Case, pairs_max=3, warm=False)  # each block warms up in a process of its own
+    ask, ask_64 = plain(_two_processes.ask_rate, 1), plain(_two_processes.ask_rate, 64)
+    tell, echo = plain(_two_processes.tell_rate), plain(_two_processes.echo_rate)
     xoscar = [_peers.xoscar_ask(processes=1, in_flight=flying) for flying in (1, 64)]
     return [
-        Case("ask_remote", ask, echo, "bare echo over a socket", 0.3),
-        Case("ask_remote_64", ask_64, echo, "bare echo over a socket, one by one", 4),
-        Case("tell_remote", tell, send, "Trio channel in one process, await send", 1),
-        Case("ask_remote_xoscar", ask, xoscar[0], "xoscar, two processes"),
-        Case("ask_remote_64_xoscar", ask_64, xoscar[1], "xoscar, two processes, 64 in flight"),
-        Case("ask_remote_thespian", ask, _peers.thespian_ask("multiprocTCPBase"), "Thespian multiprocTCPBase"),
-        Case("ask_remote_ray", ask, _peers.ray_ask, "Ray"),
+        some("ask_remote", ask, echo, "bare echo over a socket", 0.3),
+        some("ask_remote_64", ask_64, echo, "bare echo over a socket, one by one", 4),
+        some("tell_remote", tell, in_trio(_raw.send), "Trio channel in one process, await send", 1),
+        some("ask_remote_xoscar", ask, xoscar[0], "xoscar, two processes"),
+        some("ask_remote_64_xoscar", ask_64, xoscar[1], "xoscar, two processes, 64 in flight"),
+        some("ask_remote_thespian", ask, _peers.thespian_ask("multiprocTCPBase"), "Thespian multiprocTCPBase"),
+        some("ask_remote_ray", ask, _peers.ray_ask, "Ray"),
     ]
-
-
-def two_processes(name: str, *arguments: int) -> Opening:
-    """Make a contestant of a function of `_two_processes.py`, which is imported when it is wanted."""
-
-    @contextlib.contextmanager
-    def opened() -> Iterator[Block]:
-        if importlib.util.find_spec("_two_processes") is None:
-            raise MissingError("there is no tests/bench/_two_processes.py")
-        run = getattr(importlib.import_module("_two_processes"), name)
-        yield lambda: run(*arguments)
-
-    return opened
 
 
 def in_child(what: str, actors: int) -> float:
