@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prime.actor import Actor as Actor
+    from prime.actor import Broadcast as Broadcast
+    from prime.actor import ConsistentHash as ConsistentHash
     from prime.actor import Context as Context
     from prime.actor import Down as Down
+    from prime.actor import LeastLoaded as LeastLoaded
     from prime.actor import Mailbox as Mailbox
     from prime.actor import Ref as Ref
     from prime.actor import Restart as Restart
+    from prime.actor import RoundRobin as RoundRobin
+    from prime.actor import Routees as Routees
+    from prime.actor import Router as Router
     from prime.actor import Supervisor as Supervisor
     from prime.actor import System as System
     from prime.actor import on as on
@@ -40,9 +46,12 @@ from prime.version import __version__
 _HOMES = {
     "Actor": "prime.actor",
     "Ask": "prime.wire",
+    "Broadcast": "prime.actor",
+    "ConsistentHash": "prime.actor",
     "Context": "prime.actor",
     "Down": "prime.actor",
     "KeyPair": "prime.transport.identity",
+    "LeastLoaded": "prime.actor",
     "Libp2p": "prime.transport.libp2p",
     "Mailbox": "prime.actor",
     "Memory": "prime.transport.memory",
@@ -52,6 +61,9 @@ _HOMES = {
     "PrimeError": "prime.errors",
     "Ref": "prime.actor",
     "Restart": "prime.actor",
+    "RoundRobin": "prime.actor",
+    "Routees": "prime.actor",
+    "Router": "prime.actor",
     "Supervisor": "prime.actor",
     "System": "prime.actor",
     "Tcp": "prime.transport.tcp",

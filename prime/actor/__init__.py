@@ -12,6 +12,8 @@ from prime.actor.mailbox import Mailbox
 from prime.actor.ref import Ref
 from prime.actor.relay import Relay
 from prime.actor.restart import Restart
+from prime.actor.router import Routees, Router
+from prime.actor.routes import Broadcast, ConsistentHash, LeastLoaded, RoundRobin, Route
 from prime.actor.supervisor import Supervisor
 from prime.actor.system import ActorInfo, SupervisorInfo, System
 
@@ -21,13 +23,20 @@ __all__ = [
     "ActorInfo",
     "ActorStarted",
     "ActorStopped",
+    "Broadcast",
+    "ConsistentHash",
     "Context",
     "DeadLetter",
     "Down",
+    "LeastLoaded",
     "Mailbox",
     "Ref",
     "Relay",
     "Restart",
+    "RoundRobin",
+    "Route",
+    "Routees",
+    "Router",
     "Supervisor",
     "SupervisorGaveUp",
     "SupervisorInfo",

@@ -110,6 +110,18 @@ class Cell:
         if self._parked is not None:
             self._wake()
 
+    @property
+    def has_room(self) -> bool:
+        """Tell whether one more entry would be taken at once, and is nobody else's turn."""
+        if self.mailbox.full.startswith("drop"):
+            return True
+        return len(self.queue) < self._capacity and not self._waiting
+
+    @property
+    def load(self) -> int:
+        """Return how many messages wait or are in hand."""
+        return len(self.queue) + len(self._waiting) + (self._now is not None)
+
     def _make_room(self, entry: Any) -> bool:
         match self.mailbox.full:
             case "reject":

@@ -112,6 +112,26 @@ class LocalRef(Generic[M_contra]):
                 hint="it handles messages slower than they come: `prime status` shows its depth",
             )
 
+    # ------------------------------------- what routers and other relays hand on through
+
+    def put_nowait(self, entry: Any) -> bool:
+        """Put a whole mailbox entry, its reply slot included; `False` when a `wait` mailbox is full."""
+        return self._cell.put_nowait(entry)
+
+    async def put(self, entry: Any) -> None:
+        """As `put_nowait`, but waits for room."""
+        await self._cell.put(entry)
+
+    @property
+    def has_room(self) -> bool:
+        """Tell whether the mailbox takes one more entry now, at the price of no other sender's wait."""
+        return self._cell.has_room
+
+    @property
+    def load(self) -> int:
+        """Return how many messages wait or are in hand."""
+        return self._cell.load
+
     def watch(self, notify: Callable[[str], None]) -> Callable[[], None]:
         """Call `notify(reason)` once when the actor ends for good."""
         return self._cell.watch(notify)

@@ -1,0 +1,316 @@
+"""A router: one ref in front of many. It hands each message on and is in nobody's way after that.
+
+To a local routee the mailbox entry itself goes on, so an answer returns straight to the asker and costs no task. What
+must wait (for a far routee, or for the one routee that a key belongs to) waits in that routee's lane: a bounded backlog
+and one side task. When a lane is full the router waits for it, its own mailbox fills, and its senders wait in turn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import attrs
+import trio
+
+from prime.actor.mailbox import Envelope
+from prime.actor.ref import LocalRef, Ref
+from prime.actor.relay import Relay
+from prime.actor.routes import Chooser, RoundRobin, Route, RouteeState
+from prime.errors import ActorUsageError, DeadlineError, MailboxFullError, NoSuchActorError, PrimeError
+
+M_contra = TypeVar("M_contra", contravariant=True)
+M = TypeVar("M")
+
+BACKLOG = 64
+"""Messages that may wait in one lane."""
+IN_FLIGHT = 256
+"""Asks on their way to one far routee."""
+LOOK_AGAIN_S = 0.05
+"""How long the router waits for the routee whose turn it is before it looks whether another has room by now."""
+
+_ROUND_ROBIN = RoundRobin()
+
+
+@attrs.frozen
+class Routees(Generic[M]):
+    """Told to a router: from now on these are its routees, and no others. Messages in lanes of others are rerouted."""
+
+    refs: tuple[Ref[M], ...]
+
+
+class Router(Relay[M_contra]):
+    """Hands every message on to one of `refs` (to all, for `Broadcast`), chosen by `route`.
+
+    Near and far refs may be mixed. A routee that ends, or whose link is lost, leaves the router. When none is left an
+    ask fails with `NoSuchActorError` and a tell is a dead letter. Each routee's mailbox policy holds: one without room
+    is passed over where the route allows it; `reject` fails the ask and makes a tell a dead letter.
+    """
+
+    def __init__(
+        self,
+        refs: Sequence[Ref[M_contra]] = (),
+        *,
+        route: Route = _ROUND_ROBIN,
+        backlog: int = BACKLOG,
+        in_flight: int = IN_FLIGHT,
+    ) -> None:
+        if backlog < 1 or in_flight < 1:
+            raise ActorUsageError(f"impossible router: {backlog=}, {in_flight=}", hint="both are 1 or more")
+        self._refs = tuple(refs)
+        self._chooser: Chooser = route.chooser()
+        self._backlog = backlog
+        self._in_flight = in_flight
+        self._lanes: list[_Lane] = []
+
+    @property
+    def routees(self) -> tuple[Ref[M_contra], ...]:
+        """Return the routees that are left, in the order they came."""
+        return tuple(lane.ref for lane in self._lanes)
+
+    async def started(self) -> None:
+        """Watch the routees."""
+        self._set_routees(self._refs)
+
+    async def stopping(self) -> None:
+        """Fail every ask that was not handed on."""
+        self._set_routees(())
+
+    async def relay(self, entry: Any) -> None:
+        """See `Relay.relay`."""
+        message = entry.message if type(entry) is Envelope else entry
+        if type(message) is Routees:
+            self._set_routees(message.refs)
+            return
+        try:
+            await self.dispatch(entry)
+        except BaseException:
+            self.bury(entry, _ended_with(self.ctx.path))
+            raise
+
+    async def dispatch(self, entry: Any) -> None:
+        """Choose for one entry and hand it on; waits while nobody may take it."""
+        message, asks = entry, False
+        if type(entry) is Envelope:
+            message, asks = entry.message, entry.slot is not None
+        while self._lanes:
+            try:
+                choice = self._chooser.choose(message, [lane.state() for lane in self._lanes], asks=asks)
+            except PrimeError as error:
+                self.bury(entry, error)
+                return
+            if choice == "any":
+                if await self._wait_for_any(entry):
+                    return
+                continue
+            if choice == "all":
+                for lane in self._lanes[:]:
+                    await lane.take(entry, only_here=True)
+            else:
+                await self._lanes[choice].take(entry)
+            return
+        self.bury(entry, NoSuchActorError(f"{self.ctx.path} has no routees left", hint="they ended; see their facts"))
+
+    async def _wait_for_any(self, entry: Any) -> bool:
+        """Offer the entry to a full mailbox for a moment; `False` to look at all of them again."""
+        near = [lane for lane in self._lanes if lane.local is not None and not lane.busy]
+        due = deadline_of(entry)
+        with trio.CancelScope(deadline=min(due, trio.current_time() + LOOK_AGAIN_S)) as scope:
+            lane = min(near or self._lanes, key=lambda lane: lane.state().load)
+            if lane.local is not None and not lane.busy:
+                await self.put(lane.local, entry)
+                return True
+            await lane.until_room()
+        if scope.cancelled_caught and due <= trio.current_time():
+            self.bury(entry, _too_late(self.ctx.path))
+            return True
+        return False
+
+    # ---------------------------------------------------------------- routees
+
+    def _set_routees(self, refs: Sequence[Ref[Any]]) -> None:
+        known = {lane.ref: lane for lane in self._lanes}
+        wanted = dict.fromkeys(refs)
+        for ref, lane in known.items():
+            if ref not in wanted:
+                lane.leave()
+        self._lanes = [known.get(ref) or self._lane(ref) for ref in wanted]
+        for lane in self._lanes[:]:
+            lane.watch()
+
+    def _lane(self, ref: Ref[Any]) -> _Lane:
+        if ref == self.ctx.self_ref:
+            raise ActorUsageError(f"{self.ctx.path} routes to itself", hint="leave its own ref out of its routees")
+        return _Lane(self, ref, self._backlog, self._in_flight)
+
+    def drop(self, lane: _Lane) -> None:
+        """Forget a routee that ended; what waits in its lane goes to another."""
+        if lane in self._lanes:
+            self._lanes.remove(lane)
+
+    # ------------------------------------------------------------- handing on
+
+    async def put(self, local: LocalRef[Any], entry: Any) -> None:
+        """Put an entry into a local mailbox, waiting for room if that is its policy."""
+        try:
+            await local.put(entry)
+        except MailboxFullError as error:
+            self.bury(entry, error)
+
+    def bury(self, entry: Any, error: PrimeError) -> None:
+        """End an entry that goes nowhere: an ask fails, and the message is a dead letter."""
+        message, slot = (entry.message, entry.slot) if type(entry) is Envelope else (entry, None)
+        if slot is not None:
+            slot.fail(error)
+        self.ctx.system.dead_letter(self.ctx.path, message, str(error))
+
+
+class _Lane:
+    """The way to one routee."""
+
+    def __init__(self, router: Router[Any], ref: Ref[Any], backlog: int, in_flight: int) -> None:
+        self.ref = ref
+        self.local = ref if isinstance(ref, LocalRef) else None
+        self.name = f"{ref.peer}{ref.path}"
+        self.waiting: deque[tuple[Any, bool]] = deque()
+        """Entries, and whether each is for this routee or for nobody."""
+        self.busy = False
+        self.left = False
+        self._router = router
+        self._backlog = backlog
+        self._asks = trio.Semaphore(in_flight)
+        self._asking = 0
+        self._moved = trio.Event()
+        self._unwatch: Callable[[], None] | None = None
+
+    def state(self) -> RouteeState:
+        """Describe the routee for the chooser."""
+        if self.local is None:
+            return RouteeState(self.name, len(self.waiting) + self._asking, len(self.waiting) < self._backlog)
+        return RouteeState(self.name, len(self.waiting) + self.local.load, not self.busy and self.local.has_room)
+
+    def watch(self) -> None:
+        """Hear once when the routee ends; harmless when it is watched already."""
+        if self._unwatch is None and not self.left:
+            self._unwatch = self._router.ctx.system.watch(self.ref, self._ended)
+
+    def _ended(self, _reason: str) -> None:
+        self.left = True
+        self._router.drop(self)
+        self._note_move()
+
+    def leave(self) -> None:
+        """Watch it no more; the lane's task reroutes what waits."""
+        self.left = True
+        if self._unwatch is not None:
+            self._unwatch()
+        self._note_move()
+
+    async def take(self, entry: Any, *, only_here: bool = False) -> None:
+        """Hand the entry on, or let it wait here; waits itself only while the lane is full.
+
+        An entry that is `only_here` is not rerouted when the routee leaves.
+        """
+        if self.local is not None and not self.busy and self._take_now(self.local, entry):
+            return
+        while len(self.waiting) >= self._backlog and not self.left:
+            await self.until_room()
+        self.waiting.append((entry, only_here))
+        if not self.busy:
+            self.busy = True
+            self._router.ctx.start_soon(self._drain)
+
+    def _take_now(self, local: LocalRef[Any], entry: Any) -> bool:
+        try:
+            return local.put_nowait(entry)
+        except MailboxFullError as error:
+            self._router.bury(entry, error)
+            return True
+
+    async def until_room(self) -> None:
+        """Wait until the lane has moved on by one, or its routee is gone."""
+        await self._moved.wait()
+
+    def _note_move(self) -> None:
+        moved, self._moved = self._moved, trio.Event()
+        moved.set()
+
+    # ------------------------------------------------------------ the lane's task
+
+    async def _drain(self) -> None:
+        """Hand on what waits, in order; reroute it when the routee has left."""
+        entry: Any = None
+        try:
+            while self.waiting:
+                entry, only_here = self.waiting.popleft()
+                self._note_move()
+                await self._hand_on(entry, only_here=only_here)
+                entry = None
+        finally:
+            self.busy = False
+            self._abandon(entry)
+
+    def _abandon(self, entry: Any) -> None:
+        """Fail what is still here when the router ends under its lanes."""
+        left = [each for each, _ in self.waiting]
+        self.waiting.clear()
+        for each in left if entry is None else [entry, *left]:
+            self._router.bury(each, _ended_with(self._router.ctx.path))
+
+    async def _hand_on(self, entry: Any, *, only_here: bool) -> None:
+        due = deadline_of(entry)
+        with trio.CancelScope(deadline=due) as scope:
+            if self.left and only_here:
+                self._router.bury(entry, NoSuchActorError(f"{self.name} ended", hint="it left its router"))
+            elif self.left:
+                await self._router.dispatch(entry)
+            elif self.local is not None:
+                await self._router.put(self.local, entry)
+            else:
+                await self._send(entry)
+        if scope.cancelled_caught:
+            self._router.bury(entry, _too_late(self.name))
+
+    async def _send(self, entry: Any) -> None:
+        if type(entry) is Envelope and entry.slot is not None:
+            await self._asks.acquire()
+            self._asking += 1
+            begun = trio.Event()
+            self._router.ctx.start_soon(self._ask, entry, begun)
+            await begun.wait()  # so that what follows does not overtake it
+            return
+        try:
+            await self.ref.tell(entry.message if type(entry) is Envelope else entry)
+        except PrimeError as error:
+            self._router.bury(entry, error)
+
+    async def _ask(self, entry: Envelope, begun: trio.Event) -> None:
+        """Ask the far routee for the asker, whose deadline goes along."""
+        error: PrimeError = _ended_with(self._router.ctx.path)
+        answered = False
+        begun.set()
+        try:
+            answer = await self.ref.ask(entry.message, timeout=deadline_of(entry) - trio.current_time())
+            answered = True
+        except PrimeError as failed:
+            error = failed
+        finally:
+            self._asks.release()
+            self._asking -= 1
+            entry.slot.reply(answer) if answered else entry.slot.fail(error)
+
+
+def deadline_of(entry: Any) -> float:
+    """Return when an entry's ask ends, on the system's clock; infinite for one without."""
+    deadline = entry.deadline if type(entry) is Envelope else None
+    return math.inf if deadline is None else deadline
+
+
+def _too_late(where: str) -> DeadlineError:
+    return DeadlineError(f"the ask waited for room at {where} past its deadline", hint="more routees, or more time")
+
+
+def _ended_with(path: str) -> NoSuchActorError:
+    return NoSuchActorError(f"{path} ended before it handed this on", hint="watch the ref to hear when it ends")
