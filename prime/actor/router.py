@@ -20,6 +20,7 @@ from prime.actor.ref import LocalRef, Ref
 from prime.actor.relay import Relay
 from prime.actor.routes import Chooser, RoundRobin, Route, RouteeState
 from prime.errors import ActorUsageError, DeadlineError, MailboxFullError, NoSuchActorError, PrimeError
+from prime.wire import Ask
 
 M_contra = TypeVar("M_contra", contravariant=True)
 M = TypeVar("M")
@@ -35,8 +36,11 @@ _ROUND_ROBIN = RoundRobin()
 
 
 @attrs.frozen
-class Routees(Generic[M]):
-    """Told to a router: from now on these are its routees, and no others. Messages in lanes of others are rerouted."""
+class Routees(Ask[None], Generic[M]):
+    """Told or asked of a router: from now on these are its routees, and no others.
+
+    What waits in the lanes of others is rerouted. It has no tag: only this system's own actors can say it.
+    """
 
     refs: tuple[Ref[M], ...]
 
@@ -83,6 +87,8 @@ class Router(Relay[M_contra]):
         message = entry.message if type(entry) is Envelope else entry
         if type(message) is Routees:
             self._set_routees(message.refs)
+            if type(entry) is Envelope and entry.slot is not None:
+                entry.slot.reply(None)
             return
         try:
             await self.dispatch(entry)

@@ -15,9 +15,11 @@ import trio
 from prime.actor.cell import Cell, Failure
 from prime.actor.facts import ActorStarted, ActorStopped, SupervisorGaveUp
 from prime.actor.mailbox import Mailbox
+from prime.actor.pool import Pool
 from prime.actor.ref import LocalRef, Ref
 from prime.actor.restart import CHILD_KINDS, STRATEGIES, ChildKind, Restart, RestartWindow, Strategy, group_of
 from prime.actor.restart import should_restart as comes_back
+from prime.actor.routes import RoundRobin, Route
 from prime.errors import ActorCrashedError, ActorUsageError, RestartLimitError
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 M_contra = TypeVar("M_contra", contravariant=True)
 
 _MAILBOX = Mailbox()
+_ROUTE = RoundRobin()
 
 
 @attrs.define(slots=True, eq=False)
@@ -82,6 +85,7 @@ class Supervisor:
         self._closed = trio.Event()
         self._gave_up = False
         self._nursery: trio.Nursery | None = None
+        self._pools: dict[str, Pool[Any]] = {}
 
     @property
     def children(self) -> tuple[Child, ...]:
@@ -126,6 +130,43 @@ class Supervisor:
             ) from error
         return LocalRef(cell)
 
+    async def spawn_pool(
+        self,
+        factory: Callable[[], Actor[M_contra]],
+        name: str,
+        *,
+        size: int,
+        route: Route = _ROUTE,
+        mailbox: Mailbox = _MAILBOX,
+        worker_mailbox: Mailbox = _MAILBOX,
+        kind: ChildKind = "permanent",
+        shutdown: float = 5.0,
+    ) -> Ref[M_contra]:
+        """Start `size` workers (`NAME-0` …) and a router `NAME` in front of them; returns the router's ref.
+
+        A worker that fails restarts by this supervisor's strategy (alone, with `one_for_one`) and keeps its mailbox.
+        `mailbox` is the router's, `worker_mailbox` each worker's; `kind` is the workers'. `stop` with the returned ref
+        stops all of it, `resize` changes its size. Raises what `spawn` raises.
+        """
+
+        async def spawn_worker(worker: str) -> Ref[M_contra]:
+            return await self.spawn(factory, worker, mailbox=worker_mailbox, kind=kind, shutdown=shutdown)
+
+        pool = Pool(self, name, spawn_worker, shutdown)
+        ref = await pool.open(size, route, mailbox, shutdown)
+        self._pools[ref.path] = pool
+        return ref
+
+    async def resize(self, ref: Ref[Any], size: int) -> None:
+        """Give a pool of this supervisor another size; who must leave first handles what it has, within `shutdown`.
+
+        Raises `ActorUsageError` for a ref that is no pool's, or an impossible size.
+        """
+        pool = self._pools.get(ref.path)
+        if pool is None:
+            raise ActorUsageError(f"{ref.path} is no pool of {self.path}", hint="give the ref that spawn_pool returned")
+        await pool.resize(size)
+
     async def _until_settled(self, child: Child) -> None:
         try:
             await child.settled.wait()
@@ -137,6 +178,10 @@ class Supervisor:
 
     async def stop(self, ref: Ref[Any]) -> None:
         """Stop one child in order and for good; returns when it has ended. Unknown refs are ignored."""
+        pool = self._pools.pop(ref.path, None)
+        if pool is not None:
+            await pool.close()
+            return
         for child in self._children:
             if LocalRef(child.cell) == ref:
                 await self._halt(child)
