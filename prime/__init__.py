@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from prime.actor import Down as Down
     from prime.actor import LeastLoaded as LeastLoaded
     from prime.actor import Mailbox as Mailbox
+    from prime.actor import Persistent as Persistent
     from prime.actor import Ref as Ref
     from prime.actor import Restart as Restart
     from prime.actor import RoundRobin as RoundRobin
@@ -24,10 +25,13 @@ if TYPE_CHECKING:
     from prime.actor import Router as Router
     from prime.actor import Supervisor as Supervisor
     from prime.actor import System as System
+    from prime.actor import applies as applies
     from prime.actor import on as on
     from prime.errors import PrimeError as PrimeError
     from prime.node.system import open_system as open_system
     from prime.node.training import open_trainer as open_trainer
+    from prime.store import MemoryEventStore as MemoryEventStore
+    from prime.store import SqliteEventStore as SqliteEventStore
     from prime.trainer.metadata import ModelMetadata as ModelMetadata
     from prime.trainer.metadata import TrainingConfig as TrainingConfig
     from prime.transport.identity import KeyPair as KeyPair
@@ -55,20 +59,24 @@ _HOMES = {
     "Libp2p": "prime.transport.libp2p",
     "Mailbox": "prime.actor",
     "Memory": "prime.transport.memory",
+    "MemoryEventStore": "prime.store",
     "ModelMetadata": "prime.trainer.metadata",
     "NodeIdentity": "prime.transport.identity",
     "Payload": "prime.wire",
+    "Persistent": "prime.actor",
     "PrimeError": "prime.errors",
     "Ref": "prime.actor",
     "Restart": "prime.actor",
     "RoundRobin": "prime.actor",
     "Routees": "prime.actor",
     "Router": "prime.actor",
+    "SqliteEventStore": "prime.store",
     "Supervisor": "prime.actor",
     "System": "prime.actor",
     "Tcp": "prime.transport.tcp",
     "TrainingConfig": "prime.trainer.metadata",
     "Unix": "prime.transport.unix",
+    "applies": "prime.actor",
     "message": "prime.wire",
     "on": "prime.actor",
     "open_system": "prime.node.system",

@@ -26,7 +26,8 @@
         ├── LinkLostError           the link broke while an answer was awaited
         ├── ActorCrashedError       the actor that should have answered failed; the cause is in the text
         ├── RestartLimitError       a supervisor gave up: too many restarts in its window
-        ├── CorruptedError          stored bytes do not match their checksum
+        ├── ConflictError           another writer was there first
+        ├── CorruptedError          stored bytes do not match their checksum, or mean nothing to this program
         └── RunFailedError          a training run ended without its result
 """
 
@@ -162,8 +163,12 @@ class RestartLimitError(WorldError):
     """A supervisor gave up because its children failed more often than its restart intensity allows."""
 
 
+class ConflictError(WorldError):
+    """Another writer was there first: what this one knew of the stored state is out of date."""
+
+
 class CorruptedError(WorldError):
-    """Stored bytes do not match their checksum."""
+    """Stored bytes do not match their checksum, or are no message that this program knows."""
 
 
 class RunFailedError(WorldError):

@@ -9,6 +9,7 @@ from prime.actor.down import Down
 from prime.actor.facts import ActorFailed, ActorStarted, ActorStopped, DeadLetter, SupervisorGaveUp
 from prime.actor.handlers import on
 from prime.actor.mailbox import Mailbox
+from prime.actor.persistent import Persistent, SnapshotFailed, StateRecovered, applies
 from prime.actor.ref import Ref
 from prime.actor.relay import Relay
 from prime.actor.restart import Restart
@@ -30,6 +31,7 @@ __all__ = [
     "Down",
     "LeastLoaded",
     "Mailbox",
+    "Persistent",
     "Ref",
     "Relay",
     "Restart",
@@ -37,9 +39,12 @@ __all__ = [
     "Route",
     "Routees",
     "Router",
+    "SnapshotFailed",
+    "StateRecovered",
     "Supervisor",
     "SupervisorGaveUp",
     "SupervisorInfo",
     "System",
+    "applies",
     "on",
 ]

@@ -1,7 +1,7 @@
 """What the runtime needs from the rooms above it, as Protocols; `System` takes implementations as arguments.
 
 Nothing here does work. A room above implements a Protocol (`transport/links.py` is a `Network`, `store/journal.py`
-a `Journal`), and `node/system.py` wires them, so the runtime never imports upwards.
+a `Journal`, `store/events.py` an `EventStore`), and `node/system.py` wires them, so the runtime never imports upwards.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NewType, Protocol
 
+import attrs
 import trio
 
 PeerId = NewType("PeerId", str)
@@ -127,4 +128,61 @@ class Journal(Protocol):
     @property
     def size_bytes(self) -> int:
         """Return how much it takes."""
+        ...
+
+
+@attrs.frozen
+class SavedSnapshot:
+    """A state that was saved for a key, and the sequence number of the last event that is in it."""
+
+    sequence: int
+    body: bytes
+
+
+class EventStore(Protocol):
+    """Events by key, in order, on something that survives a crash: what a call returned from is kept.
+
+    The events of a key are numbered from 1. Each call happens whole or not at all, also when it is cancelled or fails;
+    `last` tells which. All raise `CorruptedError` for what is not as it was stored, and `WorldError` where the disk
+    refuses. No two calls on one store overlap.
+    """
+
+    async def append(self, key: str, expected: int, events: Sequence[bytes]) -> int:
+        """Store events behind number `expected`, all or none, and return the number of the last one.
+
+        Raises `ConflictError` when the last event of the key has another number: someone else has written.
+        """
+        ...
+
+    async def last(self, key: str) -> int:
+        """Return the number of the key's last event; 0 for a key that has none."""
+        ...
+
+    async def events(
+        self, key: str, after: int, *, count_max: int = 256, size_bytes_max: int = 4 << 20
+    ) -> Sequence[bytes]:
+        """Return the events numbered `after + 1`, `after + 2`, …: one page, empty only if there are none.
+
+        A page ends before it has more than `count_max` events or `size_bytes_max` bytes, but holds one event at least.
+        Raises `NotFoundError` when the first of them was deleted, and `ConflictError` for an `after` beyond the last.
+        """
+        ...
+
+    async def save_snapshot(self, key: str, sequence: int, body: bytes) -> None:
+        """Keep the state after event number `sequence` in the place of the snapshot before it.
+
+        Raises `ConflictError` when that event is not there, or a later snapshot is.
+        """
+        ...
+
+    async def snapshot(self, key: str) -> SavedSnapshot | None:
+        """Return the latest snapshot of the key."""
+        ...
+
+    async def delete_events(self, key: str, up_to: int) -> None:
+        """Delete the events up to number `up_to`, which its snapshot must reach; their numbers are not given again."""
+        ...
+
+    async def forget(self, key: str) -> None:
+        """Delete all of a key: events, snapshot and numbers."""
         ...

@@ -10,7 +10,7 @@ import structlog
 
 from prime.actor import ActorFailed, SupervisorGaveUp
 
-_QUIET = frozenset({"ActorStarted", "ActorStopped", "DeadLetter"})
+_QUIET = frozenset({"ActorStarted", "ActorStopped", "DeadLetter", "StateRecovered"})
 """Facts that a node at rest would still produce: shown at level debug."""
 
 

@@ -73,7 +73,7 @@ class FileJournal:
             _write(handle, MAGIC)
             size_bytes = len(MAGIC)
         os.fsync(handle)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         return cls(path, handle, size_bytes)
 
     async def append(self, record: bytes | memoryview) -> None:
@@ -119,7 +119,7 @@ class FileJournal:
         old, self._handle, self._size_bytes = self._handle, handle, size_bytes
         self._broken = False
         os.close(old)
-        _sync_folder(self._path.parent)
+        sync_folder(self._path.parent)
 
     def records(self) -> list[bytes]:
         """See `contract.Journal.records`: read from the disk, again at every call."""
@@ -152,7 +152,8 @@ def _write(handle: int, data: bytes | memoryview) -> int:
     return written
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Sync a folder, so that the names in it survive a crash too; raises `OSError`."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -27,6 +27,7 @@ _KNOWN: Final = (
     errors.LinkLostError,
     errors.ActorCrashedError,
     errors.RestartLimitError,
+    errors.ConflictError,
     errors.CorruptedError,
     errors.RunFailedError,
 )
