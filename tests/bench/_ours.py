@@ -19,6 +19,7 @@ from prime import Actor, Ask, Ref, on
 BATCH = 1000
 """Messages put into a mailbox before it is drained; its room is 1,024."""
 ASKS = 100
+BURNS, TURNS = 10, 100_000
 
 
 @prime.message
@@ -73,6 +74,15 @@ class Async(Actor[Note | Last]):
         m.done.set()
 
 
+class AsyncAnswer(Actor[Question]):
+    """Answers in a coroutine that awaits nothing."""
+
+    @on(Question)
+    async def question(self, m: Question) -> int:
+        """Answer at once."""
+        return m.number
+
+
 @contextlib.asynccontextmanager
 async def actor(kind: Callable[[], Actor[Any]], **options: Any) -> AsyncIterator[Ref[Any]]:
     """Run one actor in a system of its own."""
@@ -123,10 +133,10 @@ class _Uncounted(Sync):
     """A class of its own, so that neither warms up the other's call sites."""
 
 
-async def ask() -> float:
+async def ask(kind: Callable[[], Actor[Any]]) -> float:
     """Ask, one after the other, each with its deadline."""
     question = Question(1)
-    async with actor(Sync) as ref:
+    async with actor(kind) as ref:
 
         async def batch() -> None:
             for _ in range(ASKS):
@@ -173,3 +183,45 @@ async def spawn_bytes(count: int, *, started: bool) -> float:
         sys.stdout.write(f"{(after - before) / count}\n")
         sys.stdout.flush()
         os._exit(0)  # stopping them is another case
+
+
+# ---------------------------------------------------------------------------------------------------------- many cores
+
+
+@prime.message(tag=0x7B03)
+class Burn(Ask[int]):
+    """Keep a core busy for some milliseconds."""
+
+    turns: int
+
+
+class Burner(Actor[Burn]):
+    """Computes for its asker."""
+
+    @on(Burn)
+    def burn(self, m: Burn) -> int:
+        """Return something that takes its time."""
+        total = 0
+        for turn in range(m.turns):
+            total += turn & 3
+        return total
+
+
+async def burn(processes: int) -> float:
+    """Ask process actors to compute, two questions at a time for each; return asks a second."""
+    async with prime.open_system() as system, system.supervisor("bench") as sup:
+        if not hasattr(sup, "spawn_process"):
+            raise MissingError("a supervisor has no spawn_process")
+        refs = [await sup.spawn_process(Burner, f"{number}") for number in range(processes)]
+        question = Burn(TURNS)
+
+        async def keep_asking(ref: Ref[Any]) -> None:
+            for _ in range(BURNS):
+                await ref.ask(question, timeout=60)
+
+        async def batch() -> None:
+            async with trio.open_nursery() as nursery:
+                for ref in refs * 2:
+                    nursery.start_soon(keep_asking, ref)
+
+        return await rate(batch, BURNS * 2 * processes)

@@ -1,6 +1,6 @@
 """The actor runtime against bare event loops and other actor systems, in turns, in the same minutes.
 
-Run: python tests/bench/actors.py [--json] [--cases ask,tell_sync] [--pairs 5] [--actors 100000] [--plot FILE]
+Run: python tests/bench/actors.py [--json] [--cases ask,tell_sync] [--pairs 5] [--actors 100000] [--plot FILE] [--page FILE]
 
 Ours and theirs take turns (A B A B ...), after one turn of each to warm up; a ratio is the median of the pairs' ratios.
 `reach` is what Prime sets itself for a ratio. Peers that are not installed are left out, with a line that says so.
@@ -31,6 +31,7 @@ import _two_processes  # noqa: E402
 import attrs  # noqa: E402
 import trio  # noqa: E402
 from _blocks import Block, MissingError, Opening, in_trio, plain  # noqa: E402
+from _page import put  # noqa: E402
 from _report import machine, say, show  # noqa: E402
 
 ACTORS = 100_000
@@ -57,11 +58,11 @@ class Case:
 
 def cases(actors: int) -> list[Case]:
     """Return every case; `actors` is how many are spawned at once."""
-    return [*_local(), *_against_peers(), *_many(actors), *_between_processes()]
+    return [*_local(), *_against_peers(), *_many(actors), *_between_processes(), _scaling()]
 
 
 def _local() -> list[Case]:
-    nowait, tell, ask = in_trio(_ours.tell_nowait), in_trio(_ours.tell, _ours.Sync), in_trio(_ours.ask)
+    nowait, tell, ask = in_trio(_ours.tell_nowait), in_trio(_ours.tell, _ours.Sync), in_trio(_ours.ask, _ours.Sync)
     queue_tell, queue_ask = plain(_raw.asyncio_tell), plain(_raw.asyncio_ask)
     counted = [in_trio(partial(_ours.tell_counted, statistics=flag)) for flag in (True, False)]
     return [
@@ -70,13 +71,14 @@ def _local() -> list[Case]:
         Case("tell_sync", tell, in_trio(_raw.send), "Trio channel, await send", 8),
         Case("tell_async", in_trio(_ours.tell, _ours.Async), in_trio(_raw.send), "Trio channel, await send", 5),
         Case("ask", ask, in_trio(_raw.request), "two Trio channels", 1.4),
+        Case("ask_async", in_trio(_ours.ask, _ours.AsyncAnswer), in_trio(_raw.request), "two Trio channels"),
         Case("ask_asyncio", ask, queue_ask, "asyncio.Queue and futures", 0.6),
         Case("metrics_on", *counted, "itself without statistics", 0.95),
     ]
 
 
 def _against_peers() -> list[Case]:
-    tell, ask = in_trio(_ours.tell, _ours.Sync), in_trio(_ours.ask)
+    tell, ask = in_trio(_ours.tell, _ours.Sync), in_trio(_ours.ask, _ours.Sync)
     return [
         Case("tell_pykka", tell, _peers.pykka_tell, "pykka ThreadingActor", 6),
         Case("ask_pykka", ask, _peers.pykka_ask, "pykka ThreadingActor", 6),
@@ -116,6 +118,11 @@ def _between_processes() -> list[Case]:
         some("ask_remote_thespian", ask, _peers.thespian_ask("multiprocTCPBase"), "Thespian multiprocTCPBase"),
         some("ask_remote_ray", ask, _peers.ray_ask, "Ray"),
     ]
+
+
+def _scaling() -> Case:
+    two, one = in_trio(_ours.burn, 2), in_trio(_ours.burn, 1)
+    return Case("process_scaling", two, one, "one process actor instead of two", 1.7, pairs_max=3, warm=False)
 
 
 def in_child(what: str, actors: int) -> float:
@@ -204,6 +211,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5, help="turns of each (default 5; 3 at most for the long ones)")
     parser.add_argument("--actors", type=int, default=ACTORS, help=f"how many are spawned at once (default {ACTORS:,})")
     parser.add_argument("--plot", type=Path, help="draw the ratios into this file (.svg or .png)")
+    parser.add_argument("--page", type=Path, help="put the figures into this page, between its two marks")
     parser.add_argument("--child", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -219,6 +227,8 @@ def main() -> None:
         from _plot import draw  # matplotlib is wanted only here
 
         draw(results, before, options.plot)
+    if options.page is not None:
+        put(results, before, options.page)
     show("actors", results, before, as_json=options.json)
 
 
