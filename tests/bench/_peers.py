@@ -178,3 +178,23 @@ def erlang(what: str) -> Opening:
         yield block
 
     return opened
+
+
+# ------------------------------------------------------------------------------------------------------------- Monarch
+
+
+@contextlib.contextmanager
+def monarch_ask() -> Iterator[Block]:
+    """Ask an actor in a process that Monarch starts."""
+    monarch = needed("monarch.actor", "torchmonarch")
+    mesh = monarch.this_host().spawn_procs(per_host={"processes": 1})
+    try:
+        ref = mesh.spawn("echo", importlib.import_module("_monarch_echo").Echo)
+
+        def batch() -> None:
+            for _ in range(ASKS):
+                ref.ask.call_one(1).get(timeout=ANSWER_S)
+
+        yield lambda: rate_sync(batch, ASKS)
+    finally:
+        mesh.stop().get(timeout=ANSWER_S)

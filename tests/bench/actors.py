@@ -117,6 +117,7 @@ def _between_processes() -> list[Case]:
         some("ask_remote_64_xoscar", ask_64, xoscar[1], "xoscar, two processes, 64 in flight"),
         some("ask_remote_thespian", ask, _peers.thespian_ask("multiprocTCPBase"), "Thespian multiprocTCPBase"),
         some("ask_remote_ray", ask, _peers.ray_ask, "Ray"),
+        some("ask_remote_monarch", ask, _peers.monarch_ask, "Monarch"),
     ]
 
 
