@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
@@ -77,6 +77,7 @@ class Cell:
         self._ended: trio.Event | None = None
         self._halted = False
         self._releases: dict[int, Callable[[], None]] = {}
+        self._held = False
 
     # ---------------------------------------------------------------- sending
 
@@ -188,6 +189,7 @@ class Cell:
         if self.state == "dead" or self._halted:
             return None
         self._now = _STARTED
+        self._held = False
         self._ended = ended = trio.Event()
         try:
             with trio.CancelScope() as scope:
@@ -237,7 +239,7 @@ class Cell:
             while self.system_queue:
                 if self.system_queue.popleft() is STOP:
                     return
-            if not self.queue:
+            if self._held or not self.queue:
                 await self._park()
                 continue
             entry = self.queue.popleft()
@@ -247,6 +249,16 @@ class Cell:
             self.handled += 1
             if self.handled % BURST == 0:
                 await trio.lowlevel.checkpoint()
+
+    def hold(self, *, held: bool) -> None:
+        """Give a relay no entries while it is held; a stop reaches it all the same."""
+        self._held = held
+        if not held and self._parked is not None:
+            self._wake()
+
+    def put_back(self, entries: Sequence[Any]) -> None:
+        """Queue entries again, before all others: they were taken and nobody has handled them."""
+        self.queue.extendleft(reversed(entries))
 
     async def _loop(self, actor: Actor[Any]) -> None:
         relay = getattr(actor, "relay", None)

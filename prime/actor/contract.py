@@ -6,14 +6,29 @@ a `Journal`, `store/events.py` an `EventStore`), and `node/system.py` wires them
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NewType, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Literal, NewType, Protocol
 
 import attrs
 import trio
 
 PeerId = NewType("PeerId", str)
 """A libp2p peer id in its base58 text form (`12D3KooW…`), the same over every transport."""
+
+
+ProcessOutput = Literal["show", "facts"]
+"""Where the lines go that a process prints: to this program's standard error, or to observers alone."""
+
+
+@attrs.frozen
+class ProcessSettings:
+    """How a process actor's process is run; times in seconds. See `Supervisor.spawn_process`."""
+
+    shutdown_s: float = 5.0
+    starting_s: float = 60.0
+    silent_s: float = 30.0
+    output: ProcessOutput = "show"
+    environment: Mapping[str, str] = attrs.field(factory=dict)
 
 
 class Clock(Protocol):
@@ -107,6 +122,19 @@ class Network(Protocol):
 
     def watch(self, peer: PeerId, path: str, notify: Callable[[str], None]) -> Callable[[], None]:
         """Call `notify(reason)` exactly once when the far actor ends or its link is lost; returns an unwatch."""
+        ...
+
+
+class ProcessHost(Protocol):
+    """How the runtime starts actors in processes of their own. One per system; `node/process.py` implements it."""
+
+    def factory(
+        self, actor: str | Callable[..., Any], args: Sequence[Any], settings: ProcessSettings
+    ) -> Callable[[], Any]:
+        """Return a factory of relays, each of which is one child process in which `actor(*args)` lives.
+
+        Raises `ActorUsageError` for a name that no child could import, and for arguments that cannot be sent.
+        """
         ...
 
 

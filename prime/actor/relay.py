@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prime.actor.actor import Actor
+
+if TYPE_CHECKING:
+    from prime.actor.cell import Cell
 
 M_contra = TypeVar("M_contra", contravariant=True)
 
@@ -15,9 +19,24 @@ class Relay(Actor[M_contra]):
     Supervision, mailbox, watch and stop are those of any actor. The messages it hands on are another's to handle.
     """
 
+    _cell: Cell
+
+    def bind(self, cell: Cell) -> None:
+        """Attach the context (called by the runtime before `started`)."""
+        super().bind(cell)
+        self._cell = cell
+
     async def relay(self, entry: Any) -> None:
         """Take one entry: a bare message, or an `Envelope` whose slot and deadline are the relay's from now on.
 
         A failure here fails the actor. Slots that were not handed on must be answered, at the latest in `stopping`.
         """
         raise NotImplementedError
+
+    def hold(self, *, held: bool) -> None:
+        """Take no more entries while `held`: they wait in the mailbox, and its senders with them. Stops still come."""
+        self._cell.hold(held=held)
+
+    def put_back(self, entries: Sequence[Any]) -> None:
+        """Return entries that nobody has handled to the front of the mailbox, in this order."""
+        self._cell.put_back(entries)

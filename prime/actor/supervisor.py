@@ -6,13 +6,14 @@ Every child runs in its supervisor's nursery, so a task that outlives its superv
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import attrs
 import trio
 
 from prime.actor.cell import Cell, Failure
+from prime.actor.contract import ProcessOutput, ProcessSettings
 from prime.actor.facts import ActorStarted, ActorStopped, SupervisorGaveUp
 from prime.actor.mailbox import Mailbox
 from prime.actor.pool import Pool
@@ -166,6 +167,71 @@ class Supervisor:
         if pool is None:
             raise ActorUsageError(f"{ref.path} is no pool of {self.path}", hint="give the ref that spawn_pool returned")
         await pool.resize(size)
+
+    @overload
+    async def spawn_process(
+        self,
+        actor: Callable[..., Actor[M_contra]],
+        name: str,
+        *,
+        args: Sequence[Any] = (),
+        mailbox: Mailbox = _MAILBOX,
+        kind: ChildKind = "permanent",
+        shutdown: float = 5.0,
+        starting: float = 60.0,
+        silent: float = 30.0,
+        output: ProcessOutput = "show",
+        environment: Mapping[str, str] | None = None,
+    ) -> Ref[M_contra]: ...
+
+    @overload
+    async def spawn_process(
+        self,
+        actor: str,
+        name: str,
+        *,
+        args: Sequence[Any] = (),
+        mailbox: Mailbox = _MAILBOX,
+        kind: ChildKind = "permanent",
+        shutdown: float = 5.0,
+        starting: float = 60.0,
+        silent: float = 30.0,
+        output: ProcessOutput = "show",
+        environment: Mapping[str, str] | None = None,
+    ) -> Ref[Any]: ...
+
+    async def spawn_process(
+        self,
+        actor: str | Callable[..., Actor[Any]],
+        name: str,
+        *,
+        args: Sequence[Any] = (),
+        mailbox: Mailbox = _MAILBOX,
+        kind: ChildKind = "permanent",
+        shutdown: float = 5.0,
+        starting: float = 60.0,
+        silent: float = 30.0,
+        output: ProcessOutput = "show",
+        environment: Mapping[str, str] | None = None,
+    ) -> Ref[Any]:
+        """As `spawn`, but the actor lives in a child process of its own, with its own interpreter and core.
+
+        `actor` is a class or a function at the top of a module, or its name, `"module:factory"`; the child imports
+        it and calls it with `args`: plain values and messages that have a tag. `starting` bounds the import and
+        `started`; a process that gives no sign of life for `silent` seconds (a handler that computes longer on its
+        event loop) is killed, as is one that has not stopped after `shutdown`. Every incarnation is a new process;
+        when one dies its exit status, signal and last output are in the reason. `output="facts"` keeps what it
+        prints from standard error. Raises what `spawn` raises, and `ActorUsageError` where the child could not
+        import the factory or be sent the arguments.
+        """
+        host = self.system.process_host
+        if host is None:
+            raise ActorUsageError(
+                "this system cannot start processes", hint="make it with prime.open_system, which can"
+            )
+        settings = ProcessSettings(shutdown, starting, silent, output, dict(environment or {}))
+        factory = host.factory(actor, args, settings)
+        return await self.spawn(factory, name, mailbox=mailbox, kind=kind, shutdown=shutdown)
 
     async def _until_settled(self, child: Child) -> None:
         try:

@@ -24,7 +24,7 @@ from prime.errors import ActorUsageError, NoSuchActorError
 if TYPE_CHECKING:
     from prime.actor.actor import Actor
     from prime.actor.cell import Cell, Failure
-    from prime.actor.contract import Network, ReplySlot
+    from prime.actor.contract import Network, ProcessHost, ReplySlot
 
 M_contra = TypeVar("M_contra", contravariant=True)
 
@@ -60,6 +60,9 @@ class System:
 
     def __init__(self, *, network: Network | None = None, random: random_module.Random | None = None) -> None:
         self.network = network
+        self.process_host: ProcessHost | None = None
+        self.parent = ""
+        """In the process of a process actor, the id of the node that started it; else empty."""
         self.random = random if random is not None else random_module.Random()  # noqa: S311 - jitter, no secret
         self.deadlines = Deadlines()
         self.dead_letters = 0

@@ -6,10 +6,10 @@ It imports no domain room, so a program that only wants actors pays for actors.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -20,6 +20,7 @@ from prime.transport.identity import KeyPair
 from prime.transport.links import LinkLimits, Links
 
 if TYPE_CHECKING:
+    from prime.actor.contract import ProcessSettings
     from prime.transport.contract import Transport
 
 
@@ -43,14 +44,33 @@ async def open_system(
     """
     require_trio()
     system = System(random=None if seed is None else Random(seed))  # noqa: S311 - jitter, no secret
+    identity = _key(key)
+    system.process_host = _LazyProcesses(system, identity)
     if transport is not None:
-        system.network = Links(transport, _key(key), limits=limits, emit=system.emit, version=version)
+        system.network = Links(transport, identity, limits=limits, emit=system.emit, version=version)
     async with one_error(), trio.open_nursery() as nursery:
         await nursery.start(system.serve)
         try:
             yield system
         finally:
             nursery.cancel_scope.cancel()
+
+
+class _LazyProcesses:
+    """The process host, imported when the first process actor is spawned."""
+
+    def __init__(self, system: System, key: KeyPair) -> None:
+        self._system = system
+        self._key = key
+
+    def factory(
+        self, actor: str | Callable[..., Any], args: Sequence[Any], settings: ProcessSettings
+    ) -> Callable[[], Any]:
+        """See `ProcessHost.factory`."""
+        from prime.node.process import Processes
+
+        host = self._system.process_host = Processes(self._system, self._key)
+        return host.factory(actor, args, settings)
 
 
 def _key(key: KeyPair | Path | str | None) -> KeyPair:

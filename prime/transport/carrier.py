@@ -54,6 +54,10 @@ class Owner(Protocol):
     def drop(self, fact: DeadLetter) -> None:
         """Hear that a message or an answer was dropped."""
 
+    @property
+    def vouched(self) -> bool:
+        """Tell whether the peer is believed when it says for whom it hands a message on."""
+
 
 class Carrier:
     """The shell of one link with the peer at the other end of `channel`. `run` it in a nursery."""
@@ -117,20 +121,36 @@ class Carrier:
 
     # ---- what the network asks for
 
-    def submit(self, path: str, body: list[Any], payloads: list[memoryview], slot: ReplySlot) -> int:
+    def submit(
+        self,
+        path: str,
+        body: list[Any],
+        payloads: list[memoryview],
+        slot: ReplySlot,
+        *,
+        sender: str | None = None,
+    ) -> int:
         """Submit a tell; `slot` is answered with `None` once it is on its way. Returns the token to withdraw it by."""
         token = self._next_token()
         self._slots[token] = (slot, None)
-        self.feed(core.Submit(token, path, body, payloads, body[0]))
+        self.feed(core.Submit(token, path, body, payloads, body[0], None, sender))
         return token
 
     def ask(
-        self, path: str, body: list[Any], payloads: list[memoryview], slot: ReplySlot, kind: type, timeout_s: float
+        self,
+        path: str,
+        body: list[Any],
+        payloads: list[memoryview],
+        slot: ReplySlot,
+        kind: type,
+        timeout_s: float,
+        *,
+        sender: str | None = None,
     ) -> int:
         """Submit an ask of the message class `kind`; `slot` gets its answer. Returns the token to withdraw it by."""
         token = self._next_token()
         self._slots[token] = (slot, kind)
-        self.feed(core.Submit(token, path, body, payloads, body[0], timeout_s))
+        self.feed(core.Submit(token, path, body, payloads, body[0], timeout_s, sender))
         self._hurry()
         return token
 
@@ -249,7 +269,7 @@ class Carrier:
     def _offer(self, command: core.Deliver, message: Any, slot: _Slot | None) -> bool:
         try:
             return self._inbound.deliver_nowait(
-                command.target, message, slot=slot, deadline=command.deadline, sender=self.peer
+                command.target, message, slot=slot, deadline=command.deadline, sender=self._sender(command)
             )
         except PrimeError as error:
             _fail(slot, error)
@@ -257,10 +277,18 @@ class Carrier:
 
     async def _deliver_when_room(self, command: core.Deliver, message: Any, slot: _Slot | None) -> None:
         try:
-            await self._inbound.deliver(command.target, message, slot=slot, deadline=command.deadline, sender=self.peer)
+            await self._inbound.deliver(
+                command.target, message, slot=slot, deadline=command.deadline, sender=self._sender(command)
+            )
         except PrimeError as error:
             _fail(slot, error)
         self.feed(core.Taken(command.target))
+
+    def _sender(self, command: core.Deliver) -> PeerId:
+        """Return who sent a message: the proved peer, whatever it says, unless this network believes it."""
+        if command.sender is None or not self._owner.vouched:
+            return self.peer
+        return PeerId(command.sender)
 
     def _undecodable(self, command: core.Deliver, error: DecodeError) -> None:
         """Fail an ask whose body is no message, drop such a tell as a dead letter; the link lives on."""
@@ -514,6 +542,11 @@ class _Slot:
         self._correlation = correlation
         self._kind = kind
         self._done = False
+
+    @property
+    def correlation(self) -> int:
+        """Return the peer's own token of the ask."""
+        return self._correlation
 
     def reply(self, value: Any) -> None:
         """See `ReplySlot.reply`."""

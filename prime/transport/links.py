@@ -73,7 +73,8 @@ class Links:
     """The links of one node. `serve` must run for any of the others to work.
 
     `emit` gets the facts (`LinkUp`, `LinkDown`, `DeadLetter`). `instance` names this run of the node to its peers; a
-    simulation passes its own.
+    simulation passes its own. With `vouched`, a peer is believed when it says for whom it hands a message on: only right
+    where every peer is this same program, as between a process and its parent.
     """
 
     def __init__(
@@ -87,8 +88,10 @@ class Links:
         features: Sequence[str] = (),
         clock: Clock | None = None,
         instance: int | None = None,
+        vouched: bool = False,
     ) -> None:
         self._transport = transport
+        self.vouched = vouched
         self._key = key
         self._limits = limits or LinkLimits()
         self._emit = emit or (lambda _fact: None)
@@ -135,6 +138,10 @@ class Links:
     def peers(self) -> tuple[PeerId, ...]:
         """Return the peers whose link is up."""
         return tuple(self._up)
+
+    def carrier(self, peer: PeerId) -> Carrier | None:
+        """Return the link with a peer if it is up, for who hands on messages with slots of its own."""
+        return self._up.get(peer)
 
     @property
     def sent_bytes(self) -> Mapping[int, int]:

@@ -1,0 +1,345 @@
+"""A child process in which one actor lives: `python -m prime.node.process_child --fd N`, started by its parent.
+
+It runs a whole system whose network is the pair to its parent. It ends when its actor has ended, and at once when the
+parent is gone: by the kernel's death signal (also while it is stopped), or by the end of the pair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import faulthandler
+import importlib
+import importlib.util
+import math
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import trio
+
+from prime.actor.contract import PeerId
+from prime.actor.facts import ActorFailed, ActorStopped
+from prime.actor.mailbox import Mailbox
+from prime.actor.system import System
+from prime.errors import ActorUsageError, PrimeError
+from prime.node.process_limits import pair_limits
+from prime.node.process_messages import CONTROL_PATH, ActorEnded, Failed, Progress, StartActor, StopActor, Taken
+from prime.node.process_names import unpack_args
+from prime.node.process_window import WINDOW
+from prime.transport.facts import LinkDown, LinkUp
+from prime.transport.identity import KeyPair
+from prime.transport.links import Links
+from prime.transport.pair import Pair
+
+if TYPE_CHECKING:
+    from prime.actor.actor import Actor
+    from prime.actor.contract import ReplySlot
+    from prime.actor.ref import Ref
+    from prime.actor.supervisor import Supervisor
+
+PR_SET_PDEATHSIG = 1
+PAUSE_S = (0.001, 0.05)
+"""Between two looks at how far the actor is, while tells wait for it: the shortest and the longest."""
+TEXT_MAX = 4_000
+TRACE_MAX = 16_000
+SCRIPT_MODULE = "__prime_main__"
+"""Under this name a script is run for its classes: its `if __name__ == "__main__":` part is left out."""
+
+
+class ChildSystem(System):
+    """The child's system: it counts what its one actor takes, and hears control messages."""
+
+    def __init__(self, control: Callable[[Any, ReplySlot | None], None]) -> None:
+        super().__init__()
+        self._control = control
+        self._main = ""
+        self._delivered = Taken()
+        self._unbegun_tells = 0
+        self._unbegun_asks: list[int] = []
+        self.failed: ActorFailed | None = None
+        self.told = trio.Event()
+        """Set by each tell to the one actor."""
+        self.ended = trio.Event()
+        self.subscribe(self._observe)
+
+    def expect(self, path: str) -> None:
+        """Count what the actor at `path` takes."""
+        self._main = path
+
+    def taken(self) -> Taken:
+        """Return how far the actor is."""
+        delivered = self._delivered
+        if self.ended.is_set():
+            last = min(self._unbegun_asks) - 1 if self._unbegun_asks else delivered.ask
+            return Taken(delivered.tells - self._unbegun_tells, last)
+        cell = self._cells.get(self._main)
+        waiting = [] if cell is None else [entry for entry in cell.queue if entry.slot is None]
+        return Taken(delivered.tells - len(waiting), 0)
+
+    @property
+    def delivered_tells(self) -> int:
+        """Return how many tells came for the actor."""
+        return self._delivered.tells
+
+    def deliver_nowait(
+        self, path: str, message: Any, *, slot: ReplySlot | None, deadline: float | None, sender: PeerId
+    ) -> bool:
+        """See `Inbound.deliver_nowait`."""
+        if path == CONTROL_PATH:
+            self._control(message, slot)
+            return True
+        if path == self._main:
+            if self.ended.is_set():
+                return True  # never begun, and never counted: the parent keeps it
+            slot = self._note(slot)
+        return super().deliver_nowait(path, message, slot=slot, deadline=deadline, sender=sender)
+
+    def dead_letter(self, path: str, message: Any, reason: str) -> None:
+        """Count a message that the ended actor never began."""
+        if path == self._main and self._is_dead() and not self.ended.is_set():
+            self._unbegun_tells += 1
+        super().dead_letter(path, message, reason)
+
+    def _note(self, slot: Any) -> Any:
+        if slot is None:
+            self._delivered = Taken(self._delivered.tells + 1, self._delivered.ask)
+            self.told.set()
+            return None
+        self._delivered = Taken(self._delivered.tells, slot.correlation)
+        return _MainSlot(self, slot)
+
+    def unbegun(self, correlation: int) -> bool:
+        """Tell whether an ask fails because the actor died before it began: then the parent keeps it."""
+        if not self._is_dead():
+            return False
+        self._unbegun_asks.append(correlation)
+        self._unbegun_tells -= 1  # its dead letter follows, and it is no tell
+        return True
+
+    def _is_dead(self) -> bool:
+        cell = self._cells.get(self._main)
+        return cell is not None and cell.state == "dead"
+
+    def _observe(self, fact: Any) -> None:
+        if isinstance(fact, ActorFailed) and fact.path == self._main:
+            self.failed = fact
+        elif isinstance(fact, ActorStopped) and fact.path == self._main:
+            self.ended.set()
+
+
+class _MainSlot:
+    """The slot of an ask for the one actor."""
+
+    __slots__ = ("_slot", "_system")
+
+    def __init__(self, system: ChildSystem, slot: Any) -> None:
+        self._system = system
+        self._slot = slot
+
+    def reply(self, value: Any) -> None:
+        """See `ReplySlot.reply`."""
+        self._slot.reply(value)
+
+    def fail(self, error: BaseException) -> None:
+        """See `ReplySlot.fail`."""
+        if not self._system.unbegun(self._slot.correlation):
+            self._slot.fail(error)
+
+
+class Household:
+    """The life of the child process: its system, its one actor, and what it tells its parent."""
+
+    def __init__(self, pair: socket.socket) -> None:
+        self._system = ChildSystem(self._hear)
+        self._links = Links(
+            Pair(pair, dials=False),
+            KeyPair.generate(),
+            limits=pair_limits(math.inf),
+            emit=self._hear_of_link,
+            vouched=True,
+        )
+        self._orders, self._ordered = trio.open_memory_channel[tuple[StartActor, Any]](1)
+        self._stopping = False
+        self._supervisor: Supervisor | None = None
+        self._ref: Ref[Any] | None = None
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self) -> None:
+        """Live until the actor has ended and the parent knows."""
+        self._system.network = self._links
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            await nursery.start(self._system.serve)
+            start, slot = await self._ordered.receive()
+            await self._live(start, slot)
+            nursery.cancel_scope.cancel()
+
+    def _hear(self, message: Any, slot: ReplySlot | None) -> None:
+        """Take a control message of the parent's."""
+        if isinstance(message, StartActor):
+            self._orders.send_nowait((message, slot))
+        elif isinstance(message, StopActor) and slot is not None and self._nursery is not None:
+            self._nursery.start_soon(self._stop, slot)
+
+    def _hear_of_link(self, fact: Any) -> None:
+        if isinstance(fact, LinkUp):
+            self._system.parent = fact.peer
+        elif isinstance(fact, LinkDown):
+            end(0)  # the parent is gone, or has let go: nothing here is worth waiting for
+
+    # ------------------------------------------------------------------------------------------------ the actor
+
+    async def _live(self, start: StartActor, slot: ReplySlot) -> None:
+        supervisor, _, name = start.path.rpartition("/")
+        self._system.expect(start.path)
+        try:
+            factory = await trio.to_thread.run_sync(_find, start)
+            args = unpack_args(start.args, start.buffers)
+            async with self._system.supervisor(supervisor.lstrip("/")) as self._supervisor:
+                await self._spawn(self._supervisor, lambda: factory(*args), name, start.shutdown_s)
+                slot.reply(None)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._report)
+                    await self._system.ended.wait()
+                    nursery.cancel_scope.cancel()
+        except Exception as error:  # noqa: BLE001 - the process border: written for the parent, which decides
+            slot.reply(self._failed(error))
+            await trio.sleep_forever()  # the parent lets go
+        await self._say_ended()
+
+    async def _spawn(self, sup: Supervisor, factory: Callable[[], Actor[Any]], name: str, shutdown_s: float) -> None:
+        mailbox = Mailbox(2 * WINDOW)  # the parent's window is smaller: it is never full
+        try:
+            self._ref = await sup.spawn(factory, name, mailbox=mailbox, kind="temporary", shutdown=shutdown_s)
+        except PrimeError as error:
+            raise error.__cause__ or error from None
+
+    async def _say_ended(self) -> None:
+        if self._stopping:
+            await trio.sleep_forever()  # the parent asked for it, and lets go
+        failed = self._system.failed
+        said = None if failed is None else _said(failed)
+        await self._tell_parent(ActorEnded(said, self._system.taken()), asks=True)
+
+    def _failed(self, error: BaseException) -> Failed:
+        return failure(error, "started()")
+
+    async def _stop(self, slot: ReplySlot) -> None:
+        self._stopping = True
+        if self._supervisor is not None and self._ref is not None:
+            await self._supervisor.stop(self._ref)
+        slot.reply(self._system.taken())
+
+    async def _report(self) -> None:
+        """Tell the parent how far the actor is, soon after it has got there: looked at, so that no actor pays for it."""
+        system = self._system
+        said = 0
+        while True:
+            await system.told.wait()
+            system.told = trio.Event()
+            pause_s, longest_s = PAUSE_S
+            while said < system.delivered_tells:
+                await trio.sleep(pause_s)
+                taken = system.taken()
+                if taken.tells > said:
+                    said, pause_s = taken.tells, PAUSE_S[0]
+                    await self._tell_parent(Progress(taken), asks=False)
+                else:
+                    pause_s = min(2 * pause_s, longest_s)
+
+    async def _tell_parent(self, message: Any, *, asks: bool) -> None:
+        parent = PeerId(self._system.parent)
+        if asks:
+            await self._links.ask(parent, CONTROL_PATH, message, timeout_s=math.inf)
+        else:
+            await self._links.tell(parent, CONTROL_PATH, message)
+
+
+def failure(error: BaseException, last_message: str) -> Failed:
+    """Return an error in the form that crosses: bounded, and with nothing that UTF-8 cannot say."""
+    hint = error.hint if isinstance(error, PrimeError) else ""
+    trace = _text("".join(traceback.format_exception(error)))
+    return Failed(type(error).__name__, _text(str(error))[:TEXT_MAX], hint, trace[-TRACE_MAX:], last_message)
+
+
+def _said(fact: ActorFailed) -> Failed:
+    code, _, text = fact.error.partition(": ")
+    return Failed(code, _text(text)[:TEXT_MAX], "", _text(fact.traceback)[-TRACE_MAX:], fact.last_message)
+
+
+def _text(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _find(start: StartActor) -> Callable[..., Actor[Any]]:
+    """Import the factory, in a thread: so that a slow import is not taken for a hang."""
+    module = _run_script(start.script) if start.script else importlib.import_module(start.module)
+    found: Any = module
+    for name in start.factory.split("."):
+        found = getattr(found, name, None)
+    if not callable(found):
+        raise ActorUsageError(f"{start.module} has no {start.factory}", hint="name a class or a function there")
+    return found  # type: ignore[no-any-return]
+
+
+def _run_script(path: str) -> Any:
+    spec = importlib.util.spec_from_file_location(SCRIPT_MODULE, Path(path))
+    if spec is None or spec.loader is None:
+        raise ActorUsageError(f"{path} is no Python file", hint="put the actor into a module")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[SCRIPT_MODULE] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def die_with(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent's thread dies, and end if it is dead already."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        end(0)
+
+
+def end(status: int) -> NoReturn:
+    """End the process without waiting for any thread; what was printed is flushed."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _exit_status(code: Any) -> int:
+    if code is None or isinstance(code, int):
+        return code or 0
+    print(code, file=sys.stderr)  # noqa: T201 - as Python does for `sys.exit("text")`
+    return 1
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the child process."""
+    parser = argparse.ArgumentParser(description="A process of a process actor; its parent starts it.")
+    parser.add_argument("--fd", type=int, required=True, help="the child's end of the pair")
+    parser.add_argument("--parent", type=int, required=True, help="the parent's process id")
+    parsed = parser.parse_args(arguments)
+    die_with(parsed.parent)
+    faulthandler.enable()
+    signal.signal(
+        signal.SIGINT, lambda *_: None
+    )  # the parent decides; a handler, so that programs it starts get theirs
+    try:
+        trio.run(Household(socket.socket(fileno=parsed.fd)).run)
+    except SystemExit as left:
+        end(_exit_status(left.code))
+    except BaseException:  # noqa: BLE001 - the process border: written for the parent, which reports it
+        traceback.print_exc()
+        end(1)
+    end(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""A child process: started so that it cannot outlive this one, waited for without a thread, always reaped.
+
+The kernel kills it when the thread that started it ends (the death signal). So it is started by the thread that runs
+the event loop, which outlives everything in it, and not by a worker thread, which Trio may end when it is idle. It is
+the leader of a process group of its own: a terminal's Ctrl-C reaches the parent alone, which decides, and what the
+child itself starts is killed with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import trio
+
+from prime.errors import UnreachableError
+
+CHILD_MODULE = "prime.node.process_child"
+
+
+class Child:
+    """A running child process: `socket` is our end of its pair, `printed` of its standard output and error."""
+
+    def __init__(self, process: subprocess.Popen[bytes], ours: socket.socket, printed: int) -> None:
+        self._process = process
+        self.socket = ours
+        self.printed = printed
+
+    @property
+    def pid(self) -> int:
+        """Return its process id."""
+        return self._process.pid
+
+    async def ended(self) -> None:
+        """Wait until it has ended; it stays a zombie, so that its id is nobody else's, until `reap`."""
+        if not hasattr(os, "pidfd_open"):
+            await trio.to_thread.run_sync(self._wait_as_zombie, abandon_on_cancel=True)
+            return
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return
+        try:
+            await trio.lowlevel.wait_readable(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _wait_as_zombie(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+
+    async def reap(self) -> str:
+        """Kill it and all of its group, collect it, and return how it ended: at most the kernel's own time."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        await self.ended()
+        return how_ended(self._process.wait())
+
+
+def how_ended(status: int) -> str:
+    """Return a process's end in words: `exit status 3`, `signal SIGKILL`."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"signal {signal.Signals(-status).name}"
+    except ValueError:
+        return f"signal {-status}"
+
+
+def launch(environment: Mapping[str, str]) -> Child:
+    """Start a child process; call it from the thread that runs the event loop. Raises `UnreachableError`."""
+    ours, theirs = socket.socketpair()
+    printed, prints = os.pipe()
+    try:
+        process = subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, "-P", "-m", CHILD_MODULE, "--fd", str(theirs.fileno()), "--parent", str(os.getpid())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=prints,
+            stderr=prints,
+            env=_environment(environment),
+            process_group=0,
+        )
+    except OSError as error:
+        ours.close()
+        os.close(printed)
+        raise UnreachableError(f"a process cannot be started: {error}", hint="free memory or processes") from error
+    finally:
+        theirs.close()
+        os.close(prints)
+    return Child(process, ours, printed)
+
+
+def _environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """Return the child's environment: it finds the modules that this process finds, in the same order."""
+    places = dict.fromkeys([*(place or str(Path.cwd()) for place in sys.path), str(Path.cwd())])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(places), "PYTHONUNBUFFERED": "1", **extra}

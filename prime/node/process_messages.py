@@ -1,0 +1,63 @@
+"""What a process actor's parent and its child process say to each other beside the actor's own messages."""
+
+from __future__ import annotations
+
+from prime.wire import Ask, Payload, message, record
+
+CONTROL_PATH = "/process"
+"""Where each side of the pair hears these messages; no supervisor can have the actor of this path."""
+
+
+@record
+class Failed:
+    """Why the child's actor failed: the name of the error's class, and texts."""
+
+    code: str
+    text: str
+    hint: str
+    trace: str
+    last_message: str
+
+
+@record
+class Taken:
+    """How far the child's actor is: it took this many tells, and the asks up to this correlation."""
+
+    tells: int = 0
+    ask: int = 0
+
+
+@message(tag=0x180)
+class StartActor(Ask[Failed | None]):
+    """Import `module` (or run the script), call `factory` in it with `args`, and let the actor live at `path`.
+
+    Answered when its `started` has returned, with `None`, or when it has failed.
+    """
+
+    module: str
+    factory: str
+    script: str
+    path: str
+    args: bytes
+    buffers: tuple[Payload, ...]
+    shutdown_s: float
+
+
+@message(tag=0x181)
+class StopActor(Ask[Taken]):
+    """Stop the actor in order; answered when its `stopping` has returned."""
+
+
+@message(tag=0x182)
+class ActorEnded(Ask[None]):
+    """The child's actor ended, in order if nothing failed; the process ends when this is answered."""
+
+    failed: Failed | None
+    taken: Taken
+
+
+@message(tag=0x183)
+class Progress:
+    """Tells were taken."""
+
+    taken: Taken
