@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from prime.actor import LeastLoaded as LeastLoaded
     from prime.actor import Mailbox as Mailbox
     from prime.actor import Persistent as Persistent
+    from prime.actor import Portal as Portal
     from prime.actor import Ref as Ref
     from prime.actor import Restart as Restart
     from prime.actor import RoundRobin as RoundRobin
@@ -64,6 +65,7 @@ _HOMES = {
     "NodeIdentity": "prime.transport.identity",
     "Payload": "prime.wire",
     "Persistent": "prime.actor",
+    "Portal": "prime.actor",
     "PrimeError": "prime.errors",
     "Ref": "prime.actor",
     "Restart": "prime.actor",

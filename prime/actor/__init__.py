@@ -10,6 +10,7 @@ from prime.actor.facts import ActorFailed, ActorStarted, ActorStopped, DeadLette
 from prime.actor.handlers import on
 from prime.actor.mailbox import Mailbox
 from prime.actor.persistent import Persistent, SnapshotFailed, StateRecovered, applies
+from prime.actor.portal import Portal
 from prime.actor.ref import Ref
 from prime.actor.relay import Relay
 from prime.actor.restart import Restart
@@ -32,6 +33,7 @@ __all__ = [
     "LeastLoaded",
     "Mailbox",
     "Persistent",
+    "Portal",
     "Ref",
     "Relay",
     "Restart",

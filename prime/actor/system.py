@@ -16,6 +16,7 @@ from prime.actor.deadlines import Deadlines
 from prime.actor.facts import ActorFailed, DeadLetter, kind_of
 from prime.actor.groups import one_error
 from prime.actor.mailbox import Envelope
+from prime.actor.portal import Portal
 from prime.actor.ref import FarRef, LocalRef, Ref
 from prime.actor.restart import Restart, Strategy
 from prime.actor.supervisor import Supervisor
@@ -69,6 +70,7 @@ class System:
         self._cells: dict[str, Cell] = {}
         self._supervisors: dict[str, Supervisor] = {}
         self._observers: list[Callable[[Any], None]] = []
+        self._portals: list[Portal] = []
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run timers and the network until cancelled. `prime.open_system` calls it."""
@@ -77,6 +79,11 @@ class System:
             if self.network is not None:
                 await nursery.start(self.network.serve, self)
             task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                for portal in self._portals:
+                    portal.close()
 
     # ---------------------------------------------------------------- actors
 
@@ -136,6 +143,12 @@ class System:
         if not isinstance(ref, LocalRef | FarRef):
             raise ActorUsageError(f"cannot watch a {type(ref).__name__}", hint="watch a ref from spawn or system.ref")
         return ref.watch(notify)
+
+    def portal(self) -> Portal:
+        """Return what other threads tell and ask through; it ends with this system. Call it in Trio's thread."""
+        if not self._portals:
+            self._portals.append(Portal())
+        return self._portals[0]
 
     def learn(self, peer: str, addresses: tuple[str, ...]) -> None:
         """Remember where a peer may be dialled."""

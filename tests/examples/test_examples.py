@@ -126,6 +126,19 @@ def test_two_processes_leaves_no_child_when_it_is_killed() -> None:
 
 
 @pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("starlette", "hypercorn", "httpx")),
+    reason="NOT RUN: the web example needs starlette, hypercorn and httpx",
+)
+def test_web() -> None:
+    assert run("06_web.py", within_s=60).splitlines() == [
+        "twenty at once, then: {'page': 'home', 'visits': 21}",
+        "503 /app/visits failed while handling Visit: ValueError: a page that crashes its actor",
+        "and it is back: {'page': 'home', 'visits': 1}",
+        "closed",
+    ]
+
+
+@pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="NOT RUN: training needs torch, prime-actors[train]"
 )
 def test_train_three_nodes() -> None:
