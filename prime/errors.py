@@ -6,7 +6,8 @@
     ├── PrimeInternalError          our bug: please report it
     ├── UsageError                  your misuse: the call was wrong
     │   ├── MessageError            a message class that cannot be (tag collision, a field with no wire form)
-    │   ├── ActorUsageError         asking oneself, a path already taken, a ref used outside its system
+    │   ├── ActorUsageError         a path already taken, a ref used outside its system
+    │   │   └── AskCycleError       asking oneself, directly or through others
     │   ├── WrongBackendError       started under asyncio: Prime runs on Trio
     │   ├── MissingExtraError       the feature needs an extra that is not installed
     │   ├── ConfigError             a configuration value, key or file that cannot be used
@@ -63,6 +64,10 @@ class MessageError(UsageError):
 
 class ActorUsageError(UsageError):
     """An actor API used against its contract: asking oneself, spawning at a taken path, a closed system."""
+
+
+class AskCycleError(ActorUsageError):
+    """An ask, or a wait for room, that could never end: its target waits for the asker. The text has the path."""
 
 
 class WrongBackendError(UsageError):

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
-from prime.actor.cell import STOP
 from prime.actor.down import Down
 from prime.actor.handlers import Handled
+from prime.actor.life import Order
+from prime.actor.mailbox import Envelope
 from prime.actor.ref import LocalRef, Ref
 from prime.errors import ActorUsageError
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from prime.actor.cell import Cell
     from prime.actor.contract import PeerId
     from prime.actor.deadlines import Timer
+    from prime.actor.life import Life
+    from prime.actor.slots import Later
     from prime.actor.system import System
 
 M_contra = TypeVar("M_contra", contravariant=True)
@@ -27,6 +30,9 @@ class Actor(Handled[M_contra]):
 
     Override `started` and `stopping`; mark handlers with `@on`. A failure in `started` or in a handler ends this
     incarnation, and its supervisor decides what happens; the mailbox survives a restart.
+
+    A sync handler may be run in the task of whoever asks, with this actor's own context variables, when the actor is
+    idle: still one message at a time, since nothing else can run meanwhile.
     """
 
     ctx: Context
@@ -51,6 +57,10 @@ class Context:
         self._cell = cell
 
     @property
+    def _life(self) -> Life:
+        return _living(self._cell)
+
+    @property
     def path(self) -> str:
         """Return this actor's path."""
         return self._cell.path
@@ -68,7 +78,9 @@ class Context:
     @property
     def sender(self) -> PeerId | None:
         """Return the node that sent the message in hand, proved by its link; `None` for a local sender."""
-        sender = self._cell.sender
+        life = self._cell.life
+        entry = life.now if life is not None else None
+        sender = entry.sender if type(entry) is Envelope else ""
         return sender or None  # type: ignore[return-value]
 
     def now(self) -> float:
@@ -87,28 +99,52 @@ class Context:
 
     def watch(self, ref: Ref[Any]) -> Callable[[], None]:
         """Receive one `Down` when the actor behind `ref` ends for good; returns a function that ends the watch."""
-        cell = self._cell
-        if cell.actor is None or Down not in type(cell.actor).__prime_table__:
+        cell, life = self._cell, self._life
+        if Down not in type(life.actor).__prime_table__:
             raise ActorUsageError(f"{cell.path} watches but has no @on(Down) handler", hint="add one")
         path, peer = ref.path, ref.peer
         holder = object()
 
         def notify(reason: str) -> None:
-            cell.disown(holder)
+            life.disown(holder)
             cell.put_system(Down(path, peer, reason))
 
         unwatch = cell.system.watch(ref, notify)
-        cell.own(holder, unwatch)
+        life.own(holder, unwatch)
 
         def release() -> None:
-            cell.disown(holder)
+            life.disown(holder)
             unwatch()
 
         return release
 
+    def stash(self) -> None:
+        """Put the message in hand aside, an ask with its asker; `unstash_all` brings it back.
+
+        What the handler returns after that is no answer. A restart brings everything back. Raises `MailboxFullError`
+        beyond `Mailbox(stash=...)`.
+        """
+        self._life.put_aside()
+
+    def unstash_all(self) -> None:
+        """Put all that is stashed at the front of the mailbox, in the order it came."""
+        self._life.take_back()
+
+    def defer(self) -> Later:
+        """Answer the ask in hand later: the handler's return value is no answer, `reply` of what is returned is."""
+        return self._life.defer()
+
+    def join(self, group: str) -> None:
+        """Join a named group of this system, until `leave` or the end of this incarnation."""
+        self._cell.system.groups.join(group, self._cell)
+
+    def leave(self, group: str) -> None:
+        """Leave a group; harmless if it is in none of that name."""
+        self._cell.system.groups.leave(group, self._cell)
+
     def start_soon(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
         """Run a task beside this actor; it ends with this incarnation, and its failure fails the actor."""
-        self._cell.start_side_task(function, *args)
+        self._life.start_side_task(function, args)
 
     def emit(self, fact: Any) -> None:
         """Tell observers a plain fact."""
@@ -116,45 +152,46 @@ class Context:
 
     def stop(self) -> None:
         """Stop this actor in order, after the message in hand."""
-        self._cell.put_system(STOP)
+        self._cell.put_system(Order.STOP)
 
 
 class Once:
     """A timer that fires once, unless it is cancelled first."""
 
-    __slots__ = ("_cell", "_timer")
+    __slots__ = ("_life", "_timer")
 
     def __init__(self, cell: Cell, delay: float, message: Any) -> None:
-        self._cell = cell
+        life = self._life = _living(cell)
 
         def fire() -> None:
-            cell.disown(self)
+            life.disown(self)
             _post(cell, message)
 
         self._timer = cell.system.deadlines.at(trio.current_time() + delay, fire)
-        cell.own(self, self._timer.cancel)
+        life.own(self, self._timer.cancel)
 
     def cancel(self) -> None:
         """End it; harmless if it has fired."""
-        self._cell.disown(self)
+        self._life.disown(self)
         self._timer.cancel()
 
 
 class Repeating:
     """A timer that fires until cancelled."""
 
-    __slots__ = ("_cell", "_message", "_period", "_timer")
+    __slots__ = ("_cell", "_life", "_message", "_period", "_timer")
 
     def __init__(self, cell: Cell, period: float, message: Any) -> None:
         self._cell = cell
+        self._life = _living(cell)
         self._period = period
         self._message = message
         self._timer = self._arm(trio.current_time() + period)
-        cell.own(self, self._end)
+        self._life.own(self, self._end)
 
     def cancel(self) -> None:
         """End it."""
-        self._cell.disown(self)
+        self._life.disown(self)
         self._end()
 
     def _end(self) -> None:
@@ -166,6 +203,14 @@ class Repeating:
             self._timer = self._arm(max(when + self._period, trio.current_time()))
 
         return self._cell.system.deadlines.at(when, fire)
+
+
+def _living(cell: Cell) -> Life:
+    if cell.life is None:
+        raise ActorUsageError(
+            f"this incarnation of {cell.path} has ended", hint="start timers, tasks and watches while it lives"
+        )
+    return cell.life
 
 
 def _post(cell: Cell, message: Any) -> None:

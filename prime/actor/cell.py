@@ -1,160 +1,265 @@
-"""A cell: the lasting identity of one local actor (path, mailbox, watchers) across its incarnations.
+"""A cell: the lasting identity of one local actor (path, mailbox, watchers) across its incarnations (`life.py`).
 
-The hot path lives here: a deque, one parked task rescheduled directly, a dispatch dictionary, sync handlers called
-without a coroutine, and a checkpoint every `BURST` messages, so that fairness is bounded and not lost.
+The sending half of the hot path lives here: a deque, and one parked task that is made ready directly.
 """
 
 from __future__ import annotations
 
-import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
-import attrs
 import trio
 
 from prime.actor.facts import kind_of
-from prime.actor.mailbox import Envelope, Mailbox
-from prime.errors import (
-    ActorCrashedError,
-    ActorUsageError,
-    DeadlineError,
-    MailboxFullError,
-    NoSuchActorError,
-    NotFoundError,
-    RefusedError,
-)
+from prime.actor.mailbox import Envelope, LaneQueue, Mailbox
+from prime.actor.timing import Timing
+from prime.errors import AskCycleError, MailboxFullError, NoSuchActorError
 
 if TYPE_CHECKING:
-    from prime.actor.actor import Actor
+    from prime.actor.life import Life
     from prime.actor.system import System
 
-BURST = 64
+BURST: Final = 64
 """Messages handled, or sent, between two checkpoints."""
 
-State = Literal["starting", "running", "stopping", "restarting", "dead"]
+State = Literal["starting", "running", "suspended", "stopping", "passive", "restarting", "dead"]
 
-ANSWERS = (RefusedError, NotFoundError)
-"""Errors that a handler of an ask may raise as its answer; anything else is a crash."""
+NO_HANDLERS: Mapping[type, Any] = MappingProxyType({})
 
 
-@attrs.define(slots=True)
-class Failure:
-    """Why an incarnation ended in a failure."""
+class Dormant:
+    """Stands in the place of a parked task for an actor that has none: nothing ever needed it to run."""
 
-    error: Exception
-    last_message: str
-    traceback: str
+
+DORMANT: Final = Dormant()
+
+
+class Owner(Protocol):
+    """Who gives a dormant cell a task: its place in its supervisor."""
+
+    def awaken(self) -> None:
+        """Start the task."""
 
 
 class Cell:
     """One local actor, from its spawn to its death."""
 
-    def __init__(self, system: System, path: str, mailbox: Mailbox, shutdown_s: float) -> None:
+    __slots__ = (
+        "asking",
+        "capacity",
+        "dropped",
+        "grants",
+        "groups",
+        "handled",
+        "held",
+        "inline",
+        "last_failure",
+        "life",
+        "mailbox",
+        "owner",
+        "parked",
+        "passivate_s",
+        "path",
+        "paused",
+        "queue",
+        "remote",
+        "restarts",
+        "sends",
+        "serial",
+        "shutdown_s",
+        "started_at",
+        "stash",
+        "state",
+        "suspended",
+        "system",
+        "system_queue",
+        "timing",
+        "waiting",
+        "watch_count",
+        "watchers",
+    )
+
+    def __init__(
+        self, system: System, path: str, mailbox: Mailbox, shutdown_s: float, remote: frozenset[type] | None = None
+    ) -> None:
         self.system = system
         self.path = path
         self.mailbox = mailbox
         self.shutdown_s = shutdown_s
+        self.remote = remote
+        """What far nodes may send to its path; `None`: whatever it handles."""
         self.state: State = "starting"
-        self.actor: Actor[Any] | None = None
-        self.queue: deque[Any] = deque()
-        self.system_queue: deque[Any] = deque()
-        self.task: trio.lowlevel.Task | None = None
+        self.owner: Owner | None = None
+        self.life: Life | None = None
+        self.queue: deque[Any] | LaneQueue = mailbox.queue()
+        self.capacity = mailbox.capacity
+        """How many may wait; 0 once dead, so that one comparison finds both."""
+        self.system_queue: deque[Any] | None = None
+        self.parked: trio.lowlevel.Task | Dormant | None = None
+        """Who waits for a message: its task, `DORMANT` for one to be made, or nobody."""
+        self.paused: trio.lowlevel.Task | None = None
+        """Its task while it is suspended: only system messages wake that."""
+        self.inline: Mapping[type, Callable[[Any, Any], Any]] = NO_HANDLERS
+        """Handlers that an asker may run in its own task while the actor is parked."""
+        self.passivate_s: float | None = None
+        """How long it may be idle before its incarnation ends; the next message starts another."""
+        self.suspended = False
+        self.held = False
+        self.stash: deque[Any] | None = None
+        self.waiting: deque[tuple[trio.lowlevel.Task, Any]] | None = None
+        self.watchers: dict[int, Callable[[str], None]] | None = None
+        self.watch_count = 0
+        self.asking: Cell | None = None
+        """Whom the message in hand waits for."""
+        self.groups: set[str] | None = None
+        self.grants: list[str] | None = None
         self.handled = 0
+        self.dropped = 0
         self.restarts = 0
-        self.started_at = trio.current_time()
+        self.sends = 0
+        self.serial = system.next_serial()
+        """Which cell it is among all that ever had its path."""
+        self.started_at = 0.0
         self.last_failure = ""
-        self._capacity = mailbox.capacity
-        self._sends = 0
-        self._parked: trio.lowlevel.Task | None = None
-        self._waiting: deque[tuple[trio.lowlevel.Task, Any]] = deque()
-        self._watchers: dict[int, Callable[[str], None]] = {}
-        self._watch_count = 0
-        self._now: Any = None
-        self._side: _SideTasks | None = None
-        self._scope: trio.CancelScope | None = None
-        self._ended: trio.Event | None = None
-        self._halted = False
-        self._releases: dict[int, Callable[[], None]] = {}
-        self._held = False
+        self.timing: Timing | None = None
 
     # ---------------------------------------------------------------- sending
 
     def put_nowait(self, entry: Any) -> bool:
         """Queue a message or an envelope; `False` when a `wait` mailbox is full."""
-        if self.state == "dead":
-            self.bury(entry, "the actor is dead")
-            return True
-        if len(self.queue) >= self._capacity and not self._make_room(entry):
-            return self.mailbox.full != "wait"
+        if len(self.queue) >= self.capacity:
+            return self._put_full(entry)
         self.queue.append(entry)
-        if self._parked is not None:
-            self._wake()
+        if self.parked is not None:
+            self.wake()
         return True
 
     async def put(self, entry: Any) -> None:
         """As `put_nowait`, but waits for room; senders get room in the order they came."""
-        if self._waiting or not self.put_nowait(entry):
-            await self._wait_for_room(entry)
+        if self.waiting or not self.put_nowait(entry):
+            await self.wait_for_room(entry)
             return
-        self._sends += 1
-        if self._sends >= BURST:
-            self._sends = 0
+        self.sends += 1
+        if self.sends >= BURST:
+            self.sends = 0
             await trio.lowlevel.checkpoint()
 
     def put_system(self, entry: Any) -> None:
         """Queue a system message (`Down`, stop): it overtakes, and no policy drops it."""
         if self.state == "dead":
             return
+        if self.system_queue is None:
+            self.system_queue = deque()
         self.system_queue.append(entry)
-        if self._parked is not None:
-            self._wake()
+        if self.parked is not None:
+            self.wake()
+        elif self.paused is not None:
+            task, self.paused = self.paused, None
+            trio.lowlevel.reschedule(task)
 
     @property
     def has_room(self) -> bool:
         """Tell whether one more entry would be taken at once, and is nobody else's turn."""
         if self.mailbox.full.startswith("drop"):
             return True
-        return len(self.queue) < self._capacity and not self._waiting
+        return len(self.queue) < self.capacity and not self.waiting
 
     @property
     def load(self) -> int:
         """Return how many messages wait or are in hand."""
-        return len(self.queue) + len(self._waiting) + (self._now is not None)
+        in_hand = self.life is not None and self.life.now is not None
+        return len(self.queue) + len(self.waiting or ()) + in_hand
 
-    def _make_room(self, entry: Any) -> bool:
+    def hold(self, *, held: bool) -> None:
+        """Give a relay no entries while it is held; a stop reaches it all the same."""
+        self.held = held
+        if not held and self.parked is not None:
+            self.wake()
+
+    def put_back(self, entries: Sequence[Any]) -> None:
+        """Queue entries again, before all others: they were taken and nobody has handled them."""
+        self.queue.extendleft(reversed(entries))
+
+    def wake(self) -> None:
+        """Let the actor run: reschedule its parked task, or have one made."""
+        task, self.parked = self.parked, None
+        if task is DORMANT:
+            if self.owner is not None:
+                self.owner.awaken()
+        elif task is not None:
+            trio.lowlevel.reschedule(task)  # type: ignore[arg-type]
+
+    def _put_full(self, entry: Any) -> bool:
+        if self.state == "dead":
+            self.bury(entry, "the actor is dead")
+            return True
         match self.mailbox.full:
             case "reject":
+                self.dropped += 1
                 raise MailboxFullError(
-                    f"the mailbox of {self.path} is full ({self._capacity} messages)",
+                    f"the mailbox of {self.path} is full ({self.capacity} messages)",
                     hint="send slower, raise its capacity, or use full='wait'",
                 )
             case "drop_oldest":
-                self.bury(self.queue.popleft(), "the mailbox was full (drop_oldest)")
+                victim = self.queue.pop_victim() if isinstance(self.queue, LaneQueue) else self.queue.popleft()
+                self.queue.append(entry)
+                self.bury(victim, "the mailbox was full (drop_oldest)")
                 return True
             case "drop_newest":
                 self.bury(entry, "the mailbox was full (drop_newest)")
+                return True
         return False
 
-    async def _wait_for_room(self, entry: Any) -> None:
-        waiting = (trio.lowlevel.current_task(), entry)
-        self._waiting.append(waiting)
+    async def wait_for_room(self, entry: Any) -> None:
+        """Wait until the entry is in the mailbox, or the actor is dead and it is a dead letter."""
+        task = trio.lowlevel.current_task()
+        waiting = (task, entry)
+        queue = self.waiting
+        if queue is None:
+            queue = self.waiting = deque()
+        asker = self.system.running.get(task)
+        if asker is not None:
+            self.check_cycle(asker)
+            asker.asking = self
+        queue.append(waiting)
 
         def abort(_: Any) -> trio.lowlevel.Abort:
-            self._waiting.remove(waiting)
+            queue.remove(waiting)
             return trio.lowlevel.Abort.SUCCEEDED
 
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        try:
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        finally:
+            if asker is not None:
+                asker.asking = None
 
-    def _admit(self) -> None:
-        while self._waiting and len(self.queue) < self._capacity:
-            task, entry = self._waiting.popleft()
+    def admit(self) -> None:
+        """Let those in who wait for room, as far as there is any."""
+        while self.waiting and len(self.queue) < self.capacity:
+            task, entry = self.waiting.popleft()
             self.queue.append(entry)
             trio.lowlevel.reschedule(task)
 
+    def check_cycle(self, asker: Cell) -> None:
+        """Raise `AskCycleError` if this actor waits, itself or through others, for `asker`."""
+        path = [asker.path]
+        cell: Cell | None = self
+        while cell is not None:
+            path.append(cell.path)
+            if cell is asker:
+                raise AskCycleError(
+                    f"{asker.path} asks itself"
+                    + (f" through {' -> '.join(path)}" if len(path) > 2 else "")
+                    + ": it would wait for ever",
+                    hint="answer later (ctx.defer), tell instead of ask, or call the method itself",
+                )
+            cell = cell.asking
+
     def bury(self, entry: Any, reason: str) -> None:
         """Turn a queued entry into a dead letter; an ask among them fails."""
+        self.dropped += 1
         message = entry
         if type(entry) is Envelope:
             message = entry.message
@@ -169,339 +274,90 @@ class Cell:
         if self.state == "dead":
             notify("it was already dead")
             return _nothing
-        self._watch_count += 1
-        key = self._watch_count
-        self._watchers[key] = notify
+        if self.watchers is None:
+            self.watchers = {}
+        watchers = self.watchers
+        self.watch_count += 1
+        key = self.watch_count
+        watchers[key] = notify
 
         def unwatch() -> None:
-            self._watchers.pop(key, None)
+            watchers.pop(key, None)
 
         return unwatch
 
-    # ----------------------------------------------------------------- living
-
-    async def live(
-        self, factory: Callable[[], Actor[Any]], nursery: trio.Nursery, started: Callable[[], None]
-    ) -> Failure | None:
-        """Run one incarnation to its end; `None` means it stopped in order. `nursery` is its supervisor's."""
-        failure: Failure | None = None
-        side: _SideTasks | None = None
-        if self.state == "dead" or self._halted:
-            return None
-        self._now = _STARTED
-        self._held = False
-        self._ended = ended = trio.Event()
-        try:
-            with trio.CancelScope() as scope:
-                self._side = side = _SideTasks(self, nursery, scope)
-                self._scope = scope
-                self.task = trio.lowlevel.current_task()
-                actor = factory()
-                self.actor = actor
-                actor.bind(self)
-                await actor.started()
-                self._now = None
-                self.state = "running"
-                self.started_at = trio.current_time()
-                started()
-                await self._loop(actor)
-        except Exception as error:  # noqa: BLE001 - the supervisor border: a child's failure becomes a decision
-            failure = self._failed(error)
-        finally:
-            self._answer_unfinished(failure, side)
-            await self._close()
-            self._ended = None
-            ended.set()
-        if failure is None and side is not None:
-            failure = side.failure
-        return failure
-
-    def may_live(self) -> None:
-        """Forget a halt that meant an earlier incarnation."""
-        self._halted = False
-
-    async def halt(self) -> None:
-        """Stop in order: the message in hand is finished, then `stopping` runs; past `shutdown_s` it is cancelled."""
-        ended = self._ended
-        if ended is None:
-            self._halted = True  # its task has not begun: it must not
-            return
-        self.put_system(STOP)
-        with trio.move_on_after(self.shutdown_s):
-            await ended.wait()
-        if not ended.is_set() and self._scope is not None:
-            self._scope.cancel()
-        await ended.wait()
-
-    async def _relay(self, relay: Callable[[Any], Any]) -> None:
-        """As `_loop`, for an actor that takes each entry whole."""
-        while True:
-            while self.system_queue:
-                if self.system_queue.popleft() is STOP:
-                    return
-            if self._held or not self.queue:
-                await self._park()
-                continue
-            entry = self.queue.popleft()
-            if self._waiting:
-                self._admit()
-            await relay(entry)
-            self.handled += 1
-            if self.handled % BURST == 0:
-                await trio.lowlevel.checkpoint()
-
-    def hold(self, *, held: bool) -> None:
-        """Give a relay no entries while it is held; a stop reaches it all the same."""
-        self._held = held
-        if not held and self._parked is not None:
-            self._wake()
-
-    def put_back(self, entries: Sequence[Any]) -> None:
-        """Queue entries again, before all others: they were taken and nobody has handled them."""
-        self.queue.extendleft(reversed(entries))
-
-    async def _loop(self, actor: Actor[Any]) -> None:
-        relay = getattr(actor, "relay", None)
-        if relay is not None:
-            await self._relay(relay)
-            return
-        queue, system_queue, table = self.queue, self.system_queue, type(actor).__prime_table__
-        while True:
-            while system_queue:
-                entry = system_queue.popleft()
-                if entry is STOP:
-                    return
-                await self._handle(actor, table, entry)
-            if not queue:
-                await self._park()
-                continue
-            budget = BURST
-            while queue and budget and not system_queue:
-                budget -= 1
-                entry = queue.popleft()
-                if self._waiting:
-                    self._admit()
-                handler = table.get(type(entry))
-                if handler is not None:
-                    self._now = entry
-                    if handler[1]:
-                        await handler[0](actor, entry)
-                    else:
-                        handler[0](actor, entry)
-                    self._now = None
-                    self.handled += 1
-                else:
-                    await self._handle(actor, table, entry)
-            await trio.lowlevel.checkpoint()
-
-    async def _handle(self, actor: Actor[Any], table: dict[type, Any], entry: Any) -> None:
-        """Handle an envelope, or a message whose class has no handler of its own."""
-        self._now = entry
-        if type(entry) is not Envelope:
-            handler = table.get(type(entry)) or _inherited(table, type(entry))
-            if handler is None:
-                self._now = None
-                self.system.dead_letter(self.path, entry, "the actor has no handler for it")
-                return
-            await _call(handler, actor, entry)
-        else:
-            await self._answer(actor, table, entry)
-        self._now = None
-        self.handled += 1
-
-    async def _answer(self, actor: Actor[Any], table: dict[type, Any], entry: Envelope) -> None:
-        message, slot = entry.message, entry.slot
-        if entry.deadline is not None and entry.deadline <= trio.current_time():
-            self.system.dead_letter(self.path, message, "its deadline passed before it was run")
-            if slot is not None:
-                slot.fail(DeadlineError(f"the ask waited in the mailbox of {self.path} past its deadline"))
-            return
-        handler = table.get(type(message)) or _inherited(table, type(message))
-        if handler is None:
-            self._refuse(message, slot)
-            return
-        if slot is None:
-            await _call(handler, actor, message)
-            return
-        try:
-            value = await _call(handler, actor, message)
-        except ANSWERS as answer:
-            slot.fail(answer)
-        else:
-            slot.reply(value)
-
-    def _refuse(self, message: Any, slot: Any) -> None:
-        reason = f"the actor has no handler for {kind_of(message)}"
-        self.system.dead_letter(self.path, message, reason)
-        if slot is not None:
-            slot.fail(RefusedError(f"{self.path}: {reason}", hint="check the actor class behind this path"))
-
-    async def _park(self) -> None:
-        self._parked = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(self._unpark)
-
-    def _unpark(self, _: Any) -> trio.lowlevel.Abort:
-        self._parked = None
-        return trio.lowlevel.Abort.SUCCEEDED
-
-    def _wake(self) -> None:
-        task, self._parked = self._parked, None
-        if task is not None:
-            trio.lowlevel.reschedule(task)
-
     # ----------------------------------------------------------------- ending
 
-    def _answer_unfinished(self, failure: Failure | None, side: _SideTasks | None) -> None:
-        """Fail the ask in hand when this incarnation ends under it: by a side task, or by a stop that took too long."""
-        entry, self._now = self._now, None
-        if type(entry) is not Envelope or entry.slot is None:
-            return
-        cause = failure or (side.failure if side is not None else None)
-        why = self.last_failure if cause is not None else "it was stopped"
-        entry.slot.fail(ActorCrashedError(f"{self.path} ended while handling {kind_of(entry.message)}: {why}"))
-
-    def _failed(self, error: Exception) -> Failure:
-        entry = self._now
-        message = entry.message if type(entry) is Envelope else entry
-        last = message if message is _STARTED or message is None else kind_of(message)
-        failure = self.note_failure(error, str(last or "no message"))
-        if type(entry) is Envelope and entry.slot is not None:
-            entry.slot.fail(
-                ActorCrashedError(
-                    f"{self.path} failed while handling {last}: {self.last_failure}",
-                    hint="its supervisor decides about a restart; the death notice names it",
-                    remote_traceback=failure.traceback,
-                )
-            )
-        return failure
-
-    def note_failure(self, error: Exception, during: str) -> Failure:
-        """Keep the failure for introspection and make the supervisor's record of it."""
-        self.last_failure = f"{type(error).__name__}: {error}"
-        return Failure(error, during, "".join(traceback.format_exception(error)))
-
-    async def _close(self) -> None:
-        """Run `stopping` shielded and bounded, end the side tasks, and drop what belonged to this incarnation."""
-        actor, side = self.actor, self._side
-        if self.state != "dead":
-            self.state = "stopping"
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + self.shutdown_s) as scope:
-            if actor is not None:
-                await self._say_goodbye(actor)
-        if scope.cancelled_caught:
-            self.last_failure = f"stopping() did not end within {self.shutdown_s:g} s"
-        for release in list(self._releases.values()):
-            release()
-        self._releases.clear()
-        self.system_queue.clear()  # a stop or a Down meant this incarnation: the next must not hear it
-        if side is not None:
-            with trio.CancelScope(shield=True):
-                await side.end()
-        self.actor = None
-        self.task = None
-
-    async def _say_goodbye(self, actor: Actor[Any]) -> None:
-        try:
-            await actor.stopping()
-        except Exception as error:  # noqa: BLE001 - the supervisor border: a failing goodbye must not hide the reason
-            failure = self.note_failure(error, "stopping()")
-            self.system.report_failure(self, failure, "the stop goes on")
+    def clear(self, reason: str) -> None:
+        """Turn all that waits into dead letters, and let in who waited for room."""
+        queued = list(self.queue)
+        self.queue.clear()
+        for entry in queued:
+            self.bury(entry, reason)
+        self.admit()
 
     def die(self, reason: str) -> None:
         """End for good: what is queued becomes dead letters, and each watcher hears once."""
         if self.state == "dead":
             return
         self.state = "dead"
-        queued = list(self.queue)
-        self.queue.clear()
-        self.system_queue.clear()
-        for entry in queued:
-            self.bury(entry, f"the actor ended: {reason}")
-        while self._waiting:
-            task, entry = self._waiting.popleft()
+        self.capacity = 0
+        self.parked = None
+        self.inline = NO_HANDLERS
+        self.leave_groups()
+        if self.queue:
+            self.clear(f"the actor ended: {reason}")
+        while self.waiting:
+            task, entry = self.waiting.popleft()
             self.bury(entry, f"the actor ended: {reason}")
             trio.lowlevel.reschedule(task)
-        watchers = list(self._watchers.values())
-        self._watchers.clear()
-        for notify in watchers:
+        watchers, self.watchers = self.watchers, None
+        for notify in list(watchers.values()) if watchers else ():
             notify(reason)
 
-    # ------------------------------------------------------ what a context uses
+    def leave_groups(self) -> None:
+        """Leave every group it has joined."""
+        for group in tuple(self.groups or ()):
+            self.system.groups.leave(group, self)
 
-    @property
-    def sender(self) -> str:
-        """Return the far node whose message is being handled; empty for a local one."""
-        return self._now.sender if type(self._now) is Envelope else ""
+    # ------------------------------------------------------------ introspection
 
-    def own(self, holder: object, release: Callable[[], None]) -> None:
-        """Call `release` when this incarnation ends (timers, watches); `holder` names it."""
-        self._releases[id(holder)] = release
+    def note_failure(self, error: BaseException) -> str:
+        """Keep the failure for introspection and return it in words."""
+        self.last_failure = f"{type(error).__name__}: {error}"
+        return self.last_failure
 
-    def disown(self, holder: object) -> None:
-        """Forget the release of something that has ended by itself."""
-        self._releases.pop(id(holder), None)
-
-    def start_side_task(self, function: Callable[..., Any], *args: Any) -> None:
-        """Run a task beside the loop, for this incarnation only; its failure fails the actor."""
-        if self._side is None or self.state in ("dead", "stopping"):
-            raise ActorUsageError(f"{self.path} is ending: it cannot start tasks", hint="start them in started()")
-        self._side.start(function, args)
-
-
-class _SideTasks:
-    """The tasks beside an actor's loop, in its supervisor's nursery; none outlives its incarnation."""
-
-    def __init__(self, cell: Cell, nursery: trio.Nursery, loop_scope: trio.CancelScope) -> None:
-        self._cell = cell
-        self._nursery = nursery
-        self._loop_scope = loop_scope
-        self._scopes: set[trio.CancelScope] = set()
-        self._last_left = trio.Event()
-        self.failure: Failure | None = None
-
-    def start(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        scope = trio.CancelScope()
-        self._scopes.add(scope)
-        self._nursery.start_soon(self._run, scope, function, args, name=f"{self._cell.path}:{function.__qualname__}")
-
-    async def _run(self, scope: trio.CancelScope, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        try:
-            with scope:
-                await function(*args)
-        except Exception as error:  # noqa: BLE001 - the supervisor border: a side task's failure is its actor's
-            if self.failure is None:
-                self.failure = self._cell.note_failure(error, f"the side task {function.__qualname__}")
-            self._loop_scope.cancel()
-        finally:
-            self._scopes.discard(scope)
-            if not self._scopes:
-                self._last_left.set()
-
-    async def end(self) -> None:
-        """Cancel the side tasks and wait for the last one."""
-        while self._scopes:
-            for scope in self._scopes:
-                scope.cancel()
-            self._last_left = trio.Event()
-            await self._last_left.wait()
-
-
-async def _call(handler: tuple[Callable[[Any, Any], Any], bool], actor: Any, message: Any) -> Any:
-    return await handler[0](actor, message) if handler[1] else handler[0](actor, message)
-
-
-def _inherited(table: dict[type, Any], kind: type) -> Any:
-    """Find the handler of the nearest base class, and remember it."""
-    for base in kind.__mro__[1:-1]:
-        if base in table:
-            table[kind] = table[base]
-            return table[base]
-    return None
+    def __repr__(self) -> str:
+        return f"<Cell {self.path} {self.state}>"
 
 
 def _nothing() -> None:
     pass
 
 
-STOP = object()
-_STARTED = "started()"
+def last_words(message: Any) -> str:
+    """Return the class name of what was in hand, for a death notice."""
+    return kind_of(message.message) if type(message) is Envelope else kind_of(message)
+
+
+class TracedCell(Cell):
+    """A cell of a system with a tracer: each message carries the context that the tracer gave it."""
+
+    __slots__ = ()
+
+    def put_nowait(self, entry: Any) -> bool:
+        """See `Cell.put_nowait`."""
+        if len(self.queue) >= self.capacity:
+            return self._put_full(entry)
+        return super().put_nowait(self._traced(entry))
+
+    async def wait_for_room(self, entry: Any) -> None:
+        """See `Cell.wait_for_room`."""
+        await super().wait_for_room(self._traced(entry))
+
+    def _traced(self, entry: Any) -> Envelope:
+        envelope = entry if type(entry) is Envelope else Envelope(entry)
+        tracer = self.system.tracer
+        if envelope.trace is None and tracer is not None:
+            envelope.trace = tracer.sending(self.path, kind_of(envelope.message))
+        return envelope

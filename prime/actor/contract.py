@@ -7,6 +7,7 @@ a `Journal`, `store/events.py` an `EventStore`), and `node/system.py` wires them
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, NewType, Protocol
 
 import attrs
@@ -36,6 +37,18 @@ class Clock(Protocol):
 
     def current_time(self) -> float:
         """Return monotonic seconds; only differences mean anything."""
+        ...
+
+
+class Tracer(Protocol):
+    """Who follows messages through a system, e.g. with OpenTelemetry. Both calls must be quick and must not fail."""
+
+    def sending(self, path: str, kind: str) -> str | None:
+        """Hear that a message of class `kind` goes to `path`; return the context that shall travel with it."""
+        ...
+
+    def handling(self, path: str, kind: str, trace: str | None) -> AbstractContextManager[object]:
+        """Return what surrounds the handling of a message that came with the context `trace`."""
         ...
 
 

@@ -8,26 +8,47 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
 _STALE_MIN = 512
 
 
+class Due(Protocol):
+    """Something with a time. It is `live` until it fires or says `note_cancelled`, whichever comes first."""
+
+    @property
+    def live(self) -> bool:
+        """Tell whether it neither fired nor was cancelled."""
+        ...
+
+    def fire(self) -> bool:
+        """Hear that the time has come, and return whether it was live. It must neither block nor raise."""
+        ...
+
+
 class Timer:
     """One pending call; `cancel` makes it a no-op."""
 
-    __slots__ = ("_owner", "call")
+    __slots__ = ("_call", "_owner", "live")
 
     def __init__(self, owner: Deadlines, call: Callable[[], Any]) -> None:
         self._owner = owner
-        self.call: Callable[[], Any] | None = call
+        self._call = call
+        self.live = True
+
+    def fire(self) -> bool:
+        """See `Due.fire`."""
+        was_live, self.live = self.live, False
+        if was_live:
+            self._call()
+        return was_live
 
     def cancel(self) -> None:
         """Forget the call; harmless if it has already been made."""
-        if self.call is not None:
-            self.call = None
+        if self.live:
+            self.live = False
             self._owner.note_cancelled()
 
 
@@ -35,7 +56,7 @@ class Deadlines:
     """A heap of timers on Trio's clock, fired by `run`."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Timer]] = []
+        self._heap: list[tuple[float, int, Due]] = []
         self._count = 0
         self._stale = 0
         self._scope: trio.CancelScope | None = None
@@ -46,18 +67,22 @@ class Deadlines:
     def at(self, when: float, call: Callable[[], Any]) -> Timer:
         """Call `call()` at `when` (Trio's clock). It must neither block nor raise."""
         timer = Timer(self, call)
+        self.add(when, timer)
+        return timer
+
+    def add(self, when: float, due: Due) -> None:
+        """Fire `due` at `when`. Whoever ends it before says so with `note_cancelled`."""
         self._count += 1
-        heapq.heappush(self._heap, (when, self._count, timer))
+        heapq.heappush(self._heap, (when, self._count, due))
         scope = self._scope
         if scope is not None and when < scope.deadline:
             scope.deadline = when
-        return timer
 
     def note_cancelled(self) -> None:
         """Count a cancelled timer and sweep the heap when most of it is cancelled, so memory stays flat."""
         self._stale += 1
         if self._stale > _STALE_MIN and self._stale * 2 > len(self._heap):
-            self._heap = [entry for entry in self._heap if entry[2].call is not None]
+            self._heap = [entry for entry in self._heap if entry[2].live]
             heapq.heapify(self._heap)
             self._stale = 0
 
@@ -71,9 +96,5 @@ class Deadlines:
 
     def _fire(self, now: float) -> None:
         while self._heap and self._heap[0][0] <= now:
-            timer = heapq.heappop(self._heap)[2]
-            if timer.call is None:
+            if not heapq.heappop(self._heap)[2].fire():
                 self._stale -= 1
-                continue
-            call, timer.call = timer.call, None
-            call()

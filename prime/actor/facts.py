@@ -6,6 +6,8 @@ from typing import Any
 
 import attrs
 
+_CAUSES_MAX = 8
+
 
 @attrs.frozen
 class ActorStarted:
@@ -13,6 +15,13 @@ class ActorStarted:
 
     path: str
     restarts: int
+
+
+@attrs.frozen
+class ActorPassivated:
+    """An idle actor's incarnation ended; its next message starts another."""
+
+    path: str
 
 
 @attrs.frozen
@@ -33,12 +42,15 @@ class ActorFailed:
     error: str
     traceback: str
     decision: str
+    causes: tuple[str, ...] = ()
+    """What the error was raised from, outermost first."""
 
     def __str__(self) -> str:
         node = f" on node {self.peer}" if self.peer else ""
+        chain = "".join(f", caused by {cause}" for cause in self.causes)
         return (
-            f"{self.path}{node} failed while handling {self.last_message}: {self.error}. Decision: {self.decision}. "
-            "Its traceback is in the node's log at level debug."
+            f"{self.path}{node} failed while handling {self.last_message}: {self.error}{chain}. "
+            f"Decision: {self.decision}. Its traceback is in the node's log at level debug."
         )
 
 
@@ -62,3 +74,15 @@ class DeadLetter:
 def kind_of(message: Any) -> str:
     """Return the class name of a message: what logs may show of it."""
     return type(message).__name__
+
+
+def causes_of(error: BaseException) -> tuple[str, ...]:
+    """Return the chain of what an error was raised from, in words; at most eight links, and no loop."""
+    chain: list[str] = []
+    seen = {id(error)}
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    while cause is not None and id(cause) not in seen and len(chain) < _CAUSES_MAX:
+        seen.add(id(cause))
+        chain.append(f"{type(cause).__name__}: {cause}")
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return tuple(chain)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, Generic, TypeVar, Union, get_args, get_origin, overload
+
+import trio
 
 from prime.actor.contract import ReplySlot
 from prime.errors import MessageError
@@ -22,6 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 M_contra = TypeVar("M_contra", contravariant=True)
 
 _MARK = "__prime_handles__"
+_THREAD = "__prime_in_thread__"
 
 Handler = tuple[Callable[[Any, Any], Any], bool]
 """The unbound method, and whether it is a coroutine function."""
@@ -58,21 +62,24 @@ class Answers(Generic[K, R]):
 # The first two overlap, since every ask is also a class: the first that fits is meant. Up to four classes each is known
 # to the type checker; past that it believes the method.
 @overload
-def on(kind: type[Asked[K, R]], /) -> Answers[K, R]: ...  # type: ignore[overload-overlap]
+def on(kind: type[Asked[K, R]], /, *, thread: bool = ...) -> Answers[K, R]: ...  # type: ignore[overload-overlap]
 @overload
-def on(kind: type[K], /) -> Handles[K]: ...
+def on(kind: type[K], /, *, thread: bool = ...) -> Handles[K]: ...
 @overload
-def on(kind: type[K], kind2: type[K2], /) -> Handles[K | K2]: ...
+def on(kind: type[K], kind2: type[K2], /, *, thread: bool = ...) -> Handles[K | K2]: ...
 @overload
-def on(kind: type[K], kind2: type[K2], kind3: type[K3], /) -> Handles[K | K2 | K3]: ...
+def on(kind: type[K], kind2: type[K2], kind3: type[K3], /, *, thread: bool = ...) -> Handles[K | K2 | K3]: ...
 @overload
-def on(kind: type[K], kind2: type[K2], kind3: type[K3], kind4: type[K4], /) -> Handles[K | K2 | K3 | K4]: ...
+def on(
+    kind: type[K], kind2: type[K2], kind3: type[K3], kind4: type[K4], /, *, thread: bool = ...
+) -> Handles[K | K2 | K3 | K4]: ...
 @overload
-def on(*kinds: type[Any]) -> Callable[[F], F]: ...
-def on(*kinds: type[Any]) -> Any:
+def on(*kinds: type[Any], thread: bool = ...) -> Callable[[F], F]: ...
+def on(*kinds: type[Any], thread: bool = False) -> Any:
     """Mark a method as the handler of a message class, or of several; its return value is the reply of an ask.
 
-    A sync handler is the fast path; an async one may wait, and the actor handles nothing else meanwhile. Type checkers
+    A sync handler is the fast path; an async one may wait, and the actor handles nothing else meanwhile. With
+    `thread=True` a sync handler that blocks runs in a worker thread; cancelled, its thread is left to finish alone. Type checkers
     see that the method takes each class, and that it returns the reply of an `Ask[R]`. Raises `MessageError` for what
     is no class.
     """
@@ -80,10 +87,26 @@ def on(*kinds: type[Any]) -> Any:
         raise MessageError("@on takes message classes", hint="write @on(Put), or @on(Put, Get) for several")
 
     def mark(method: F) -> F:
+        if thread and inspect.iscoroutinefunction(method):
+            raise MessageError(
+                f"{method.__qualname__} is a coroutine function: it cannot run in a thread", hint="write a plain `def`"
+            )
         setattr(method, _MARK, (*getattr(method, _MARK, ()), *kinds))
+        if thread:
+            setattr(method, _THREAD, True)
         return method
 
     return mark
+
+
+def _in_thread(method: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return a coroutine function that runs a blocking method in a worker thread."""
+
+    @functools.wraps(method)
+    async def run(actor: Any, message: Any) -> Any:
+        return await trio.to_thread.run_sync(method, actor, message, abandon_on_cancel=True)
+
+    return run
 
 
 def table_of(cls: type) -> dict[type, Handler]:
@@ -99,15 +122,19 @@ def table_of(cls: type) -> dict[type, Handler]:
                         hint="keep one @on method for each message class",
                     )
                 own[kind] = name
-                table[kind] = (method, inspect.iscoroutinefunction(method))
+                if getattr(method, _THREAD, False):
+                    table[kind] = (_in_thread(method), True)
+                else:
+                    table[kind] = (method, inspect.iscoroutinefunction(method))
     return table
 
 
 def protocol_of(cls: type, root: type) -> tuple[type, ...]:
-    """Return the message classes named in `Actor[...]`, as far as they are plain classes."""
+    """Return the message classes named in `Actor[...]` (or a class below it), as far as they are plain classes."""
     for base in getattr(cls, "__orig_bases__", ()):
-        if get_origin(base) is root:
-            (argument,) = get_args(base)
+        origin = get_origin(base)
+        if isinstance(origin, type) and issubclass(origin, root) and not hasattr(origin, "relay"):
+            argument = get_args(base)[0]
             members = get_args(argument) if isinstance(argument, types.UnionType) else (argument,)
             if get_origin(argument) is Union:
                 members = get_args(argument)
@@ -119,16 +146,33 @@ class Handled(Generic[M_contra]):
     """The class-level half of an actor: checks its protocol once, when the class is made."""
 
     __prime_table__: ClassVar[dict[type, Handler]] = {}
+    __prime_inline__: ClassVar[dict[type, Callable[[Any, Any], Any]]] = {}
+    """The plain functions among the handlers: called without a coroutine."""
+    __prime_awaited__: ClassVar[dict[type, Callable[[Any, Any], Any]]] = {}
+    """The coroutine functions among them."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.__prime_table__ = table_of(cls)
+        cls.__prime_inline__ = {kind: call for kind, (call, waits) in cls.__prime_table__.items() if not waits}
+        cls.__prime_awaited__ = {kind: call for kind, (call, waits) in cls.__prime_table__.items() if waits}
         missing = [kind.__name__ for kind in protocol_of(cls, _actor_root(cls)) if kind not in cls.__prime_table__]
         if missing:
             raise MessageError(
                 f"{cls.__qualname__} promises {', '.join(missing)} in its protocol but has no @on handler for it",
                 hint="add a method marked with @on, or take the class out of Actor[...]",
             )
+
+
+def inherited(cls: type[Handled[Any]], kind: type) -> Handler | None:
+    """Find the handler of the nearest base class of a message, and remember it."""
+    for base in kind.__mro__[1:-1]:
+        handler = cls.__prime_table__.get(base)
+        if handler is not None:
+            cls.__prime_table__[kind] = handler
+            (cls.__prime_awaited__ if handler[1] else cls.__prime_inline__)[kind] = handler[0]
+            return handler
+    return None
 
 
 def _actor_root(cls: type) -> type:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import trio
 
+from prime.actor.cell import BURST
+from prime.actor.facts import kind_of
 from prime.actor.mailbox import Envelope
 from prime.actor.slots import Slot
-from prime.errors import ActorUsageError, DeadlineError, MailboxFullError
+from prime.errors import ActorUsageError, DeadlineError, MailboxFullError, RefusedError
 
 if TYPE_CHECKING:
     from prime.actor.cell import Cell
@@ -17,13 +19,15 @@ if TYPE_CHECKING:
     from prime.wire import Asked
 
 M_contra = TypeVar("M_contra", contravariant=True)
+N = TypeVar("N")
 R = TypeVar("R")
 
 
 class Ref(Protocol[M_contra]):
     """A typed handle on an actor. `Ref[A | B]` can be used where a `Ref[A]` is wanted: a narrower ref is a capability.
 
-    Two refs are equal when they name the same actor: same node, same path.
+    Two refs are equal when they name the same actor: same node, same path, same rights. A ref may stand in a message,
+    also in one to another machine, which can use it from there.
     """
 
     @property
@@ -40,7 +44,8 @@ class Ref(Protocol[M_contra]):
         """Send without an answer; waits while the mailbox (`full="wait"`) or the far mailbox's credit has no room.
 
         A message to a local actor that is dead becomes a dead letter. Raises `MailboxFullError` (policy `reject`),
-        and for far actors `UnreachableError`, `LinkLostError`, `LocalProtocolError`.
+        `AskCycleError` (the wait could never end), and for far actors `UnreachableError`, `LinkLostError`,
+        `LocalProtocolError`.
         """
         ...
 
@@ -52,7 +57,14 @@ class Ref(Protocol[M_contra]):
         """Send and wait for the reply, at most `timeout` seconds. An ask whose deadline passed is not run.
 
         Raises `DeadlineError`, `NoSuchActorError`, `ActorCrashedError` (it failed on this message), `RefusedError`,
-        and what `tell` raises. Asking oneself is an `ActorUsageError` at once.
+        and what `tell` raises. Asking oneself, directly or through others that wait, is an `AskCycleError` at once.
+        """
+        ...
+
+    def narrow(self, *kinds: type[N]) -> Ref[N]:
+        """Return a ref to the same actor that takes these message classes only.
+
+        Sent to another machine it stays as narrow: what else comes through it is refused on this side.
         """
         ...
 
@@ -66,6 +78,11 @@ class LocalRef(Generic[M_contra]):
         self._cell = cell
 
     @property
+    def cell(self) -> Cell:
+        """Return the cell behind it: for the runtime's own modules."""
+        return self._cell
+
+    @property
     def path(self) -> str:
         """Return the actor's path."""
         return self._cell.path
@@ -77,7 +94,14 @@ class LocalRef(Generic[M_contra]):
 
     async def tell(self, message: M_contra) -> None:
         """See `Ref.tell`."""
-        await self._cell.put(message)
+        cell = self._cell
+        if cell.waiting or not cell.put_nowait(message):
+            await cell.wait_for_room(message)
+            return
+        cell.sends += 1
+        if cell.sends >= BURST:
+            cell.sends = 0
+            await trio.lowlevel.checkpoint()
 
     def tell_nowait(self, message: M_contra) -> None:
         """See `Ref.tell_nowait`."""
@@ -89,19 +113,48 @@ class LocalRef(Generic[M_contra]):
     async def ask(self, message: Asked[M_contra, R], *, timeout: float) -> R:
         """See `Ref.ask`."""
         cell = self._cell
-        if cell.task is trio.lowlevel.current_task():
-            raise ActorUsageError(f"{cell.path} asks itself: it would wait for ever", hint="call the method instead")
+        cell.sends += 1
+        if cell.sends >= BURST:
+            cell.sends = 0
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        if cell.parked is not None:
+            handler = cell.inline.get(type(message))
+            if handler is not None and cell.life is not None and timeout > 0:
+                answer: Any = cell.life.answer_inline(handler, message)
+                if type(answer) is Slot:
+                    answer = await self._await(answer, message, trio.current_time() + timeout, timeout)
+                return answer  # type: ignore[no-any-return]
+        return await self._ask_queued(message, timeout)  # type: ignore[no-any-return]
+
+    async def _ask_queued(self, message: Any, timeout: float) -> Any:
+        cell = self._cell
         deadline = trio.current_time() + timeout
         slot = Slot()
-        slot.arm(cell.system.deadlines, deadline, DeadlineError(_late(cell.path, message, timeout)))
-        entry = Envelope(message, slot, deadline)
+        asker = cell.system.running.get(trio.lowlevel.current_task())
+        if asker is not None:
+            cell.check_cycle(asker)
+            asker.asking = cell
         try:
+            entry = Envelope(message, slot, deadline)
             if not cell.put_nowait(entry):
                 await self._put_before(entry, deadline, timeout)
-            answer: R = await slot.wait()
+                if asker is not None:
+                    asker.asking = cell
+            return await self._await(slot, message, deadline, timeout)
         finally:
-            slot.close()
-        return answer
+            if asker is not None:
+                asker.asking = None
+
+    async def _await(self, slot: Slot, message: Any, deadline: float, timeout_s: float) -> Any:
+        system = self._cell.system
+        slot.arm(system.deadlines, deadline, self._cell.path, kind_of(message), timeout_s)
+        system.asks_open += 1
+        try:
+            return await slot.wait()
+        finally:
+            system.asks_open -= 1
 
     async def _put_before(self, entry: Envelope, deadline: float, timeout_s: float) -> None:
         with trio.CancelScope(deadline=deadline) as scope:
@@ -132,12 +185,16 @@ class LocalRef(Generic[M_contra]):
         """Return how many messages wait or are in hand."""
         return self._cell.load
 
+    def narrow(self, *kinds: type[N]) -> Ref[N]:
+        """See `Ref.narrow`."""
+        return NarrowRef(self._cell, frozenset(kinds))
+
     def watch(self, notify: Callable[[str], None]) -> Callable[[], None]:
         """Call `notify(reason)` once when the actor ends for good."""
         return self._cell.watch(notify)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, LocalRef) and other._cell is self._cell
+        return isinstance(other, LocalRef) and type(other) is type(self) and other._cell is self._cell
 
     def __hash__(self) -> int:
         return hash(self._cell.path)
@@ -146,15 +203,56 @@ class LocalRef(Generic[M_contra]):
         return f"<Ref {self._cell.path}>"
 
 
+class NarrowRef(LocalRef[M_contra]):
+    """A ref to an actor of this system that takes some message classes only."""
+
+    __slots__ = ("kinds",)
+
+    def __init__(self, cell: Cell, kinds: frozenset[type]) -> None:
+        super().__init__(cell)
+        if not kinds:
+            raise ActorUsageError(f"a ref to {cell.path} that takes nothing", hint="name the classes it shall take")
+        self.kinds = kinds
+
+    async def tell(self, message: M_contra) -> None:
+        """See `Ref.tell`."""
+        check_kind(self._cell.path, self.kinds, message)
+        await super().tell(message)
+
+    def tell_nowait(self, message: M_contra) -> None:
+        """See `Ref.tell_nowait`."""
+        check_kind(self._cell.path, self.kinds, message)
+        super().tell_nowait(message)
+
+    async def ask(self, message: Asked[M_contra, R], *, timeout: float) -> R:
+        """See `Ref.ask`."""
+        check_kind(self._cell.path, self.kinds, message)
+        return await super().ask(message, timeout=timeout)
+
+    def narrow(self, *kinds: type[N]) -> Ref[N]:
+        """See `Ref.narrow`; a ref never takes more than the one it was made of."""
+        return NarrowRef(self._cell, self.kinds.intersection(kinds))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NarrowRef) and other._cell is self._cell and other.kinds == self.kinds
+
+    def __hash__(self) -> int:
+        return hash((self._cell.path, self.kinds))
+
+    def __repr__(self) -> str:
+        return f"<Ref {self._cell.path} for {', '.join(sorted(kind.__name__ for kind in self.kinds))}>"
+
+
 class FarRef(Generic[M_contra]):
-    """A ref to an actor on another node."""
+    """A ref to an actor on another node. `kinds` is what it takes, or `None` for all; its node holds to that too."""
 
-    __slots__ = ("_network", "_path", "_peer")
+    __slots__ = ("_kinds", "_network", "_path", "_peer")
 
-    def __init__(self, network: Network, peer: PeerId, path: str) -> None:
+    def __init__(self, network: Network, peer: PeerId, path: str, kinds: frozenset[type] | None = None) -> None:
         self._network = network
         self._peer = peer
         self._path = path
+        self._kinds = kinds
 
     @property
     def path(self) -> str:
@@ -168,6 +266,8 @@ class FarRef(Generic[M_contra]):
 
     async def tell(self, message: M_contra) -> None:
         """See `Ref.tell`."""
+        if self._kinds is not None:
+            check_kind(self._path, self._kinds, message)
         await self._network.tell(self._peer, self._path, message)
 
     def tell_nowait(self, message: M_contra) -> None:
@@ -179,15 +279,26 @@ class FarRef(Generic[M_contra]):
 
     async def ask(self, message: Asked[M_contra, R], *, timeout: float) -> R:
         """See `Ref.ask`."""
+        if self._kinds is not None:
+            check_kind(self._path, self._kinds, message)
         answer: R = await self._network.ask(self._peer, self._path, message, timeout_s=timeout)
         return answer
+
+    def narrow(self, *kinds: type[N]) -> Ref[N]:
+        """See `Ref.narrow`. Only this side holds to it: the far side knows the ref that this one was made of."""
+        wanted = frozenset(kinds) if self._kinds is None else self._kinds.intersection(kinds)
+        return FarRef(self._network, self._peer, self._path, wanted)
 
     def watch(self, notify: Callable[[str], None]) -> Callable[[], None]:
         """Call `notify(reason)` once when the actor ends or its link is lost."""
         return self._network.watch(self._peer, self._path, notify)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, FarRef) and (other._peer, other._path) == (self._peer, self._path)
+        return isinstance(other, FarRef) and (other._peer, other._path, other._kinds) == (
+            self._peer,
+            self._path,
+            self._kinds,
+        )
 
     def __hash__(self) -> int:
         return hash((self._peer, self._path))
@@ -196,5 +307,10 @@ class FarRef(Generic[M_contra]):
         return f"<Ref {self._peer}{self._path}>"
 
 
-def _late(path: str, message: Any, timeout_s: float) -> str:
-    return f"no answer from {path} to {type(message).__name__} within {timeout_s:g} s"
+def check_kind(path: str, kinds: frozenset[type], message: Any) -> None:
+    """Raise `RefusedError` for a message that a ref does not take."""
+    if not isinstance(message, tuple(kinds)):
+        raise RefusedError(
+            f"this ref to {path} takes {', '.join(sorted(kind.__name__ for kind in kinds))}, not {kind_of(message)}",
+            hint="whoever gave it out narrowed it: ask for one that takes more",
+        )

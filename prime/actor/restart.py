@@ -55,11 +55,15 @@ class RestartWindow:
         self._random = random
         self._times: deque[float] = deque()
 
-    def next_delay_s(self, now: float) -> float | None:
-        """Record one failure at `now`; return how long to wait before the restart, or `None` to give up."""
+    def left(self, now: float) -> int:
+        """Return how many restarts there is room for at `now`."""
         while self._times and self._times[0] <= now - self._restart.within:
             self._times.popleft()
-        if len(self._times) >= self._restart.max:
+        return self._restart.max - len(self._times)
+
+    def next_delay_s(self, now: float) -> float | None:
+        """Record one failure at `now`; return how long to wait before the restart, or `None` to give up."""
+        if self.left(now) <= 0:
             return None
         self._times.append(now)
         first, longest = self._restart.backoff

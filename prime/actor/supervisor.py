@@ -1,20 +1,26 @@
 """Supervisors: they own their children's tasks, restart them by a strategy, and stop them in reverse order.
 
-Every child runs in its supervisor's nursery, so a task that outlives its supervisor cannot exist.
+Every child runs in its supervisor's nursery, so a task that outlives its supervisor cannot exist. A child may be a
+supervisor itself: one that gives up fails, and its parent decides in turn.
 """
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import attrs
 import trio
 
-from prime.actor.cell import Cell, Failure
+from prime.actor.cell import BURST, Cell, TracedCell
+from prime.actor.child import ActorChild, BranchChild, Child
 from prime.actor.contract import ProcessOutput, ProcessSettings
-from prime.actor.facts import ActorStarted, ActorStopped, SupervisorGaveUp
+from prime.actor.facts import ActorStopped, SupervisorGaveUp
+from prime.actor.groups import one_error
+from prime.actor.life import Failure, Order
 from prime.actor.mailbox import Mailbox
 from prime.actor.pool import Pool
 from prime.actor.ref import LocalRef, Ref
@@ -30,25 +36,8 @@ if TYPE_CHECKING:
 M_contra = TypeVar("M_contra", contravariant=True)
 
 _MAILBOX = Mailbox()
+_RESTART = Restart()
 _ROUTE = RoundRobin()
-
-
-@attrs.define(slots=True, eq=False)
-class Child:
-    """One child as its supervisor sees it."""
-
-    name: str
-    cell: Cell
-    factory: Callable[[], Actor[Any]]
-    kind: ChildKind
-    settled: trio.Event = attrs.field(factory=trio.Event)
-    """Set once it has started for the first time, or is known never to."""
-    attempted: trio.Event = attrs.field(factory=trio.Event)
-    """Set when the present incarnation has started or ended."""
-    failure: Failure | None = None
-    running: bool = False
-    expected: bool = False
-    """Whether its supervisor asked it to end, so that the end is no event to decide on."""
 
 
 @attrs.frozen
@@ -77,21 +66,36 @@ class Supervisor:
         self.path = path
         self.strategy: Strategy = strategy
         self.restarts_max = restart.max
+        self.variables = contextvars.copy_context()
+        """The context variables that its children see: those of whoever opened it."""
         self._hopeless = restart.hopeless
         self.state: Literal["running", "stopping", "dead"] = "running"
         self._window = RestartWindow(restart, system.random)
-        self._children: list[Child] = []
+        self._children: dict[str, Child] = {}
         self._events: deque[_Ended | _RestartDue] = deque()
         self._news = trio.Event()
         self._closed = trio.Event()
         self._gave_up = False
         self._nursery: trio.Nursery | None = None
+        self._spawned = 0
         self._pools: dict[str, Pool[Any]] = {}
 
     @property
     def children(self) -> tuple[Child, ...]:
         """Return the children in start order."""
-        return tuple(self._children)
+        return tuple(self._children.values())
+
+    @property
+    def children_nursery(self) -> trio.Nursery:
+        """Return where the children's tasks run."""
+        if self._nursery is None:
+            raise ActorUsageError(f"the supervisor {self.path} is {self.state}", hint="spawn while it is running")
+        return self._nursery
+
+    @property
+    def restarts_left(self) -> int:
+        """Return how many restarts the window has room for now."""
+        return self._window.left(trio.current_time())
 
     async def spawn(
         self,
@@ -101,34 +105,29 @@ class Supervisor:
         mailbox: Mailbox = _MAILBOX,
         kind: ChildKind = "permanent",
         shutdown: float = 5.0,
+        passivate: float | None = None,
+        remote: tuple[type, ...] | None = None,
     ) -> Ref[M_contra]:
         """Start a child and return its ref once its `started` has returned.
 
         `factory` makes a fresh actor for each incarnation. `kind`: permanent children always come back, transient
         ones after a failure, temporary ones never. `shutdown` bounds (in seconds) both the message in hand and
-        `stopping` when it is stopped. Raises `ActorUsageError` (path taken, supervisor ending) and
-        `ActorCrashedError` when it fails in `started` and is not restarted.
+        `stopping` when it is stopped. After `passivate` idle seconds its incarnation ends in order, and the next
+        message starts another. `remote` names the message classes that other nodes may send to its path: all that
+        have a tag by default, none with `()`; a ref that was handed out by `Ref.narrow` allows what it names.
+        Raises `ActorUsageError` (path taken, supervisor ending) and `ActorCrashedError` when it fails in `started`
+        and is not restarted.
         """
-        nursery = self._nursery
-        if nursery is None or self.state != "running":
-            raise ActorUsageError(f"the supervisor {self.path} is {self.state}", hint="spawn while it is running")
-        if kind not in CHILD_KINDS:
-            raise ActorUsageError(f"unknown child kind {kind!r}", hint=f"one of {', '.join(CHILD_KINDS)}")
-        cell = Cell(self.system, f"{self.path}/{_checked(name)}", mailbox, shutdown)
+        self._check_place(kind)
+        if passivate is not None and passivate <= 0:
+            raise ActorUsageError(f"cannot passivate after {passivate:g} s", hint="give a time above 0")
+        allowed = None if remote is None else frozenset(remote)
+        new_cell = Cell if self.system.tracer is None else TracedCell
+        cell = new_cell(self.system, f"{self.path}/{_checked(name)}", mailbox, shutdown, allowed)
+        cell.passivate_s = passivate
         self.system.register(cell)
-        child = Child(name, cell, factory, kind)
-        self._children.append(child)
-        self._begin(child)
-        await self._until_settled(child)
-        if self._gave_up and child.failure is not None:
-            await trio.sleep_forever()  # the supervisor gave up: its error cancels this block, and says why
-        if cell.state == "dead" and child.failure is not None:
-            error = child.failure.error
-            raise ActorCrashedError(
-                f"{cell.path} could not start: {type(error).__name__}: {error}",
-                hint="the death notice has the traceback",
-                remote_traceback=child.failure.traceback,
-            ) from error
+        child = ActorChild(self, name, kind, cell, factory)
+        await self._start(child)
         return LocalRef(cell)
 
     async def spawn_pool(
@@ -233,14 +232,30 @@ class Supervisor:
         factory = host.factory(actor, args, settings)
         return await self.spawn(factory, name, mailbox=mailbox, kind=kind, shutdown=shutdown)
 
-    async def _until_settled(self, child: Child) -> None:
-        try:
-            await child.settled.wait()
-        except trio.Cancelled:
-            with trio.CancelScope(shield=True):
-                await self._halt(child)
-            self._bury(child, "its spawn was cancelled")
-            raise
+    async def spawn_supervisor(
+        self,
+        name: str,
+        start: Callable[[Supervisor], Awaitable[object]],
+        *,
+        strategy: Strategy = "one_for_one",
+        restart: Restart = _RESTART,
+        kind: ChildKind = "permanent",
+    ) -> None:
+        """Start a supervisor as a child; returns once `start` has.
+
+        `start(supervisor)` spawns its children, anew for each incarnation: they are fresh then, and refs to the
+        earlier ones are dead. Past its own restarts it fails, and this supervisor decides by its strategy. Raises
+        as `spawn`.
+        """
+        self._check_place(kind)
+        path = f"{self.path}/{_checked(name)}"
+        self.system.check_path(path)
+
+        def make() -> Supervisor:
+            return Supervisor(self.system, path, strategy, restart)
+
+        make()  # a wrong strategy is the caller's mistake, not a failure to restart from
+        await self._start(BranchChild(self, name, kind, path, make, start))
 
     async def stop(self, ref: Ref[Any]) -> None:
         """Stop one child in order and for good; returns when it has ended. Unknown refs are ignored."""
@@ -248,16 +263,108 @@ class Supervisor:
         if pool is not None:
             await pool.close()
             return
-        for child in self._children:
-            if LocalRef(child.cell) == ref:
-                await self._halt(child)
-                self._bury(child, "it was stopped")
-                return
+        child = self._child_of(ref)
+        if child is not None:
+            await self._halt(child)
+            self._bury(child, "it was stopped")
+
+    async def stop_supervisor(self, name: str) -> None:
+        """Stop a supervisor that is a child, and its children first; an unknown name is ignored."""
+        child = self._children.get(name)
+        if isinstance(child, BranchChild):
+            await self._halt(child)
+            self._bury(child, "it was stopped")
+
+    def suspend(self, ref: Ref[Any]) -> None:
+        """Let a child finish the message in hand and handle only system messages from then on, until `resume`."""
+        self._tell_system(ref, Order.SUSPEND)
+
+    def resume(self, ref: Ref[Any]) -> None:
+        """Let a suspended child go on."""
+        self._tell_system(ref, Order.RESUME)
+
+    def _tell_system(self, ref: Ref[Any], word: Order) -> None:
+        child = self._child_of(ref)
+        if child is None:
+            raise ActorUsageError(f"{ref.path} is no child of {self.path}", hint="ask the supervisor that spawned it")
+        child.cell.put_system(word)
+
+    def _child_of(self, ref: Ref[Any]) -> ActorChild | None:
+        child = self._children.get(ref.path.rpartition("/")[2])
+        return child if isinstance(child, ActorChild) and LocalRef(child.cell) == ref else None
+
+    # ---------------------------------------------------------------- starting
+
+    def _check_place(self, kind: ChildKind) -> None:
+        if self._nursery is None or self.state != "running":
+            raise ActorUsageError(f"the supervisor {self.path} is {self.state}", hint="spawn while it is running")
+        if kind not in CHILD_KINDS:
+            raise ActorUsageError(f"unknown child kind {kind!r}", hint=f"one of {', '.join(CHILD_KINDS)}")
+
+    async def _start(self, child: Child) -> None:
+        """Start a child for the first time and wait until it is known whether it lives."""
+        self._children[child.name] = child
+        child.begin()
+        if child.started_once:
+            await self._breathe(child)
+            return
+        if child.settled is None:
+            child.settled = trio.Event()
+        await self._until_settled(child)
+        if self._gave_up and child.failure is not None:
+            await trio.sleep_forever()  # the supervisor gave up: its error cancels this block, and says why
+        if child.name not in self._children and child.failure is not None:
+            error = child.failure.error
+            raise ActorCrashedError(
+                f"{child.path} could not start: {type(error).__name__}: {error}",
+                hint="the death notice has the traceback",
+                remote_traceback=child.failure.traceback,
+            ) from error
+
+    async def _breathe(self, child: Child) -> None:
+        """Give others a turn every `BURST` spawns that needed none."""
+        self._spawned += 1
+        try:
+            if self._spawned % BURST:
+                await trio.lowlevel.checkpoint_if_cancelled()
+            else:
+                await trio.lowlevel.checkpoint()
+        except trio.Cancelled:
+            await self._give_back(child)
+            raise
+
+    async def _until_settled(self, child: Child) -> None:
+        assert child.settled is not None  # noqa: S101 - a pair with `_start`, which makes it
+        try:
+            await child.settled.wait()
+        except trio.Cancelled:
+            await self._give_back(child)
+            raise
+
+    async def _give_back(self, child: Child) -> None:
+        """Undo a spawn that was cancelled."""
+        with trio.CancelScope(shield=True):
+            await self._halt(child)
+        self._bury(child, "its spawn was cancelled")
 
     # ---------------------------------------------------------------- running
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Supervise until cancelled or out of restarts. `System.supervisor` calls it."""
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Supervise for the length of the block; its children stop, last first, at the end.
+
+        Raises `RestartLimitError` when they fail too often, and a hopeless failure as it is.
+        """
+        self.system.add_supervisor(self)
+        try:
+            async with one_error(), trio.open_nursery() as nursery:
+                await nursery.start(self._run)
+                yield
+                nursery.cancel_scope.cancel()
+        finally:
+            self.system.remove_supervisor(self)
+
+    async def _run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         try:
             async with trio.open_nursery() as outer:
                 self._nursery = await outer.start(self._host)
@@ -286,9 +393,12 @@ class Supervisor:
         if self.state != "running":
             return
         self.state = "stopping"
-        for child in reversed(self._children[:]):
+        reason = f"its supervisor {self.path} stopped"
+        for count, child in enumerate(reversed(self.children), 1):
             await self._halt(child)
-            self._bury(child, f"its supervisor {self.path} stopped")
+            self._bury(child, reason)
+            if count % BURST == 0:
+                await trio.lowlevel.checkpoint()
 
     async def _decide(self) -> Exception:
         """Handle the ends of children, one at a time, until one is hopeless or the restarts are used up."""
@@ -298,7 +408,7 @@ class Supervisor:
                 await self._restart(event.children)
                 continue
             child, failure = event.child, event.failure
-            if child not in self._children or child.cell.state == "restarting":
+            if not self._owns(child) or child.restarting or child.running:
                 continue
             if not comes_back(child.kind, failed=failure is not None):
                 self._report(child, failure, "not restarted")
@@ -312,6 +422,9 @@ class Supervisor:
                 return self._give_up(child, failure)
             await self._schedule(child, failure, delay_s)
 
+    def _owns(self, child: Child) -> bool:
+        return self._children.get(child.name) is child
+
     async def _next_event(self) -> _Ended | _RestartDue:
         while not self._events:
             self._news = trio.Event()
@@ -319,60 +432,46 @@ class Supervisor:
         return self._events.popleft()
 
     async def _schedule(self, child: Child, failure: Failure | None, delay_s: float) -> None:
-        index = self._children.index(child)
-        group = tuple(self._children[i] for i in group_of(self.strategy, index, len(self._children)))
+        group = self._group(child)
         self._report(child, failure, f"restart in {delay_s:.2f} s ({self.strategy})")
         for member in reversed(group):
             if member is not child:
                 await self._halt(member)
-            if member in self._children:  # a stop may have buried it while others were halted
-                member.cell.state = "restarting"
+            if self._owns(member):  # a stop may have buried it while others were halted
+                member.note_restarting()
         self.system.deadlines.at(trio.current_time() + delay_s, lambda: self._post(_RestartDue(group)))
+
+    def _group(self, child: Child) -> tuple[Child, ...]:
+        """Return who restarts with a child, in start order."""
+        if self.strategy == "one_for_one":
+            return (child,)
+        children = self.children
+        return tuple(children[i] for i in group_of(self.strategy, children.index(child), len(children)))
 
     async def _restart(self, group: tuple[Child, ...]) -> None:
         for child in group:
-            if child in self._children and not child.running:
-                child.cell.restarts += 1
-                self._begin(child)
+            if self._owns(child) and not child.running:
+                child.note_restart()
+                child.attempted = trio.Event()
+                child.begin()
                 await child.attempted.wait()
 
     def _give_up(self, child: Child, failure: Failure | None) -> RestartLimitError:
         reason = _reason(failure)
         self._report(child, failure, "the supervisor gives up")
-        self.system.emit(SupervisorGaveUp(self.path, f"{child.cell.path}: {reason}"))
+        self.system.emit(SupervisorGaveUp(self.path, f"{child.path}: {reason}"))
         return RestartLimitError(
-            f"{self.path} gave up: {child.cell.path} failed once more after {self.restarts_max} restarts. "
+            f"{self.path} gave up: {child.path} failed once more after {self.restarts_max} restarts. "
             f"Last failure: {reason}",
             hint="mend the cause, or allow more with restart=Restart(max=..., within=...)",
         )
 
     # --------------------------------------------------------------- children
 
-    def _begin(self, child: Child) -> None:
-        assert self._nursery is not None  # noqa: S101 - a pair with `spawn`, which refuses before this
-        child.running = True
-        child.expected = False
-        child.attempted = trio.Event()
-        child.cell.may_live()
-        child.cell.state = "starting"
-        self._nursery.start_soon(self._live, child, self._nursery, name=child.cell.path)
-
-    async def _live(self, child: Child, nursery: trio.Nursery) -> None:
-        def started() -> None:
-            child.failure = None
-            self.system.emit(ActorStarted(child.cell.path, child.cell.restarts))
-            child.settled.set()
-            child.attempted.set()
-
-        failure = None
-        try:
-            failure = await child.cell.live(child.factory, nursery, started)
-        finally:
-            child.running = False
-            child.failure = failure
-            child.attempted.set()
-            if not child.expected and self.state == "running":
-                self._post(_Ended(child, failure))
+    def child_ended(self, child: Child, failure: Failure | None) -> None:
+        """See `Parent.child_ended`."""
+        if self.state == "running":
+            self._post(_Ended(child, failure))
 
     def _post(self, event: _Ended | _RestartDue) -> None:
         """Queue a decision: at most one end and one restart for each child."""
@@ -380,22 +479,22 @@ class Supervisor:
         self._news.set()
 
     async def _halt(self, child: Child) -> None:
-        child.expected = True
-        if child.running:
-            await child.cell.halt()
+        if not child.halt_nowait():
+            await child.halt()
 
     def _bury(self, child: Child, reason: str) -> None:
-        if child not in self._children:
+        if not self._owns(child):
             return
-        self._children.remove(child)
-        child.cell.die(reason)
-        child.settled.set()
-        self.system.unregister(child.cell)
-        self.system.emit(ActorStopped(child.cell.path, reason))
+        del self._children[child.name]
+        child.die(reason)
+        if child.settled is not None:
+            child.settled.set()
+        if self.system.observed:
+            self.system.emit(ActorStopped(child.path, reason))
 
     def _report(self, child: Child, failure: Failure | None, decision: str) -> None:
         if failure is not None:
-            self.system.report_failure(child.cell, failure, decision)
+            self.system.report_failure(child.path, failure, decision)
 
 
 def _reason(failure: Failure | None) -> str:
@@ -403,6 +502,6 @@ def _reason(failure: Failure | None) -> str:
 
 
 def _checked(name: str) -> str:
-    if not name or "/" in name or name != name.strip():
-        raise ActorUsageError(f"{name!r} cannot name an actor", hint="a non-empty name without '/'")
+    if not name or "/" in name or "!" in name or name != name.strip():
+        raise ActorUsageError(f"{name!r} cannot name an actor", hint="a non-empty name without '/' and '!'")
     return name

@@ -5,27 +5,31 @@ from __future__ import annotations
 import contextlib
 import random as random_module
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import trio
 
+from prime.actor.child import ActorChild
 from prime.actor.contract import PeerId
 from prime.actor.deadlines import Deadlines
-from prime.actor.facts import ActorFailed, DeadLetter, kind_of
-from prime.actor.groups import one_error
+from prime.actor.facts import ActorFailed, DeadLetter, causes_of, kind_of
 from prime.actor.mailbox import Envelope
+from prime.actor.passport import Passports
 from prime.actor.portal import Portal
-from prime.actor.ref import FarRef, LocalRef, Ref
+from prime.actor.ref import FarRef, LocalRef, Ref, check_kind
+from prime.actor.registry import Groups
 from prime.actor.restart import Restart, Strategy
 from prime.actor.supervisor import Supervisor
-from prime.errors import ActorUsageError, NoSuchActorError
+from prime.actor.timing import Timing
+from prime.errors import ActorUsageError, NoSuchActorError, RefusedError
 
 if TYPE_CHECKING:
     from prime.actor.actor import Actor
-    from prime.actor.cell import Cell, Failure
-    from prime.actor.contract import Network, ProcessHost, ReplySlot
+    from prime.actor.cell import Cell
+    from prime.actor.contract import Network, ProcessHost, ReplySlot, Tracer
+    from prime.actor.life import Failure
 
 M_contra = TypeVar("M_contra", contravariant=True)
 
@@ -34,7 +38,12 @@ _RESTART = Restart()
 
 @attrs.frozen
 class ActorInfo:
-    """One actor as introspection shows it. `mailbox` counts waiting messages; `age_s` is of this incarnation."""
+    """One actor as introspection shows it.
+
+    `mailbox` counts waiting messages and `oldest_s` is how long the oldest was seen waiting; `age_s` is of this
+    incarnation; `p50_s` and `p99_s` are of the time to handle a message, right within a factor of two; `dropped`
+    counts its dead letters and refusals. Without statistics, times and rates are 0.
+    """
 
     path: str
     actor: str
@@ -44,29 +53,51 @@ class ActorInfo:
     mailbox: int
     handled: int
     last_failure: str
+    oldest_s: float = 0.0
+    rate_per_s: float = 0.0
+    p50_s: float = 0.0
+    p99_s: float = 0.0
+    dropped: int = 0
 
 
 @attrs.frozen
 class SupervisorInfo:
-    """One supervisor and its children, in start order."""
+    """One supervisor and the actors among its children, in start order; a supervisor under it has its own entry."""
 
     path: str
     strategy: str
     state: str
     children: tuple[ActorInfo, ...]
+    restarts_left: int = 0
 
 
 class System:
     """The root of the actors of one node. Make one with `prime.open_system`."""
 
-    def __init__(self, *, network: Network | None = None, random: random_module.Random | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        network: Network | None = None,
+        random: random_module.Random | None = None,
+        secret: bytes = b"",
+        tracer: Tracer | None = None,
+        statistics: bool = True,
+    ) -> None:
         self.network = network
         self.process_host: ProcessHost | None = None
         self.parent = ""
         """In the process of a process actor, the id of the node that started it; else empty."""
         self.random = random if random is not None else random_module.Random()  # noqa: S311 - jitter, no secret
+        self.tracer = tracer
         self.deadlines = Deadlines()
+        self.passports = Passports(secret)
+        self.groups = Groups()
+        self.running: dict[trio.lowlevel.Task, Cell] = {}
+        """Which actor a task is the loop of."""
         self.dead_letters = 0
+        self.asks_open = 0
+        self._statistics = statistics
+        self._serial = 0
         self._cells: dict[str, Cell] = {}
         self._supervisors: dict[str, Supervisor] = {}
         self._observers: list[Callable[[Any], None]] = []
@@ -106,18 +137,26 @@ class System:
         Raises `RestartLimitError` when its children fail more often than `restart` allows, and a failure that
         `restart` calls hopeless as it is.
         """
-        path = f"/{name}"
+        supervisor = Supervisor(self, f"/{name}", strategy, restart)
+        async with supervisor.serving():
+            yield supervisor
+
+    def add_supervisor(self, supervisor: Supervisor) -> None:
+        """Give a supervisor its path."""
+        self.check_path(supervisor.path)
+        self._supervisors[supervisor.path] = supervisor
+
+    def remove_supervisor(self, supervisor: Supervisor) -> None:
+        """Free the path of a supervisor that has ended."""
+        if self._supervisors.get(supervisor.path) is supervisor:
+            del self._supervisors[supervisor.path]
+
+    def check_path(self, path: str) -> None:
+        """Raise `ActorUsageError` if a supervisor or an actor has that path."""
         if path in self._supervisors:
             raise ActorUsageError(f"a supervisor at {path} already runs", hint="choose another name")
-        supervisor = Supervisor(self, path, strategy, restart)
-        self._supervisors[path] = supervisor
-        try:
-            async with one_error(), trio.open_nursery() as nursery:
-                await nursery.start(supervisor.run)
-                yield supervisor
-                nursery.cancel_scope.cancel()
-        finally:
-            del self._supervisors[path]
+        if path in self._cells:
+            raise ActorUsageError(f"an actor at {path} already runs", hint="choose another name, or stop it first")
 
     def ref(self, peer: str, path: str, actor: type[Actor[M_contra]]) -> Ref[M_contra]:  # noqa: ARG002 - types it
         """Return a ref to the actor at `path` on node `peer`; `actor` gives its protocol to the type checker.
@@ -137,6 +176,18 @@ class System:
         """Return a ref to the local actor at `path`, or `None`."""
         cell = self._cells.get(path)
         return LocalRef(cell) if cell is not None else None
+
+    def group(self, name: str) -> tuple[Ref[Any], ...]:
+        """Return refs to the actors in a group, in the order they joined; empty if there is none of that name."""
+        return tuple(LocalRef(cell) for cell in self.groups.members(name))
+
+    def received(self, peer: PeerId, path: str, network: Network) -> Ref[Any]:
+        """Return the ref that a message named: to an actor here, or to one that `network` reaches."""
+        if peer != self.peer:
+            return FarRef(network, peer, path)
+        cell = self._cells.get(path)
+        found = LocalRef(cell) if cell is not None else self.passports.ref_at(path)
+        return found if found is not None else FarRef(network, peer, path)  # its first use says that nobody is there
 
     def watch(self, ref: Ref[Any], notify: Callable[[str], None]) -> Callable[[], None]:
         """Call `notify(reason)` exactly once when the actor behind `ref` ends or its link is lost."""
@@ -159,11 +210,28 @@ class System:
         """Return every supervisor and its actors as they are now."""
         now = trio.current_time()
         return tuple(
-            SupervisorInfo(s.path, s.strategy, s.state, tuple(_info(child.cell, now) for child in s.children))
+            SupervisorInfo(s.path, s.strategy, s.state, tuple(_infos(s, now)), s.restarts_left)
             for s in self._supervisors.values()
         )
 
+    def leftovers(self) -> dict[str, int]:
+        """Count what is alive now, by kind; what a block leaves behind is the difference."""
+        return {
+            "actors": len(self._cells),
+            "supervisors": len(self._supervisors),
+            "tasks": len(self.running),
+            "timers": len(self.deadlines),
+            "asks": self.asks_open,
+            "watches": sum(len(cell.watchers or ()) for cell in self._cells.values()),
+            "passports": len(self.passports),
+        }
+
     # ----------------------------------------------------------------- facts
+
+    @property
+    def observed(self) -> bool:
+        """Tell whether anybody hears facts: a fact that nobody hears need not be made."""
+        return bool(self._observers)
 
     def emit(self, fact: Any) -> None:
         """Give a fact to every observer."""
@@ -190,23 +258,33 @@ class System:
         if self._observers:
             self.emit(DeadLetter(path, kind_of(message), reason))
 
-    def report_failure(self, cell: Cell, failure: Failure, decision: str) -> None:
+    def report_failure(self, path: str, failure: Failure, decision: str) -> None:
         """Emit the death notice of one incarnation."""
         error = f"{type(failure.error).__name__}: {failure.error}"
-        self.emit(ActorFailed(cell.path, self.peer, failure.last_message, error, failure.traceback, decision))
+        causes = causes_of(failure.error)
+        self.emit(ActorFailed(path, self.peer, failure.last_message, error, failure.traceback, decision, causes))
 
     # -------------------------------------------------------------- registry
 
+    def next_serial(self) -> int:
+        """Return a number that no other cell of this system had."""
+        self._serial += 1
+        return self._serial
+
     def register(self, cell: Cell) -> None:
         """Give a cell its path; a path names one actor at a time."""
-        if cell.path in self._cells:
-            raise ActorUsageError(f"an actor at {cell.path} already runs", hint="choose another name, or stop it first")
+        if cell.path in self._cells or cell.path in self._supervisors:
+            self.check_path(cell.path)
         self._cells[cell.path] = cell
+        if self._statistics:
+            cell.timing = Timing()
 
     def unregister(self, cell: Cell) -> None:
         """Free the path of a dead cell."""
         if self._cells.get(cell.path) is cell:
             del self._cells[cell.path]
+        if cell.grants:
+            self.passports.forget(cell)
 
     def _cell(self, path: str) -> Cell:
         cell = self._cells.get(path)
@@ -232,26 +310,55 @@ class System:
         """See `contract.Inbound.watch_path`."""
         cell = self._cells.get(path)
         if cell is None:
+            granted = self.passports.ref_at(path)
+            cell = granted.cell if granted is not None else None
+        if cell is None:
             notify(f"no actor at {path}")
             return lambda: None
         return cell.watch(notify)
 
     def _inbound(self, path: str, message: Any) -> Cell:
-        try:
-            return self._cell(path)
-        except NoSuchActorError:
+        cell = self._cells.get(path)
+        if cell is not None:
+            if cell.remote is not None:
+                self._check_allowed(cell, message)
+            return cell
+        cell = self.passports.cell_at(path, message) if "!" in path else None
+        if cell is None:
             self.dead_letter(path, message, "no actor at this path")
-            raise
+            raise NoSuchActorError(f"no actor at {path}", hint="`prime status` lists the paths of a node")
+        return cell
+
+    def _check_allowed(self, cell: Cell, message: Any) -> None:
+        allowed = cell.remote
+        if not allowed:
+            self.dead_letter(cell.path, message, "it takes nothing from other nodes by its path")
+            raise RefusedError(
+                f"{cell.path} takes nothing from other nodes by its path", hint="get a ref from its node"
+            )
+        check_kind(cell.path, allowed, message)
+
+
+def _infos(supervisor: Supervisor, now: float) -> Iterator[ActorInfo]:
+    for child in supervisor.children:
+        if isinstance(child, ActorChild):
+            yield _info(child.cell, now)
 
 
 def _info(cell: Cell, now: float) -> ActorInfo:
+    timing = cell.timing or Timing()
     return ActorInfo(
         path=cell.path,
-        actor=type(cell.actor).__qualname__ if cell.actor is not None else "",
+        actor=type(cell.life.actor).__qualname__ if cell.life is not None else "",
         state=cell.state,
         age_s=now - cell.started_at,
         restarts=cell.restarts,
         mailbox=len(cell.queue),
         handled=cell.handled,
         last_failure=cell.last_failure,
+        oldest_s=timing.oldest_s(cell.handled, len(cell.queue), now),
+        rate_per_s=timing.rate_per_s(cell.handled, now),
+        p50_s=timing.percentile_s(0.5),
+        p99_s=timing.percentile_s(0.99),
+        dropped=cell.dropped,
     )

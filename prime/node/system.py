@@ -6,6 +6,7 @@ It imports no domain room, so a program that only wants actors pays for actors.
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from random import Random
@@ -20,7 +21,7 @@ from prime.transport.identity import KeyPair
 from prime.transport.links import LinkLimits, Links
 
 if TYPE_CHECKING:
-    from prime.actor.contract import ProcessSettings
+    from prime.actor.contract import ProcessSettings, Tracer
     from prime.transport.contract import Transport
 
 
@@ -32,18 +33,23 @@ async def open_system(
     limits: LinkLimits | None = None,
     version: str = "",
     seed: int | None = None,
+    tracer: Tracer | None = None,
+    statistics: bool = True,
 ) -> AsyncIterator[System]:
     """Open a system of actors, reachable from other machines if it has a transport.
 
     `transport` is one of `Memory`, `Unix`, `Tcp`, `Libp2p`. `key` is this node's identity: a `KeyPair`, the path of
     its key file (made, mode 0600, if it is not there), or nothing for a fresh identity that ends with the system.
     `limits` bounds each link, `version` is told to peers, `seed` fixes the runtime's randomness (the jitter of
-    restarts). Leaving the block stops everything in order.
+    restarts, and the secret behind narrowed refs: leave it out where strangers may guess). `tracer` follows messages,
+    `statistics=False` leaves out the times that introspection shows. Leaving the block stops everything in order.
 
     Raises `WrongBackendError` outside Trio, `ConfigError` (key file), `AddressInUseError`, `MissingExtraError`.
     """
     require_trio()
-    system = System(random=None if seed is None else Random(seed))  # noqa: S311 - jitter, no secret
+    random = None if seed is None else Random(seed)  # noqa: S311 - repeatable on purpose
+    secret = secrets.token_bytes(32) if random is None else random.randbytes(32)
+    system = System(random=random, secret=secret, tracer=tracer, statistics=statistics)
     identity = _key(key)
     system.process_host = _LazyProcesses(system, identity)
     if transport is not None:

@@ -418,7 +418,7 @@ async def test_cancelled_timers_and_ended_watches_leave_nothing(autojump_clock: 
                 self.ctx.after(5, Get("")).cancel()
                 self.ctx.every(5, Get("")).cancel()
                 self.ctx.watch(self.ctx.self_ref)()
-            counts.append(len(self.ctx._cell._releases))
+            counts.append(self.ctx._cell.life.owned)
             return None
 
         @on(Down)

@@ -598,7 +598,7 @@ def test_an_event_without_its_method_is_refused() -> None:
 
 
 def test_a_message_without_its_handler_is_refused() -> None:
-    with pytest.raises(MessageError, match="promises Die but has no @on method"):
+    with pytest.raises(MessageError, match="promises Die in its protocol but has no @on handler"):
 
         class Missing(Persistent[Die, Deposited]):
             @applies(Deposited)

@@ -141,11 +141,11 @@ async def test_a_router_that_comes_back_knows_the_workers_of_now(autojump_clock:
         pool = await sup.spawn_pool(Worker, "workers", size=1, route=ConsistentHash(key=key))
         await sup.resize(pool, 3)
         (router,) = (child for child in sup.children if child.name == "workers")
-        assert router.cell.actor is not None
-        router.cell.actor.ctx.start_soon(_fail)
+        assert router.cell.life is not None
+        router.cell.life.actor.ctx.start_soon(_fail)
         await trio.sleep(5)
         assert system.tree()[0].children[1].restarts == 1
-        assert len(router.cell.actor.routees) == 3
+        assert len(router.cell.life.actor.routees) == 3
         assert await pool.ask(Work(), timeout=1)
 
 

@@ -1,0 +1,37 @@
+"""Named groups of a system's actors: an actor joins, others find it by the group's name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prime.actor.cell import Cell
+
+
+class Groups:
+    """Which cells are in which group, in the order they joined."""
+
+    def __init__(self) -> None:
+        self._members: dict[str, dict[Cell, None]] = {}
+
+    def join(self, group: str, cell: Cell) -> None:
+        """Add a cell; joining twice is joining once."""
+        self._members.setdefault(group, {})[cell] = None
+        if cell.groups is None:
+            cell.groups = set()
+        cell.groups.add(group)
+
+    def leave(self, group: str, cell: Cell) -> None:
+        """Take a cell out; harmless if it is not in."""
+        members = self._members.get(group)
+        if members is not None:
+            members.pop(cell, None)
+            if not members:
+                del self._members[group]
+        if cell.groups is not None:
+            cell.groups.discard(group)
+
+    def members(self, group: str) -> Iterator[Cell]:
+        """Yield the cells in a group."""
+        yield from self._members.get(group, ())
