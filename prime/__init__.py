@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from prime.actor import Supervisor as Supervisor
     from prime.actor import System as System
     from prime.actor import applies as applies
+    from prime.actor import ask_all as ask_all
     from prime.actor import on as on
+    from prime.actor import pipeline as pipeline
     from prime.errors import PrimeError as PrimeError
     from prime.node.system import open_system as open_system
     from prime.node.training import open_trainer as open_trainer
@@ -79,10 +81,12 @@ _HOMES = {
     "TrainingConfig": "prime.trainer.metadata",
     "Unix": "prime.transport.unix",
     "applies": "prime.actor",
+    "ask_all": "prime.actor",
     "message": "prime.wire",
     "on": "prime.actor",
     "open_system": "prime.node.system",
     "open_trainer": "prime.node.training",
+    "pipeline": "prime.actor",
     "record": "prime.wire",
 }
 

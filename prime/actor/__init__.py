@@ -10,6 +10,7 @@ from prime.actor.facts import ActorFailed, ActorStarted, ActorStopped, DeadLette
 from prime.actor.handlers import on
 from prime.actor.mailbox import Mailbox
 from prime.actor.persistent import Persistent, SnapshotFailed, StateRecovered, applies
+from prime.actor.pipeline import ask_all, pipeline
 from prime.actor.portal import Portal
 from prime.actor.ref import Ref
 from prime.actor.relay import Relay
@@ -48,5 +49,7 @@ __all__ = [
     "SupervisorInfo",
     "System",
     "applies",
+    "ask_all",
     "on",
+    "pipeline",
 ]
