@@ -149,7 +149,7 @@ async def ask(kind: Callable[[], Actor[Any]]) -> float:
 
 
 async def spawn(count: int, *, started: bool) -> float:
-    """Spawn `count` actors; with `started` each answers one question, so that it has run."""
+    """Spawn `count` actors; with `started` each answers one question in a task of its own."""
     async with prime.open_system() as system, system.supervisor("bench") as sup:
         begun = time.perf_counter()
         await spawn_all(sup, count, started=started)
@@ -157,10 +157,10 @@ async def spawn(count: int, *, started: bool) -> float:
 
 
 async def spawn_all(sup: Any, count: int, *, started: bool) -> None:
-    """Spawn them under one supervisor."""
+    """Spawn them under one supervisor; an async handler answers in the actor's own task, so each one asked has one."""
     question = Question(1)
     for number in range(count):
-        ref = await sup.spawn(Sync, f"{number}")
+        ref = await sup.spawn(AsyncAnswer, f"{number}")
         if started:
             await ref.ask(question, timeout=60)
 
