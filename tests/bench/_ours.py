@@ -210,8 +210,6 @@ class Burner(Actor[Burn]):
 async def burn(processes: int) -> float:
     """Ask process actors to compute, two questions at a time for each; return asks a second."""
     async with prime.open_system() as system, system.supervisor("bench") as sup:
-        if not hasattr(sup, "spawn_process"):
-            raise MissingError("a supervisor has no spawn_process")
         refs = [await sup.spawn_process(Burner, f"{number}") for number in range(processes)]
         question = Burn(TURNS)
 

@@ -123,7 +123,7 @@ def _between_processes() -> list[Case]:
 
 def _scaling() -> Case:
     two, one = in_trio(_ours.burn, 2), in_trio(_ours.burn, 1)
-    return Case("process_scaling", two, one, "one process actor instead of two", 1.7, pairs_max=3, warm=False)
+    return Case("process_scaling", two, one, "one process actor instead of two", 1.7, warm=False)
 
 
 def in_child(what: str, actors: int) -> float:
