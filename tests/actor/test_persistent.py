@@ -31,24 +31,24 @@ from prime.store import MemoryEventStore, SqliteEventStore
 from prime.wire import Ask, Limits, Payload, message
 
 
-@message(tag=0x7B01)
+@message(tag=0x7C01)
 class Deposited:
     amount: int
 
 
-@message(tag=0x7B02)
+@message(tag=0x7C02)
 class Noted:
     text: str
     data: Payload
 
 
-@message(tag=0x7B03)
+@message(tag=0x7C03)
 class State:
     total: int
     notes: list[str]
 
 
-@message(tag=0x7B04)
+@message(tag=0x7C04)
 class Unheard:
     pass
 
@@ -254,7 +254,7 @@ async def failure_of(store: Any, actor: Any = Account, key: str = "acct", **sett
         (encoded(Deposited(1))[:-1], "not exactly one frame"),
         (encoded(Deposited(1)) + b"\0", "not exactly one frame"),
         (encoded(Deposited(1)) * 2, "not exactly one frame"),
-        (encoded(Deposited(1)).replace(b"\x7b\x01", b"\x7b\x7f"), "unknown message: the tag 0x7b7f"),
+        (encoded(Deposited(1)).replace(b"\x7c\x01", b"\x7c\x7f"), "unknown message: the tag 0x7c7f"),
         (encoded(Unheard()), "Account does not apply Unheard"),
     ],
 )
