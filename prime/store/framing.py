@@ -16,6 +16,8 @@ from prime.errors import CorruptedError
 MAGIC = b"prime journal 1\n"
 
 _HEAD = struct.Struct(">QI")
+_PAGE_BYTES = 4096
+"""What a file system writes at once, or a divisor of it."""
 
 
 def framed(body: bytes | memoryview) -> bytes:
@@ -43,34 +45,41 @@ def scan(data: bytes | memoryview, name: str) -> Scan:
         raise _damage(name, 0, "it is no journal")
     at, records = len(MAGIC), []
     while at + _HEAD.size <= len(view):
-        length, checksum = _HEAD.unpack_from(view, at)
-        if not any(view[at:]):
-            break  # after a power loss a file's length can be on the disk before its bytes: torn, not damaged
-        start, end = at + _HEAD.size, at + _HEAD.size + length
-        if end > len(view):
-            if _whole_record_after(view, at):
-                raise _damage(name, at, "the length of a record is wrong")
+        end = _whole_until(view, at)
+        if end is None:
+            problem = _problem(view, at)
+            if problem:
+                raise _damage(name, at, problem)
             break
-        body = view[start:end]
-        if zlib.crc32(body, zlib.crc32(length.to_bytes(8, "big"))) != checksum:
-            if end < len(view) or length == 0:
-                raise _damage(name, at, "the checksum of a record is wrong")
-            break
-        records.append(bytes(body))
+        records.append(bytes(view[at + _HEAD.size : end]))
         at = end
     return Scan(tuple(records), at)
 
 
-def _whole_record_after(view: memoryview, at: int) -> bool:
-    """Tell whether a whole record stands anywhere behind a broken head: then the head was damaged, not torn."""
-    for start in range(at + 1, min(len(view) - _HEAD.size, at + 4096)):
-        length, checksum = _HEAD.unpack_from(view, start)
-        end = start + _HEAD.size + length
-        if length > 0 and end <= len(view):
-            body = view[start + _HEAD.size : end]
-            if zlib.crc32(body, zlib.crc32(length.to_bytes(8, "big"))) == checksum:
-                return True
-    return False
+def _whole_until(view: memoryview, at: int) -> int | None:
+    """Return where the record that begins at `at` ends, or `None` if no whole one does."""
+    length, checksum = _HEAD.unpack_from(view, at)
+    end = at + _HEAD.size + length
+    if end > len(view) or zlib.crc32(view[at + _HEAD.size : end], zlib.crc32(view[at : at + 8])) != checksum:
+        return None
+    return int(end)
+
+
+def _problem(view: memoryview, at: int) -> str:
+    """Say what is wrong with a broken record that a crash cannot have torn; an empty text where it can."""
+    if not any(view[at : (at // _PAGE_BYTES + 1) * _PAGE_BYTES]):
+        # After a power loss a file's length can be on the disk before its bytes, and later pages before the first.
+        return "a record was lost" if _whole_record_after(view, at, len(view)) else ""
+    length, _ = _HEAD.unpack_from(view, at)
+    if at + _HEAD.size + length > len(view):
+        return "the length of a record is wrong" if _whole_record_after(view, at, at + _PAGE_BYTES) else ""
+    return "the checksum of a record is wrong" if at + _HEAD.size + length < len(view) or not length else ""
+
+
+def _whole_record_after(view: memoryview, at: int, until: int) -> bool:
+    """Tell whether a whole record begins behind a broken one, before `until`: then that one was damaged, not torn."""
+    ends = min(len(view) - _HEAD.size + 1, until)
+    return any(_whole_until(view, start) is not None for start in range(at + 1, ends))
 
 
 def _damage(name: str, at: int, what: str) -> CorruptedError:

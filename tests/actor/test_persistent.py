@@ -414,6 +414,30 @@ async def test_a_failed_snapshot_is_a_fact_and_the_next_one_is_tried(autojump_cl
         assert info.restarts == 0
 
 
+async def test_one_snapshot_at_a_time_and_never_in_the_way_of_a_reply(autojump_clock: trio.testing.MockClock) -> None:
+    class Slow(MemoryEventStore):
+        saving = most = 0
+
+        async def save_snapshot(self, key: str, sequence: int, body: bytes) -> None:
+            self.saving += 1
+            self.most = max(self.most, self.saving)
+            await trio.sleep(10)
+            await super().save_snapshot(key, sequence, body)
+            self.saving -= 1
+
+    store = Slow()
+    async with open_system(seed=0) as system, system.supervisor("bank", restart=RESTART) as bank:
+        account = await bank.spawn(lambda: Account(store, snapshot_every=1), "account")
+        for number in range(1, 5):
+            assert await account.ask(Deposit((1,)), timeout=1) == number
+        await trio.sleep(11)
+        assert await store.snapshot("acct") == SavedSnapshot(1, encoded(State(1, [])))
+        assert await account.ask(Deposit((1,)), timeout=1) == 5
+        await trio.sleep(11)
+        assert await store.snapshot("acct") == SavedSnapshot(5, encoded(State(5, [])))
+    assert store.most == 1
+
+
 @pytest.mark.parametrize("error", [ConflictError("a later snapshot"), CorruptedError("its head was lost")])
 async def test_a_snapshot_that_shows_a_second_writer_or_damage_ends_the_incarnation(
     autojump_clock: trio.testing.MockClock, error: WorldError

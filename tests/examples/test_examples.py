@@ -150,3 +150,7 @@ def test_train_three_nodes() -> None:
     assert first > 2
     assert last < guess / 2
     assert "4810 parameters, identical on all 3 nodes: True" in out
+
+
+def test_persistence() -> None:
+    assert run("04_persistence.py", within_s=120).splitlines() == ["every answered deposit is there: True"] * 2

@@ -317,6 +317,32 @@ def test_a_head_from_an_older_page_does_not_hide_events(tmp_path: Path) -> None:
     database.close()
 
 
+def test_a_batch_that_fails_in_its_middle_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / NAME
+    database = Database(path, 1.0)
+    database.append("a", 0, [b"1", b"2", b"3", b"4"])
+    database.close()
+    rows(path, "DELETE FROM events WHERE sequence = 3")
+    rows(path, "UPDATE heads SET last = 2, checksum = ?", checksum(b"a", (2, 0, 0)))
+    database = Database(path, 1.0)
+    with pytest.raises(CorruptedError, match="UNIQUE"):
+        database.append("a", 2, [b"new 3", b"new 4"])
+    database.close()
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT body FROM events ORDER BY sequence").fetchall() == [(b"1",), (b"2",), (b"4",)]
+    connection.close()
+
+
+def test_every_commit_is_synced(tmp_path: Path) -> None:
+    """No test without a power switch sees a missing sync, so the setting itself is held."""
+    database = Database(tmp_path / NAME, 1.0)
+    connection = database._connection
+    assert connection is not None
+    settings = {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")}
+    assert settings == {"journal_mode": "wal", "synchronous": 2}
+    database.close()
+
+
 # --------------------------------------------------------------------------------------------- a world that refuses
 
 

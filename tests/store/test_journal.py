@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from prime.errors import CorruptedError, WorldError
@@ -39,6 +39,36 @@ def test_a_flipped_bit_before_the_last_record_is_named(records: list[bytes], dat
     at = data.draw(st.integers(len(MAGIC), last - 1))
     whole[at] ^= 1 << data.draw(st.integers(0, 7))
     with pytest.raises(CorruptedError, match="at byte"):
+        scan(bytes(whole), "j")
+
+
+@given(st.integers(0, 5000), st.integers(1, 9000), st.sets(st.integers(0, 3)))
+def test_pages_of_the_last_append_that_never_reached_the_disk_make_it_torn(
+    before: int, size: int, holes: set[int]
+) -> None:
+    """Power loss in an append: the length is there, and any of the pages that it was to fill; the first one may lack."""
+    kept = written([b"x" * before])
+    whole = bytearray(kept + framed(b"y" * size) + b"y" * size)
+    for page in holes:
+        start, end = (len(kept) // 4096 + page) * 4096, (len(kept) // 4096 + page + 1) * 4096
+        whole[max(start, len(kept)) : end] = bytes(len(whole[max(start, len(kept)) : end]))
+    found = scan(bytes(whole), "j")
+    assert found.records[0] == b"x" * before
+    lost = len(found.records) == 1
+    assert found.whole_bytes == (len(kept) if lost else len(whole))
+    assert lost == (bytes(whole) != kept + framed(b"y" * size) + b"y" * size)
+
+
+@given(st.integers(0, 3), st.lists(st.integers(0, 3000), min_size=1, max_size=4))
+def test_a_page_of_zeros_before_a_whole_record_is_damage(page: int, sizes: list[int]) -> None:
+    records = [b"x" * size for size in (5000, *sizes)]
+    whole = bytearray(written(records))
+    last = len(written(records[:-1]))
+    start = len(written(records[:1])) + page * 7
+    end = min((start // 4096 + 1) * 4096, last)
+    assume(start + 12 <= last and any(whole[start:end]))
+    whole[start:end] = bytes(end - start)
+    with pytest.raises(CorruptedError):
         scan(bytes(whole), "j")
 
 
