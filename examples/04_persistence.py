@@ -44,10 +44,12 @@ class Deposit(Ask[int]):
 
 @prime.message
 class GetBalance(Ask[int]):
-    pass
+    """A question that changes nothing, so nothing is stored for it."""
 
 
 class Account(Persistent[Deposit | GetBalance, Deposited]):
+    """Its type names what it hears, then what it stores."""
+
     def __init__(self, store: SqliteEventStore) -> None:
         super().__init__(store, "account/ada", snapshot_every=10)
         self.total = 0

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from prime.actor import ConsistentHash as ConsistentHash
     from prime.actor import Context as Context
     from prime.actor import Down as Down
+    from prime.actor import EventStore as EventStore
     from prime.actor import LeastLoaded as LeastLoaded
     from prime.actor import Mailbox as Mailbox
     from prime.actor import Persistent as Persistent
@@ -57,6 +58,7 @@ _HOMES = {
     "ConsistentHash": "prime.actor",
     "Context": "prime.actor",
     "Down": "prime.actor",
+    "EventStore": "prime.actor",
     "KeyPair": "prime.transport.identity",
     "LeastLoaded": "prime.actor",
     "Libp2p": "prime.transport.libp2p",

@@ -5,6 +5,7 @@ it fails, `contract.py` for what the runtime needs from the rooms above.
 """
 
 from prime.actor.actor import Actor, Context
+from prime.actor.contract import EventStore
 from prime.actor.down import Down
 from prime.actor.facts import ActorFailed, ActorStarted, ActorStopped, DeadLetter, SupervisorGaveUp
 from prime.actor.handlers import on
@@ -31,6 +32,7 @@ __all__ = [
     "Context",
     "DeadLetter",
     "Down",
+    "EventStore",
     "LeastLoaded",
     "Mailbox",
     "Persistent",
