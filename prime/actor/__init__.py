@@ -7,7 +7,7 @@ it fails, `contract.py` for what the runtime needs from the rooms above.
 from prime.actor.actor import Actor, Context
 from prime.actor.contract import EventStore
 from prime.actor.down import Down
-from prime.actor.facts import ActorFailed, ActorStarted, ActorStopped, DeadLetter, SupervisorGaveUp
+from prime.actor.facts import ActorFailed, ActorPassivated, ActorStarted, ActorStopped, DeadLetter, SupervisorGaveUp
 from prime.actor.handlers import on
 from prime.actor.mailbox import Mailbox
 from prime.actor.persistent import Persistent, SnapshotFailed, StateRecovered, applies
@@ -25,6 +25,7 @@ __all__ = [
     "Actor",
     "ActorFailed",
     "ActorInfo",
+    "ActorPassivated",
     "ActorStarted",
     "ActorStopped",
     "Broadcast",

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, NewType, Protocol
+from typing import Any, Literal, NewType, Protocol, TypeVar
 
 import attrs
 import trio
+
+T = TypeVar("T")
 
 PeerId = NewType("PeerId", str)
 """A libp2p peer id in its base58 text form (`12D3KooW…`), the same over every transport."""
@@ -81,6 +83,10 @@ class Inbound(Protocol):
         self, path: str, message: Any, *, slot: ReplySlot | None, deadline: float | None, sender: PeerId
     ) -> None:
         """As `deliver_nowait`, but waits for room."""
+        ...
+
+    def decoded(self, decode: Callable[..., T], *args: Any) -> T:
+        """Return `decode(*args)`, a decoding of what came over the network, with the refs in it bound to this system."""
         ...
 
     def watch_path(self, path: str, notify: Callable[[str], None]) -> Callable[[], None]:

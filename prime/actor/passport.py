@@ -19,7 +19,6 @@ from prime.wire import register_field, tag_of
 
 if TYPE_CHECKING:
     from prime.actor.cell import Cell
-    from prime.actor.contract import Network
     from prime.actor.system import System
 
 T = TypeVar("T")
@@ -71,13 +70,13 @@ class Passports:
         cell.grants = None
 
 
-_here: contextvars.ContextVar[tuple[System, Network]] = contextvars.ContextVar("prime-system")
+_here: contextvars.ContextVar[System] = contextvars.ContextVar("prime-system")
 """Whose message is being decoded: set for the length of one decoding, since a ref means nothing outside a system."""
 
 
-def decode_in(system: System, network: Network, decode: Callable[..., T], *args: Any) -> T:
-    """Return `decode(*args)`, with the refs in it bound to a system and the network that brought them."""
-    token = _here.set((system, network))
+def decode_in(system: System, decode: Callable[..., T], *args: Any) -> T:
+    """Return `decode(*args)`, with the refs in it bound to a system."""
+    token = _here.set(system)
     try:
         return decode(*args)
     finally:
@@ -104,8 +103,7 @@ def _from_plain(plain: Any) -> Any:
     peer, path = plain
     if not peer or not path.startswith("/") or len(path) > PATH_CHARS_MAX or len(peer) > PATH_CHARS_MAX:
         raise ValueError("a ref is [peer, path]")
-    system, network = _here.get()
-    return system.received(PeerId(peer), path, network)
+    return _here.get().received(PeerId(peer), path)
 
 
-register_field(Ref, _to_plain, _from_plain, "[tstr, tstr]", plain_type=list)  # type: ignore[type-abstract]
+register_field(Ref, _to_plain, _from_plain, "[tstr, tstr]", plain_type=list, instances=(LocalRef, FarRef))  # type: ignore[type-abstract]

@@ -16,7 +16,7 @@ from prime.actor.contract import PeerId
 from prime.actor.deadlines import Deadlines
 from prime.actor.facts import ActorFailed, DeadLetter, causes_of, kind_of
 from prime.actor.mailbox import Envelope
-from prime.actor.passport import Passports
+from prime.actor.passport import Passports, decode_in
 from prime.actor.portal import Portal
 from prime.actor.ref import FarRef, LocalRef, Ref, check_kind
 from prime.actor.registry import Groups
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from prime.actor.life import Failure
 
 M_contra = TypeVar("M_contra", contravariant=True)
+T = TypeVar("T")
 
 _RESTART = Restart()
 
@@ -181,13 +182,16 @@ class System:
         """Return refs to the actors in a group, in the order they joined; empty if there is none of that name."""
         return tuple(LocalRef(cell) for cell in self.groups.members(name))
 
-    def received(self, peer: PeerId, path: str, network: Network) -> Ref[Any]:
-        """Return the ref that a message named: to an actor here, or to one that `network` reaches."""
-        if peer != self.peer:
-            return FarRef(network, peer, path)
-        cell = self._cells.get(path)
-        found = LocalRef(cell) if cell is not None else self.passports.ref_at(path)
-        return found if found is not None else FarRef(network, peer, path)  # its first use says that nobody is there
+    def received(self, peer: PeerId, path: str) -> Ref[Any]:
+        """Return the ref that a message named: to an actor here, or to one that the network reaches."""
+        if self.network is None:
+            raise ActorUsageError("a ref came to a system without a network", hint="decode messages where they arrive")
+        if peer == self.peer:
+            cell = self._cells.get(path)
+            found = LocalRef(cell) if cell is not None else self.passports.ref_at(path)
+            if found is not None:
+                return found
+        return FarRef(self.network, peer, path)  # one of our own that is gone: its first use says so
 
     def watch(self, ref: Ref[Any], notify: Callable[[str], None]) -> Callable[[], None]:
         """Call `notify(reason)` exactly once when the actor behind `ref` ends or its link is lost."""
@@ -305,6 +309,10 @@ class System:
     ) -> None:
         """See `contract.Inbound.deliver`."""
         await self._inbound(path, message).put(Envelope(message, slot, deadline, sender))
+
+    def decoded(self, decode: Callable[..., T], *args: Any) -> T:
+        """See `contract.Inbound.decoded`."""
+        return decode_in(self, decode, *args)
 
     def watch_path(self, path: str, notify: Callable[[str], None]) -> Callable[[], None]:
         """See `contract.Inbound.watch_path`."""

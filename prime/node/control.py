@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prime.actor.contract import PeerId
 from prime.errors import RefusedError
@@ -12,6 +12,8 @@ from prime.observe.messages import STATUS_PATH
 if TYPE_CHECKING:
     from prime.actor import System
     from prime.actor.contract import ReplySlot
+
+T = TypeVar("T")
 
 
 class ControlInbound:
@@ -47,6 +49,10 @@ class ControlInbound:
         _check(path)
         own = PeerId(self._system.peer)
         await self._system.deliver(path, message, slot=slot, deadline=deadline, sender=own)
+
+    def decoded(self, decode: Callable[..., T], *args: Any) -> T:
+        """See `contract.Inbound.decoded`."""
+        return self._system.decoded(decode, *args)
 
     def watch_path(self, path: str, notify: Callable[[str], None]) -> Callable[[], None]:
         """See `contract.Inbound.watch_path`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import trio
@@ -52,6 +52,9 @@ _ERRORS = {
     kind.__name__: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PrimeError)
 }
 _CUT_OFF = (LinkLostError, UnreachableError)
+
+
+T = TypeVar("T")
 
 
 @attrs.frozen
@@ -403,6 +406,10 @@ class _Ears:
     ) -> None:
         """See `Inbound.deliver`."""
         await self._system.deliver(path, message, slot=slot, deadline=deadline, sender=sender)
+
+    def decoded(self, decode: Callable[..., T], *args: Any) -> T:
+        """See `Inbound.decoded`."""
+        return self._system.decoded(decode, *args)
 
     def watch_path(self, path: str, notify: Callable[[str], None]) -> Callable[[], None]:
         """See `Inbound.watch_path`."""

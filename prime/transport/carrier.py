@@ -217,7 +217,9 @@ class Carrier:
         if slot is None or kind is None:
             return
         try:
-            value = decode_value(self._reply_type(kind), command.value, command.payloads, self._wire_limits)
+            value = self._inbound.decoded(
+                decode_value, self._reply_type(kind), command.value, command.payloads, self._wire_limits
+            )
         except DecodeError as error:  # a malformed body; the frame was whole, so the link lives on
             slot.fail(error)
         else:
@@ -249,7 +251,7 @@ class Carrier:
 
     def _deliver(self, command: core.Deliver) -> None:
         try:
-            message = from_plain(command.body, command.payloads, self._wire_limits)
+            message = self._inbound.decoded(from_plain, command.body, command.payloads, self._wire_limits)
             slot = self._reply_slot(command, message)
         except DecodeError as error:
             self._undecodable(command, error)

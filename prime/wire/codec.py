@@ -107,16 +107,18 @@ def register_field(
     cddl: str,
     *,
     plain_type: type | None = None,
+    instances: tuple[type, ...] = (),
 ) -> None:
     """Teach the wire a class that is neither a message nor a record, such as `Ref`; its generic forms are included.
 
     `to_plain` returns a plain value; `from_plain` checks one and raises ValueError, TypeError, LookupError or a
     `PrimeError` when it does not fit. `cddl` describes the plain value; `plain_type` (str, list, …) lets the class
-    stand in a union with others than None. Register before the first message with such a field is decorated.
+    stand in a union with others than None. `instances` are the classes of its values where `cls` is a Protocol. Register before the first message with such a field is decorated.
     """
+    kinds: tuple[type[Any], ...] = instances or (cls,)
 
     def encode(value: Any, _payloads: list[memoryview]) -> Any:
-        if not isinstance(value, cls):
+        if not isinstance(value, kinds):
             raise MismatchError(cls.__name__, value)
         return to_plain(value)
 
@@ -130,7 +132,7 @@ def register_field(
 
     plain = frozenset() if plain_type is None else frozenset({plain_type})
     _registered.codecs[cls] = Codec(
-        encode, decode, plain, (cls,), lambda rules: rules.define(rule_name(cls), lambda: cddl)
+        encode, decode, plain, kinds, lambda rules: rules.define(rule_name(cls), lambda: cddl)
     )
     compile_codec.cache_clear()
 

@@ -129,6 +129,9 @@ class Node:
         while not self.deliver_nowait(path, message, slot=slot, deadline=deadline, sender=sender):
             await self.box(path).changed.wait()
 
+    def decoded(self, decode: Callable[..., Any], *args: Any) -> Any:
+        return decode(*args)
+
     def watch_path(self, path: str, notify: Callable[[str], None]) -> Callable[[], None]:
         if path not in self.boxes:
             notify(f"no actor at {path}")
