@@ -13,7 +13,7 @@ from prime.cli.output import console, emit
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from prime.observe.messages import NodeStatus, RunStatus, SupervisorStatus
+    from prime.observe.messages import ActorStatus, NodeStatus, RunStatus, SupervisorStatus
 
 
 def status(
@@ -83,11 +83,26 @@ def tree(supervisor: SupervisorStatus) -> Any:
     """Return a supervisor and its actors as a rich tree."""
     from rich.tree import Tree
 
-    root = Tree(f"{supervisor.path} [dim]{supervisor.strategy}[/]")
+    root = Tree(f"{supervisor.path} [dim]{supervisor.strategy}, {supervisor.restarts_left} restarts left[/]")
     for child in supervisor.children:
-        failed = f"  [red]{_plain(child.last_failure)}[/]" if child.last_failure else ""
-        root.add(
-            f"{child.path.rpartition('/')[2]} [dim]{child.actor}[/] {child.state}, mailbox {child.mailbox}, "
-            f"handled {child.handled}, restarts {child.restarts}{failed}"
-        )
+        root.add(_actor_line(child))
     return root
+
+
+def _actor_line(child: ActorStatus) -> str:
+    waited = f" (the oldest {child.oldest_s:.1f} s)" if child.oldest_s else ""
+    dropped = f", dropped {child.dropped}" if child.dropped else ""
+    failed = f"  [red]{_plain(child.last_failure)}[/]" if child.last_failure else ""
+    return (
+        f"{_plain(child.path.rpartition('/')[2])} [dim]{_plain(child.actor)}[/] {child.state}, "
+        f"mailbox {child.mailbox}{waited}, handled {child.handled} ({child.rate_per_s:.1f}/s, "
+        f"p99 {_duration(child.p99_s)}){dropped}, restarts {child.restarts}{failed}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 1e-6:.0f} µs"

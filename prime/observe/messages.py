@@ -10,7 +10,11 @@ STATUS_PATH = "/node/status"
 
 @record
 class ActorStatus:
-    """One actor: `mailbox` counts waiting messages, `age_s` is of the present incarnation."""
+    """One actor: `mailbox` counts waiting messages, `age_s` is of the present incarnation.
+
+    `oldest_s` is how long the oldest message was seen waiting, `p50_s` and `p99_s` the time to handle one (right within
+    a factor of two), `dropped` its dead letters and refusals.
+    """
 
     path: str
     actor: str
@@ -20,16 +24,22 @@ class ActorStatus:
     mailbox: int
     handled: int
     last_failure: str
+    oldest_s: float = 0.0
+    rate_per_s: float = 0.0
+    p50_s: float = 0.0
+    p99_s: float = 0.0
+    dropped: int = 0
 
 
 @record
 class SupervisorStatus:
-    """One supervisor with its children in start order."""
+    """One supervisor with its actors in start order; `restarts_left` is what its window has room for now."""
 
     path: str
     strategy: str
     state: str
     children: tuple[ActorStatus, ...]
+    restarts_left: int = 0
 
 
 @record

@@ -52,7 +52,12 @@ def supervisor_status(info: SupervisorInfo) -> SupervisorStatus:
             mailbox=child.mailbox,
             handled=child.handled,
             last_failure=child.last_failure,
+            oldest_s=round(child.oldest_s, 3),
+            rate_per_s=round(child.rate_per_s, 3),
+            p50_s=child.p50_s,
+            p99_s=child.p99_s,
+            dropped=child.dropped,
         )
         for child in info.children
     )
-    return SupervisorStatus(info.path, info.strategy, info.state, children)
+    return SupervisorStatus(info.path, info.strategy, info.state, children, info.restarts_left)
