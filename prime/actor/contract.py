@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, NewType, Protocol, TypeVar
+from typing import Any, Literal, NewType, Protocol, TypedDict, TypeVar
 
 import attrs
 import trio
@@ -23,15 +23,20 @@ ProcessOutput = Literal["show", "facts"]
 """Where the lines go that a process prints: to this program's standard error, or to observers alone."""
 
 
-@attrs.frozen
-class ProcessSettings:
-    """How a process actor's process is run; times in seconds. See `Supervisor.spawn_process`."""
+class ProcessOptions(TypedDict, total=False):
+    """How an actor's process is run; times in seconds."""
 
-    shutdown_s: float = 5.0
-    starting_s: float = 60.0
-    silent_s: float = 30.0
-    output: ProcessOutput = "show"
-    environment: Mapping[str, str] = attrs.field(factory=dict)
+    args: Sequence[Any]
+    """What the factory is called with: plain values, and messages that have a tag. None by default."""
+    starting: float
+    """The longest that the import and `started` may take, 60 by default."""
+    silent: float
+    """A process without a sign of life for this long is killed, 30 by default. Its event loop gives the sign: a
+    handler that computes longer than this is marked `@on(..., thread=True)`, or this is raised, up to `math.inf`."""
+    output: ProcessOutput
+    """`show` by default."""
+    environment: Mapping[str, str]
+    """Environment variables beside this process's own."""
 
 
 class Clock(Protocol):
@@ -147,9 +152,7 @@ class Network(Protocol):
 class ProcessHost(Protocol):
     """How the runtime starts actors in processes of their own. One per system; `node/process.py` implements it."""
 
-    def factory(
-        self, actor: str | Callable[..., Any], args: Sequence[Any], settings: ProcessSettings
-    ) -> Callable[[], Any]:
+    def factory(self, actor: str | Callable[..., Any], options: ProcessOptions) -> Callable[[], Any]:
         """Return a factory of relays, each of which is one child process in which `actor(*args)` lives.
 
         Raises `ActorUsageError` for a name that no child could import, and for arguments that cannot be sent.

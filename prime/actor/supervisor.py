@@ -9,15 +9,15 @@ from __future__ import annotations
 import contextlib
 import contextvars
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
 import attrs
 import trio
 
 from prime.actor.cell import BURST, Cell, TracedCell
 from prime.actor.child import ActorChild, BranchChild, Child
-from prime.actor.contract import ProcessOutput, ProcessSettings
+from prime.actor.contract import ProcessOptions
 from prime.actor.facts import ActorStopped, SupervisorGaveUp
 from prime.actor.groups import one_error
 from prime.actor.life import Failure, Order
@@ -173,14 +173,10 @@ class Supervisor:
         actor: Callable[..., Actor[M_contra]],
         name: str,
         *,
-        args: Sequence[Any] = (),
         mailbox: Mailbox = _MAILBOX,
         kind: ChildKind = "permanent",
         shutdown: float = 5.0,
-        starting: float = 60.0,
-        silent: float = 30.0,
-        output: ProcessOutput = "show",
-        environment: Mapping[str, str] | None = None,
+        **options: Unpack[ProcessOptions],
     ) -> Ref[M_contra]: ...
 
     @overload
@@ -189,14 +185,10 @@ class Supervisor:
         actor: str,
         name: str,
         *,
-        args: Sequence[Any] = (),
         mailbox: Mailbox = _MAILBOX,
         kind: ChildKind = "permanent",
         shutdown: float = 5.0,
-        starting: float = 60.0,
-        silent: float = 30.0,
-        output: ProcessOutput = "show",
-        environment: Mapping[str, str] | None = None,
+        **options: Unpack[ProcessOptions],
     ) -> Ref[Any]: ...
 
     async def spawn_process(
@@ -204,32 +196,18 @@ class Supervisor:
         actor: str | Callable[..., Actor[Any]],
         name: str,
         *,
-        args: Sequence[Any] = (),
         mailbox: Mailbox = _MAILBOX,
         kind: ChildKind = "permanent",
         shutdown: float = 5.0,
-        starting: float = 60.0,
-        silent: float = 30.0,
-        output: ProcessOutput = "show",
-        environment: Mapping[str, str] | None = None,
+        **options: Unpack[ProcessOptions],
     ) -> Ref[Any]:
-        """As `spawn`, but the actor lives in a child process of its own, with its own interpreter and core.
+        """As `spawn`, but the actor lives in a child process: short for `spawn(system.in_process(actor), ...)`.
 
-        `actor` is a class or a function at the top of a module, or its name, `"module:factory"`; the child imports
-        it and calls it with `args`: plain values and messages that have a tag. `starting` bounds the import and
-        `started`; a process that gives no sign of life for `silent` seconds (a handler that computes longer on its
-        event loop) is killed, as is one that has not stopped after `shutdown`. Every incarnation is a new process;
-        when one dies its exit status, signal and last output are in the reason. `output="facts"` keeps what it
-        prints from standard error. Raises what `spawn` raises, and `ActorUsageError` where the child could not
-        import the factory or be sent the arguments.
+        See `System.in_process` for `actor` and its options. Every incarnation is a new process; when one dies, its
+        exit status or signal and its last output are in the reason. One that has not stopped in order within
+        `shutdown` is killed. Raises what `spawn` and `System.in_process` raise.
         """
-        host = self.system.process_host
-        if host is None:
-            raise ActorUsageError(
-                "this system cannot start processes", hint="make it with prime.open_system, which can"
-            )
-        settings = ProcessSettings(shutdown, starting, silent, output, dict(environment or {}))
-        factory = host.factory(actor, args, settings)
+        factory: Callable[[], Actor[Any]] = self.system.in_process(actor, **options)
         return await self.spawn(factory, name, mailbox=mailbox, kind=kind, shutdown=shutdown)
 
     async def spawn_supervisor(

@@ -6,7 +6,7 @@ import contextlib
 import random as random_module
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 import attrs
 import trio
@@ -28,7 +28,7 @@ from prime.errors import ActorUsageError, NoSuchActorError, RefusedError
 if TYPE_CHECKING:
     from prime.actor.actor import Actor
     from prime.actor.cell import Cell
-    from prime.actor.contract import Network, ProcessHost, ReplySlot, Tracer
+    from prime.actor.contract import Network, ProcessHost, ProcessOptions, ReplySlot, Tracer
     from prime.actor.life import Failure
 
 M_contra = TypeVar("M_contra", contravariant=True)
@@ -172,6 +172,28 @@ class System:
                 f"a ref to node {peer} in a system without a network", hint="open_system(transport=prime.Tcp(...))"
             )
         return FarRef(self.network, PeerId(peer), path)
+
+    @overload
+    def in_process(
+        self, actor: Callable[..., Actor[M_contra]], **options: Unpack[ProcessOptions]
+    ) -> Callable[[], Actor[M_contra]]: ...
+
+    @overload
+    def in_process(self, actor: str, **options: Unpack[ProcessOptions]) -> Callable[[], Actor[Any]]: ...
+
+    def in_process(
+        self, actor: str | Callable[..., Actor[Any]], **options: Unpack[ProcessOptions]
+    ) -> Callable[[], Actor[Any]]:
+        """Return a factory for `spawn` or `spawn_pool` whose actors live in child processes, one each.
+
+        `actor` is a class or a function at the top of a module, or its name, `"module:factory"`; the child imports
+        it and calls it with `args`. Raises `ActorUsageError` where no child could import it, where the arguments
+        have no wire form, and in a system that was not made by `prime.open_system`.
+        """
+        if self.process_host is None:
+            raise ActorUsageError("this system cannot start processes", hint="make it with prime.open_system")
+        found: Callable[[], Actor[Any]] = self.process_host.factory(actor, options)
+        return found
 
     def whereis(self, path: str) -> Ref[Any] | None:
         """Return a ref to the local actor at `path`, or `None`."""

@@ -8,14 +8,14 @@ was handed on and not begun goes back into the mailbox; what is in doubt is a de
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import trio
 
 from prime import errors
-from prime.actor.contract import PeerId, ProcessSettings
+from prime.actor.contract import PeerId, ProcessOptions, ProcessOutput
 from prime.actor.facts import kind_of
 from prime.actor.groups import one_error
 from prime.actor.mailbox import Envelope
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 EXIT_S = 5.0
 """How long a process may take to end once it has said that its actor has ended."""
+CUT_S = 1.0
+"""The same once its link is lost: it is dying, or it is stuck."""
 _ERRORS = {
     kind.__name__: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PrimeError)
 }
@@ -59,12 +61,29 @@ T = TypeVar("T")
 
 @attrs.frozen
 class Plan:
-    """What every incarnation of one process actor starts."""
+    """What every incarnation of one process actor starts; times in seconds."""
 
     target: Target
     args: bytes
     buffers: tuple[memoryview, ...]
-    settings: ProcessSettings
+    starting_s: float
+    silent_s: float
+    output: ProcessOutput
+    environment: Mapping[str, str]
+
+    @classmethod
+    def of(cls, actor: str | Callable[..., Any], options: ProcessOptions) -> Plan:
+        """Check what a user asked for. Raises `ActorUsageError`."""
+        args, buffers = pack_args(options.get("args", ()))
+        return cls(
+            target_of(actor),
+            args,
+            buffers,
+            options.get("starting", 60.0),
+            options.get("silent", 30.0),
+            options.get("output", "show"),
+            dict(options.get("environment", {})),
+        )
 
 
 class Processes:
@@ -75,12 +94,9 @@ class Processes:
         self._key = key
         self._routes: Routes | None = None
 
-    def factory(
-        self, actor: str | Callable[..., Any], args: Sequence[Any], settings: ProcessSettings
-    ) -> Callable[[], ProcessActor]:
+    def factory(self, actor: str | Callable[..., Any], options: ProcessOptions) -> Callable[[], ProcessActor]:
         """See `ProcessHost.factory`."""
-        packed, buffers = pack_args(args)
-        plan = Plan(target_of(actor), packed, buffers, settings)
+        plan = Plan.of(actor, options)
         if self._routes is None:
             self._routes = Routes(self._system.network, self._key.peer)
             self._system.network = self._routes
@@ -112,24 +128,24 @@ class ProcessActor(Relay[Any]):
 
     async def started(self) -> None:
         """Start the process and wait until the actor in it has started."""
-        settings = self._plan.settings
-        child = launch(settings.environment)
+        plan = self._plan
+        child = launch(plan.environment)
         self.process = child.pid
         self._links = Links(
             Pair(child.socket, dials=True),
             self._key,
-            limits=pair_limits(settings.silent_s),
+            limits=pair_limits(plan.silent_s),
             emit=self._hear_of_link,
         )
-        self._output = Output(child.printed, self.ctx.path, self.ctx.emit, settings.output)
+        self._output = Output(child.printed, self.ctx.path, self.ctx.emit, plan.output)
         self.ctx.start_soon(self.child_process, child)
         failed = None
-        with trio.move_on_after(settings.starting_s) as scope:
+        with trio.move_on_after(plan.starting_s) as scope:
             await self._serving.wait()
             failed = await self._start_actor()
         if scope.cancelled_caught:
             raise DeadlineError(
-                f"the process of {self.ctx.path} did not start {self._plan.target} within {settings.starting_s:g} s"
+                f"the process of {self.ctx.path} did not start {plan.target} within {plan.starting_s:g} s"
                 f"{self._output.said()}",
                 hint="its import or started() takes longer: raise starting=",
             )
@@ -149,7 +165,7 @@ class ProcessActor(Relay[Any]):
                 self.ctx.path,
                 plan.args,
                 plan.buffers,
-                plan.settings.shutdown_s / 2,
+                self._cell.shutdown_s / 2,
             )
             failed: Failed | None = await self._ask_child(start)
         except _CUT_OFF:
@@ -193,7 +209,7 @@ class ProcessActor(Relay[Any]):
     async def _limit_goodbye(self, scope: trio.CancelScope) -> None:
         """Wait no longer for the end of a process that has said goodbye, or whose link is lost."""
         await self._said_ended.wait()
-        await trio.sleep(EXIT_S)
+        await trio.sleep(CUT_S if self._final is None else EXIT_S)
         self._killed = True
         scope.cancel()
 

@@ -1,4 +1,4 @@
-"""A child process in which one actor lives: `python -m prime.node.process_child --fd N`, started by its parent.
+"""A child process in which one actor lives, started by its parent through `process_entry.py`.
 
 It runs a whole system whose network is the pair to its parent. It ends when its actor has ended, and at once when the
 parent is gone: by the kernel's death signal (also while it is stopped), or by the end of the pair.
@@ -6,8 +6,6 @@ parent is gone: by the kernel's death signal (also while it is stopped), or by t
 
 from __future__ import annotations
 
-import argparse
-import ctypes
 import faulthandler
 import importlib
 import importlib.util
@@ -17,7 +15,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -43,7 +41,6 @@ if TYPE_CHECKING:
     from prime.actor.ref import Ref
     from prime.actor.supervisor import Supervisor
 
-PR_SET_PDEATHSIG = 1
 PAUSE_S = (0.001, 0.05)
 """Between two looks at how far the actor is, while tells wait for it: the shortest and the longest."""
 TEXT_MAX = 4_000
@@ -298,14 +295,6 @@ def _run_script(path: str) -> Any:
     return module
 
 
-def die_with(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent's thread dies, and end if it is dead already."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        end(0)
-
-
 def end(status: int) -> NoReturn:
     """End the process without waiting for any thread; what was printed is flushed."""
     sys.stdout.flush()
@@ -320,26 +309,17 @@ def _exit_status(code: Any) -> int:
     return 1
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the child process."""
-    parser = argparse.ArgumentParser(description="A process of a process actor; its parent starts it.")
-    parser.add_argument("--fd", type=int, required=True, help="the child's end of the pair")
-    parser.add_argument("--parent", type=int, required=True, help="the parent's process id")
-    parsed = parser.parse_args(arguments)
-    die_with(parsed.parent)
+def live(descriptor: int) -> NoReturn:
+    """Be a child process whose end of the pair is `descriptor`; `process_entry.py` calls it."""
     faulthandler.enable()
     signal.signal(
         signal.SIGINT, lambda *_: None
     )  # the parent decides; a handler, so that programs it starts get theirs
     try:
-        trio.run(Household(socket.socket(fileno=parsed.fd)).run)
+        trio.run(Household(socket.socket(fileno=descriptor)).run)
     except SystemExit as left:
         end(_exit_status(left.code))
     except BaseException:  # noqa: BLE001 - the process border: written for the parent, which reports it
         traceback.print_exc()
         end(1)
     end(0)
-
-
-if __name__ == "__main__":
-    main()

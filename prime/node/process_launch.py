@@ -21,7 +21,7 @@ import trio
 
 from prime.errors import UnreachableError
 
-CHILD_MODULE = "prime.node.process_child"
+ENTRY = Path(__file__).with_name("process_entry.py")
 
 
 class Child:
@@ -81,7 +81,7 @@ def launch(environment: Mapping[str, str]) -> Child:
     printed, prints = os.pipe()
     try:
         process = subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-P", "-m", CHILD_MODULE, "--fd", str(theirs.fileno()), "--parent", str(os.getpid())],
+            [sys.executable, "-P", str(ENTRY), "--fd", str(theirs.fileno()), "--parent", str(os.getpid())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=prints,

@@ -31,6 +31,11 @@ class Routes:
         self._pairs.pop(peer, None)
 
     @property
+    def processes(self) -> tuple[PeerId, ...]:
+        """Return the child processes that run now."""
+        return tuple(self._pairs)
+
+    @property
     def peer(self) -> PeerId:
         """See `Network.peer`; processes know this node by the same id as others do."""
         return self._peer

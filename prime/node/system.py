@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from prime.transport.identity import KeyPair
 from prime.transport.links import LinkLimits, Links
 
 if TYPE_CHECKING:
-    from prime.actor.contract import ProcessSettings, Tracer
+    from prime.actor.contract import ProcessOptions, Tracer
     from prime.transport.contract import Transport
 
 
@@ -69,14 +69,12 @@ class _LazyProcesses:
         self._system = system
         self._key = key
 
-    def factory(
-        self, actor: str | Callable[..., Any], args: Sequence[Any], settings: ProcessSettings
-    ) -> Callable[[], Any]:
+    def factory(self, actor: str | Callable[..., Any], options: ProcessOptions) -> Callable[[], Any]:
         """See `ProcessHost.factory`."""
         from prime.node.process import Processes
 
         host = self._system.process_host = Processes(self._system, self._key)
-        return host.factory(actor, args, settings)
+        return host.factory(actor, options)
 
 
 def _key(key: KeyPair | Path | str | None) -> KeyPair:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from typing import Any
 
 import trio
 
 import prime
-from prime import Actor, Ask, on
+from prime import Actor, Ask, Down, Ref, on
+from prime.errors import ConfigError
 
 
 @prime.message(tag=0x7101)
@@ -92,3 +97,180 @@ class Counter(Actor[Add | Total | Boom | GetPid | Leave | Nap | StopYourself]):
     @on(StopYourself)
     def stop_yourself(self, _: StopYourself) -> None:
         self.ctx.stop()
+
+
+@prime.message(tag=0x7108)
+class Compute(Ask[int]):
+    seconds: float
+
+
+@prime.message(tag=0x7109)
+class Flood(Ask[int]):
+    lines: int
+
+
+@prime.message(tag=0x710A)
+class Echo(Ask[prime.Payload]):
+    data: prime.Payload
+
+
+@prime.message(tag=0x710B)
+class WhoAsks(Ask[str]):
+    pass
+
+
+@prime.message(tag=0x710C)
+class AskParent(Ask[tuple[int, ...]]):
+    path: str
+
+
+@prime.message(tag=0x710D)
+class WatchParent(Ask[None]):
+    path: str
+
+
+@prime.message(tag=0x710E)
+class Heard(Ask[str]):
+    pass
+
+
+@prime.message(tag=0x710F)
+class StartInner(Ask[str]):
+    """Start a counter inside the child; the answer is its path."""
+
+
+@prime.message(tag=0x7110)
+class StartProgram(Ask[int]):
+    """Start a program from within the child; the answer is its process id."""
+
+
+class Wide(
+    Actor[Compute | Flood | Echo | WhoAsks | AskParent | WatchParent | Heard | StartInner | StartProgram | Down]
+):
+    """Does what takes a process: computes, prints, moves bulk, reaches out."""
+
+    def __init__(self, config: Add | None = None) -> None:
+        self.config = config
+        self.heard: Any = None
+
+    @on(Compute)
+    def compute(self, m: Compute) -> int:
+        end = time.process_time() + m.seconds
+        rounds = 0
+        while time.process_time() < end:
+            rounds += 1
+        return rounds
+
+    @on(Flood)
+    def flood(self, m: Flood) -> int:
+        for number in range(m.lines):
+            sys.stdout.write(f"line {number} {'x' * 100}\n")
+        sys.stdout.flush()
+        return m.lines
+
+    @on(Echo)
+    def echo(self, m: Echo) -> memoryview:
+        return memoryview(bytes(reversed(m.data[:16]))) if len(m.data) < 1000 else memoryview(str(len(m.data)).encode())
+
+    @on(WhoAsks)
+    def who_asks(self, _: WhoAsks) -> str:
+        return self.ctx.sender or "somebody here"
+
+    @on(AskParent)
+    async def ask_parent(self, m: AskParent) -> tuple[int, ...]:
+        parent: Ref[Add | Total] = self.ctx.system.ref(self.ctx.system.parent, m.path, Counter)
+        await parent.tell(Add(99))
+        return await parent.ask(Total(), timeout=10)
+
+    @on(WatchParent)
+    def watch_parent(self, m: WatchParent) -> None:
+        self.ctx.watch(self.ctx.system.ref(self.ctx.system.parent, m.path, Counter))
+
+    @on(Down)
+    def down(self, m: Down) -> None:
+        self.heard.reply(m.path)
+
+    @on(Heard)
+    def get_heard(self, _: Heard) -> str:
+        self.heard = self.ctx.defer()
+        return ""
+
+    @on(StartInner)
+    async def start_inner(self, _: StartInner) -> str:
+        started = trio.Event()
+        self.ctx.start_soon(self._inner, started)
+        await started.wait()
+        return "/inner/counter"
+
+    async def _inner(self, started: trio.Event) -> None:
+        async with self.ctx.system.supervisor("inner") as sup:
+            await sup.spawn(lambda: Counter(5), "counter")
+            started.set()
+            await trio.sleep_forever()
+
+    @on(StartProgram)
+    def start_program(self, _: StartProgram) -> int:
+        return subprocess.Popen(["sleep", "600"]).pid
+
+
+class Slow(Actor[Total]):
+    """Never starts."""
+
+    async def started(self) -> None:
+        print("almost there", flush=True)
+        await trio.sleep_forever()
+
+    @on(Total)
+    def total(self, _: Total) -> tuple[int, ...]:
+        return ()
+
+
+class Refuses(Actor[Total]):
+    """Fails in `started`, with one of Prime's own errors if it is asked to."""
+
+    def __init__(self, known: bool) -> None:
+        self.known = known
+
+    async def started(self) -> None:
+        if self.known:
+            raise ConfigError("no such file", hint="look again")
+        raise ZeroDivisionError("not today")
+
+    @on(Total)
+    def total(self, _: Total) -> tuple[int, ...]:
+        return ()
+
+
+class Goodbye(Actor[Total]):
+    """Says goodbye in a file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    async def stopping(self) -> None:
+        await trio.sleep(0.05)
+        await trio.Path(self.path).write_text("goodbye")
+
+    @on(Total)
+    def total(self, _: Total) -> tuple[int, ...]:
+        return ()
+
+
+class Ledger(Actor[Add | Total]):
+    """Writes each number into a file before it goes on, so that what was handled outlives the process."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    async def started(self) -> None:
+        self.file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    @on(Add)
+    async def add(self, m: Add) -> None:
+        os.write(self.file, f"{m.number}\n".encode())
+        if m.number % 16 == 0:
+            await trio.sleep(0.001)
+
+    @on(Total)
+    def total(self, _: Total) -> tuple[int, ...]:
+        return ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,10 +15,13 @@ import trio
 import trio.testing
 
 import prime
-from prime import Ref, Restart, Supervisor, System
-from prime.actor import ActorFailed, DeadLetter
+from prime import Actor, Mailbox, Ref, Restart, Supervisor, System
+from prime.actor import ActorFailed, ActorStarted, DeadLetter
 from prime.errors import (
     ActorCrashedError,
+    ActorUsageError,
+    ConfigError,
+    DeadlineError,
     LocalProtocolError,
     NoSuchActorError,
 )
@@ -65,10 +69,12 @@ class Facts:
 
 
 @asynccontextmanager
-async def pool(*, restart: Restart = OFTEN, **options: Any) -> AsyncIterator[tuple[Supervisor, Facts]]:
+async def pool(
+    *, restart: Restart = OFTEN, within_s: float = WAIT_S, **options: Any
+) -> AsyncIterator[tuple[Supervisor, Facts]]:
     """Yield a supervisor, and see to it that nothing of its processes is left."""
     before = open_files()
-    with trio.fail_after(WAIT_S):
+    with trio.fail_after(within_s):
         async with prime.open_system(**options) as system:
             facts = Facts(system)
             async with system.supervisor("pool", restart=restart) as sup:
@@ -217,3 +223,249 @@ async def test_a_message_without_a_tag_cannot_leave() -> None:
         await facts.until(lambda: len(facts.of(DeadLetter)) == 2)
         assert "no tag" in facts.of(DeadLetter)[1].reason
         assert await ref.ask(a.Total(), timeout=WAIT_S) == ()
+
+
+# --------------------------------------------------------------------------------------------------------- starting
+
+
+async def test_a_failure_in_started_is_the_spawns_with_its_traceback() -> None:
+    a = actors()
+    async with pool() as (sup, _):
+        with pytest.raises(ActorCrashedError, match="ZeroDivisionError: not today") as caught:
+            await sup.spawn_process(a.Refuses, "refuses", args=(False,), kind="temporary")
+        assert 'raise ZeroDivisionError("not today")' in caught.value.remote_traceback
+        assert sup.children == ()
+
+
+async def test_an_error_of_primes_own_keeps_its_class_so_that_a_restart_can_be_called_hopeless() -> None:
+    a = actors()
+    with pytest.raises(ConfigError, match="no such file") as caught:
+        async with pool(restart=Restart(hopeless=(ConfigError,))) as (sup, _):
+            await sup.spawn_process(a.Refuses, "refuses", args=(True,))
+    assert caught.value.hint == "look again"
+
+
+async def test_a_factory_that_is_not_there_is_a_failure_that_names_it() -> None:
+    async with pool() as (sup, _):
+        with pytest.raises(ActorCrashedError, match="no_such_module"):
+            await sup.spawn_process("no_such_module:Counter", "a", kind="temporary")
+        with pytest.raises(ActorCrashedError, match="process_actors has no Missing"):
+            await sup.spawn_process("process_actors:Missing", "b", kind="temporary")
+
+
+def _makes_a_counter() -> Any:
+    def make() -> Any:
+        return actors().Counter()
+
+    return make
+
+
+async def test_what_no_child_could_import_or_be_sent_is_refused_at_once() -> None:
+    a = actors()
+
+    class Local(Actor[Any]):
+        pass
+
+    async with pool() as (sup, facts):
+        for bad in ("no_colon", ":factory", "module:", Local, _makes_a_counter()):
+            with pytest.raises(ActorUsageError, match="names no actor|no other process"):
+                await sup.spawn_process(bad, "bad")  # type: ignore[call-overload]
+        for value in (object(), len, {1: object()}, a.Private()):
+            with pytest.raises(ActorUsageError, match="cannot be sent"):
+                await sup.spawn_process(a.Counter, "bad", args=(value,))
+        assert children() == []
+        assert not facts.of(ActorStarted)
+
+
+async def test_a_system_made_by_hand_says_who_can_start_processes() -> None:
+    system = System()
+    with pytest.raises(ActorUsageError, match="cannot start processes") as caught:
+        system.in_process("module:Actor")
+    assert "open_system" in caught.value.hint
+
+
+async def test_a_start_that_takes_too_long_ends_with_what_it_printed() -> None:
+    a = actors()
+    async with pool() as (sup, _):
+        with pytest.raises(ActorCrashedError, match="did not start") as caught:
+            await sup.spawn_process(a.Slow, "slow", kind="temporary", starting=1.0, shutdown=0.2)
+        assert isinstance(caught.value.__cause__, DeadlineError)
+        assert "almost there" in str(caught.value)
+
+
+async def test_a_spawn_that_is_cancelled_leaves_no_process() -> None:
+    a = actors()
+    async with pool() as (sup, facts):
+        async with trio.open_nursery() as nursery:
+
+            async def spawn() -> None:
+                await sup.spawn_process(a.Slow, "slow", shutdown=0.1)
+
+            nursery.start_soon(spawn)
+            await facts.until(lambda: facts.of(ProcessPrinted))
+            assert len(children()) == 1
+            nursery.cancel_scope.cancel()
+        assert children() == []
+
+
+# ----------------------------------------------------------------------------------------------------------- ending
+
+
+async def test_the_actor_says_goodbye_within_the_shutdown_time(tmp_path: Path) -> None:
+    a = actors()
+    async with pool() as (sup, _):
+        await sup.spawn_process(a.Goodbye, "goodbye", args=(str(tmp_path / "said"),))
+    assert (tmp_path / "said").read_text() == "goodbye"
+
+
+async def test_programs_that_the_child_started_go_with_it() -> None:
+    a = actors()
+    async with pool() as (sup, _):
+        ref = await sup.spawn_process(a.Wide, "wide")
+        program = await ref.ask(a.StartProgram(), timeout=WAIT_S)
+        assert runs(program)
+        await sup.stop(ref)
+        assert not runs(program)
+
+
+async def test_a_silent_process_is_killed_and_the_reason_says_so() -> None:
+    a = actors()
+    async with pool() as (sup, facts):
+        ref = await sup.spawn_process(a.Counter, "counter", kind="temporary", silent=0.6, shutdown=0.2)
+        pid = await ref.ask(a.GetPid(), timeout=WAIT_S)
+        os.kill(pid, signal.SIGSTOP)
+        await facts.until(lambda: facts.of(ActorFailed))
+        assert "killed because of its link: nothing was heard for 0.6 s" in facts.of(ActorFailed)[0].error
+        assert not runs(pid)
+
+
+async def test_a_flood_of_output_neither_blocks_the_child_nor_grows_here(capsys: pytest.CaptureFixture[str]) -> None:
+    a = actors()
+    async with pool() as (sup, facts):
+        ref = await sup.spawn_process(a.Wide, "wide")
+        assert await ref.ask(a.Flood(50_000), timeout=WAIT_S) == 50_000
+        with pytest.raises(ActorCrashedError) as caught:
+            os.kill((await_pid := children()[0]), signal.SIGKILL)
+            await ref.ask(a.Flood(1), timeout=WAIT_S)
+        assert await_pid not in children()
+        assert len(facts.of(ProcessPrinted)) < 5_000
+        assert len(str(caught.value)) < 6_000
+    assert capsys.readouterr().err.startswith("line 0 ")
+
+
+# ------------------------------------------------------------------------------------------------------ reaching out
+
+
+async def test_refs_reach_both_ways_and_watches_too() -> None:
+    a = actors()
+    async with pool() as (sup, facts):
+        here = await sup.spawn(lambda: a.Counter(1), "here")
+        ref = await sup.spawn_process(a.Wide, "wide")
+        assert await ref.ask(a.AskParent("/pool/here"), timeout=WAIT_S) == (1, 99)
+        await ref.ask(a.WatchParent("/pool/here"), timeout=WAIT_S)
+        await sup.stop(here)
+        assert await ref.ask(a.Heard(), timeout=WAIT_S) == "/pool/here"
+        path = await ref.ask(a.StartInner(), timeout=WAIT_S)
+        (process,) = sup.system.network.processes  # type: ignore[union-attr]
+        inner = sup.system.ref(process, path, a.Counter)
+        assert await inner.ask(a.Total(), timeout=WAIT_S) == (5,)
+        downs: list[str] = []
+        sup.system.watch(inner, downs.append)
+        await sup.stop(ref)
+        await facts.until(lambda: downs)
+        assert len(downs) == 1
+
+
+async def test_the_sender_is_the_far_node_and_nobody_for_a_local_one() -> None:
+    a = actors()
+    hub = prime.Memory()
+    async with pool(transport=hub) as (sup, _), prime.open_system(transport=hub) as far:
+        ref = await sup.spawn_process(a.Wide, "wide")
+        assert await ref.ask(a.WhoAsks(), timeout=WAIT_S) == "somebody here"
+        assert far.network is not None
+        peer = await far.network.dial(sup.system.addresses[0])
+        assert peer == sup.system.peer
+        assert await far.ref(peer, "/pool/wide", a.Wide).ask(a.WhoAsks(), timeout=WAIT_S) == far.peer
+
+
+async def test_bulk_passes_whole() -> None:
+    a = actors()
+    async with pool() as (sup, _):
+        ref = await sup.spawn_process(a.Wide, "wide", args=(a.Add(3),))
+        assert bytes(await ref.ask(a.Echo(memoryview(b"abc")), timeout=WAIT_S)) == b"cba"
+        bulk = memoryview(bytearray(120 * 2**20))
+        assert bytes(await ref.ask(a.Echo(bulk), timeout=WAIT_S)) == b"125829120"
+
+
+async def test_two_processes_compute_at_once() -> None:
+    a = actors()
+    async with pool() as (sup, _):
+        pools: Ref[Any] = await sup.spawn_pool(sup.system.in_process(a.Wide), "workers", size=2)
+        seconds = 0.4
+        started = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for _n in range(2):
+                nursery.start_soon(_compute, pools, a.Compute(seconds))
+        assert len(children()) == 2
+        if len(os.sched_getaffinity(0)) > 1 and os.getloadavg()[0] < 1:
+            assert trio.current_time() - started < 1.9 * seconds
+
+
+async def _compute(ref: Ref[Any], message: Any) -> None:
+    assert await ref.ask(message, timeout=WAIT_S) > 0
+
+
+# ---------------------------------------------------------------------------------------------- killed at any moment
+
+
+async def _keep_the_books(path: Path, rounds: int, seed: int) -> None:
+    """Kill a process again and again under tells and asks; then check that nothing is unaccounted for or ran twice."""
+    a = actors()
+    moments = random.Random(seed)
+    asked = {"answered": 0, "failed": 0}
+    sent = 0
+    over = trio.Event()
+
+    async def ask(ref: Ref[Any]) -> None:
+        while not over.is_set():
+            try:
+                await ref.ask(a.Total(), timeout=WAIT_S)
+                asked["answered"] += 1
+            except ActorCrashedError:
+                asked["failed"] += 1
+
+    async def tell(ref: Ref[Any]) -> None:
+        nonlocal sent
+        while not over.is_set():
+            await ref.tell(a.Add(sent))
+            sent += 1
+
+    restart = Restart(max=10_000, backoff=(0.001, 0.002))
+    async with pool(restart=restart, within_s=WAIT_S + rounds) as (sup, facts):
+        ref = await sup.spawn_process(a.Ledger, "ledger", args=(str(path),), mailbox=Mailbox(256))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tell, ref)
+            nursery.start_soon(ask, ref)
+            for _round in range(rounds):
+                await trio.sleep(moments.uniform(0.0, 0.4))  # what happens at that moment is the point, and it is any
+                for pid in children():
+                    os.kill(pid, signal.SIGKILL)
+            over.set()
+        await ref.ask(a.Total(), timeout=WAIT_S)
+        handled = [int(line) for line in (await trio.Path(path).read_text()).split()]
+        lost = [fact for fact in facts.of(DeadLetter) if fact.kind == "Add"]
+        assert handled == sorted(set(handled))
+        assert sent - len(handled) <= len(lost) <= 512 * rounds
+        assert asked["answered"]
+
+
+async def test_nothing_runs_twice_and_all_is_accounted_for_when_processes_are_killed_at_any_moment(
+    tmp_path: Path,
+) -> None:
+    await _keep_the_books(tmp_path / "ledger", 3, 5)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(5))
+async def test_the_same_with_many_kills(tmp_path: Path, seed: int) -> None:
+    await _keep_the_books(tmp_path / "ledger", 60, seed)
