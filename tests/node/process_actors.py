@@ -151,7 +151,8 @@ class Wide(
 
     def __init__(self, config: Add | None = None) -> None:
         self.config = config
-        self.heard: Any = None
+        self.heard = ""
+        self.waiting: Any = None
 
     @on(Compute)
     def compute(self, m: Compute) -> int:
@@ -188,12 +189,15 @@ class Wide(
 
     @on(Down)
     def down(self, m: Down) -> None:
-        self.heard.reply(m.path)
+        self.heard = m.path
+        if self.waiting is not None:
+            self.waiting.reply(m.path)
 
     @on(Heard)
     def get_heard(self, _: Heard) -> str:
-        self.heard = self.ctx.defer()
-        return ""
+        if not self.heard:
+            self.waiting = self.ctx.defer()
+        return self.heard
 
     @on(StartInner)
     async def start_inner(self, _: StartInner) -> str:
