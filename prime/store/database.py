@@ -17,8 +17,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import attrs
+
 from prime.actor.contract import SavedSnapshot
-from prime.errors import ActorUsageError, CorruptedError, PrimeError, WorldError
+from prime.errors import ActorUsageError, CorruptedError, PrimeError, PrimeInternalError, WorldError
 from prime.store.head import Head, checked_bodies, checked_key
 from prime.store.journal import sync_folder
 from prime.store.mark import Mark
@@ -61,6 +63,23 @@ def checksum(key: bytes, numbers: Sequence[int], body: bytes = b"") -> int:
     """Return the CRC-32 of a row: of its key, its numbers and its body."""
     head = struct.pack(f">I{len(numbers)}q", len(key), *numbers)
     return zlib.crc32(body, zlib.crc32(key, zlib.crc32(head)))
+
+
+@attrs.define(slots=True, eq=False)
+class Wish:
+    """An append that somebody waits for, and what became of it: the `last` number, or an `error`."""
+
+    key: str
+    expected: int
+    bodies: list[bytes]
+    last: int | None = None
+    error: PrimeError | None = None
+
+    def result(self) -> int:
+        """Return the last number or raise the error."""
+        if self.last is None:
+            raise self.error or PrimeInternalError("an append was neither stored nor refused")
+        return self.last
 
 
 class Database:
@@ -124,13 +143,37 @@ class Database:
 
     def append(self, key: str, expected: int, events: Sequence[bytes]) -> int:
         """See `contract.EventStore.append`."""
-        name, id_, bodies = self._name(key), checked_key(key), checked_bodies(events)
-        with self._writing() as connection:
-            head = self._head(connection, key).appended(name, expected, len(bodies))
-            rows = [(id_, n, body, checksum(id_, (n,), body)) for n, body in enumerate(bodies, expected + 1)]
-            connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?)", rows)
-            self._put_head(connection, id_, head)
-        return head.last
+        wish = Wish(key, expected, checked_bodies(events))
+        self.append_all([wish])
+        return wish.result()
+
+    def append_all(self, wishes: Sequence[Wish]) -> None:
+        """Grant wishes in order, with one sync for all of them; each gets the result that it would have had alone."""
+        try:
+            with self._writing() as connection:
+                for wish in wishes:
+                    self._grant(connection, wish)
+        except PrimeError as error:
+            if len(wishes) == 1:
+                wishes[0].last, wishes[0].error = None, error
+                return
+            for wish in wishes:  # one of them spoiled it: nothing of any is stored, so find out which
+                wish.error = None
+                self.append_all([wish])
+
+    def _grant(self, connection: sqlite3.Connection, wish: Wish) -> None:
+        """Insert the events of one wish; a refusal that comes before anything is written is kept with it."""
+        try:
+            id_ = checked_key(wish.key)
+            head = self._head(connection, wish.key)
+            grown = head.appended(self._name(wish.key), wish.expected, len(wish.bodies))
+        except PrimeError as error:
+            wish.error = error
+            return
+        rows = [(id_, n, body, checksum(id_, (n,), body)) for n, body in enumerate(wish.bodies, head.last + 1)]
+        connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?)", rows)
+        self._put_head(connection, id_, grown)
+        wish.last = grown.last
 
     def last(self, key: str) -> int:
         """See `contract.EventStore.last`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self, TypeVar
@@ -11,11 +12,14 @@ import attrs
 import trio
 
 from prime.actor.contract import SavedSnapshot
-from prime.store.database import Database
+from prime.store.database import Database, Wish
 from prime.store.head import Head, checked_bodies, checked_key, page_of
 
 T = TypeVar("T")
 
+BATCH_MAX = 256
+BATCH_SIZE_BYTES_MAX = 16 << 20
+"""How many appends, and how much of them, share one transaction and its sync."""
 BUSY_TIMEOUT_S = 1.0
 """How long a call waits for another program that holds the file."""
 
@@ -85,17 +89,34 @@ class MemoryEventStore:
         return self._logs.get(checked_key(key)) or _Log()
 
 
+@attrs.define(slots=True, eq=False)
+class _Waiting:
+    """A task in `append`: it sleeps until its wish is settled, or until it is first in line and has to lead."""
+
+    wish: Wish
+    task: trio.lowlevel.Task
+    is_settled: bool = False
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(map(len, self.wish.bodies))
+
+
 class SqliteEventStore:
     """An event store in one SQLite file, synced at every append: `async with await SqliteEventStore.open(path)`.
 
     Beside the file lie its log (`-wal`, `-shm`) and its mark (`-mark`); a backup has all of them or is made with
-    SQLite's own tools. Calls run in a worker thread, one at a time, in the order they came. A call that is cancelled
-    before its turn has done nothing; one whose turn has come is finished, and returns.
+    SQLite's own tools. Calls run in a worker thread, one at a time; the appends that wait share one sync. A call that
+    is cancelled before its turn has done nothing; one whose turn has come is finished, and returns.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._turn = trio.CapacityLimiter(1)
+        self._thread = trio.CapacityLimiter(1)  # free for whoever has the turn
+        self._waiting: deque[_Waiting] = deque()
+        self._leads = False
+        """Whether one of those in `append` stores for all; while nobody does, nobody waits."""
 
     @classmethod
     async def open(cls, path: Path | str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Self:
@@ -121,8 +142,56 @@ class SqliteEventStore:
 
     async def append(self, key: str, expected: int, events: Sequence[bytes]) -> int:
         """See `contract.EventStore.append`."""
-        bodies = checked_bodies(events)
-        return await self._run(lambda: self._database.append(key, expected, bodies))
+        await trio.lowlevel.checkpoint_if_cancelled()
+        mine = _Waiting(Wish(key, expected, checked_bodies(events)), trio.lowlevel.current_task())
+        self._waiting.append(mine)
+        if self._leads:
+            await trio.lowlevel.wait_task_rescheduled(lambda _: self._give_up(mine))
+        if not mine.is_settled:
+            await self._lead(mine)
+        return mine.wish.result()
+
+    def _give_up(self, mine: _Waiting) -> trio.lowlevel.Abort:
+        """Cancel one that still waits; one that is being stored is not."""
+        if mine not in self._waiting:
+            return trio.lowlevel.Abort.FAILED
+        self._waiting.remove(mine)
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    async def _lead(self, mine: _Waiting) -> None:
+        """Store what waits, this one first; then let the next in line lead."""
+        self._leads = True
+        batch: list[_Waiting] = []
+        try:
+            async with self._turn:
+                batch = self._take()
+                await self._in_thread(lambda: self._database.append_all([each.wish for each in batch]))
+        finally:
+            self._leads = False
+            self._settle(mine, batch)
+
+    def _take(self) -> list[_Waiting]:
+        """Take the appends of one transaction out of the line: the first, and as many as fit."""
+        batch = [self._waiting.popleft()]
+        size_bytes = batch[0].size_bytes
+        while self._waiting and len(batch) < BATCH_MAX:
+            size_bytes += self._waiting[0].size_bytes
+            if size_bytes > BATCH_SIZE_BYTES_MAX:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
+
+    def _settle(self, mine: _Waiting, batch: list[_Waiting]) -> None:
+        """Wake those whose append is over, and the next in line; one that was cancelled before its turn leaves it."""
+        if not batch:
+            self._waiting.remove(mine)
+        for each in batch:
+            each.is_settled = True
+            if each is not mine:
+                trio.lowlevel.reschedule(each.task)
+        if self._waiting:
+            self._leads = True
+            trio.lowlevel.reschedule(self._waiting[0].task)
 
     async def last(self, key: str) -> int:
         """See `contract.EventStore.last`."""
@@ -152,7 +221,14 @@ class SqliteEventStore:
         await self._run(lambda: self._database.forget(key))
 
     async def _run(self, call: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(call, limiter=self._turn)
+        async with self._turn:
+            return await self._in_thread(call)
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        """Run a call whose turn has come, to its end: it is bounded by the disk and by `busy_timeout_s`."""
+        with trio.CancelScope(shield=True):
+            result = await trio.to_thread.run_sync(call, limiter=self._thread)
+        return result  # noqa: RET504 - a type checker believes that the scope above may swallow what is raised
 
 
 def _name(key: str) -> str:

@@ -17,7 +17,7 @@ import attrs
 import pytest
 import trio
 
-from prime.errors import ActorUsageError, CorruptedError, PrimeError, WorldError
+from prime.errors import ActorUsageError, ConflictError, CorruptedError, PrimeError, WorldError
 from prime.store import SqliteEventStore
 from prime.store.database import Database, checksum
 from prime.store.mark import Mark, highest, slot
@@ -449,8 +449,11 @@ async def test_a_closed_store_says_so_to_those_who_wait_too(tmp_path: Path) -> N
     assert [text.endswith("is closed") for text in refused] == [True, True]
 
 
-async def test_an_append_whose_turn_has_come_is_whole_though_its_caller_is_cancelled(tmp_path: Path) -> None:
+async def test_an_append_whose_turn_has_come_is_whole_though_its_caller_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Cancelled at some moment of many: each append returned and is there, or raised `Cancelled` and is not."""
+    monkeypatch.setattr("prime.store.events.BATCH_MAX", 3)
     returned: list[int] = []
     async with await SqliteEventStore.open(tmp_path / NAME) as store:
 
@@ -468,6 +471,74 @@ async def test_an_append_whose_turn_has_come_is_whole_though_its_caller_is_cance
         assert sorted(returned) == there
         assert 5 <= len(there) < 20
         assert all([await store.last(f"k{number}") == 2 for number in there])
+        assert await store.append("k0", await store.last("k0"), [b"the line goes on"])
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_appends_and_cancellations_in_any_order_leave_the_line_moving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Each append settles one way; the store knows of just those that returned; nobody waits for ever."""
+    random = Random(seed)
+    monkeypatch.setattr("prime.store.events.BATCH_MAX", random.randint(1, 5))
+    outcomes: dict[int, str] = {}
+    async with await SqliteEventStore.open(tmp_path / NAME) as store:
+
+        async def append(number: int, patience: int, expected: int) -> None:
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(impatient, scope, patience)
+                    try:
+                        await store.append(f"k{number}", expected, [b"%d" % number] * random.randint(1, 3))
+                        outcomes[number] = "stored"
+                    except ConflictError:
+                        outcomes[number] = "refused"
+                    nursery.cancel_scope.cancel()
+            outcomes.setdefault(number, "cancelled")
+
+        async def impatient(scope: trio.CancelScope, patience: int) -> None:
+            for _ in range(patience):
+                await trio.lowlevel.checkpoint()
+            scope.cancel()
+
+        with trio.fail_after(60):
+            for _ in range(3):
+                async with trio.open_nursery() as nursery:
+                    for number in range(len(outcomes), len(outcomes) + 12):
+                        patience, expected = random.choice([0, 1, 2, 5, 20, 10_000]), random.choice([0, 0, 0, 1])
+                        nursery.start_soon(append, number, patience, expected)
+        stored = {number for number in outcomes if await store.last(f"k{number}")}
+    assert len(outcomes) == 36
+    assert stored == {number for number, outcome in outcomes.items() if outcome == "stored"}
+    assert stored
+
+
+async def test_appends_that_wait_together_share_a_sync_and_fail_apart(tmp_path: Path) -> None:
+    results: dict[str, object] = {}
+    async with await SqliteEventStore.open(tmp_path / NAME) as store:
+        await store.append("spoiled", 0, [b"1", b"2"])
+        connection = store._database._connection
+        assert connection is not None
+        connection.execute("UPDATE heads SET last = 1, checksum = ?", (checksum(b"spoiled", (1, 0, 0)),))
+        writes = store._database._mark.count
+
+        async def append(key: str, expected: int, body: bytes) -> None:
+            try:
+                results[key + str(expected)] = await store.append(key, expected, [body])
+            except PrimeError as error:
+                results[key + str(expected)] = type(error)
+
+        async with trio.open_nursery() as nursery:
+            for wish in (("a", 0, b"1"), ("b", 0, b"1"), ("c", 7, b"no"), ("", 0, b"no")):
+                nursery.start_soon(append, *wish)
+        assert results == {"a0": 1, "b0": 1, "c7": ConflictError, "0": ActorUsageError}
+        assert store._database._mark.count == writes + 1
+        results.clear()
+        async with trio.open_nursery() as nursery:
+            for wish in (("d", 0, b"1"), ("spoiled", 1, b"2 again"), ("e", 0, b"1")):
+                nursery.start_soon(append, *wish)
+        assert results == {"d0": 1, "spoiled1": CorruptedError, "e0": 1}
+        assert await store.events("e", 0) == [b"1"]
 
 
 # ----------------------------------------------------------------------------------------------------------- SIGKILL
