@@ -50,7 +50,7 @@ class ActorFailed:
         chain = "".join(f", caused by {cause}" for cause in self.causes)
         return (
             f"{self.path}{node} failed while handling {self.last_message}: {self.error}{chain}. "
-            f"Decision: {self.decision}. Its traceback is in the node's log at level debug."
+            f"Decision: {self.decision}."
         )
 
 

@@ -152,8 +152,8 @@ class Life:
 
     def _end_idle(self, handled: int) -> None:
         cell = self.cell
-        busy = cell.handled != handled or cell.queue or self.now is not None or self._sides or self._owes_answers()
-        if busy and cell.passivate_s is not None:
+        busy = cell.handled != handled or cell.queue or cell.suspended or self.now is not None
+        if (busy or self._sides or self._owes_answers()) and cell.passivate_s is not None:
             self._look_again(cell.passivate_s)
         else:
             cell.put_system(Order.PASSIVATE)
@@ -181,6 +181,7 @@ class Life:
         cell = self.cell
         outcome: Failure | Order | None = None
         self.task = task = trio.lowlevel.current_task()
+        self._variables = task.context
         cell.system.running[task] = cell
         try:
             with trio.CancelScope() as self._scope:
@@ -281,7 +282,10 @@ class Life:
             cell.suspended, cell.state = True, "suspended"
         elif entry is Order.RESUME:
             cell.suspended, cell.state = False, "running"
-        elif entry is not Order.PASSIVATE:
+        elif entry is Order.PASSIVATE:
+            if cell.passivate_s is not None:
+                self._look_again(cell.passivate_s)  # a message came first
+        else:
             self.now = entry
             await self._handle_other(entry)
             self.now = None

@@ -14,6 +14,10 @@ _QUIET = frozenset({"ActorStarted", "ActorStopped", "DeadLetter", "StateRecovere
 """Facts that a node at rest would still produce: shown at level debug."""
 
 
+SHOWS_TRACEBACKS = "PRIME_LOG__LEVEL=debug prime node start"
+"""The command under which the traceback of a death notice is in the log too."""
+
+
 class FactLog:
     """An observer for `System.subscribe`: one line for each fact, named by its class."""
 
@@ -24,7 +28,7 @@ class FactLog:
         """Write one fact. The message of a death notice is its whole sentence; a traceback goes to debug."""
         name = _words(type(fact).__name__)
         if isinstance(fact, ActorFailed):
-            self._logger.error(str(fact))
+            self._logger.error(str(fact), traceback_with=SHOWS_TRACEBACKS)
             self._logger.debug(name, traceback=fact.traceback)
         elif isinstance(fact, SupervisorGaveUp):
             self._logger.error(name, path=fact.path, error=fact.error)
