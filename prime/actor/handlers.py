@@ -6,11 +6,10 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Coroutine
-from typing import Any, ClassVar, Generic, TypeVar, Union, get_args, get_origin, overload
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, Union, get_args, get_origin, overload
 
 import trio
 
-from prime.actor.contract import ReplySlot
 from prime.errors import MessageError
 from prime.wire import Asked
 
@@ -31,6 +30,14 @@ Handler = tuple[Callable[[Any, Any], Any], bool]
 """The unbound method, and whether it is a coroutine function."""
 
 
+class Deferred(Protocol):
+    """What a handler of an ask may return in the place of its reply: where the reply will go."""
+
+    def reply(self, value: Any) -> None:
+        """Answer with a value of the ask's reply type."""
+        ...
+
+
 class Handles(Generic[K]):
     """What `@on` gives a type checker for messages without a reply, or for several classes: it must take a `K`."""
 
@@ -40,7 +47,7 @@ class Handles(Generic[K]):
 
 
 class Answers(Generic[K, R]):
-    """What `@on` gives a type checker for an ask: the method takes a `K` and returns an `R`, or a slot for later."""
+    """What `@on` gives a type checker for an ask: the method takes a `K` and returns an `R`, now or later."""
 
     @overload
     def __call__(
@@ -48,10 +55,10 @@ class Answers(Generic[K, R]):
     ) -> Callable[[S, K], Coroutine[Any, Any, R]]: ...
     @overload
     def __call__(
-        self, method: Callable[[S, K], Coroutine[Any, Any, ReplySlot]], /
-    ) -> Callable[[S, K], Coroutine[Any, Any, ReplySlot]]: ...
+        self, method: Callable[[S, K], Coroutine[Any, Any, Deferred]], /
+    ) -> Callable[[S, K], Coroutine[Any, Any, Deferred]]: ...
     @overload
-    def __call__(self, method: Callable[[S, K], ReplySlot], /) -> Callable[[S, K], ReplySlot]: ...
+    def __call__(self, method: Callable[[S, K], Deferred], /) -> Callable[[S, K], Deferred]: ...
     @overload
     def __call__(self, method: Callable[[S, K], R], /) -> Callable[[S, K], R]: ...
     def __call__(self, method: Callable[[S, K], Any], /) -> Callable[[S, K], Any]:
@@ -79,9 +86,10 @@ def on(*kinds: type[Any], thread: bool = False) -> Any:
     """Mark a method as the handler of a message class, or of several; its return value is the reply of an ask.
 
     A sync handler is the fast path; an async one may wait, and the actor handles nothing else meanwhile. With
-    `thread=True` a sync handler that blocks runs in a worker thread; cancelled, its thread is left to finish alone. Type checkers
-    see that the method takes each class, and that it returns the reply of an `Ask[R]`. Raises `MessageError` for what
-    is no class.
+    `thread=True` a sync handler that blocks runs in a worker thread; cancelled, its thread is left to finish alone.
+
+    Type checkers see that the method takes each class, and that it returns the reply of an `Ask[R]`, or `ctx.defer()`.
+    Raises `MessageError` for what is no class.
     """
     if not kinds or not all(isinstance(kind, type) for kind in kinds):
         raise MessageError("@on takes message classes", hint="write @on(Put), or @on(Put, Get) for several")

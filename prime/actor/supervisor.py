@@ -31,6 +31,7 @@ from prime.errors import ActorCrashedError, ActorUsageError, RestartLimitError
 
 if TYPE_CHECKING:
     from prime.actor.actor import Actor
+    from prime.actor.deadlines import Timer
     from prime.actor.system import System
 
 M_contra = TypeVar("M_contra", contravariant=True)
@@ -76,6 +77,7 @@ class Supervisor:
         self._news = trio.Event()
         self._closed = trio.Event()
         self._gave_up = False
+        self._restarts_due: set[Timer] = set()
         self._nursery: trio.Nursery | None = None
         self._spawned = 0
         self._pools: dict[str, Pool[Any]] = {}
@@ -371,6 +373,8 @@ class Supervisor:
         if self.state != "running":
             return
         self.state = "stopping"
+        for timer in self._restarts_due:
+            timer.cancel()
         reason = f"its supervisor {self.path} stopped"
         for count, child in enumerate(reversed(self.children), 1):
             await self._halt(child)
@@ -417,7 +421,17 @@ class Supervisor:
                 await self._halt(member)
             if self._owns(member):  # a stop may have buried it while others were halted
                 member.note_restarting()
-        self.system.deadlines.at(trio.current_time() + delay_s, lambda: self._post(_RestartDue(group)))
+        self._restart_later(group, delay_s)
+
+    def _restart_later(self, group: tuple[Child, ...], delay_s: float) -> None:
+        """Post the restart in `delay_s`, unless this supervisor ends first."""
+
+        def due() -> None:
+            self._restarts_due.discard(timer)
+            self._post(_RestartDue(group))
+
+        timer = self.system.deadlines.at(trio.current_time() + delay_s, due)
+        self._restarts_due.add(timer)
 
     def _group(self, child: Child) -> tuple[Child, ...]:
         """Return who restarts with a child, in start order."""

@@ -200,25 +200,35 @@ class _Form:
         return self._codecs or ()
 
     def hints(self) -> Mapping[str, Any]:
-        """Return the resolved type of each field, marks included."""
-        self.codecs()
+        """Return the resolved type of each field, marks included; a local message's need have no wire form."""
+        if self.has_wire_form:
+            self.codecs()
+        elif not self._hints:
+            self._hints = self._resolve()
         return self._hints
 
     def _compile_now(self) -> None:
+        self._resolve()
+        self._compile()
+
+    def _resolve(self) -> Mapping[str, Any]:
         try:
-            self._compile()
+            return self._types()
         except NameError as error:
             raise MessageError(
                 f"{_full_name(self.cls)} has a field whose type is not defined: {error}",
                 hint="import the name where the class is defined, at run time too",
             ) from None
 
+    def _types(self) -> Mapping[str, Any]:
+        scope = {**self._scope, self.cls.__name__: self.cls}
+        return typing.get_type_hints(self.cls, localns=scope, include_extras=True)
+
     def _compile(self) -> None:
         fields = attrs.fields(self.cls)
         if not all(field.init for field in fields):
             raise MessageError(f"{_full_name(self.cls)} has a field with init=False", hint="compute it in a property")
-        scope = {**self._scope, self.cls.__name__: self.cls}
-        hints = typing.get_type_hints(self.cls, localns=scope, include_extras=True)
+        hints = self._types()
         codecs = tuple(self._field_codec(field.name, hints[field.name]) for field in fields)
         self._names = tuple(field.name for field in fields)
         self._codecs = codecs
@@ -341,7 +351,7 @@ def messages() -> tuple[type, ...]:
 
 
 def field_types(cls: type) -> Mapping[str, Any]:
-    """Return the resolved type of each field of a tagged message or a record, with its marks (`Payload`, `Range`, …)."""
+    """Return the resolved type of each field of a message or a record, with its marks (`Payload`, `Range`, …)."""
     return _form_of(cls).hints()
 
 

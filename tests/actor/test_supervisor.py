@@ -335,3 +335,12 @@ async def test_an_observer_that_raises_is_dropped_and_nothing_else(
         assert await part.ask(Ping(), timeout=1) == 1
         unsubscribe()
     assert capsys.readouterr().err.count("disk full") == 1
+
+
+async def test_a_restart_that_is_due_ends_with_its_supervisor(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_system(seed=0) as system:
+        async with system.supervisor("s", restart=Restart(backoff=(60, 60))) as sup:
+            await (await sup.spawn(lambda: Part("a", []), "a")).tell(Boom())
+            await trio.sleep(1)
+            assert len(system.deadlines) == 1
+        assert len(system.deadlines) == 0
