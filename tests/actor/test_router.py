@@ -42,27 +42,27 @@ from prime.wire import Ask, message
 Clock = trio.testing.MockClock
 
 
-@message(tag=0x7C01)
+@message(tag=0x7F01)
 class Who(Ask[str]):
     user: str = ""
 
 
-@message(tag=0x7C02)
+@message(tag=0x7F02)
 class Note:
     text: str
 
 
-@message(tag=0x7C03)
+@message(tag=0x7F03)
 class Notes(Ask[list[str]]):
     pass
 
 
-@message(tag=0x7C04)
+@message(tag=0x7F04)
 class Nap(Ask[str]):
     seconds: float
 
 
-@message(tag=0x7C05)
+@message(tag=0x7F05)
 class Crash(Ask[None]):
     pass
 
