@@ -7,11 +7,13 @@ A send in progress is never cancelled (that would tear the stream); a send past 
 from __future__ import annotations
 
 import math
+import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 import anyio
+import attrs
 import trio
 
 from prime.actor.contract import Clock, Inbound, PeerId, ReplySlot
@@ -21,7 +23,10 @@ from prime.transport import frames as fr
 from prime.transport import link as core
 from prime.transport.contract import Channel
 from prime.wire import Ask, Limits, decode_value, encode_value, from_plain, loads, message_for, reply_type, tag_of
+from prime.wire.cbor import dumps_closed, encodes_to, peek
+from prime.wire.codec import Codec, MismatchError, compile_codec
 from prime.wire.frame import FrameParser, pack
+from prime.wire.message import decode_body, encode_body
 
 JOIN_BYTES: Final = 64 * 1024
 """Small frames are joined into sends of about this size."""
@@ -32,8 +37,14 @@ SLICE_BYTES: Final = 2**20
 READ_BYTES: Final = 256 * 1024
 ALARM_AHEAD_S: Final = 1e-6
 """The least a clock task sleeps: a rounding error between two clocks must not make it spin."""
-FRAMES_PER_TURN: Final = 16
+FRAMES_PER_TURN: Final = 64
 """Frames handled between two checkpoints of the reader, so that the actors get their turn."""
+
+EARLY_FRAMES: Final = 16
+"""Asks or answers that are written before the task that sends them has its turn behind it."""
+PATHS_MAX: Final = 256
+"""Target paths known by their bytes."""
+_PREFIX: Final = struct.Struct(">IH")
 
 
 class Owner(Protocol):
@@ -90,14 +101,19 @@ class Carrier:
         self._limits = limits
         self._wire_limits = wire_limits(limits.allowance)
         self._token = 0
-        self._reply_types: dict[type, Any] = {}
+        self._quick_limits = attrs.evolve(self._wire_limits, depth_max=self._wire_limits.depth_max - 1)
+        self._replies: dict[type, tuple[Any, Codec]] = {}
+        self._paths: dict[bytes, str] = {}
         self._todo: deque[core.Command] = deque()
         self._busy = False
         self._slots: dict[int, tuple[ReplySlot, Any]] = {}
         self._notices: dict[int, Callable[[str], None]] = {}
         self._unwatches: dict[int, Callable[[], None]] = {}
         self._urgent: deque[core.Send] = deque()
-        self._ordinary: deque[core.Send] = deque()
+        self._ordinary: deque[core.Send | _Run] = deque()
+        self._run: _Run | None = None
+        self._rest = b""
+        self._idle = False
         self._written = [0, 0, 0]
         self._wake = trio.Event()
         self._alarm = trio.CancelScope()
@@ -120,6 +136,32 @@ class Carrier:
         }
 
     # ---- what the network asks for
+
+    def tell_now(self, path: str, kind: type, body: list[Any]) -> bool:
+        """Send a tell without payloads if nothing is in its way; `False` if nothing was done."""
+        if self._busy:
+            return False
+        header = self.link.tell_now(path, encode_body(kind, body))
+        if header is None:
+            return False
+        self._append(header, body[0], core.Lane.MESSAGE)
+        return True
+
+    def ask_now(self, path: str, kind: type, body: list[Any], slot: ReplySlot, timeout_s: float) -> int:
+        """Send an ask without payloads if nothing is in its way; returns the token to withdraw it by, 0 if not sent."""
+        if self._busy:
+            return 0
+        token = self._token + 1
+        now = self._now()
+        header = self.link.ask_now(path, encode_body(kind, body), token, body[0], timeout_s, now)
+        if header is None:
+            return 0
+        self._token = token
+        self._slots[token] = (slot, kind)
+        if now + timeout_s < self._alarm_due:
+            self._hurry()
+        self._append(header, body[0], core.Lane.MESSAGE, alone=self.link.asks_open == 1, early=True)
+        return token
 
     def submit(
         self,
@@ -182,7 +224,10 @@ class Carrier:
 
     def feed(self, event: core.Event) -> None:
         """Step the core and carry its commands out, in order also when one of them feeds the next event."""
-        self._todo.extend(self.link.step(event, self._now()))
+        self._carry_out(self.link.step(event, self._now()))
+
+    def _carry_out(self, commands: list[core.Command]) -> None:
+        self._todo.extend(commands)
         if self._busy:
             return
         self._busy = True
@@ -194,8 +239,55 @@ class Carrier:
             self._busy = False
 
     def _send(self, command: core.Send) -> None:
-        (self._urgent if command.lane is core.Lane.URGENT else self._ordinary).append(command)
+        if command.lane is core.Lane.URGENT:
+            self._urgent.append(command)
+        elif command.payloads or len(command.header) > fr.QUICK_BYTES_MAX:
+            self._run = None
+            self._ordinary.append(command)
+        else:
+            self._append(command.header, command.tag, command.lane)
+            return
         self._wake.set()
+
+    def _append(self, header: bytes, tag: int, lane: core.Lane, *, alone: bool = False, early: bool = False) -> None:
+        """Queue a small frame without payloads, joined with those before it.
+
+        One that is `alone` is written at once: waiting for others would gain nothing. One that somebody waits for
+        (`early`) is, with others, as soon as they are a few, so that the other side works while this one goes on.
+        """
+        run = self._run
+        if run is None or run.size_bytes > JOIN_BYTES:
+            run = self._run = _Run()
+            self._ordinary.append(run)
+        size_bytes = fr.PREFIX_BYTES + len(header)
+        run.pieces.append(_PREFIX.pack(len(header), 0) + header)
+        run.size_bytes += size_bytes
+        run.lanes[lane] += size_bytes
+        run.tags[tag] = run.tags.get(tag, 0) + size_bytes
+        if (alone or (early and len(run.pieces) == EARLY_FRAMES)) and self._written_past_writer(run):
+            return
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def _written_past_writer(self, run: _Run) -> bool:
+        """Write what is queued at once if that is one run and the writer idles; only where nothing waits."""
+        if not self._idle or self._busy or self._urgent or self._rest or self._ordinary[0] is not run:
+            return False
+        data = b"".join(run.pieces)
+        sent_bytes = self._channel.send_nowait(data)
+        if not sent_bytes:
+            return False
+        self._ordinary.popleft()
+        self._taken_from_queue(run)
+        if sent_bytes < len(data):
+            self._rest = data[sent_bytes:]
+            self._wake.set()
+        self._say_written()
+        return True
+
+    def _say_written(self) -> None:
+        written, self._written = self._written, [0, 0, 0]
+        self.feed(core.Written(*written))
 
     def _greeted(self, command: core.Greeted) -> None:
         self.hello = command.hello
@@ -218,7 +310,7 @@ class Carrier:
             return
         try:
             value = self._inbound.decoded(
-                decode_value, self._reply_type(kind), command.value, command.payloads, self._wire_limits
+                decode_value, self._reply(kind)[0], command.value, command.payloads, self._wire_limits
             )
         except DecodeError as error:  # a malformed body; the frame was whole, so the link lives on
             slot.fail(error)
@@ -243,6 +335,7 @@ class Carrier:
         self.cause, self.reason = command.cause, command.reason
         if not command.drain:
             self._ordinary.clear()
+            self._run = None
         self._wake.set()
         self._owner.went_down(self, command.cause)
         self.settled.set()
@@ -256,8 +349,9 @@ class Carrier:
         except DecodeError as error:
             self._undecodable(command, error)
             return
-        if not self._offer(command, message, slot) and self._nursery is not None:
-            self._nursery.start_soon(self._deliver_when_room, command, message, slot)
+        sender = self._sender(command)
+        if not self._offer(command.target, message, slot, command.deadline, sender) and self._nursery is not None:
+            self._nursery.start_soon(self._deliver_when_room, command.target, message, slot, command.deadline, sender)
         else:
             self.feed(core.Taken(command.target))
 
@@ -268,23 +362,21 @@ class Carrier:
             raise DecodeError(f"{type(message).__name__} is no ask", hint="Send it with `tell`.")
         return _Slot(self, command.correlation, type(message))
 
-    def _offer(self, command: core.Deliver, message: Any, slot: _Slot | None) -> bool:
+    def _offer(self, target: str, message: Any, slot: _Slot | None, deadline: float | None, sender: PeerId) -> bool:
         try:
-            return self._inbound.deliver_nowait(
-                command.target, message, slot=slot, deadline=command.deadline, sender=self._sender(command)
-            )
+            return self._inbound.deliver_nowait(target, message, slot=slot, deadline=deadline, sender=sender)
         except PrimeError as error:
             _fail(slot, error)
             return True
 
-    async def _deliver_when_room(self, command: core.Deliver, message: Any, slot: _Slot | None) -> None:
+    async def _deliver_when_room(
+        self, target: str, message: Any, slot: _Slot | None, deadline: float | None, sender: PeerId
+    ) -> None:
         try:
-            await self._inbound.deliver(
-                command.target, message, slot=slot, deadline=command.deadline, sender=self._sender(command)
-            )
+            await self._inbound.deliver(target, message, slot=slot, deadline=deadline, sender=sender)
         except PrimeError as error:
             _fail(slot, error)
-        self.feed(core.Taken(command.target))
+        self.feed(core.Taken(target))
 
     def _sender(self, command: core.Deliver) -> PeerId:
         """Return who sent a message: the proved peer, whatever it says, unless this network believes it."""
@@ -300,26 +392,34 @@ class Carrier:
             self._owner.drop(DeadLetter(command.target, f"tag {_tag(command.body)}", str(error)))
         self.feed(core.Taken(command.target))
 
-    def _reply_type(self, kind: type) -> Any:
-        """Return the reply type of a message class, looked up once."""
-        known = self._reply_types.get(kind)
+    def _reply(self, kind: type) -> tuple[Any, Codec]:
+        """Return the reply type of a message class and its codec, looked up once."""
+        known = self._replies.get(kind)
         if known is None:
-            known = self._reply_types[kind] = reply_type(kind)
+            annotation = reply_type(kind)
+            known = self._replies[kind] = (annotation, compile_codec(annotation))
         return known
 
     def answered(self, correlation: int, kind: type, value: Any) -> None:
         """Send a reply; one that has no wire form fails the ask."""
         payloads: list[memoryview] = []
         try:
-            plain = encode_value(self._reply_type(kind), value, payloads)
+            annotation, codec = self._reply(kind)
+            plain = encode_value(annotation, value, payloads)
+            data = b"" if payloads or not codec.closed else dumps_closed(plain)
         except PrimeError as error:
-            self.feed(core.Refuse(correlation, error, tag_of(kind) or 0))
+            self.feed(core.Refuse(correlation, error, tag_of(kind)))
             return
-        self.feed(core.Answer(correlation, plain, payloads, tag_of(kind) or 0))
+        if data and not self._busy:
+            header = self.link.answer_now(correlation, data)
+            if header is not None:
+                self._append(header, tag_of(kind), core.Lane.ANSWER, alone=not self.link.serving_open, early=True)
+                return
+        self.feed(core.Answer(correlation, plain, payloads, tag_of(kind)))
 
     def failed(self, correlation: int, kind: type, error: BaseException) -> None:
         """Send a failure."""
-        self.feed(core.Refuse(correlation, error, tag_of(kind) or 0))
+        self.feed(core.Refuse(correlation, error, tag_of(kind)))
 
     def _observe(self, command: core.Observe) -> None:
         watch_id = command.watch_id
@@ -390,14 +490,105 @@ class Carrier:
 
     async def _handle_frames(self, parser: FrameParser) -> None:
         handled = 0
-        while (frame := parser.next()) is not None:
-            plain = loads(frame.header, self._wire_limits)
-            parsed = fr.read_frame(plain)
-            self._owner.count(sent=False, tag=self._tag_of_frame(parsed), size_bytes=frame.size_bytes)
-            self.feed(core.Arrived(parsed, frame.payloads, frame.size_bytes))
+        now = self._now()
+        while (frame := parser.take()) is not None:
+            if not isinstance(frame, bytes):
+                self._handle(frame.header, frame.payloads, frame.size_bytes)
+            elif self._busy or not self._handle_quickly(frame, now):
+                self._handle(frame, (), fr.PREFIX_BYTES + len(frame))
             handled += 1
             if handled % FRAMES_PER_TURN == 0:
                 await trio.lowlevel.checkpoint()
+                now = self._now()
+
+    def _handle(self, header: bytes, payloads: core.Buffers, size_bytes: int) -> None:
+        """Handle a frame through its objects and the core's `step`."""
+        parsed = fr.read_frame(loads(header, self._wire_limits))
+        self._owner.count(sent=False, tag=self._tag_of_frame(parsed), size_bytes=size_bytes)
+        if type(parsed) is fr.Tell and self.link.up:
+            self._remember_path(header, parsed.target)
+        self.feed(core.Arrived(parsed, payloads, size_bytes))
+
+    def _remember_path(self, header: bytes, path: str) -> None:
+        """Know the path by its bytes the next time."""
+        if len(self._paths) >= PATHS_MAX:
+            self._paths.clear()
+        end = fr.path_end(header)
+        if end:
+            self._paths[header[2:end]] = path
+
+    def _handle_quickly(self, header: bytes, now: float) -> bool:
+        """Handle one of the commonest frames by its bytes; `False`, with nothing done, for any that is not quite so."""
+        start = header[:2]
+        if start == fr.TELL_START:
+            return self._tell_arrived(header)
+        if start == fr.REPLY_START:
+            return self._reply_arrived(header)
+        return start == fr.ASK_START and self._ask_arrived(header, now)
+
+    def _tell_arrived(self, header: bytes) -> bool:
+        end = fr.path_end(header)
+        path = self._paths.get(header[2:end])
+        if path is None:
+            return False
+        seq, end = fr.read_uint(header, end)
+        body = header[end:]
+        plain = peek(body, self._quick_limits)
+        message = decode_body(plain, plain, body, self._inbound.decoded)
+        size_bytes = fr.PREFIX_BYTES + len(header)
+        if message is None or seq > fr.ID_MAX or not self.link.tell_in(path, seq, size_bytes):
+            return False
+        self._arrived(path, message, None, None, plain[0], size_bytes)
+        return True
+
+    def _ask_arrived(self, header: bytes, now: float) -> bool:
+        plain = peek(header, self._wire_limits)
+        if type(plain) is not list:
+            return False
+        _, path, seq, body, correlation, left_ms = plain
+        if type(path) is not str or type(seq) is not int or not _is_id(correlation) or not _is_left(left_ms):
+            return False
+        message = decode_body(body, plain, header, self._inbound.decoded)
+        size_bytes = fr.PREFIX_BYTES + len(header)
+        if not isinstance(message, Ask) or not self.link.ask_in(path, seq, size_bytes, correlation):
+            return False
+        deadline = None if left_ms is None else now + left_ms / 1000
+        self._arrived(path, message, _Slot(self, correlation, type(message)), deadline, body[0], size_bytes)
+        return True
+
+    def _arrived(
+        self, path: str, message: Any, slot: _Slot | None, deadline: float | None, tag: int, size_bytes: int
+    ) -> None:
+        """Deliver a message that the core has let in by a short way."""
+        self._owner.count(sent=False, tag=tag, size_bytes=size_bytes)
+        if not self._offer(path, message, slot, deadline, self.peer) and self._nursery is not None:
+            self._nursery.start_soon(self._deliver_when_room, path, message, slot, deadline, self.peer)
+            return
+        commands = self.link.taken_now(path)
+        if commands:
+            self._carry_out(commands)
+
+    def _reply_arrived(self, header: bytes) -> bool:
+        correlation, end = fr.read_uint(header, 2)
+        slot, kind = self._slots.get(correlation, (None, None))
+        if slot is None or kind is None:
+            return False
+        codec = self._reply(kind)[1]
+        value = header[end:]
+        plain = peek(value, self._quick_limits)
+        try:
+            decoded = codec.decode(plain, ()) if codec.closed else self._inbound.decoded(codec.decode, plain, ())
+        except MismatchError:
+            return False
+        if not encodes_to(plain, value, closed=codec.closed):
+            return False
+        tag = self.link.asked_tag(correlation)
+        if not self.link.reply_in(correlation):
+            return False
+        self._owner.count(sent=False, tag=tag, size_bytes=fr.PREFIX_BYTES + len(header))
+        del self._slots[correlation]
+        slot.reply(decoded)
+        return True
 
     def _tag_of_frame(self, frame: fr.Frame) -> int:
         # Identity of classes, not isinstance: half the price, for every frame.
@@ -432,21 +623,24 @@ class Carrier:
     async def _write(self) -> None:
         """Write until the link ends, and then what it wants to say last."""
         while self._ending is None:
+            self._idle = True
             await self._wake.wait()
+            self._idle = False
             self._wake = trio.Event()
             await self._write_queued(math.inf)
-        if self._ending.cause and (self._urgent or self._ordinary):
+        if self._ending.cause and (self._rest or self._urgent or self._ordinary):
             await self._write_queued(trio.current_time() + self._limits.farewell_s)
 
     async def _write_queued(self, deadline: float) -> None:
         pieces: list[bytes | memoryview] = []
         size_bytes = 0
         try:
+            if self._rest:
+                rest, self._rest = self._rest, b""
+                await self._push(rest, deadline)
             while self._urgent or self._ordinary:
                 frame = self._urgent.popleft() if self._urgent else self._ordinary.popleft()
-                self._written[frame.lane] += frame.size_bytes
-                self._owner.count(sent=True, tag=frame.tag, size_bytes=frame.size_bytes)
-                pieces += pack(frame.header, frame.payloads, _ANY_SIZE)
+                pieces += self._taken_from_queue(frame)
                 size_bytes += frame.size_bytes
                 if size_bytes >= JOIN_BYTES or not (self._urgent or self._ordinary):
                     await self._write_pieces(pieces, deadline)
@@ -454,6 +648,20 @@ class Carrier:
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
             self.feed(core.Lost(f"the connection broke ({type(error).__name__}) {error}".rstrip()))
             self._forget_unwritten()
+
+    def _taken_from_queue(self, frame: core.Send | _Run) -> Sequence[bytes | memoryview]:
+        """Account for what is about to be written, and return its bytes."""
+        if isinstance(frame, _Run):
+            if frame is self._run:
+                self._run = None
+            for lane, size_bytes in enumerate(frame.lanes):
+                self._written[lane] += size_bytes
+            for tag, size_bytes in frame.tags.items():
+                self._owner.count(sent=True, tag=tag, size_bytes=size_bytes)
+            return frame.pieces
+        self._written[frame.lane] += frame.size_bytes
+        self._owner.count(sent=True, tag=frame.tag, size_bytes=frame.size_bytes)
+        return pack(frame.header, frame.payloads, _ANY_SIZE)
 
     async def _write_pieces(self, pieces: list[bytes | memoryview], deadline: float) -> None:
         """Send pieces in order, small ones joined, big ones as they are; then tell the core."""
@@ -468,8 +676,7 @@ class Carrier:
             await self._push(piece, deadline)
         if small:
             await self._push(small[0] if len(small) == 1 else b"".join(small), deadline)
-        written, self._written = self._written, [0, 0, 0]
-        self.feed(core.Written(*written))
+        self._say_written()
 
     async def _push(self, piece: bytes | memoryview, deadline: float) -> None:
         if len(piece) <= SLICE_BYTES:
@@ -490,6 +697,18 @@ class Carrier:
     def _forget_unwritten(self) -> None:
         self._urgent.clear()
         self._ordinary.clear()
+        self._run = None
+        self._rest = b""
+
+
+@attrs.define(eq=False)
+class _Run:
+    """Small frames in a row, joined when they are written; bytes by lane and by tag."""
+
+    pieces: list[bytes] = attrs.field(factory=list)
+    size_bytes: int = 0
+    lanes: list[int] = attrs.field(factory=lambda: [0, 0, 0])
+    tags: dict[int, int] = attrs.field(factory=dict)
 
 
 class Receipt:
@@ -585,6 +804,14 @@ def wire_limits(allowance: fr.Allowance) -> Limits:
 def _fail(slot: _Slot | None, error: PrimeError) -> None:
     if slot is not None:
         slot.fail(error)
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= fr.ID_MAX
+
+
+def _is_left(value: Any) -> bool:
+    return value is None or _is_id(value)
 
 
 def _tag(body: Any) -> int:

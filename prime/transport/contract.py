@@ -58,6 +58,13 @@ class Channel(anyio.abc.ByteStream):
     async def send(self, item: Buffer) -> None:
         """Send all bytes of `item` (one-dimensional, contiguous); see the module's text for cancellation."""
 
+    def send_nowait(self, item: Buffer) -> int:  # noqa: ARG002 - a transport may know better
+        """Hand on what can be handed on without waiting and return how many bytes of `item` that were; 0 is no error.
+
+        Only while no `send` is under way. What is left must be sent next.
+        """
+        return 0
+
 
 class Endpoint(Protocol):
     """An opened transport: it listens, and it dials."""

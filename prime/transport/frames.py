@@ -9,6 +9,7 @@ These classes are `define`, not `frozen`: one is built for every frame, and a fr
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from types import MappingProxyType
@@ -17,6 +18,7 @@ from typing import Any, ClassVar, Final
 import attrs
 
 from prime.errors import DecodeError
+from prime.wire import dumps
 
 PROTOCOL_VERSION: Final = 1
 
@@ -501,6 +503,56 @@ def read_frame(plain: Any) -> Frame:
     if reader is None:
         raise DecodeError(f"link frame: unknown kind {plain[0]}")
     return reader(plain)
+
+
+# -------------------------------------------------------------------------------- the commonest headers, by their bytes
+
+PREFIX_BYTES: Final = 6
+QUICK_BYTES_MAX: Final = 4096
+"""Headers up to this size may go the short way: TELL and ASK without sender and trace, REPLY, and none with payloads."""
+
+TELL_START: Final = b"\x84\x02"
+ASK_START: Final = b"\x86\x03"
+REPLY_START: Final = b"\x83\x04"
+_UINTS: Final = tuple(bytes([value]) if value < 24 else bytes([0x18, value]) for value in range(256))
+_UINT16, _UINT32, _UINT64 = struct.Struct(">BH"), struct.Struct(">BI"), struct.Struct(">BQ")
+
+
+def uint(value: int) -> bytes:
+    """Return the deterministic CBOR of an unsigned integer (RFC 8949 section 3.1, major type 0)."""
+    if value < 0x100:
+        return _UINTS[value]
+    if value < 0x1_0000:
+        return _UINT16.pack(0x19, value)
+    return _UINT32.pack(0x1A, value) if value < 0x1_0000_0000 else _UINT64.pack(0x1B, value)
+
+
+def read_uint(data: bytes, position: int) -> tuple[int, int]:
+    """Return the unsigned integer at a position and where it ends; -1 for what is none, or not its one encoding."""
+    first = data[position] if position < len(data) else 0xFF
+    if first < 0x18:
+        return first, position + 1
+    width = _WIDTHS.get(first, 0)
+    end = position + 1 + width
+    value = int.from_bytes(data[position + 1 : end], "big")
+    if not width or end > len(data) or value < _LEAST[width]:
+        return -1, position
+    return value, end
+
+
+_WIDTHS: Final[Mapping[int, int]] = MappingProxyType({0x18: 1, 0x19: 2, 0x1A: 4, 0x1B: 8})
+_LEAST: Final[Mapping[int, int]] = MappingProxyType({0: 0, 1: 24, 2: 0x100, 4: 0x1_0000, 8: 0x1_0000_0000})
+
+
+def path_bytes(path: str) -> bytes:
+    """Return the deterministic CBOR of a path, as it stands in a header."""
+    return dumps(path)
+
+
+def path_end(header: bytes) -> int:
+    """Return where the path ends that is the third element of a header; 0 for a long one, or none."""
+    first = header[2] if len(header) > 2 else 0
+    return first - 0x60 + 3 if 0x60 < first < 0x78 else header[3] + 4 if first == 0x78 and len(header) > 3 else 0
 
 
 def size_of_frame(header: bytes, payloads: Sequence[memoryview]) -> int:

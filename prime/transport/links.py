@@ -456,7 +456,16 @@ class Links:
             return
         payloads: list[memoryview] = []
         body = to_plain(message, payloads)
-        carrier = self._up.get(peer) or await self._link_to(peer)
+        carrier = self._up.get(peer)
+        if carrier is None or payloads or not carrier.tell_now(path, type(message), body):
+            await self._submit(carrier or await self._link_to(peer), path, body, payloads)
+        self._tells += 1
+        if self._tells >= TELLS_PER_TURN:
+            self._tells = 0
+            await trio.lowlevel.checkpoint()
+
+    async def _submit(self, carrier: Carrier, path: str, body: list[Any], payloads: list[memoryview]) -> None:
+        """Send a tell, waiting until it is on its way."""
         receipt = Receipt()
         token = carrier.submit(path, body, payloads, receipt)
         if not receipt.done:
@@ -466,11 +475,7 @@ class Links:
                 carrier.withdraw(token)
             return
         receipt.raise_if_failed()
-        self._tells += 1
-        if self._tells % TELLS_PER_TURN:
-            await trio.lowlevel.checkpoint_if_cancelled()
-        else:
-            await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
 
     async def ask(self, peer: PeerId, path: str, message: Any, *, timeout_s: float) -> Any:
         """See `Network.ask`."""
@@ -484,7 +489,9 @@ class Links:
             carrier = await self._link_in_time(peer, path, timeout_s)
             timeout_s -= trio.current_time() - started
         slot = Slot()
-        token = carrier.ask(path, body, payloads, slot, type(message), timeout_s)
+        token = 0 if payloads else carrier.ask_now(path, type(message), body, slot, timeout_s)
+        if not token:
+            token = carrier.ask(path, body, payloads, slot, type(message), timeout_s)
         try:
             return await slot.wait()
         finally:

@@ -7,6 +7,7 @@ number and time), and queues the channels that result.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -48,6 +49,8 @@ class Wire:
     async def send_all(self, data: Buffer, *, begun: bool = False) -> None:
         """Send every byte. If it is cancelled after some were sent (or `begun`), the connection is broken."""
         rest = memoryview(data).cast("B")
+        if not rest:
+            await trio.lowlevel.checkpoint()
         try:
             while rest:
                 sent = await self.socket.send(rest)
@@ -61,6 +64,13 @@ class Wire:
         except OSError as error:
             self._broken = True
             raise self._why_closed() from error
+
+    def send_nowait(self, data: Buffer) -> int:
+        """Hand the kernel what it takes without a wait; 0 also for a broken wire: the next `send_all` says why."""
+        try:
+            return 0 if self.closed else os.write(self.socket.fileno(), data)
+        except OSError:
+            return 0
 
     async def check(self) -> None:
         """Run the scheduler and cancellation once; raise if the wire is closed or broken."""

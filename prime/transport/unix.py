@@ -63,7 +63,8 @@ class UnixChannel(Channel):
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """See `Channel.receive`."""
         with self._receiving:
-            await self._wire.check()
+            if self._wire.closed:
+                await self._wire.check()
             data = await self._wire.receive(max_bytes)
             if not data:
                 raise anyio.EndOfStream
@@ -72,10 +73,14 @@ class UnixChannel(Channel):
     async def send(self, item: Buffer) -> None:
         """See `Channel.send`."""
         with self._sending:
-            await self._wire.check()
-            if self._ended:
+            if self._ended or self._wire.closed:
+                await self._wire.check()
                 raise anyio.ClosedResourceError
             await self._wire.send_all(item)
+
+    def send_nowait(self, item: Buffer) -> int:
+        """See `Channel.send_nowait`."""
+        return 0 if self._ended else self._wire.send_nowait(item)
 
     async def send_eof(self) -> None:
         """See `Channel.send_eof`."""

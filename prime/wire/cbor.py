@@ -56,6 +56,14 @@ def dumps(plain: Any, limits: Limits = DEFAULT_LIMITS) -> bytes:
         raise LocalProtocolError(f"a value has no wire form: {type(error).__name__}", hint=_HINT_PLAIN) from None
 
 
+def dumps_closed(plain: Any) -> bytes:
+    """As `dumps`, for what a `closed` codec made: it is plain, and no deeper than its type, so nobody looks again."""
+    try:
+        return cbor2.dumps(plain, canonical=True)
+    except (cbor2.CBOREncodeError, ValueError, TypeError) as error:
+        raise LocalProtocolError(f"a value has no wire form: {type(error).__name__}", hint=_HINT_PLAIN) from None
+
+
 def _check_plain(values: Iterable[Any], depth_left: int) -> None:
     """Refuse what is no plain value, or is nested more than `depth_left` deep."""
     for value in values:
@@ -97,6 +105,28 @@ def loads(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT_LIMITS)
     if _encode_again(plain, body) != body:
         raise DecodeError("CBOR is not deterministic, or bytes follow the item", hint=_HINT_PEER)
     return plain
+
+
+def peek(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Any:
+    """Decode an item that `encodes_to` must still be asked about; `None` for what `loads` would refuse.
+
+    The two together are `loads` for a few hundred bytes, without its words. Nothing of the item may be used before.
+    """
+    try:
+        return _strict_loads(limits.depth_max)(data)
+    except Exception:  # noqa: BLE001 - hostile bytes: whoever gets None asks `loads`, which says what is wrong
+        return None
+
+
+def encodes_to(plain: Any, data: bytes, *, closed: bool) -> bool:
+    """Tell whether `data` is the one deterministic encoding of what `peek` made of it.
+
+    `closed`: a codec has looked at every value inside, so there is no simple value to look for.
+    """
+    try:
+        return (cbor2.dumps(plain, canonical=True) if closed else _encode_again(plain, data)) == data
+    except (cbor2.CBOREncodeError, ValueError, TypeError, DecodeError):
+        return False
 
 
 @functools.lru_cache(maxsize=16)

@@ -58,7 +58,9 @@ class Codec:
 
     `plain` is the set of plain types that `decode` may be given, which is how a union tells its members apart;
     `tags` does the same among messages. `python` holds the classes of values that `encode` takes. `hashes_secretly` is
-    true when values hash with a per-process secret. `rule` defines the CDDL rule and returns its name.
+    true when values hash with a per-process secret. `closed` is true when `decode` looks at every plain value inside
+    and `encode` makes nothing but plain values, to a depth that the type alone fixes: such values need no second look
+    for what CBOR can hold and a plain value cannot. `rule` defines the CDDL rule and returns its name.
     """
 
     encode: Encode
@@ -68,6 +70,7 @@ class Codec:
     rule: Callable[[Rules], str]
     tags: frozenset[int] = frozenset()
     hashes_secretly: bool = False
+    closed: bool = False
 
 
 class ClassForm(Protocol):
@@ -195,7 +198,7 @@ def _name_of(annotation: Any) -> str:
 
 
 def _atom(kind: type, check: Callable[[Any, object], Any], rule: str) -> Codec:
-    return Codec(check, check, frozenset({kind}), (kind,), lambda _rules: rule, hashes_secretly=True)
+    return Codec(check, check, frozenset({kind}), (kind,), lambda _rules: rule, hashes_secretly=True, closed=True)
 
 
 def _check_none(value: Any, _payloads: object) -> None:
@@ -272,7 +275,7 @@ def _decode_payload(value: Any, payloads: Sequence[memoryview]) -> memoryview:
     return payloads[value].toreadonly()
 
 
-_FLOAT = Codec(_encode_float, _decode_float, frozenset({float}), (float,), lambda _rules: "float")
+_FLOAT = Codec(_encode_float, _decode_float, frozenset({float}), (float,), lambda _rules: "float", closed=True)
 _BYTES = Codec(
     _encode_bytes,
     _decode_bytes,
@@ -280,6 +283,7 @@ _BYTES = Codec(
     (bytes, bytearray, memoryview),
     lambda _rules: "bstr",
     hashes_secretly=True,
+    closed=True,
 )
 _PAYLOAD = Codec(
     _encode_payload,
@@ -287,6 +291,7 @@ _PAYLOAD = Codec(
     frozenset({int}),
     (memoryview, bytes, bytearray),
     lambda rules: rules.define("payload", lambda: "uint  ; the index of the bytes among the frame's payloads"),
+    closed=True,
 )
 _INT = Codec(
     _check_int,
@@ -294,6 +299,7 @@ _INT = Codec(
     frozenset({int}),
     (int,),
     lambda rules: rules.define("int64", lambda: f"int .ge {INT_MIN}"),
+    closed=True,
 )
 _NONE = _atom(NoneType, _check_none, "null")
 _ATOMS: Mapping[Any, Codec] = types.MappingProxyType(
@@ -329,7 +335,15 @@ def _choice_codec(name: str, what: str, values: Mapping[Any, Any], python: tuple
         except (KeyError, TypeError):
             raise MismatchError(what, got="another value") from None
 
-    return Codec(encode, decode, plain, python, lambda rules: rules.define(name, lambda: body), hashes_secretly=True)
+    return Codec(
+        encode,
+        decode,
+        plain,
+        python,
+        lambda rules: rules.define(name, lambda: body),
+        hashes_secretly=True,
+        closed=all(type(value) is str or INT_MIN <= value <= INT_MAX for value in values),
+    )
 
 
 def _class_codec(form: ClassForm) -> Codec:
@@ -375,7 +389,7 @@ def _sequence_codec(item: Codec, container: type[list[Any] | tuple[Any, ...]], k
         inner = item.rule(rules)
         return rules.define(f"{kind}-of-{inner}", lambda: f"[* {inner}]")
 
-    return Codec(encode, decode, frozenset({list}), (container,), rule)
+    return Codec(encode, decode, frozenset({list}), (container,), rule, closed=item.closed)
 
 
 def _compile_list(arguments: tuple[Any, ...]) -> Codec:
@@ -411,6 +425,7 @@ def _compile_tuple(arguments: tuple[Any, ...]) -> Codec:
         (tuple,),
         rule,
         hashes_secretly=all(item.hashes_secretly for item in items),
+        closed=all(item.closed for item in items),
     )
 
 
@@ -435,7 +450,7 @@ def _compile_frozenset(arguments: tuple[Any, ...]) -> Codec:
         inner = item.rule(rules)
         return rules.define(f"set-of-{inner}", lambda: f"[* {inner}]  ; ascending by encoding, no duplicates")
 
-    return Codec(encode, decode, frozenset({list}), (frozenset, set), rule)
+    return Codec(encode, decode, frozenset({list}), (frozenset, set), rule, closed=item.closed)
 
 
 def _key_codec(annotation: Any, what: str) -> Codec:
@@ -484,7 +499,7 @@ def _map_codec(key: Codec, item: Codec) -> Codec:
         names = key.rule(rules), item.rule(rules)
         return rules.define(f"map-of-{names[0]}-to-{names[1]}", lambda: f"{{* {names[0]} => {names[1]}}}")
 
-    return Codec(encode, decode, frozenset({dict}), (dict,), rule)
+    return Codec(encode, decode, frozenset({dict}), (dict,), rule, closed=key.closed and item.closed)
 
 
 def _pairs_codec(key: Codec, item: Codec) -> Codec:
@@ -511,7 +526,7 @@ def _pairs_codec(key: Codec, item: Codec) -> Codec:
         pair = rules.define(f"tuple-{names[0]}-{names[1]}", lambda: f"[{names[0]}, {names[1]}]")
         return rules.define(f"pairs-of-{names[0]}-to-{names[1]}", lambda: f"[* {pair}]  ; ascending by encoded key")
 
-    return Codec(encode, decode, frozenset({list}), (dict,), rule)
+    return Codec(encode, decode, frozenset({list}), (dict,), rule, closed=key.closed and item.closed)
 
 
 _CONTAINERS: Mapping[Any, Callable[[tuple[Any, ...]], Codec]] = types.MappingProxyType(
@@ -561,6 +576,7 @@ def _union_codec(annotation: Any, arguments: tuple[Any, ...]) -> Codec:
         rule,
         tags=frozenset(by_tag),
         hashes_secretly=all(member.hashes_secretly for member in members),
+        closed=all(member.closed for member in members),
     )
 
 

@@ -78,7 +78,7 @@ class FrameParser:
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         self._limits = limits
-        self._frames: deque[Frame] = deque()
+        self._frames: deque[bytes | Frame] = deque()
         self._problem = ""
         self._start_frame()
 
@@ -122,6 +122,11 @@ class FrameParser:
 
     def next(self) -> Frame | None:
         """Return the next whole frame, or `None` when more bytes are needed; raises `DecodeError` over limits."""
+        frame = self.take()
+        return Frame(frame, (), _PREFIX.size + len(frame)) if isinstance(frame, bytes) else frame
+
+    def take(self) -> bytes | Frame | None:
+        """As `next`; a small frame without payloads comes as its bare header, as there is nothing more to it."""
         if self._frames:
             return self._frames.popleft()
         if self._problem:
@@ -131,13 +136,14 @@ class FrameParser:
     def _take_small_frames(self, data: bytes, position: int) -> int:
         """Take the small frames without payloads that lie whole in `data`; return the position behind them."""
         size_max = min(_SMALL_SIZE_BYTES_MAX, self._limits.header_size_bytes_max, self._limits.frame_size_bytes_max - 6)
-        start = position + _PREFIX.size
-        while start <= len(data):
-            header_size, count = _PREFIX.unpack_from(data, position)
+        start, size_bytes = position + _PREFIX.size, len(data)
+        unpack, append = _PREFIX.unpack_from, self._frames.append
+        while start <= size_bytes:
+            header_size, count = unpack(data, position)
             end = start + header_size
-            if count or not header_size or header_size > size_max or end > len(data):
+            if count or not header_size or header_size > size_max or end > size_bytes:
                 break
-            self._frames.append(Frame(data[start:end], (), end - position))
+            append(data[start:end])
             position, start = end, end + _PREFIX.size
         return position
 

@@ -31,6 +31,7 @@ from typing import (
 import attrs
 
 from prime.errors import DecodeError, LocalProtocolError, MessageError, PrimeError
+from prime.wire.cbor import dumps, dumps_closed, encodes_to
 from prime.wire.codec import Codec, Decode, Encode, MismatchError, Rules, compile_codec, rule_name
 from prime.wire.limits import DEFAULT_LIMITS, Limits
 
@@ -157,6 +158,8 @@ class _Form:
         self._codecs: tuple[Codec, ...] | None = None
         self._hints: Mapping[str, Any] = {}
         self._names: tuple[str, ...] = ()
+        self.closed = False
+        self.elements = 0
         self.encode: Callable[[Any, list[memoryview]], list[Any]] = self._compile_and_encode
         self.decode: Callable[[Any, Sequence[memoryview]], Any] = self._compile_and_decode
 
@@ -233,6 +236,8 @@ class _Form:
         self._names = tuple(field.name for field in fields)
         self._codecs = codecs
         self._hints = hints
+        self.closed = all(codec.closed for codec in codecs)
+        self.elements = len(fields) + (self.tag is not None)
         self._scope = {}
         self.encode = _array_encoder(self.tag, self._names, [codec.encode for codec in codecs])
         self.decode = _array_decoder(self.cls, self.tag, fields, [codec.decode for codec in codecs])
@@ -387,6 +392,32 @@ def from_plain(plain: Any, payloads: Sequence[memoryview] = (), limits: Limits =
         return form.decode(plain, payloads)
     except MismatchError as error:
         raise _refused(form.cls.__name__, error) from None
+
+
+def encode_body(cls: type, plain: list[Any]) -> bytes:
+    """As `dumps(plain)`, for what `to_plain` made of a message of this class."""
+    return dumps_closed(plain) if _form_of(cls).closed else dumps(plain)
+
+
+def decode_body(plain: Any, whole: Any, data: bytes, bound: Callable[..., Any] | None = None) -> Any:
+    """Build the message without payloads that is `plain`, a part of `whole`, which `peek` made of `data`.
+
+    `bound(decode, ...)` decodes where the class may hold values of registered classes, such as refs.
+
+    Returns `None`, which is no message, for anything that `loads` or `from_plain` would refuse; they say why. The
+    caller has checked that what else `whole` holds is None, ints and text.
+    """
+    if type(plain) is not list or not plain or type(plain[0]) is not int:
+        return None
+    form = _registry.get(plain[0])
+    if form is None:
+        return None
+    try:
+        built = form.decode(plain, ()) if bound is None or form.closed else bound(form.decode, plain, ())
+    except MismatchError:
+        return None
+    closed = form.closed and len(plain) == form.elements
+    return built if encodes_to(whole, data, closed=closed) else None
 
 
 def _check_count(payloads: Sequence[memoryview], limits: Limits) -> None:

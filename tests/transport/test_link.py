@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import pycddl
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from prime.errors import (
@@ -45,9 +45,10 @@ def hello(**changes: Any) -> fr.Hello:
 
 @attrs.define(eq=False)
 class Side:
-    """One core with a writer of two queues, and everything its commands said."""
+    """One core with a writer of two queues, and everything its commands said; `quick` takes the short ways."""
 
     link: core.Link
+    quick: bool = False
     now: float = 0.0
     urgent: deque[core.Send] = attrs.field(factory=deque)
     ordinary: deque[core.Send] = attrs.field(factory=deque)
@@ -76,7 +77,11 @@ class Side:
 
     def take(self, target: str) -> None:
         del self.offers[target]
-        self.feed(core.Taken(target))
+        if not self.quick:
+            self.feed(core.Taken(target))
+            return
+        for command in self.link.taken_now(target) or ():
+            self._note(command)
 
     def write(self) -> core.Send | None:
         if not self.urgent and not self.ordinary:
@@ -89,7 +94,43 @@ class Side:
 
     def submit(self, token: int, target: str, size: int = 0, timeout_s: float | None = None) -> None:
         payloads = [memoryview(bytes(size))] if size else []
-        self.feed(core.Submit(token, target, [TAG, token], payloads, TAG, timeout_s))
+        if not self.quick or payloads or not self._submit_now(token, target, timeout_s):
+            self.feed(core.Submit(token, target, [TAG, token], payloads or (), TAG, timeout_s))
+
+    def _submit_now(self, token: int, target: str, timeout_s: float | None) -> bool:
+        body = dumps([TAG, token])
+        if timeout_s is None:
+            header = self.link.tell_now(target, body)
+        else:
+            header = self.link.ask_now(target, body, token, TAG, timeout_s, self.now)
+        if header is not None:
+            self._note(core.Send(header, (), fr.size_of_frame(header, ()), core.Lane.MESSAGE, TAG))
+            self._note(core.Released(token))
+        return header is not None
+
+    def answer(self, correlation: int, payloads: list[memoryview]) -> None:
+        header = self.link.answer_now(correlation, dumps(correlation)) if self.quick and not payloads else None
+        if header is None:
+            self.feed(core.Answer(correlation, correlation, payloads or (), TAG))
+        else:
+            self._note(core.Send(header, (), fr.size_of_frame(header, ()), core.Lane.ANSWER, TAG))
+
+    def hear(self, sent: core.Send) -> None:
+        """Let a frame arrive."""
+        frame = fr.read_frame(loads(sent.header))
+        if not self.quick or sent.payloads or not self._hear_now(frame, sent.size_bytes):
+            self.feed(core.Arrived(frame, sent.payloads, sent.size_bytes))
+
+    def _hear_now(self, frame: fr.Frame, size_bytes: int) -> bool:
+        if isinstance(frame, fr.Tell) and self.link.tell_in(frame.target, frame.seq, size_bytes):
+            self._note(core.Deliver(frame.target, frame.body, (), None, None, None, None))
+        elif isinstance(frame, fr.Ask) and self.link.ask_in(frame.target, frame.seq, size_bytes, frame.correlation):
+            self._note(core.Deliver(frame.target, frame.body, (), frame.correlation, None, None, None))
+        elif isinstance(frame, fr.Reply) and self.link.reply_in(frame.correlation):
+            self._note(core.Resolved(frame.correlation, frame.value, ()))
+        else:
+            return False
+        return True
 
     def arrive(self, frame: fr.Frame, size_bytes: int = 50) -> list[core.Command]:
         return self.feed(core.Arrived(frame, (), size_bytes))
@@ -101,7 +142,7 @@ def carry(source: Side, target: Side) -> bool:
     if sent is None:
         return False
     target.feed(core.Heard())
-    target.feed(core.Arrived(fr.read_frame(loads(sent.header)), sent.payloads, sent.size_bytes))
+    target.hear(sent)
     return True
 
 
@@ -110,11 +151,11 @@ def settle(a: Side, b: Side) -> None:
         pass
 
 
-def pair(limits: LinkLimits = LIMITS) -> tuple[Side, Side]:
+def pair(limits: LinkLimits = LIMITS, *, quick: bool = False) -> tuple[Side, Side]:
     """Return a dialler and an acceptor whose link is up."""
     mine = hello(allowance=limits.allowance)
-    a = Side(core.Link("B", mine, limits, 0.0, dialled=True))
-    b = Side(core.Link("A", mine, limits, 0.0, dialled=False))
+    a = Side(core.Link("B", mine, limits, 0.0, dialled=True), quick)
+    b = Side(core.Link("A", mine, limits, 0.0, dialled=False), quick)
     a.feed(core.Start())
     settle(a, b)
     b.feed(core.Admit())
@@ -127,6 +168,40 @@ def pair(limits: LinkLimits = LIMITS) -> tuple[Side, Side]:
 def bye(side: Side) -> fr.Bye:
     frames = [fr.read_frame(loads(send.header)) for send in (*side.urgent, *side.ordinary)]
     return next(frame for frame in frames if isinstance(frame, fr.Bye))
+
+
+# ---------------------------------------------------------------------------------------------- headers by their bytes
+
+
+@given(st.integers(0, 2**64 - 1))
+@example(23)
+@example(24)
+@example(0xFF)
+@example(0x100)
+@example(0xFFFF)
+@example(0x1_0000)
+@example(0xFFFF_FFFF)
+@example(0x1_0000_0000)
+def test_an_unsigned_integer_is_written_and_read_as_cbor_has_it(value: int) -> None:
+    assert fr.uint(value) == dumps(value)
+    assert fr.read_uint(b"\x00" + fr.uint(value) + b"\x07", 1) == (value, 1 + len(fr.uint(value)))
+
+
+@given(st.binary(max_size=12))
+@example(b"\x18\x17")
+@example(b"\x19\x00\xff")
+@example(b"\x1a\x00")
+def test_an_integer_read_from_any_bytes_is_their_one_encoding(data: bytes) -> None:
+    value, end = fr.read_uint(data, 0)
+    assert value < 0 or data[:end] == dumps(value)
+
+
+@given(st.text(max_size=600))
+def test_the_end_of_a_path_is_found_or_left_to_the_long_way(path: str) -> None:
+    header = fr.TELL_START + fr.path_bytes(path) + b"\x01\x80"
+    end = fr.path_end(header)
+    assert end in {0, len(header) - 2}
+    assert end or not 0 < len(path.encode()) < 256
 
 
 # ------------------------------------------------------------------------------------------------- nothing lost
@@ -149,8 +224,8 @@ OPS = st.lists(
 class World:
     """Two sides, two wires, and a model of what must arrive."""
 
-    def __init__(self) -> None:
-        self.sides = pair()
+    def __init__(self, *, quick: bool = False) -> None:
+        self.sides = pair(quick=quick)
         self.wires: tuple[deque[core.Send], deque[core.Send]] = (deque(), deque())
         self.token = 0
         self.sent: list[list[tuple[int, str]]] = [[], []]
@@ -192,7 +267,7 @@ class World:
             return False
         sent = self.wires[1 - who].popleft()
         side = self.sides[who]
-        side.feed(core.Arrived(fr.read_frame(loads(sent.header)), sent.payloads, sent.size_bytes))
+        side.hear(sent)
         incoming = side.link._incoming.values()
         assert all(t.messages <= SMALL.window_messages for t in incoming)
         assert all(t.messages == 1 or t.size_bytes <= SMALL.window_bytes for t in incoming)
@@ -208,7 +283,7 @@ class World:
 
     def answer(self, who: int, correlation: int, size: int) -> None:
         payloads = [memoryview(bytes(size))] if size else []
-        self.sides[who].feed(core.Answer(correlation, correlation, payloads, TAG))
+        self.sides[who].answer(correlation, payloads)
 
     def finish(self) -> None:
         """Let everything run to its end."""
@@ -244,14 +319,32 @@ class World:
         assert sizes["waiting"] == sizes["asks"] == sizes["serving"] == 0
 
 
-@given(OPS)
-def test_any_schedule_loses_nothing_doubles_nothing_and_keeps_windows_and_order(ops: list[Any]) -> None:
-    world = World()
+@given(OPS, st.booleans())
+def test_any_schedule_loses_nothing_doubles_nothing_and_keeps_windows_and_order(ops: list[Any], quick: bool) -> None:
+    world = World(quick=quick)
     for op in ops:
         world.run(*op)
     world.finish()
     world.check(0)
     world.check(1)
+
+
+@given(OPS)
+def test_the_short_ways_do_what_step_does_byte_for_byte(ops: list[Any]) -> None:
+    step, quick = World(), World(quick=True)
+    for op in ops:
+        step.run(*op)
+        quick.run(*op)
+        assert step.wires == quick.wires
+    for one, other in zip(step.sides, quick.sides, strict=True):
+        assert list(one.urgent) == list(other.urgent)
+        assert list(one.ordinary) == list(other.ordinary)
+        assert one.offers.keys() == other.offers.keys()
+        assert one.said == other.said
+        assert one.link.sizes() == other.link.sizes()
+        assert one.link._unsent == other.link._unsent
+        assert one.link._ungranted_bytes == other.link._ungranted_bytes
+        assert list(one.link._idle) == list(other.link._idle)
 
 
 @given(OPS, st.sampled_from(["lost", "close", "violation"]))

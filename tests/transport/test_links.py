@@ -35,7 +35,7 @@ from prime.transport.contract import Channel, Endpoint
 from prime.transport.facts import LinkDown, LinkUp
 from prime.transport.identity import KeyPair
 from prime.transport.links import LinkLimits, Links
-from prime.transport.memory import Memory
+from prime.transport.memory import Memory, MemoryChannel
 from prime.transport.tcp import Tcp
 from prime.wire import Ask, Payload, dumps, loads, message
 from prime.wire.frame import FrameParser, pack
@@ -1045,3 +1045,44 @@ async def test_a_bug_in_the_runtime_below_ends_one_link_and_says_so(autojump_clo
         s.nodes[0].deliver_nowait = kept  # type: ignore[method-assign]
         assert "internal error" in s.nodes[0].of(LinkDown)[0].reason
         assert "ZeroDivisionError" in s.nodes[0].of(LinkDown)[0].reason
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_frames_written_past_the_writer_keep_their_order_and_their_bytes(
+    seed: int, monkeypatch: pytest.MonkeyPatch, autojump_clock: Any
+) -> None:
+    chance = random.Random(seed)
+    handed = []
+
+    def send_nowait(channel: MemoryChannel, item: bytes) -> int:
+        """Take a part, as a socket whose buffer is nearly full."""
+        sent = chance.randint(0, len(item))
+        if sent:
+            channel._outward._append(memoryview(item)[:sent])
+        handed.append((sent, len(item)))
+        return sent
+
+    monkeypatch.setattr(MemoryChannel, "send_nowait", send_nowait)
+    async with swarm() as pair:
+        a, b = pair.links
+        box = pair.nodes[1].boxes["/t"] = Mailbox(handle=lambda m: m.number * 2)
+
+        async def ask(number: int) -> None:
+            assert await a.ask(b.peer, "/t", Double(number), timeout_s=60) == 2 * number
+
+        for number in range(50):  # one at a time, with a tell now and then
+            await ask(number)
+            if number % 7 == 0:
+                await a.tell(b.peer, "/t", Note(number))
+        async with trio.open_nursery() as nursery:  # and many at once
+            for number in range(50, 200):
+                nursery.start_soon(ask, number)
+        assert [m.number for m in box.got if isinstance(m, Note)] == list(range(0, 50, 7))
+        assert {m.number for m in box.got if isinstance(m, Double)} == set(range(200))
+        assert any(0 < sent < size for sent, size in handed)
+        assert any(sent == size for sent, size in handed)
+        assert not any(links.dead_letters for links in pair.links)
+        await trio.testing.wait_all_tasks_blocked()
+        pair.assert_no_leak()
+        sent, received = sum(a.sent_bytes.values()), sum(b.received_bytes.values())
+        assert sent == received > 0
