@@ -62,7 +62,8 @@ def cases(actors: int) -> list[Case]:
 
 
 def _local() -> list[Case]:
-    nowait, tell, ask = in_trio(_ours.tell_nowait), in_trio(_ours.tell, _ours.Sync), in_trio(_ours.ask, _ours.Sync)
+    nowait, tell = in_trio(_ours.tell_nowait), in_trio(_ours.tell, _ours.Sync)
+    ask, ask_async = in_trio(_ours.ask, _ours.Sync), in_trio(_ours.ask, _ours.AsyncAnswer)
     queue_tell, queue_ask = plain(_raw.asyncio_tell), plain(_raw.asyncio_ask)
     counted = [in_trio(partial(_ours.tell_counted, statistics=flag)) for flag in (True, False)]
     return [
@@ -71,18 +72,23 @@ def _local() -> list[Case]:
         Case("tell_sync", tell, in_trio(_raw.send), "Trio channel, await send", 8),
         Case("tell_async", in_trio(_ours.tell, _ours.Async), in_trio(_raw.send), "Trio channel, await send", 5),
         Case("ask", ask, in_trio(_raw.request), "two Trio channels", 1.4),
-        Case("ask_async", in_trio(_ours.ask, _ours.AsyncAnswer), in_trio(_raw.request), "two Trio channels"),
+        Case("ask_async", ask_async, in_trio(_raw.request), "two Trio channels"),
         Case("ask_asyncio", ask, queue_ask, "asyncio.Queue and futures", 0.6),
+        Case("ask_async_asyncio", ask_async, queue_ask, "asyncio.Queue and futures"),
         Case("metrics_on", *counted, "itself without statistics", 0.95),
     ]
 
 
 def _against_peers() -> list[Case]:
     tell, ask = in_trio(_ours.tell, _ours.Sync), in_trio(_ours.ask, _ours.Sync)
+    ask_async = in_trio(_ours.ask, _ours.AsyncAnswer)
+    xoscar_ask = _peers.xoscar_ask(processes=0, in_flight=1)
     return [
         Case("tell_pykka", tell, _peers.pykka_tell, "pykka ThreadingActor", 6),
         Case("ask_pykka", ask, _peers.pykka_ask, "pykka ThreadingActor", 6),
-        Case("ask_xoscar", ask, _peers.xoscar_ask(processes=0, in_flight=1), "xoscar, one process", 4),
+        Case("ask_async_pykka", ask_async, _peers.pykka_ask, "pykka ThreadingActor"),
+        Case("ask_xoscar", ask, xoscar_ask, "xoscar, one process", 4),
+        Case("ask_async_xoscar", ask_async, xoscar_ask, "xoscar, one process"),
         Case("ask_thespian", ask, _peers.thespian_ask("simpleSystemBase"), "Thespian simpleSystemBase"),
         Case("tell_erlang", tell, _peers.erlang("tell"), "Erlang"),
         Case("ask_erlang", ask, _peers.erlang("ask"), "Erlang"),
