@@ -29,7 +29,8 @@ from prime.errors import (
 from prime.wire import Limits, dumps, from_plain, loads, tag_of, to_plain
 from prime.wire.frame import FrameParser, pack
 
-F = TypeVar("F", bound=Callable[..., Any])
+K = TypeVar("K")
+S = TypeVar("S")
 M_contra = TypeVar("M_contra", contravariant=True)
 E_contra = TypeVar("E_contra", contravariant=True)
 
@@ -59,13 +60,13 @@ class SnapshotFailed:
     error: str
 
 
-def applies(kind: type[Any]) -> Callable[[F], F]:
+def applies(kind: type[K], /) -> Callable[[Callable[[S, K], None]], Callable[[S, K], None]]:
     """Mark a method as what one class of event does to the state.
 
     It is sync and pure: it changes the actor's attributes by the event alone, sends nothing and reads no clock.
     """
 
-    def mark(method: F) -> F:
+    def mark(method: Callable[[S, K], None]) -> Callable[[S, K], None]:
         setattr(method, _MARK, (*getattr(method, _MARK, ()), kind))
         return method
 
@@ -127,9 +128,12 @@ class Persistent(Actor[M_contra], Generic[M_contra, E_contra]):
                 f"{cls.__qualname__} overrides started(), which recovers its state",
                 hint="override recovered(): it runs after that, and before the first message",
             )
-        messages, events = _promised(cls)
-        _check_promise(cls, messages, cls.__prime_table__, "@on")
-        _check_promise(cls, events, cls.__prime_appliers__, "@applies")
+        missing = [kind.__name__ for kind in _events_of(cls) if kind not in cls.__prime_appliers__]
+        if missing:
+            raise MessageError(
+                f"{cls.__qualname__} promises {', '.join(missing)} among its events but has no @applies method for it",
+                hint="add a method marked with @applies, or take the class out of Persistent[...]",
+            )
 
     def __init__(
         self,
@@ -346,25 +350,12 @@ async def _fail(error: Exception) -> None:
     raise error
 
 
-def _promised(cls: type) -> tuple[tuple[type, ...], tuple[type, ...]]:
-    """Return the classes of messages and of events named in `Persistent[...]`, as far as they are plain classes."""
+def _events_of(cls: type) -> tuple[type, ...]:
+    """Return the classes of events named in `Persistent[...]`, as far as they are plain classes."""
     for base in getattr(cls, "__orig_bases__", ()):
         if get_origin(base) is Persistent:
-            messages, events = get_args(base)
-            return _members(messages), _members(events)
-    return (), ()
-
-
-def _members(argument: Any) -> tuple[type, ...]:
-    is_union = isinstance(argument, types.UnionType) or get_origin(argument) is Union
-    members = get_args(argument) if is_union else (argument,)
-    return tuple(member for member in members if isinstance(member, type))
-
-
-def _check_promise(cls: type, promised: tuple[type, ...], table: dict[type, Any], decorator: str) -> None:
-    missing = [kind.__name__ for kind in promised if kind not in table]
-    if missing:
-        raise MessageError(
-            f"{cls.__qualname__} promises {', '.join(missing)} but has no {decorator} method for it",
-            hint=f"add a method marked with {decorator}, or take the class out of Persistent[...]",
-        )
+            _, events = get_args(base)
+            is_union = isinstance(events, types.UnionType) or get_origin(events) is Union
+            members = get_args(events) if is_union else (events,)
+            return tuple(member for member in members if isinstance(member, type) and member is not Any)
+    return ()

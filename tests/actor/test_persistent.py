@@ -233,6 +233,22 @@ async def test_recovered_runs_with_the_state_before_any_message_and_may_persist(
         assert await account.ask(Look(), timeout=5) == (0, ("run 0", "run 1"), 2)
 
 
+async def test_an_idle_one_leaves_memory_and_comes_back_with_its_state(autojump_clock: trio.testing.MockClock) -> None:
+    made: list[Account] = []
+
+    def make() -> Account:
+        made.append(Account(store))
+        return made[-1]
+
+    store = MemoryEventStore()
+    async with open_system(seed=0) as system, system.supervisor("bank", restart=RESTART) as bank:
+        account = await bank.spawn(make, "account", passivate=60)
+        for number in range(1, 4):
+            assert await account.ask(Deposit((1,)), timeout=5) == number
+            await trio.sleep(200)
+    assert [(each.total, each.applied) for each in made] == [(1, 1), (2, 2), (3, 3)]
+
+
 # ---------------------------------------------------------------------------------------------------------- damage
 
 
@@ -611,7 +627,7 @@ def test_two_methods_for_one_event_are_refused() -> None:
 
 
 def test_an_event_without_its_method_is_refused() -> None:
-    with pytest.raises(MessageError, match="promises Noted but has no @applies method"):
+    with pytest.raises(MessageError, match="promises Noted among its events but has no @applies method"):
 
         class Missing(Persistent[Die, Deposited | Noted]):
             @on(Die)
