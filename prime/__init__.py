@@ -25,11 +25,14 @@ if TYPE_CHECKING:
     from prime.actor import RoundRobin as RoundRobin
     from prime.actor import Routees as Routees
     from prime.actor import Router as Router
+    from prime.actor import StateMachine as StateMachine
     from prime.actor import Supervisor as Supervisor
     from prime.actor import System as System
     from prime.actor import applies as applies
     from prime.actor import ask_all as ask_all
+    from prime.actor import entered as entered
     from prime.actor import on as on
+    from prime.actor import on_timeout as on_timeout
     from prime.actor import pipeline as pipeline
     from prime.errors import PrimeError as PrimeError
     from prime.node.system import open_system as open_system
@@ -77,6 +80,7 @@ _HOMES = {
     "Routees": "prime.actor",
     "Router": "prime.actor",
     "SqliteEventStore": "prime.store",
+    "StateMachine": "prime.actor",
     "Supervisor": "prime.actor",
     "System": "prime.actor",
     "Tcp": "prime.transport.tcp",
@@ -84,8 +88,10 @@ _HOMES = {
     "Unix": "prime.transport.unix",
     "applies": "prime.actor",
     "ask_all": "prime.actor",
+    "entered": "prime.actor",
     "message": "prime.wire",
     "on": "prime.actor",
+    "on_timeout": "prime.actor",
     "open_system": "prime.node.system",
     "open_trainer": "prime.node.training",
     "pipeline": "prime.actor",

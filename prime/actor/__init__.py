@@ -9,6 +9,7 @@ from prime.actor.contract import EventStore
 from prime.actor.down import Down
 from prime.actor.facts import ActorFailed, ActorPassivated, ActorStarted, ActorStopped, DeadLetter, SupervisorGaveUp
 from prime.actor.handlers import on
+from prime.actor.machine import StateMachine, entered, on_timeout
 from prime.actor.mailbox import Mailbox
 from prime.actor.persistent import Persistent, SnapshotFailed, StateRecovered, applies
 from prime.actor.pipeline import ask_all, pipeline
@@ -46,6 +47,7 @@ __all__ = [
     "Routees",
     "Router",
     "SnapshotFailed",
+    "StateMachine",
     "StateRecovered",
     "Supervisor",
     "SupervisorGaveUp",
@@ -53,6 +55,8 @@ __all__ = [
     "System",
     "applies",
     "ask_all",
+    "entered",
     "on",
+    "on_timeout",
     "pipeline",
 ]

@@ -87,9 +87,12 @@ class Context:
         """Return the system clock's monotonic seconds."""
         return trio.current_time()
 
-    def after(self, delay: float, message: Any) -> Once:
-        """Send `message` to this actor once, in `delay` seconds; the timer dies with this incarnation."""
-        return Once(self._cell, delay, message)
+    def after(self, delay: float, message: Any, *, overtake: bool = False) -> Once:
+        """Send `message` to this actor once, in `delay` seconds; the timer dies with this incarnation.
+
+        With `overtake` it comes before all that waits, and a full mailbox does not make it a dead letter.
+        """
+        return Once(self._cell, delay, message, overtake=overtake)
 
     def every(self, period: float, message: Any) -> Repeating:
         """Send `message` to this actor every `period` seconds; the timer dies with this incarnation."""
@@ -160,12 +163,15 @@ class Once:
 
     __slots__ = ("_life", "_timer")
 
-    def __init__(self, cell: Cell, delay: float, message: Any) -> None:
+    def __init__(self, cell: Cell, delay: float, message: Any, *, overtake: bool = False) -> None:
         life = self._life = _living(cell)
 
         def fire() -> None:
             life.disown(self)
-            _post(cell, message)
+            if overtake:
+                cell.put_system(message)
+            else:
+                _post(cell, message)
 
         self._timer = cell.system.deadlines.at(trio.current_time() + delay, fire)
         life.own(self, self._timer.cancel)

@@ -25,6 +25,10 @@ M_contra = TypeVar("M_contra", contravariant=True)
 
 _MARK = "__prime_handles__"
 _THREAD = "__prime_in_thread__"
+_WHEN = "__prime_when__"
+
+States = str | tuple[str, ...]
+"""A state of a `StateMachine`, or several."""
 
 Handler = tuple[Callable[[Any, Any], Any], bool]
 """The unbound method, and whether it is a coroutine function."""
@@ -69,24 +73,27 @@ class Answers(Generic[K, R]):
 # The first two overlap, since every ask is also a class: the first that fits is meant. Up to four classes each is known
 # to the type checker; past that it believes the method.
 @overload
-def on(kind: type[Asked[K, R]], /, *, thread: bool = ...) -> Answers[K, R]: ...  # type: ignore[overload-overlap]
+def on(kind: type[Asked[K, R]], /, *, thread: bool = ..., when: States = ...) -> Answers[K, R]: ...  # type: ignore[overload-overlap]
 @overload
-def on(kind: type[K], /, *, thread: bool = ...) -> Handles[K]: ...
+def on(kind: type[K], /, *, thread: bool = ..., when: States = ...) -> Handles[K]: ...
 @overload
-def on(kind: type[K], kind2: type[K2], /, *, thread: bool = ...) -> Handles[K | K2]: ...
+def on(kind: type[K], kind2: type[K2], /, *, thread: bool = ..., when: States = ...) -> Handles[K | K2]: ...
 @overload
-def on(kind: type[K], kind2: type[K2], kind3: type[K3], /, *, thread: bool = ...) -> Handles[K | K2 | K3]: ...
+def on(
+    kind: type[K], kind2: type[K2], kind3: type[K3], /, *, thread: bool = ..., when: States = ...
+) -> Handles[K | K2 | K3]: ...
 @overload
 def on(
     kind: type[K], kind2: type[K2], kind3: type[K3], kind4: type[K4], /, *, thread: bool = ...
 ) -> Handles[K | K2 | K3 | K4]: ...
 @overload
-def on(*kinds: type[Any], thread: bool = ...) -> Callable[[F], F]: ...
-def on(*kinds: type[Any], thread: bool = False) -> Any:
+def on(*kinds: type[Any], thread: bool = ..., when: States = ...) -> Callable[[F], F]: ...
+def on(*kinds: type[Any], thread: bool = False, when: States = ()) -> Any:
     """Mark a method as the handler of a message class, or of several; its return value is the reply of an ask.
 
     A sync handler is the fast path; an async one may wait, and the actor handles nothing else meanwhile. With
     `thread=True` a sync handler that blocks runs in a worker thread; cancelled, its thread is left to finish alone.
+    `when` names the states of a `StateMachine` in which the method is the handler; without it, it is for all others.
 
     Type checkers see that the method takes each class, and that it returns the reply of an `Ask[R]`, or `ctx.defer()`.
     Raises `MessageError` for what is no class.
@@ -99,7 +106,11 @@ def on(*kinds: type[Any], thread: bool = False) -> Any:
             raise MessageError(
                 f"{method.__qualname__} is a coroutine function: it cannot run in a thread", hint="write a plain `def`"
             )
-        setattr(method, _MARK, (*getattr(method, _MARK, ()), *kinds))
+        if when:
+            states = (when,) if isinstance(when, str) else tuple(when)
+            setattr(method, _WHEN, (*getattr(method, _WHEN, ()), *((kind, states) for kind in kinds)))
+        else:
+            setattr(method, _MARK, (*getattr(method, _MARK, ()), *kinds))
         if thread:
             setattr(method, _THREAD, True)
         return method
@@ -130,11 +141,32 @@ def table_of(cls: type) -> dict[type, Handler]:
                         hint="keep one @on method for each message class",
                     )
                 own[kind] = name
-                if getattr(method, _THREAD, False):
-                    table[kind] = (_in_thread(method), True)
-                else:
-                    table[kind] = (method, inspect.iscoroutinefunction(method))
+                table[kind] = handler_of(method)
     return table
+
+
+def handler_of(method: Callable[[Any, Any], Any]) -> Handler:
+    """Return how a marked method is called."""
+    if getattr(method, _THREAD, False):
+        return _in_thread(method), True
+    return method, inspect.iscoroutinefunction(method)
+
+
+def states_of(method: Any) -> tuple[tuple[type, tuple[str, ...]], ...]:
+    """Return the message classes a method handles in some states only, each with those."""
+    marks: tuple[tuple[type, tuple[str, ...]], ...] = getattr(method, _WHEN, ())
+    return marks
+
+
+def _stateless(cls: type) -> dict[type, Handler]:
+    """Return the table of a class that has no states; a handler that names some is a mistake."""
+    for name in dir(cls):
+        if states_of(getattr(cls, name, None)):
+            raise MessageError(
+                f"{cls.__qualname__}.{name} names states with when=, but the class has none",
+                hint="derive it from StateMachine instead of Actor",
+            )
+    return table_of(cls)
 
 
 def protocol_of(cls: type, root: type) -> tuple[type, ...]:
@@ -161,7 +193,7 @@ class Handled(Generic[M_contra]):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.__prime_table__ = table_of(cls)
+        cls.__prime_table__ = cls.handler_table()
         cls.__prime_inline__ = {kind: call for kind, (call, waits) in cls.__prime_table__.items() if not waits}
         cls.__prime_awaited__ = {kind: call for kind, (call, waits) in cls.__prime_table__.items() if waits}
         missing = [kind.__name__ for kind in protocol_of(cls, _actor_root(cls)) if kind not in cls.__prime_table__]
@@ -170,6 +202,11 @@ class Handled(Generic[M_contra]):
                 f"{cls.__qualname__} promises {', '.join(missing)} in its protocol but has no @on handler for it",
                 hint="add a method marked with @on, or take the class out of Actor[...]",
             )
+
+    @classmethod
+    def handler_table(cls) -> dict[type, Handler]:
+        """Return which handler handles which message class."""
+        return _stateless(cls)
 
 
 def inherited(cls: type[Handled[Any]], kind: type) -> Handler | None:
