@@ -132,6 +132,8 @@ class Context:
     def unstash_all(self) -> None:
         """Put all that is stashed at the front of the mailbox, in the order it came."""
         self._life.take_back()
+        if self._cell.queue:
+            self._cell.wake()  # it lies parked when an ask is answered in the asker's task
 
     def defer(self) -> Later:
         """Answer the ask in hand later: the handler's return value is no answer, `reply` of what is returned is."""
