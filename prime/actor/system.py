@@ -43,7 +43,8 @@ class ActorInfo:
 
     `mailbox` counts waiting messages and `oldest_s` is how long the oldest was seen waiting; `age_s` is of this
     incarnation; `p50_s` and `p99_s` are of the time to handle a message, right within a factor of two; `dropped`
-    counts its dead letters and refusals. Without statistics, times and rates are 0.
+    counts its dead letters and refusals; `process` is the id of the child process it lives in, if any. Without
+    statistics, times and rates are 0.
     """
 
     path: str
@@ -59,6 +60,7 @@ class ActorInfo:
     p50_s: float = 0.0
     p99_s: float = 0.0
     dropped: int = 0
+    process: int = 0
 
 
 @attrs.frozen
@@ -391,4 +393,5 @@ def _info(cell: Cell, now: float) -> ActorInfo:
         p50_s=timing.percentile_s(0.5),
         p99_s=timing.percentile_s(0.99),
         dropped=cell.dropped,
+        process=getattr(cell.life.actor, "process", 0) if cell.life is not None else 0,
     )

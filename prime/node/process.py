@@ -16,7 +16,7 @@ import trio
 
 from prime import errors
 from prime.actor.contract import PeerId, ProcessOptions, ProcessOutput
-from prime.actor.facts import kind_of
+from prime.actor.facts import DeadLetter, kind_of
 from prime.actor.groups import one_error
 from prime.actor.mailbox import Envelope
 from prime.actor.relay import Relay
@@ -30,7 +30,16 @@ from prime.errors import (
 )
 from prime.node.process_launch import Child, launch
 from prime.node.process_limits import pair_limits
-from prime.node.process_messages import CONTROL_PATH, ActorEnded, Failed, Progress, StartActor, StopActor, Taken
+from prime.node.process_messages import (
+    CONTROL_PATH,
+    ActorEnded,
+    Failed,
+    Progress,
+    StartActor,
+    StopActor,
+    Taken,
+    Undelivered,
+)
 from prime.node.process_names import Target, pack_args, target_of
 from prime.node.process_network import Routes
 from prime.node.process_output import Output
@@ -313,6 +322,8 @@ class ProcessActor(Relay[Any]):
         if isinstance(message, Progress):
             self._window.took(message.taken)
             self._regulate()
+        elif isinstance(message, Undelivered):
+            self.ctx.system.emit(DeadLetter(message.path, message.kind, message.reason))
         elif isinstance(message, ActorEnded) and slot is not None:
             self._final = message
             self._taken = message.taken

@@ -6,6 +6,7 @@ parent is gone: by the kernel's death signal (also while it is stopped), or by t
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import importlib
 import importlib.util
@@ -22,12 +23,21 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import trio
 
 from prime.actor.contract import PeerId
-from prime.actor.facts import ActorFailed, ActorStopped
+from prime.actor.facts import ActorFailed, ActorStopped, DeadLetter
 from prime.actor.mailbox import Mailbox
 from prime.actor.system import System
 from prime.errors import ActorUsageError, PrimeError
 from prime.node.process_limits import pair_limits
-from prime.node.process_messages import CONTROL_PATH, ActorEnded, Failed, Progress, StartActor, StopActor, Taken
+from prime.node.process_messages import (
+    CONTROL_PATH,
+    ActorEnded,
+    Failed,
+    Progress,
+    StartActor,
+    StopActor,
+    Taken,
+    Undelivered,
+)
 from prime.node.process_names import unpack_args
 from prime.node.process_window import WINDOW
 from prime.transport.facts import LinkDown, LinkUp
@@ -43,6 +53,8 @@ if TYPE_CHECKING:
 
 PAUSE_S = (0.001, 0.05)
 """Between two looks at how far the actor is, while tells wait for it: the shortest and the longest."""
+LOSSES_MAX = 256
+"""Dead letters of which the parent has not been told yet."""
 TEXT_MAX = 4_000
 TRACE_MAX = 16_000
 SCRIPT_MODULE = "__prime_main__"
@@ -98,10 +110,11 @@ class ChildSystem(System):
         return super().deliver_nowait(path, message, slot=slot, deadline=deadline, sender=sender)
 
     def dead_letter(self, path: str, message: Any, reason: str) -> None:
-        """Count a message that the ended actor never began."""
+        """Count a message that the ended actor never began: the parent keeps it. Others are dead letters here."""
         if path == self._main and self._is_dead() and not self.ended.is_set():
             self._unbegun_tells += 1
-        super().dead_letter(path, message, reason)
+        else:
+            super().dead_letter(path, message, reason)
 
     def _note(self, slot: Any) -> Any:
         if slot is None:
@@ -166,6 +179,8 @@ class Household:
         self._supervisor: Supervisor | None = None
         self._ref: Ref[Any] | None = None
         self._nursery: trio.Nursery | None = None
+        self._lost, self._losses = trio.open_memory_channel[Undelivered](LOSSES_MAX)
+        self._system.subscribe(self._hear_of_loss)
 
     async def run(self) -> None:
         """Live until the actor has ended and the parent knows."""
@@ -190,6 +205,15 @@ class Household:
         elif isinstance(fact, LinkDown):
             end(0)  # the parent is gone, or has let go: nothing here is worth waiting for
 
+    def _hear_of_loss(self, fact: Any) -> None:
+        if isinstance(fact, DeadLetter):
+            with contextlib.suppress(trio.WouldBlock):  # it is counted here; the parent hears of as many as it can
+                self._lost.send_nowait(Undelivered(fact.path, fact.kind, fact.reason))
+
+    async def _report_losses(self) -> None:
+        async for loss in self._losses:
+            await self._tell_parent(loss, asks=False)
+
     # ------------------------------------------------------------------------------------------------ the actor
 
     async def _live(self, start: StartActor, slot: ReplySlot) -> None:
@@ -203,6 +227,7 @@ class Household:
                 slot.reply(None)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._report)
+                    nursery.start_soon(self._report_losses)
                     await self._system.ended.wait()
                     nursery.cancel_scope.cancel()
         except Exception as error:  # noqa: BLE001 - the process border: written for the parent, which decides

@@ -61,3 +61,12 @@ class Progress:
     """Tells were taken."""
 
     taken: Taken
+
+
+@message(tag=0x184)
+class Undelivered:
+    """A message became a dead letter in the child; `kind` is its class name, never its content."""
+
+    path: str
+    kind: str
+    reason: str

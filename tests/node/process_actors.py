@@ -217,6 +217,26 @@ class Wide(
         return subprocess.Popen(["sleep", "600"]).pid
 
 
+@prime.message(tag=0x7111)
+class Swap(Ask[Ref[WhoAsks]]):
+    """Tell this counter a number; the answer is the actor's own ref."""
+
+    counter: Ref[Add]
+
+
+class Swapper(Actor[Swap | WhoAsks]):
+    """Takes a ref and gives one."""
+
+    @on(Swap)
+    async def swap(self, m: Swap) -> Ref[WhoAsks]:
+        await m.counter.tell(Add(5))
+        return self.ctx.self_ref
+
+    @on(WhoAsks)
+    def who_asks(self, _: WhoAsks) -> str:
+        return "swapper"
+
+
 class Slow(Actor[Total]):
     """Never starts."""
 

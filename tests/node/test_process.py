@@ -376,6 +376,27 @@ async def test_refs_reach_both_ways_and_watches_too() -> None:
         assert len(downs) == 1
 
 
+async def test_refs_travel_in_messages_both_ways() -> None:
+    a = actors()
+    async with pool() as (sup, _):
+        here = await sup.spawn(lambda: a.Counter(1), "here")
+        ref = await sup.spawn_process(a.Swapper, "swapper")
+        back = await ref.ask(a.Swap(here), timeout=WAIT_S)
+        assert await here.ask(a.Total(), timeout=WAIT_S) == (1, 5)
+        assert await back.ask(a.WhoAsks(), timeout=WAIT_S) == "swapper"
+
+
+async def test_dead_letters_of_the_child_are_heard_of_here_and_its_process_is_in_the_tree() -> None:
+    a = actors()
+    async with pool() as (sup, facts):
+        ref: Ref[Any] = await sup.spawn_process(a.Counter, "counter")
+        await ref.tell(a.WhoAsks())
+        await facts.until(lambda: facts.of(DeadLetter))
+        assert facts.of(DeadLetter)[0] == DeadLetter("/pool/counter", "WhoAsks", "the actor has no handler for WhoAsks")
+        (info,) = sup.system.tree()[0].children
+        assert [info.process] == children()
+
+
 async def test_the_sender_is_the_far_node_and_nobody_for_a_local_one() -> None:
     a = actors()
     hub = prime.Memory()
