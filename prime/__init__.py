@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from prime.actor import Context as Context
     from prime.actor import Down as Down
     from prime.actor import EventStore as EventStore
+    from prime.actor import Later as Later
     from prime.actor import LeastLoaded as LeastLoaded
     from prime.actor import Mailbox as Mailbox
     from prime.actor import Persistent as Persistent
@@ -63,6 +64,7 @@ _HOMES = {
     "Down": "prime.actor",
     "EventStore": "prime.actor",
     "KeyPair": "prime.transport.identity",
+    "Later": "prime.actor",
     "LeastLoaded": "prime.actor",
     "Libp2p": "prime.transport.libp2p",
     "Mailbox": "prime.actor",

@@ -19,6 +19,7 @@ from prime.actor.relay import Relay
 from prime.actor.restart import Restart
 from prime.actor.router import Routees, Router
 from prime.actor.routes import Broadcast, ConsistentHash, LeastLoaded, RoundRobin, Route
+from prime.actor.slots import Later
 from prime.actor.supervisor import Supervisor
 from prime.actor.system import ActorInfo, SupervisorInfo, System
 
@@ -35,6 +36,7 @@ __all__ = [
     "DeadLetter",
     "Down",
     "EventStore",
+    "Later",
     "LeastLoaded",
     "Mailbox",
     "Persistent",

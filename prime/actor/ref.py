@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 import trio
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 M_contra = TypeVar("M_contra", contravariant=True)
 N = TypeVar("N")
+N2 = TypeVar("N2")
+N3 = TypeVar("N3")
+N4 = TypeVar("N4")
 R = TypeVar("R")
 
 
@@ -61,7 +64,18 @@ class Ref(Protocol[M_contra]):
         """
         ...
 
-    def narrow(self, *kinds: type[N]) -> Ref[N]:
+    # Past four classes a type checker would take what they have in common, `object`: it is told nothing then.
+    @overload
+    def narrow(self, kind: type[N], /) -> Ref[N]: ...
+    @overload
+    def narrow(self, kind: type[N], kind2: type[N2], /) -> Ref[N | N2]: ...
+    @overload
+    def narrow(self, kind: type[N], kind2: type[N2], kind3: type[N3], /) -> Ref[N | N2 | N3]: ...
+    @overload
+    def narrow(self, kind: type[N], kind2: type[N2], kind3: type[N3], kind4: type[N4], /) -> Ref[N | N2 | N3 | N4]: ...
+    @overload
+    def narrow(self, *kinds: type[Any]) -> Ref[Any]: ...
+    def narrow(self, *kinds: type[Any]) -> Ref[Any]:
         """Return a ref to the same actor that takes these message classes only.
 
         Sent to another machine it stays as narrow: what else comes through it is refused on this side.
@@ -185,7 +199,7 @@ class LocalRef(Generic[M_contra]):
         """Return how many messages wait or are in hand."""
         return self._cell.load
 
-    def narrow(self, *kinds: type[N]) -> Ref[N]:
+    def narrow(self, *kinds: type[Any]) -> Ref[Any]:
         """See `Ref.narrow`."""
         return NarrowRef(self._cell, frozenset(kinds))
 
@@ -229,7 +243,7 @@ class NarrowRef(LocalRef[M_contra]):
         check_kind(self._cell.path, self.kinds, message)
         return await super().ask(message, timeout=timeout)
 
-    def narrow(self, *kinds: type[N]) -> Ref[N]:
+    def narrow(self, *kinds: type[Any]) -> Ref[Any]:
         """See `Ref.narrow`; a ref never takes more than the one it was made of."""
         return NarrowRef(self._cell, self.kinds.intersection(kinds))
 
@@ -284,7 +298,7 @@ class FarRef(Generic[M_contra]):
         answer: R = await self._network.ask(self._peer, self._path, message, timeout_s=timeout)
         return answer
 
-    def narrow(self, *kinds: type[N]) -> Ref[N]:
+    def narrow(self, *kinds: type[Any]) -> Ref[Any]:
         """See `Ref.narrow`. Only this side holds to it: the far side knows the ref that this one was made of."""
         wanted = frozenset(kinds) if self._kinds is None else self._kinds.intersection(kinds)
         return FarRef(self._network, self._peer, self._path, wanted)

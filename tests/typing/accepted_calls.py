@@ -19,6 +19,10 @@ async def serve() -> None:
             assert_type(sup, Supervisor)
             assert_type(await sup.spawn(Store, "class"), Ref[Kv])
             assert_type(await sup.spawn(lambda: Store(10), "lambda", mailbox=Mailbox(8, full="reject")), Ref[Kv])
+            assert_type(await sup.spawn_pool(Store, "pool", size=4, route=prime.LeastLoaded()), Ref[Kv])
+            assert_type(await sup.spawn_process(Store, "process", args=(10,)), Ref[Kv])
+            assert_type(await sup.spawn_process("kv:Store", "named"), Ref[Any])
+            assert_type(system.whereis("/kv/class"), Ref[Any] | None)
 
 
 async def call(store: Ref[Kv]) -> None:
@@ -56,3 +60,19 @@ def only_reads(_: Ref[Get | Count]) -> None: ...
 def narrower_is_a_capability(store: Ref[Kv]) -> None:
     only_put(store)
     only_reads(store)
+    only_put(store.narrow(Put))
+    assert_type(store.narrow(Put), Ref[Put])
+    assert_type(store.narrow(Get, Count), Ref[Get | Count])
+
+
+async def many_at_once(store: Ref[Kv]) -> None:
+    keys = [Get("a"), Get("b")]
+    assert_type(await prime.ask_all(store, keys, timeout=1), list[bytes | None])
+    async with prime.pipeline(store, keys, timeout=1) as answers:
+        async for answer in answers:
+            assert_type(answer, bytes | None)
+
+
+def from_a_thread(portal: prime.Portal, store: Ref[Kv]) -> None:
+    portal.tell(store, Put("a", b""))
+    assert_type(portal.ask(store, Get("a"), timeout=1), bytes | None)

@@ -7,8 +7,7 @@ from typing import Any, assert_type
 from kv import Count, Foreign, ForeignAsk, Get, Put, Store, Sweep
 
 import prime
-from prime import Actor, Down, on
-from prime.actor.contract import ReplySlot
+from prime import Actor, Down, Later, on
 
 
 class Wide(Actor[Put | Get | Count | Sweep | Foreign | Down]):
@@ -39,19 +38,38 @@ class Many(Actor[Any]):
         print(m)
 
 
-class Later(Actor[Get | Count]):
-    """A handler that answers after it has returned returns the slot."""
-
-    def __init__(self, slot: ReplySlot) -> None:
-        self.slot = slot
+class Deferring(Actor[Get | Count]):
+    """A handler that answers after it has returned returns where the answer will go."""
 
     @on(Get)
-    def get(self, _: Get) -> ReplySlot:
-        return self.slot
+    def get(self, _: Get) -> Later:
+        return self.ctx.defer()
 
     @on(Count)
-    async def count(self, _: Count) -> ReplySlot:
-        return self.slot
+    async def count(self, _: Count) -> Later:
+        return self.ctx.defer()
+
+
+class Slow(Actor[Count]):
+    @on(Count, thread=True)
+    def count(self, _: Count) -> int:
+        return 1
+
+
+@prime.message(tag=0x7D03)
+class Opened:
+    by: str
+
+
+class Account(prime.Persistent[Count, Opened]):
+    @on(Count)
+    async def count(self, _: Count) -> int:
+        await self.persist(Opened("me"))
+        return 1
+
+    @prime.applies(Opened)
+    def opened(self, event: Opened) -> None:
+        print(event.by)
 
 
 class Louder(Store):

@@ -6,13 +6,13 @@ import prime
 from prime import Actor, Ask, on
 
 
-@prime.message(tag=0x7F01)
+@prime.message(tag=0x7D01)
 class Put:
     key: str
     value: bytes
 
 
-@prime.message(tag=0x7F02)
+@prime.message(tag=0x7D02)
 class Get(Ask[bytes | None]):
     key: str
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kv import Count, Foreign, ForeignAsk, Get, Put, Store, Sweep
 
+import prime
 from prime import Mailbox, Ref, Restart, Supervisor, System
 
 
@@ -47,6 +48,27 @@ def a_capability_does_not_widen(put: Ref[Put], get: Ref[Get]) -> None:
     only_put(get)  # rejected
 
 
+async def narrowed(store: Ref[Put | Get | Count], known: Ref[Put | Get]) -> None:
+    await store.narrow(Put).tell(Get("a"))  # rejected
+    await store.narrow(Put, Count).ask(Get("a"), timeout=1)  # rejected
+    await store.narrow(Put, Get).tell("nope")  # rejected
+    narrow = known.narrow(Put)
+    put_and_get(narrow)  # rejected
+    # `known.narrow(Foreign)` is beyond both checkers: a class alone cannot be held to the ref's protocol, since Python
+    # has no bounds that depend on another type; and `put_and_get(known.narrow(Put))` in one expression takes the wider
+    # class from where it goes. At run time the ref is as narrow as it was made, and its actor refuses what is foreign.
+
+
+async def many_at_once(store: Ref[Put | Get]) -> None:
+    await prime.ask_all(store, [Count()], timeout=1)  # rejected
+    await prime.ask_all(store, [Put("a", b"")], timeout=1)  # rejected
+
+
+def from_a_thread(portal: prime.Portal, store: Ref[Put | Get]) -> None:
+    portal.tell(store, Foreign())  # rejected
+    portal.ask(store, ForeignAsk(), timeout=1)  # rejected
+
+
 async def spawn(sup: Supervisor) -> None:
     await sup.spawn(Put, "message")  # rejected
     await sup.spawn(Store(1), "instance")  # rejected
@@ -54,6 +76,8 @@ async def spawn(sup: Supervisor) -> None:
     narrow: Ref[Foreign] = await sup.spawn(Store, "store")  # rejected
     print(narrow)
     await sup.spawn(Store, "kind", kind="eternal")  # rejected
+    pool: Ref[Foreign] = await sup.spawn_pool(Store, "pool", size=2)  # rejected
+    print(pool)
 
 
 def build() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kv import Count, Get, Put, Store, Sweep
 
+import prime
 from prime import Actor, on
 
 
@@ -41,6 +42,14 @@ class OneMore(Actor[Sweep]):
     @on(Sweep)  # rejected
     def sweep(self, m: Sweep, also: int) -> None:
         print(m, also)
+
+
+class Account(prime.Persistent[Sweep, Put]):
+    @on(Sweep)
+    def sweep(self, _: Sweep) -> None: ...
+
+    @prime.applies(Put)  # rejected
+    def put(self, event: Get) -> None: ...
 
 
 async def call_directly(store: Store) -> None:
