@@ -6,6 +6,7 @@ tear the last record; a bad checksum with whole records behind it is damage.
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 
@@ -16,6 +17,8 @@ from prime.errors import CorruptedError
 MAGIC = b"prime journal 1\n"
 
 _HEAD = struct.Struct(">QI")
+_HEAD_LIKE = re.compile(rb"(?=\0{4}(?!\0{8}))")
+"""Where a head may begin: four zeros are the first half of a length below 4 GiB, and a head is never all zeros."""
 _PAGE_BYTES = 4096
 """What a file system writes at once, or a divisor of it."""
 
@@ -71,15 +74,19 @@ def _problem(view: memoryview, at: int) -> str:
         # After a power loss a file's length can be on the disk before its bytes, and later pages before the first.
         return "a record was lost" if _whole_record_after(view, at, len(view)) else ""
     length, _ = _HEAD.unpack_from(view, at)
-    if at + _HEAD.size + length > len(view):
-        return "the length of a record is wrong" if _whole_record_after(view, at, at + _PAGE_BYTES) else ""
-    return "the checksum of a record is wrong" if at + _HEAD.size + length < len(view) or not length else ""
+    if at + _HEAD.size + length < len(view) or not length:
+        return "the checksum of a record is wrong"
+    return "the length of a record is wrong" if _whole_record_after(view, at, at + _PAGE_BYTES) else ""
 
 
 def _whole_record_after(view: memoryview, at: int, until: int) -> bool:
     """Tell whether a whole record begins behind a broken one, before `until`: then that one was damaged, not torn."""
-    ends = min(len(view) - _HEAD.size + 1, until)
-    return any(_whole_until(view, start) is not None for start in range(at + 1, ends))
+    for found in _HEAD_LIKE.finditer(view, at + 1):
+        if found.start() >= min(until, len(view) - _HEAD.size + 1):
+            break
+        if _whole_until(view, found.start()) is not None:
+            return True
+    return False
 
 
 def _damage(name: str, at: int, what: str) -> CorruptedError:
