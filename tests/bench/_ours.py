@@ -148,8 +148,38 @@ async def ask(kind: Callable[[], Actor[Any]]) -> float:
 # --------------------------------------------------------------------------------------------------------- many actors
 
 
+class Roll:
+    """Who has answered so far."""
+
+    def __init__(self, missing: int) -> None:
+        self.missing = missing
+        self.complete = trio.Event()
+
+    def note(self) -> None:
+        """Tick one off."""
+        self.missing -= 1
+        if not self.missing:
+            self.complete.set()
+
+
+@prime.message
+class Call:
+    """What each of many actors is told."""
+
+    roll: Any
+
+
+class Present(Actor[Call]):
+    """One of many."""
+
+    @on(Call)
+    async def call(self, m: Call) -> None:
+        """Say so."""
+        m.roll.note()
+
+
 async def spawn(count: int, *, started: bool) -> float:
-    """Spawn `count` actors; with `started` each answers one question in a task of its own."""
+    """Spawn `count` actors; with `started` each has handled one message in a task of its own."""
     async with prime.open_system() as system, system.supervisor("bench") as sup:
         begun = time.perf_counter()
         await spawn_all(sup, count, started=started)
@@ -157,12 +187,14 @@ async def spawn(count: int, *, started: bool) -> float:
 
 
 async def spawn_all(sup: Any, count: int, *, started: bool) -> None:
-    """Spawn them under one supervisor; an async handler answers in the actor's own task, so each one asked has one."""
-    question = Question(1)
-    for number in range(count):
-        ref = await sup.spawn(AsyncAnswer, f"{number}")
-        if started:
-            await ref.ask(question, timeout=60)
+    """Spawn them under one supervisor; `started`: then tell each one, and wait until all have handled it in their tasks."""
+    refs = [await sup.spawn(Present, f"{number}") for number in range(count)]
+    if started:
+        roll = Roll(count)
+        message = Call(roll)
+        for ref in refs:
+            ref.tell_nowait(message)
+        await roll.complete.wait()
 
 
 async def stop(count: int) -> float:
