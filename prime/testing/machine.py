@@ -90,7 +90,7 @@ class ActorMachine(stateful.RuleBasedStateMachine):
     """Seeds the system's randomness."""
     restart: ClassVar[Restart] = Restart(max=1_000_000)
     """How often the supervisor restarts its children before it gives up, which fails the rule."""
-    rule_s: ClassVar[float] = 3600.0
+    rule_s: ClassVar[float] = 86_400.0
     idle_s: ClassVar[float] = 0.0
     """Real seconds without news before the clock jumps; above 0 where actors use threads."""
     failures_expected: ClassVar[bool] = False

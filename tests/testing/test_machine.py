@@ -35,6 +35,11 @@ class Drop:
 
 
 @prime.message
+class Count(Ask[int]):
+    pass
+
+
+@prime.message
 class Boom:
     pass
 
@@ -136,7 +141,7 @@ def test_a_deadlock_ends_at_once_and_names_the_rule() -> None:
         async def wait_for_ever(self) -> None:
             await trio.sleep_forever()
 
-    with pytest.raises(AssertionError, match="wait_for_ever still waited after 3600 virtual seconds"):
+    with pytest.raises(AssertionError, match="wait_for_ever still waited after 86400 virtual seconds"):
         run(Waiting)
 
 
@@ -304,3 +309,22 @@ def test_no_threads_are_started_and_no_run_is_left() -> None:
 async def test_inside_another_trio_run_it_says_what_to_do() -> None:
     with pytest.raises(ActorUsageError, match="has its own Trio run"):
         StoreMachine()
+
+
+def test_actors_that_use_threads_take_a_clock_that_waits_for_them() -> None:
+    class Blocking(Actor[Count]):
+        @on(Count, thread=True)
+        def count(self, _: Count) -> int:
+            return threading.get_ident()
+
+    class Threaded(ActorMachine):
+        idle_s = 0.05
+
+        async def started(self) -> None:
+            self.blocking = await self.supervisor.spawn(Blocking, "blocking")
+
+        @rule()
+        async def ask(self) -> None:
+            assert await self.blocking.ask(Count(), timeout=5) != threading.get_ident()
+
+    run(Threaded, ONCE)
