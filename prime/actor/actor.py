@@ -108,12 +108,17 @@ class Context:
         path, peer = ref.path, ref.peer
         holder = object()
 
+        ended = False
+
         def notify(reason: str) -> None:
+            nonlocal ended
+            ended = True
             life.disown(holder)
             cell.put_system(Down(path, peer, reason))
 
         unwatch = cell.system.watch(ref, notify)
-        life.own(holder, unwatch)
+        if not ended:
+            life.own(holder, unwatch)
 
         def release() -> None:
             life.disown(holder)

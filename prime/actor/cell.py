@@ -137,14 +137,13 @@ class Cell:
         return True
 
     async def put(self, entry: Any) -> None:
-        """As `put_nowait`, but waits for room; senders get room in the order they came."""
-        if self.waiting or not self.put_nowait(entry):
-            await self.wait_for_room(entry)
-            return
+        """As `put_nowait`, but waits for room; senders get room in the order they came. Cancelled, it put nothing."""
         self.sends += 1
         if self.sends >= BURST:
             self.sends = 0
             await trio.lowlevel.checkpoint()
+        if self.waiting or not self.put_nowait(entry):
+            await self.wait_for_room(entry)
 
     def put_system(self, entry: Any) -> None:
         """Queue a system message (`Down`, stop): it overtakes, and no policy drops it."""
@@ -313,7 +312,7 @@ class Cell:
             trio.lowlevel.reschedule(task)
         watchers, self.watchers = self.watchers, None
         for notify in list(watchers.values()) if watchers else ():
-            notify(reason)
+            self.system.notify(notify, reason)
 
     def leave_groups(self) -> None:
         """Leave every group it has joined."""

@@ -32,7 +32,7 @@ class Parent(Protocol):
         ...
 
     def child_ended(self, child: Child, failure: Failure | None) -> None:
-        """Hear that a child ended by itself."""
+        """Hear that an incarnation of a child ended, by itself or because it was asked to (`Child.expected`)."""
         ...
 
 
@@ -41,12 +41,12 @@ class Child:
 
     __slots__ = (
         "attempted",
+        "due",
         "expected",
         "failure",
         "kind",
         "name",
         "parent",
-        "restarting",
         "running",
         "settled",
         "started_once",
@@ -64,7 +64,8 @@ class Child:
         self.running = False
         self.expected = False
         """Whether its supervisor asked it to end, so that the end is no event to decide on."""
-        self.restarting = False
+        self.due: object | None = None
+        """The restart that it waits for: of all that were decided on, the latest."""
         self.started_once = False
 
     @property
@@ -80,8 +81,8 @@ class Child:
         """Count a restart, and forget what the next incarnation shall not see."""
         raise NotImplementedError
 
-    def note_restarting(self) -> None:
-        """Show that it waits for its restart."""
+    def note_restarting(self, due: object) -> None:
+        """Show that it waits for its restart, `due`."""
         raise NotImplementedError
 
     async def halt(self) -> None:
@@ -111,8 +112,7 @@ class Child:
         self.failure = failure
         if self.attempted is not None:
             self.attempted.set()
-        if not self.expected:
-            self.parent.child_ended(self, failure)
+        self.parent.child_ended(self, failure)
 
 
 class ActorChild(Child):
@@ -136,7 +136,7 @@ class ActorChild(Child):
     def begin(self) -> None:
         """See `Child.begin`. A task is made only for an actor that has something to do in `started`."""
         self.running = True
-        self.expected = self.restarting = False
+        self.expected, self.due = False, None
         self.cell.state = "starting"
         variables = self.parent.variables.copy()
         try:
@@ -196,9 +196,9 @@ class ActorChild(Child):
         if self.cell.mailbox.on_restart == "clear":
             self.cell.clear("the actor restarts with an empty mailbox")
 
-    def note_restarting(self) -> None:
+    def note_restarting(self, due: object) -> None:
         """See `Child.note_restarting`."""
-        self.restarting = True
+        self.due = due
         self.cell.state = "restarting"
 
     async def halt(self) -> None:
@@ -257,7 +257,7 @@ class BranchChild(Child):
     def begin(self) -> None:
         """See `Child.begin`."""
         self.running = True
-        self.expected = self.restarting = False
+        self.expected, self.due = False, None
         self._scope, self._ended = scope, ended = trio.CancelScope(), trio.Event()
         nursery, variables = self.parent.children_nursery, self.parent.variables
         variables.copy().run(lambda: nursery.start_soon(self._live, scope, ended, name=self._path))
@@ -286,9 +286,9 @@ class BranchChild(Child):
         """See `Child.note_restart`."""
         self.restarts += 1
 
-    def note_restarting(self) -> None:
+    def note_restarting(self, due: object) -> None:
         """See `Child.note_restarting`."""
-        self.restarting = True
+        self.due = due
 
     async def halt(self) -> None:
         """See `Child.halt`: its children stop in reverse order, each within its own time."""

@@ -190,7 +190,7 @@ class Life:
                     await self.actor.started()
                     self.come_up()
                     started()
-                if not self._abandoned:
+                if not self._abandoned or self._broken is not None:
                     outcome = await self._loop()
         except Exception as error:  # noqa: BLE001 - the supervisor border: a child's failure becomes a decision
             outcome = self._failed(error)
@@ -213,7 +213,7 @@ class Life:
                 entry = cell.system_queue.popleft()
                 if entry is Order.STOP:
                     return None
-                if entry is Order.PASSIVATE and not cell.queue:
+                if entry is Order.PASSIVATE and not (cell.queue or cell.system_queue or cell.suspended):
                     return Order.PASSIVATE
                 await self._hear(entry)
             if cell.suspended:
@@ -290,6 +290,8 @@ class Life:
             await self._handle_other(entry)
             self.now = None
             cell.handled += 1
+            if cell.handled % BURST == 0:
+                await trio.lowlevel.checkpoint()
 
     async def _handle_other(self, message: Any) -> None:
         """Handle a bare message whose class has no handler of its own, or a system message."""
@@ -376,8 +378,11 @@ class Life:
             value = self._variables.run(handler, self.actor, message)
             if type(value) is CoroutineType:
                 check_value(value, self.actor, message)
-        except ANSWERS:
-            self.now = None
+        except ANSWERS as answer:
+            cell.handled += 1
+            entry, self.now = self.now, None
+            if type(entry) is Envelope:  # it is stashed, too: nobody waits for what comes of that
+                entry.slot.fail(answer)
             raise
         except Exception as error:  # noqa: BLE001 - the supervisor border: the actor's own task reports it
             return self._crash_inline(error, message)
@@ -457,6 +462,8 @@ class Life:
         stash, self.cell.stash = self.cell.stash, None
         if stash:
             self.cell.queue.extendleft(reversed(stash))
+            if self.cell.parked is not None and not self.over:
+                self.cell.wake()
 
     def start_side_task(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         """Run a task beside the loop, for this incarnation only; its failure fails the actor."""

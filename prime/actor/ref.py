@@ -109,13 +109,12 @@ class LocalRef(Generic[M_contra]):
     async def tell(self, message: M_contra) -> None:
         """See `Ref.tell`."""
         cell = self._cell
-        if cell.waiting or not cell.put_nowait(message):
-            await cell.wait_for_room(message)
-            return
         cell.sends += 1
         if cell.sends >= BURST:
             cell.sends = 0
             await trio.lowlevel.checkpoint()
+        if cell.waiting or not cell.put_nowait(message):
+            await cell.wait_for_room(message)
 
     def tell_nowait(self, message: M_contra) -> None:
         """See `Ref.tell_nowait`."""
@@ -138,7 +137,7 @@ class LocalRef(Generic[M_contra]):
             if handler is not None and cell.life is not None and timeout > 0:
                 answer: Any = cell.life.answer_inline(handler, message)
                 if type(answer) is Slot:
-                    answer = await self._await(answer, message, trio.current_time() + timeout, timeout)
+                    answer = await self._await_put_off(answer, message, timeout)
                 return answer  # type: ignore[no-any-return]
         return await self._ask_queued(message, timeout)  # type: ignore[no-any-return]
 
@@ -157,6 +156,17 @@ class LocalRef(Generic[M_contra]):
                 if asker is not None:
                     asker.asking = cell
             return await self._await(slot, message, deadline, timeout)
+        finally:
+            if asker is not None:
+                asker.asking = None
+
+    async def _await_put_off(self, slot: Slot, message: Any, timeout: float) -> Any:
+        """Wait for an answer that did not come in the handler."""
+        asker = self._cell.system.running.get(trio.lowlevel.current_task())
+        if asker is not None:
+            asker.asking = self._cell
+        try:
+            return await self._await(slot, message, trio.current_time() + timeout, timeout)
         finally:
             if asker is not None:
                 asker.asking = None

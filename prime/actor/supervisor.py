@@ -47,8 +47,10 @@ class _Ended:
     failure: Failure | None
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class _RestartDue:
+    """A restart that a child may wait for; the latest one is what counts (`Child.due`)."""
+
     children: tuple[Child, ...]
 
 
@@ -76,6 +78,7 @@ class Supervisor:
         self._events: deque[_Ended | _RestartDue] = deque()
         self._news = trio.Event()
         self._closed = trio.Event()
+        self._dead = trio.Event()
         self._gave_up = False
         self._restarts_due: set[Timer] = set()
         self._nursery: trio.Nursery | None = None
@@ -120,7 +123,7 @@ class Supervisor:
         Raises `ActorUsageError` (path taken, supervisor ending) and `ActorCrashedError` when it fails in `started`
         and is not restarted.
         """
-        self._check_place(kind)
+        self._check_place(kind, name)
         if passivate is not None and passivate <= 0:
             raise ActorUsageError(f"cannot passivate after {passivate:g} s", hint="give a time above 0")
         allowed = None if remote is None else frozenset(remote)
@@ -227,7 +230,7 @@ class Supervisor:
         earlier ones are dead. Past its own restarts it fails, and this supervisor decides by its strategy. Raises
         as `spawn`.
         """
-        self._check_place(kind)
+        self._check_place(kind, name)
         path = f"{self.path}/{_checked(name)}"
         self.system.check_path(path)
 
@@ -238,22 +241,36 @@ class Supervisor:
         await self._start(BranchChild(self, name, kind, path, make, start))
 
     async def stop(self, ref: Ref[Any]) -> None:
-        """Stop one child in order and for good; returns when it has ended. Unknown refs are ignored."""
+        """Stop one child in order and for good; returns when it has ended. Unknown refs are ignored.
+
+        Whoever is cancelled here waits no longer, but the stop goes on.
+        """
         pool = self._pools.pop(ref.path, None)
         if pool is not None:
-            await pool.close()
+            await self._see_through(pool.close)
             return
         child = self._child_of(ref)
         if child is not None:
-            await self._halt(child)
-            self._bury(child, "it was stopped")
+            await self._see_through(self._end, child, "it was stopped")
 
     async def stop_supervisor(self, name: str) -> None:
         """Stop a supervisor that is a child, and its children first; an unknown name is ignored."""
         child = self._children.get(name)
         if isinstance(child, BranchChild):
-            await self._halt(child)
-            self._bury(child, "it was stopped")
+            await self._see_through(self._end, child, "it was stopped")
+
+    async def _see_through(self, end: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """Wait for an end; cancelled, leave it to the supervisor: a child half stopped would be nobody's."""
+        try:
+            await end(*args)
+        except trio.Cancelled:
+            if self._nursery is not None:
+                self._nursery.start_soon(end, *args)
+            raise
+
+    async def _end(self, child: Child, reason: str) -> None:
+        await self._halt(child)
+        self._bury(child, reason)
 
     def suspend(self, ref: Ref[Any]) -> None:
         """Let a child finish the message in hand and handle only system messages from then on, until `resume`."""
@@ -275,11 +292,13 @@ class Supervisor:
 
     # ---------------------------------------------------------------- starting
 
-    def _check_place(self, kind: ChildKind) -> None:
+    def _check_place(self, kind: ChildKind, name: str) -> None:
         if self._nursery is None or self.state != "running":
             raise ActorUsageError(f"the supervisor {self.path} is {self.state}", hint="spawn while it is running")
         if kind not in CHILD_KINDS:
             raise ActorUsageError(f"unknown child kind {kind!r}", hint=f"one of {', '.join(CHILD_KINDS)}")
+        if name in self._children:  # a supervisor that waits for its restart is registered nowhere else
+            raise ActorUsageError(f"{self.path}/{name} already runs", hint="choose another name, or stop it first")
 
     async def _start(self, child: Child) -> None:
         """Start a child for the first time and wait until it is known whether it lives."""
@@ -292,14 +311,10 @@ class Supervisor:
             child.settled = trio.Event()
         await self._until_settled(child)
         if self._gave_up and child.failure is not None:
-            await trio.sleep_forever()  # the supervisor gave up: its error cancels this block, and says why
-        if child.name not in self._children and child.failure is not None:
-            error = child.failure.error
-            raise ActorCrashedError(
-                f"{child.path} could not start: {type(error).__name__}: {error}",
-                hint="the death notice has the traceback",
-                remote_traceback=child.failure.traceback,
-            ) from error
+            await self._dead.wait()  # the supervisor gave up: its error cancels its block, and says why
+            await trio.lowlevel.checkpoint()
+        if not child.started_once:
+            raise _stillborn(child) from (child.failure.error if child.failure is not None else None)
 
     async def _breathe(self, child: Child) -> None:
         """Give others a turn every `BURST` spawns that needed none."""
@@ -359,6 +374,7 @@ class Supervisor:
         finally:
             self.state = "dead"
             self._nursery = None
+            self._dead.set()
         raise failed
 
     async def _host(self, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
@@ -376,9 +392,11 @@ class Supervisor:
         for timer in self._restarts_due:
             timer.cancel()
         reason = f"its supervisor {self.path} stopped"
+        for event in self._events:
+            if isinstance(event, _Ended):
+                self._report(event.child, event.failure, f"none: {reason}")
         for count, child in enumerate(reversed(self.children), 1):
-            await self._halt(child)
-            self._bury(child, reason)
+            await self._end(child, reason)
             if count % BURST == 0:
                 await trio.lowlevel.checkpoint()
 
@@ -387,10 +405,11 @@ class Supervisor:
         while True:
             event = await self._next_event()
             if isinstance(event, _RestartDue):
-                await self._restart(event.children)
+                await self._restart(event)
                 continue
             child, failure = event.child, event.failure
-            if not self._owns(child) or child.restarting or child.running:
+            if not self._owns(child) or child.due is not None or child.running:
+                self._report(child, failure, "none: its stop, or its restart with others, came first")
                 continue
             if not comes_back(child.kind, failed=failure is not None):
                 self._report(child, failure, "not restarted")
@@ -416,19 +435,22 @@ class Supervisor:
     async def _schedule(self, child: Child, failure: Failure | None, delay_s: float) -> None:
         group = self._group(child)
         self._report(child, failure, f"restart in {delay_s:.2f} s ({self.strategy})")
+        restart = _RestartDue(group)
         for member in reversed(group):
             if member is not child:
                 await self._halt(member)
-            if self._owns(member):  # a stop may have buried it while others were halted
-                member.note_restarting()
-        self._restart_later(group, delay_s)
+            if not comes_back(member.kind, failed=True):
+                self._bury(member, f"it ended with {child.path}, and a temporary child never comes back")
+            elif self._owns(member):  # a stop may have buried it while others were halted
+                member.note_restarting(restart)
+        self._restart_later(restart, delay_s)
 
-    def _restart_later(self, group: tuple[Child, ...], delay_s: float) -> None:
+    def _restart_later(self, restart: _RestartDue, delay_s: float) -> None:
         """Post the restart in `delay_s`, unless this supervisor ends first."""
 
         def due() -> None:
             self._restarts_due.discard(timer)
-            self._post(_RestartDue(group))
+            self._post(restart)
 
         timer = self.system.deadlines.at(trio.current_time() + delay_s, due)
         self._restarts_due.add(timer)
@@ -440,13 +462,26 @@ class Supervisor:
         children = self.children
         return tuple(children[i] for i in group_of(self.strategy, children.index(child), len(children)))
 
-    async def _restart(self, group: tuple[Child, ...]) -> None:
-        for child in group:
-            if self._owns(child) and not child.running:
-                child.note_restart()
-                child.attempted = trio.Event()
-                child.begin()
-                await child.attempted.wait()
+    async def _restart(self, restart: _RestartDue) -> None:
+        """Start those who wait for this restart, each once the one before it is up."""
+        for place, child in enumerate(restart.children, 1):
+            if not self._owns(child) or child.due is not restart:
+                continue  # stopped since, or a later restart takes it along
+            child.note_restart()
+            child.attempted = trio.Event()
+            child.begin()
+            await child.attempted.wait()
+            if child.failure is not None:
+                self._put_off(restart, restart.children[place:])
+                return
+
+    def _put_off(self, restart: _RestartDue, rest: tuple[Child, ...]) -> None:
+        """Start the rest after the decision about the one before them; as a rule it takes them along."""
+        later = _RestartDue(rest)
+        for child in rest:
+            if child.due is restart:
+                child.due = later
+        self._post(later)
 
     def _give_up(self, child: Child, failure: Failure | None) -> RestartLimitError:
         reason = _reason(failure)
@@ -462,7 +497,9 @@ class Supervisor:
 
     def child_ended(self, child: Child, failure: Failure | None) -> None:
         """See `Parent.child_ended`."""
-        if self.state == "running":
+        if child.expected or self.state != "running":
+            self._report(child, failure, "none: it was being stopped")
+        else:
             self._post(_Ended(child, failure))
 
     def _post(self, event: _Ended | _RestartDue) -> None:
@@ -491,6 +528,19 @@ class Supervisor:
 
 def _reason(failure: Failure | None) -> str:
     return "it ended in order" if failure is None else f"{type(failure.error).__name__}: {failure.error}"
+
+
+def _stillborn(child: Child) -> ActorCrashedError:
+    if child.failure is None:
+        return ActorCrashedError(
+            f"{child.path} was stopped before it had started", hint="its supervisor ended, or someone stopped it"
+        )
+    error = child.failure.error
+    return ActorCrashedError(
+        f"{child.path} could not start: {type(error).__name__}: {error}",
+        hint="the death notice has the traceback",
+        remote_traceback=child.failure.traceback,
+    )
 
 
 def _checked(name: str) -> str:

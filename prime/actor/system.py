@@ -270,6 +270,13 @@ class System:
                 self._observers.remove(observer)
                 print(f"prime: an observer failed and is dropped: {error!r}", file=sys.stderr)  # noqa: T201
 
+    def notify(self, notify: Callable[[str], None], reason: str) -> None:
+        """Tell a watcher. Its failure is its own: others wait for the same notice."""
+        try:
+            notify(reason)
+        except Exception as error:  # noqa: BLE001 - the supervisor border: who watches must not fail who is watched
+            print(f"prime: a watcher failed on {reason!r}: {error!r}", file=sys.stderr)  # noqa: T201
+
     def subscribe(self, observer: Callable[[Any], None]) -> Callable[[], None]:
         """Call `observer(fact)` for each fact from now on; it must not block. Returns the unsubscribe."""
         self._observers.append(observer)
