@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from prime.actor import on_timeout as on_timeout
     from prime.actor import pipeline as pipeline
     from prime.errors import PrimeError as PrimeError
+    from prime.node.process_output import ProcessPrinted as ProcessPrinted
     from prime.node.system import open_system as open_system
     from prime.node.training import open_trainer as open_trainer
     from prime.store import MemoryEventStore as MemoryEventStore
@@ -76,6 +77,7 @@ _HOMES = {
     "Persistent": "prime.actor",
     "Portal": "prime.actor",
     "PrimeError": "prime.errors",
+    "ProcessPrinted": "prime.node.process_output",
     "Ref": "prime.actor",
     "Restart": "prime.actor",
     "RoundRobin": "prime.actor",

@@ -33,6 +33,9 @@ class ProcessOptions(TypedDict, total=False):
     silent: float
     """A process without a sign of life for this long is killed, 30 by default. Its event loop gives the sign: a
     handler that computes longer than this is marked `@on(..., thread=True)`, or this is raised, up to `math.inf`."""
+    window: int
+    """How many messages may be on their way to the actor or wait in its process, 512 (the most) by default: so many are
+    in doubt if it is killed. The others wait here, and are kept. With 1, answers take longer and one is in doubt."""
     output: ProcessOutput
     """`show` by default."""
     environment: Mapping[str, str]

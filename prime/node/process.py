@@ -22,6 +22,7 @@ from prime.actor.mailbox import Envelope
 from prime.actor.relay import Relay
 from prime.errors import (
     ActorCrashedError,
+    ActorUsageError,
     DeadlineError,
     LinkLostError,
     LocalProtocolError,
@@ -43,7 +44,7 @@ from prime.node.process_messages import (
 from prime.node.process_names import Target, pack_args, target_of
 from prime.node.process_network import Routes
 from prime.node.process_output import Output
-from prime.node.process_window import Flight, Window
+from prime.node.process_window import WINDOW, Flight, Window
 from prime.transport.carrier import Carrier, Receipt
 from prime.transport.facts import LinkDown
 from prime.transport.identity import KeyPair
@@ -77,12 +78,16 @@ class Plan:
     buffers: tuple[memoryview, ...]
     starting_s: float
     silent_s: float
+    window: int
     output: ProcessOutput
     environment: Mapping[str, str]
 
     @classmethod
     def of(cls, actor: str | Callable[..., Any], options: ProcessOptions) -> Plan:
         """Check what a user asked for. Raises `ActorUsageError`."""
+        window = options.get("window", WINDOW)
+        if not 1 <= window <= WINDOW:
+            raise ActorUsageError(f"impossible window: {window}", hint=f"from 1 to {WINDOW} messages")
         args, buffers = pack_args(options.get("args", ()))
         return cls(
             target_of(actor),
@@ -90,6 +95,7 @@ class Plan:
             buffers,
             options.get("starting", 60.0),
             options.get("silent", 30.0),
+            window,
             options.get("output", "show"),
             dict(options.get("environment", {})),
         )
@@ -120,7 +126,7 @@ class ProcessActor(Relay[Any]):
         self._plan = plan
         self._key = key
         self._routes = routes
-        self._window = Window()
+        self._window = Window(plan.window)
         self._serving = trio.Event()
         self._said_ended = trio.Event()
         self._final: ActorEnded | None = None
@@ -265,18 +271,22 @@ class ProcessActor(Relay[Any]):
         assert carrier is not None  # noqa: S101 - set by `started`, before the first entry
         flight = self._window.add_ask(entry)
         left_s = math.inf if entry.deadline is None else entry.deadline - trio.current_time()
-        answer = _Answer(self, flight)
-        flight.token = carrier.ask(
-            self.ctx.path, body, payloads, answer, type(entry.message), left_s, sender=entry.sender
-        )
+        answer, kind, sender = _Answer(self, flight), type(entry.message), entry.sender or None
+        if not payloads and sender is None:
+            flight.token = carrier.ask_now(self.ctx.path, kind, body, answer, left_s)
+        if not flight.token:
+            flight.token = carrier.ask(self.ctx.path, body, payloads, answer, kind, left_s, sender=sender)
 
     async def _tell(self, entry: Any, sender: str, body: list[Any], payloads: list[memoryview]) -> None:
         """Hand a tell on and wait until it has left: what has not left is not lost with the process."""
         carrier = self._carrier
         assert carrier is not None  # noqa: S101 - as above
         flight = self._window.add_tell(entry)
+        kind = type(entry.message if type(entry) is Envelope else entry)
+        if not payloads and not sender and carrier.tell_now(self.ctx.path, kind, body):
+            return
         receipt = Receipt()
-        token = carrier.submit(self.ctx.path, body, payloads, receipt, sender=sender)
+        token = carrier.submit(self.ctx.path, body, payloads, receipt, sender=sender or None)
         try:
             if not receipt.done:
                 await receipt.wait()

@@ -57,6 +57,7 @@ LOSSES_MAX = 256
 """Dead letters of which the parent has not been told yet."""
 TEXT_MAX = 4_000
 TRACE_MAX = 16_000
+_NOBODY = PeerId("")
 SCRIPT_MODULE = "__prime_main__"
 """Under this name a script is run for its classes: its `if __name__ == "__main__":` part is left out."""
 
@@ -107,6 +108,8 @@ class ChildSystem(System):
             if self.ended.is_set():
                 return True  # never begun, and never counted: the parent keeps it
             slot = self._note(slot)
+            if sender == self.parent:
+                sender = _NOBODY  # the parent names a far sender; what it hands on without one came from its own actors
         return super().deliver_nowait(path, message, slot=slot, deadline=deadline, sender=sender)
 
     def dead_letter(self, path: str, message: Any, reason: str) -> None:

@@ -15,7 +15,7 @@ import attrs
 from prime.node.process_messages import Taken
 
 WINDOW = 512
-"""Messages handed on and not known to be taken."""
+"""Messages handed on and not known to be taken, at most."""
 ASKS_MAX = 4096
 """Asks taken and not answered, as with `ctx.defer`."""
 
@@ -32,9 +32,10 @@ class Flight:
 
 
 class Window:
-    """The flights of one incarnation."""
+    """The flights of one incarnation, at most `size` of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = WINDOW) -> None:
+        self._size = size
         self._flights: deque[Flight] = deque()
         self._asked: set[Flight] = set()
         self._tells = 0
@@ -42,7 +43,7 @@ class Window:
     @property
     def full(self) -> bool:
         """Tell whether no more may be handed on now."""
-        return len(self._flights) >= WINDOW or len(self._asked) >= ASKS_MAX
+        return len(self._flights) >= self._size or len(self._asked) >= ASKS_MAX
 
     def add_tell(self, entry: Any) -> Flight:
         """Note a tell that is handed on now."""

@@ -154,3 +154,13 @@ def test_train_three_nodes() -> None:
 
 def test_persistence() -> None:
     assert run("04_persistence.py", within_s=120).splitlines() == ["every answered deposit is there: True"] * 2
+
+
+def test_processes() -> None:
+    lines = run("05_processes.py", within_s=120).splitlines()
+    assert re.fullmatch(r"\d workers in processes of their own", lines[0])
+    assert lines[-1] == "17984 primes"
+    for again in lines[1:-1]:  # none, where the worker was killed between two questions
+        assert re.fullmatch(
+            r"asked once more: .* ended while it had CountPrimes: process \d+ ended with signal SIGKILL", again
+        )

@@ -189,6 +189,29 @@ async def test_a_killed_process_fails_its_asks_and_what_waits_is_kept() -> None:
         assert "SIGKILL" in lost[0].reason
 
 
+async def test_with_a_window_of_one_a_killed_process_leaves_one_message_in_doubt() -> None:
+    a = actors()
+
+    async def nap(ref: Ref[Any], results: list[str]) -> None:
+        try:
+            await ref.ask(a.Nap(0.3), timeout=WAIT_S)
+            results.append("answered")
+        except ActorCrashedError:
+            results.append("in doubt")
+
+    async with pool() as (sup, _):
+        with pytest.raises(ActorUsageError, match="impossible window: 0"):
+            sup.system.in_process(a.Counter, window=0)
+        ref = await sup.spawn_process(a.Counter, "counter", window=1)
+        results: list[str] = []
+        async with trio.open_nursery() as nursery:
+            for _n in range(4):
+                nursery.start_soon(nap, ref, results)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            os.kill(children()[0], signal.SIGKILL)
+        assert sorted(results) == ["answered"] * 3 + ["in doubt"]
+
+
 async def test_a_stop_is_in_order_and_a_stopped_process_is_killed_in_time() -> None:
     a = actors()
     async with pool() as (sup, _):
