@@ -50,6 +50,16 @@ class Deferring(Actor[Get | Count]):
         return self.ctx.defer()
 
 
+class NowOrLater(Actor[Get | Count]):
+    @on(Get)
+    def get(self, m: Get) -> bytes | Later | None:
+        return self.ctx.defer() if m.key else None
+
+    @on(Count)
+    async def count(self, _: Count) -> int | Later:
+        return self.ctx.defer() if self.ctx.now() else 1
+
+
 class Slow(Actor[Count]):
     @on(Count, thread=True)
     def count(self, _: Count) -> int:

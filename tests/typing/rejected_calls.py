@@ -6,6 +6,7 @@ from kv import Count, Foreign, ForeignAsk, Get, Put, Store, Sweep
 
 import prime
 from prime import Mailbox, Ref, Restart, Supervisor, System
+from prime.testing import Probe
 
 
 async def tell(store: Ref[Put | Get]) -> None:
@@ -78,6 +79,13 @@ async def spawn(sup: Supervisor) -> None:
     await sup.spawn(Store, "kind", kind="eternal")  # rejected
     pool: Ref[Foreign] = await sup.spawn_pool(Store, "pool", size=2)  # rejected
     print(pool)
+
+
+async def probe(supervisor: Supervisor) -> None:
+    probe = await Probe.spawn(supervisor)
+    put: Put = await probe.expect(Get)  # rejected
+    print(put)
+    await probe.expect(Put("a", b""))  # rejected
 
 
 def build() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kv import Count, Get, Put, Store, Sweep
 
 import prime
-from prime import Actor, on
+from prime import Actor, Later, on
 
 
 class WrongMessage(Actor[Put | Get | Count | Sweep]):
@@ -30,6 +30,16 @@ class WrongReply(Actor[Get | Count]):
     @on(Count)  # rejected
     async def count(self, _: Count) -> None:
         pass
+
+
+class WrongReplyNowOrLater(Actor[Get | Count]):
+    @on(Get)  # rejected
+    def get(self, _: Get) -> str | Later:
+        return self.ctx.defer()
+
+    @on(Count)  # rejected
+    async def count(self, _: Count) -> Later | None:
+        return self.ctx.defer()
 
 
 class NoParameter(Actor[Sweep]):
