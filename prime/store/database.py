@@ -83,44 +83,57 @@ class Wish:
 
 
 class Database:
-    """One open file. Every call is a transaction of its own; after `close` each raises `ActorUsageError`."""
+    """One file. Every call is a transaction of its own, and the first opens it; after `close` all raise."""
 
     def __init__(self, path: Path, busy_timeout_s: float) -> None:
-        """Open or make the file at `path`; raises `CorruptedError` and `WorldError`."""
         self.path = path
+        self._busy_timeout_s = busy_timeout_s
         self._connection: sqlite3.Connection | None = None
-        with self._errors():
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            self._mark = Mark(path.with_name(path.name + "-mark"))
-            sync_folder(path.parent)
-            try:
-                self._connection = sqlite3.connect(
-                    path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False
-                )
-                self._prepare(self._connection)
-            except BaseException:
-                self.close()
-                raise
+        self._mark: Mark | None = None
+        self._is_closed = False
 
-    def _prepare(self, connection: sqlite3.Connection) -> None:
+    def open(self) -> sqlite3.Connection:
+        """Open or make the file, unless it is open; raises `CorruptedError`, `WorldError`."""
+        if self._is_closed:
+            raise ActorUsageError(f"{self.path} is closed", hint="use the store inside its `async with` block")
+        if self._connection is None:
+            with self._errors():
+                try:
+                    return self._connect()
+                except BaseException:
+                    self._release()
+                    raise
+        return self._connection
+
+    def _connect(self) -> sqlite3.Connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        self._mark = Mark(self.path.with_name(self.path.name + "-mark"))
+        sync_folder(self.path.parent)
+        self._connection = sqlite3.connect(
+            self.path, timeout=self._busy_timeout_s, isolation_level=None, check_same_thread=False
+        )
+        self._prepare(self._connection, self._mark)
+        return self._connection
+
+    def _prepare(self, connection: sqlite3.Connection, mark: Mark) -> None:
         for pragma in _PRAGMAS:
             connection.execute(pragma)
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             raise WorldError(f"{self.path}: no write-ahead log ({mode})", hint="use a file on a local disk")
         if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-            self._check_mark(0)
+            self._check_mark(mark, 0)
             with self._writing() as writer:
                 self._create(writer)
         with self._reading() as reader:
             _, writes = self._meta(reader)
-        self._check_mark(writes)
+        self._check_mark(mark, writes)
 
-    def _check_mark(self, writes: int) -> None:
-        if writes < self._mark.count:
+    def _check_mark(self, mark: Mark, writes: int) -> None:
+        if writes < mark.count:
             raise CorruptedError(
-                f"{self.path}: {self._mark.count} writes were acknowledged and {writes} are there: its end was lost",
+                f"{self.path}: {mark.count} writes were acknowledged and {writes} are there: its end was lost",
                 hint=f"{_HINT_DAMAGED}; to accept the loss, move {self.path.name}-mark away",
             )
 
@@ -134,10 +147,16 @@ class Database:
 
     def close(self) -> None:
         """Close the file; harmless the second time."""
+        self._is_closed = True
+        self._release()
+
+    def _release(self) -> None:
         connection, self._connection = self._connection, None
+        mark, self._mark = self._mark, None
         if connection is not None:
             connection.close()
-        self._mark.close()
+        if mark is not None:
+            mark.close()
 
     # ------------------------------------------------------------------------------------------------------- calls
 
@@ -306,20 +325,20 @@ class Database:
                 numbers = (version, writes + 1)
                 row = (writes + 1, checksum(b"meta", numbers))
                 connection.execute("UPDATE meta SET writes = ?, checksum = ? WHERE id = 1", row)
-            self._mark.write(writes + 1)
+            if self._mark is not None:  # a pair with `_transaction`, which opened both
+                self._mark.write(writes + 1)
 
     @contextlib.contextmanager
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
-        if self._connection is None:
-            raise ActorUsageError(f"{self.path} is closed", hint="use the store inside its `async with` block")
+        connection = self.open()
         with self._errors():
-            self._connection.execute(begin)
+            connection.execute(begin)
             try:
-                yield self._connection
-                self._connection.execute("COMMIT")
+                yield connection
+                connection.execute("COMMIT")
             except BaseException:
                 with contextlib.suppress(sqlite3.Error):  # the first error is the one to tell
-                    self._connection.execute("ROLLBACK")
+                    connection.execute("ROLLBACK")
                 raise
 
     @contextlib.contextmanager

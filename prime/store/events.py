@@ -105,13 +105,15 @@ class _Waiting:
 class SqliteEventStore:
     """An event store in one SQLite file, synced at every append: `async with await SqliteEventStore.open(path)`.
 
+    One that is only made, `SqliteEventStore(path)`, opens its file at the first call: for a factory that cannot wait, such
+    as that of a process actor. `busy_timeout_s` bounds how long a call waits for another program that writes to the file.
     Beside the file lie its log (`-wal`, `-shm`) and its mark (`-mark`); a backup has all of them or is made with
     SQLite's own tools. Calls run in a worker thread, one at a time; the appends that wait share one sync. A call that
     is cancelled before its turn has done nothing; one whose turn has come is finished, and returns.
     """
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, path: Path | str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
+        self._database = Database(Path(path), busy_timeout_s)
         self._turn = trio.CapacityLimiter(1)
         self._thread = trio.CapacityLimiter(1)  # free for whoever has the turn
         self._waiting: deque[_Waiting] = deque()
@@ -122,10 +124,11 @@ class SqliteEventStore:
     async def open(cls, path: Path | str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Self:
         """Open or make the store at `path`.
 
-        `busy_timeout_s` bounds how long a call waits for another program that writes to the file. Raises
-        `CorruptedError` for damage, `WorldError` where the disk refuses or another version of Prime wrote the file.
+        Raises `CorruptedError` for damage, `WorldError` where the disk refuses or another version of Prime wrote the file.
         """
-        return cls(await trio.to_thread.run_sync(Database, Path(path), busy_timeout_s))
+        store = cls(path, busy_timeout_s=busy_timeout_s)
+        await store._run(store._database.open)
+        return store
 
     async def __aenter__(self) -> Self:
         return self

@@ -48,16 +48,13 @@ class Mark:
     def __init__(self, path: Path) -> None:
         """Open or make the file; raises `OSError`, and `CorruptedError` as `highest` does."""
         self.count = highest(path.read_bytes() if path.exists() else b"", str(path))
-        self._handle: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def write(self, count: int) -> None:
         """Say that `count` writes have been acknowledged; raises `OSError`."""
-        assert self._handle is not None  # noqa: S101 - a pair with `Database._transaction`, which refuses before this
         os.pwrite(self._handle, slot(count), _SLOT.size * (count % 2))
         self.count = count
 
     def close(self) -> None:
-        """Close the file; harmless the second time."""
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            os.close(handle)
+        """Close the file."""
+        os.close(self._handle)

@@ -68,8 +68,7 @@ def history(folder: Path, count: int = 14) -> Iterator[Files]:
     """Yield the files after each acknowledged call; checkpoints, snapshots and deletes happen on the way."""
     path = folder / NAME
     database = Database(path, 1.0)
-    assert database._connection is not None
-    database._connection.execute("PRAGMA wal_autocheckpoint = 9")
+    database.open().execute("PRAGMA wal_autocheckpoint = 9")
     acknowledged: dict[str, list[bytes]] = {key: [] for key in KEYS}
 
     def now() -> Files:
@@ -241,9 +240,10 @@ def test_a_mark_says_the_highest_count_and_survives_one_torn_write(tmp_path: Pat
     for count in range(1, 6):
         mark.write(count)
     mark.close()
-    mark.close()
     data = (tmp_path / "mark").read_bytes()
-    assert highest(data, "mark") == Mark(tmp_path / "mark").count == 5
+    again = Mark(tmp_path / "mark")
+    again.close()
+    assert highest(data, "mark") == again.count == 5
     for cut in range(12):
         torn = data[:12] + slot(7)[:cut] + data[12 + cut :]
         assert highest(torn, "mark") in (4, 5)
@@ -336,8 +336,7 @@ def test_a_batch_that_fails_in_its_middle_leaves_nothing(tmp_path: Path) -> None
 def test_every_commit_is_synced(tmp_path: Path) -> None:
     """No test without a power switch sees a missing sync, so the setting itself is held."""
     database = Database(tmp_path / NAME, 1.0)
-    connection = database._connection
-    assert connection is not None
+    connection = database.open()
     settings = {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")}
     assert settings == {"journal_mode": "wal", "synchronous": 2}
     database.close()
@@ -375,8 +374,7 @@ async def test_another_version_of_the_layout_is_no_damage(tmp_path: Path) -> Non
 async def test_a_full_disk_is_named_and_keeps_what_was_there(tmp_path: Path) -> None:
     async with await SqliteEventStore.open(tmp_path / NAME) as store:
         await store.append("a", 0, [b"one"])
-        connection = store._database._connection
-        assert connection is not None
+        connection = store._database.open()
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {pages + 2}")
         with pytest.raises(WorldError, match="full") as caught:
@@ -408,6 +406,21 @@ async def test_a_folder_in_the_files_place_is_named(tmp_path: Path) -> None:
     with pytest.raises(WorldError, match=NAME) as caught:
         await SqliteEventStore.open(tmp_path / NAME)
     assert caught.value.hint
+
+
+async def test_one_that_is_only_made_opens_at_its_first_call_and_again_after_a_refusal(tmp_path: Path) -> None:
+    (tmp_path / "folder").write_bytes(b"a file in its place")
+    store = SqliteEventStore(tmp_path / "folder" / NAME)
+    with pytest.raises(WorldError, match="folder"):
+        await store.append("a", 0, [b"one"])
+    (tmp_path / "folder").unlink()
+    assert await store.append("a", 0, [b"one"]) == 1
+    await store.aclose()
+    with pytest.raises(ActorUsageError, match="is closed"):
+        await store.last("a")
+    never = SqliteEventStore(tmp_path / "never" / NAME)
+    await never.aclose()
+    assert not (tmp_path / "never").exists()
 
 
 async def test_two_programs_on_one_file_see_each_others_events(tmp_path: Path) -> None:
@@ -517,10 +530,11 @@ async def test_appends_that_wait_together_share_a_sync_and_fail_apart(tmp_path: 
     results: dict[str, object] = {}
     async with await SqliteEventStore.open(tmp_path / NAME) as store:
         await store.append("spoiled", 0, [b"1", b"2"])
-        connection = store._database._connection
-        assert connection is not None
+        connection = store._database.open()
         connection.execute("UPDATE heads SET last = 1, checksum = ?", (checksum(b"spoiled", (1, 0, 0)),))
-        writes = store._database._mark.count
+        mark = store._database._mark
+        assert mark is not None
+        writes = mark.count
 
         async def append(key: str, expected: int, body: bytes) -> None:
             try:
@@ -532,7 +546,7 @@ async def test_appends_that_wait_together_share_a_sync_and_fail_apart(tmp_path: 
             for wish in (("a", 0, b"1"), ("b", 0, b"1"), ("c", 7, b"no"), ("", 0, b"no")):
                 nursery.start_soon(append, *wish)
         assert results == {"a0": 1, "b0": 1, "c7": ConflictError, "0": ActorUsageError}
-        assert store._database._mark.count == writes + 1
+        assert mark.count == writes + 1
         results.clear()
         async with trio.open_nursery() as nursery:
             for wish in (("d", 0, b"1"), ("spoiled", 1, b"2 again"), ("e", 0, b"1")):
