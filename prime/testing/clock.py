@@ -2,7 +2,7 @@
 
 On the virtual clock no second passes while a task can run; when all wait, time jumps to the next deadline. What runs in
 a worker thread (`@on(..., thread=True)`, `trio.to_thread`) does not count as a task that can run: give such a test
-`virtual_clock(idle_s=0.05)`, so that the clock jumps only after so many real seconds without news.
+`virtual_clock(idle_s=0.5)`, so that the clock jumps only after so many real seconds without news.
 """
 
 from __future__ import annotations

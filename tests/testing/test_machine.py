@@ -318,7 +318,7 @@ def test_actors_that_use_threads_take_a_clock_that_waits_for_them() -> None:
             return threading.get_ident()
 
     class Threaded(ActorMachine):
-        idle_s = 0.05
+        idle_s = 1.0  # a loaded machine may take long to start a thread
 
         async def started(self) -> None:
             self.blocking = await self.supervisor.spawn(Blocking, "blocking")
