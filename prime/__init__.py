@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from prime.actor import Routees as Routees
     from prime.actor import Router as Router
     from prime.actor import StateMachine as StateMachine
+    from prime.actor import Stream as Stream
+    from prime.actor import Streaming as Streaming
     from prime.actor import Supervisor as Supervisor
     from prime.actor import System as System
     from prime.actor import applies as applies
@@ -34,7 +36,9 @@ if TYPE_CHECKING:
     from prime.actor import entered as entered
     from prime.actor import on as on
     from prime.actor import on_timeout as on_timeout
+    from prime.actor import open_stream as open_stream
     from prime.actor import pipeline as pipeline
+    from prime.actor import streams as streams
     from prime.errors import PrimeError as PrimeError
     from prime.node.process_output import ProcessPrinted as ProcessPrinted
     from prime.node.system import open_system as open_system
@@ -85,6 +89,8 @@ _HOMES = {
     "Router": "prime.actor",
     "SqliteEventStore": "prime.store",
     "StateMachine": "prime.actor",
+    "Stream": "prime.actor",
+    "Streaming": "prime.actor",
     "Supervisor": "prime.actor",
     "System": "prime.actor",
     "Tcp": "prime.transport.tcp",
@@ -96,10 +102,12 @@ _HOMES = {
     "message": "prime.wire",
     "on": "prime.actor",
     "on_timeout": "prime.actor",
+    "open_stream": "prime.actor",
     "open_system": "prime.node.system",
     "open_trainer": "prime.node.training",
     "pipeline": "prime.actor",
     "record": "prime.wire",
+    "streams": "prime.actor",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604 - the names are the keys of one table

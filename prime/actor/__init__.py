@@ -20,6 +20,7 @@ from prime.actor.restart import Restart
 from prime.actor.router import Routees, Router
 from prime.actor.routes import Broadcast, ConsistentHash, LeastLoaded, RoundRobin, Route
 from prime.actor.slots import Later
+from prime.actor.stream import Stream, Streaming, open_stream, streams
 from prime.actor.supervisor import Supervisor
 from prime.actor.system import ActorInfo, SupervisorInfo, System
 
@@ -51,6 +52,8 @@ __all__ = [
     "SnapshotFailed",
     "StateMachine",
     "StateRecovered",
+    "Stream",
+    "Streaming",
     "Supervisor",
     "SupervisorGaveUp",
     "SupervisorInfo",
@@ -60,5 +63,7 @@ __all__ = [
     "entered",
     "on",
     "on_timeout",
+    "open_stream",
     "pipeline",
+    "streams",
 ]

@@ -14,7 +14,9 @@ import cbor2
 import pycddl
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from prime.actor.messages import Items
 from prime.errors import LocalProtocolError
 from prime.testing.strategies import values_of
 from prime.wire import Ask, Payload, Range, Size, dumps, encode_value, message, record, tag_of, to_plain
@@ -181,6 +183,7 @@ def test_only_messages_with_a_tag_have_a_schema() -> None:
 
 
 ROOMS = room_messages()
+st.register_type_strategy(Items, st.lists(st.integers(0, 9), max_size=3).map(lambda values: Items(int, values)))
 RECORDS = sorted({each for cls in ROOMS for each in _classes_in(cls)} - set(ROOMS), key=rule_name)
 
 
