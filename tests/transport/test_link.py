@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import traceback
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from prime.errors import (
     LocalProtocolError,
     MailboxFullError,
     NoSuchActorError,
+    PrimeError,
     RefusedError,
     WorldError,
 )
@@ -684,6 +688,81 @@ def test_long_texts_are_cut_to_what_a_frame_may_carry() -> None:
     frame = to_frame(1, ActorCrashedError("x" * 10_000, remote_traceback="y" * 100_000 + "the end"))
     fr.read_frame(frame.plain())
     assert frame.traceback.endswith("the end")
+
+
+def raised(error: Callable[[], BaseException], cause: BaseException | None = None) -> BaseException:
+    """Return an error as it looks when it was raised from another."""
+    try:
+        if cause is None:
+            raise error()
+        raise error() from cause
+    except Exception as raised_error:  # noqa: BLE001 (any)
+        return raised_error
+
+
+def crossed(error: BaseException) -> PrimeError:
+    frame = fr.read_frame(loads(dumps(to_frame(3, error).plain())))
+    assert isinstance(frame, fr.Fail)
+    return from_frame(frame)
+
+
+@pytest.mark.parametrize("size", [10, 30_000])
+def test_a_crash_keeps_its_traceback_and_its_causes_however_long(size: int) -> None:
+    root = raised(lambda: KeyError("the root" + "r" * size + " root ends"))
+    middle = raised(lambda: OSError("m" * size + " middle ends"), root)
+    error = crossed(raised(lambda: ValueError("o" * size + " outer ends"), middle))
+    assert isinstance(error, ActorCrashedError)
+    text = error.remote_traceback
+    assert len(text) <= fr.TRACEBACK_CHARS_MAX
+    assert text.index("root ends") < text.index("middle ends") < text.index("outer ends")
+    assert text.count("direct cause") == 2
+
+
+@pytest.mark.parametrize("size", [10, 30_000])
+def test_a_known_error_names_its_causes_in_a_note(size: int) -> None:
+    root = raised(lambda: KeyError("r" * size + " root ends"))
+    middle = raised(lambda: OSError("m" * size + " middle ends"), root)
+    error = crossed(raised(lambda: RefusedError("no", hint="ask later"), middle))
+    assert (type(error), str(error), error.hint) == (RefusedError, "no", "ask later")
+    (note,) = error.__notes__
+    assert note.startswith("On the other node it was raised from:")
+    assert note.index("root ends") < note.index("middle ends")
+    assert "".join(traceback.format_exception(error)).endswith(note + "\n")
+
+
+def test_causes_go_on_over_a_second_link() -> None:
+    far = crossed(raised(lambda: NoSuchActorError("gone"), raised(lambda: KeyError("k"))))
+    assert crossed(far).__notes__ == far.__notes__
+    wrapped = crossed(raised(lambda: RefusedError("no"), far))
+    assert "NoSuchActorError: gone" in wrapped.__notes__[0]
+    assert "KeyError: 'k'" in wrapped.__notes__[0]
+
+
+def test_a_known_error_without_a_cause_has_no_note() -> None:
+    assert not hasattr(crossed(raised(lambda: RefusedError("no"))), "__notes__")
+    hidden = raised(lambda: RefusedError("no"))
+    hidden.__context__, hidden.__suppress_context__ = KeyError("k"), True
+    assert not hasattr(crossed(hidden), "__notes__")
+
+
+def test_a_chain_of_a_hundred_keeps_its_ends() -> None:
+    error: BaseException = raised(lambda: KeyError("the root"))
+    for number in range(100):
+        error = raised(functools.partial(ValueError, f"number {number} " + "x" * 1000), error)
+    rebuilt = crossed(error)
+    assert isinstance(rebuilt, ActorCrashedError)
+    assert len(rebuilt.remote_traceback) <= fr.TRACEBACK_CHARS_MAX
+    assert "the root" in rebuilt.remote_traceback
+    assert rebuilt.remote_traceback.rstrip().endswith("x" * 100)
+
+
+def test_an_error_that_cannot_speak_or_be_encoded_still_crosses() -> None:
+    class MuteError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    assert "MuteError" in str(crossed(raised(MuteError)))
+    assert "\\ud800" in str(crossed(raised(lambda: ValueError("\ud800"))))
 
 
 # ----------------------------------------------------------------------------------------------------- watches
