@@ -140,6 +140,18 @@ class Network(Protocol):
         """
         ...
 
+    async def tell_reliably(self, peer: PeerId, path: str, message: Any) -> None:
+        """As `tell`, but the message is kept, and sent again after a lost link, until the peer has taken it.
+
+        Returns when it is kept; waits while as many as may be kept for that actor are. Raises what earlier messages
+        were given up for (`DeadlineError`), once, and `RefusedError`, `LocalProtocolError`.
+        """
+        ...
+
+    async def flush(self, peer: PeerId, path: str, *, timeout_s: float) -> None:
+        """Wait until all that was told reliably is in the far mailbox. Raises as `tell_reliably`."""
+        ...
+
     async def ask(self, peer: PeerId, path: str, message: Any, *, timeout_s: float) -> Any:
         """Send an ask and wait for its reply; the time left travels with it.
 

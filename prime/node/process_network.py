@@ -71,6 +71,14 @@ class Routes:
         """See `Network.tell`."""
         await self._to(peer).tell(peer, path, message)
 
+    async def tell_reliably(self, peer: PeerId, path: str, message: Any) -> None:
+        """See `Network.tell_reliably`."""
+        await self._to(peer).tell_reliably(peer, path, message)
+
+    async def flush(self, peer: PeerId, path: str, *, timeout_s: float) -> None:
+        """See `Network.flush`."""
+        await self._to(peer).flush(peer, path, timeout_s=timeout_s)
+
     async def ask(self, peer: PeerId, path: str, message: Any, *, timeout_s: float) -> Any:
         """See `Network.ask`."""
         return await self._to(peer).ask(peer, path, message, timeout_s=timeout_s)

@@ -18,10 +18,11 @@ import trio
 
 from prime.actor.contract import Clock, Inbound, PeerId, ReplySlot
 from prime.actor.facts import DeadLetter
-from prime.errors import DecodeError, PrimeError
+from prime.errors import DecodeError, MailboxFullError, NoSuchActorError, PrimeError
 from prime.transport import frames as fr
 from prime.transport import link as core
 from prime.transport.contract import Channel
+from prime.transport.delivery import Receiver, Verdict
 from prime.wire import Ask, Limits, decode_value, encode_value, from_plain, loads, message_for, reply_type, tag_of
 from prime.wire.cbor import dumps_closed, encodes_to, peek
 from prime.wire.codec import Codec, MismatchError, compile_codec
@@ -47,6 +48,20 @@ PATHS_MAX: Final = 256
 _PREFIX: Final = struct.Struct(">IH")
 
 
+class Inbox(Protocol):
+    """What one peer's numbered messages pass through; see `series.Inbox`."""
+
+    @property
+    def receiver(self) -> Receiver:
+        """The pure core."""
+
+    def settled(self) -> None:
+        """Wake who waits for a message on offer to be settled."""
+
+    async def change(self) -> None:
+        """Wait until a message on offer is settled."""
+
+
 class Owner(Protocol):
     """What a carrier tells the network that owns it."""
 
@@ -64,6 +79,15 @@ class Owner(Protocol):
 
     def drop(self, fact: DeadLetter) -> None:
         """Hear that a message or an answer was dropped."""
+
+    def inbox(self, peer: PeerId) -> Inbox:
+        """Return what the peer's numbered messages pass through, on whatever link."""
+
+    def acknowledge(self, peer: PeerId) -> None:
+        """Tell the peer what of its numbered messages was taken."""
+
+    def acknowledged(self, peer: PeerId, series: int, number: int, again: str) -> None:
+        """Hear what the peer has taken of ours."""
 
     @property
     def vouched(self) -> bool:
@@ -127,6 +151,7 @@ class Carrier:
             core.Released: self._released,
             core.Resolved: self._resolved,
             core.Rejected: self._rejected,
+            core.Acknowledged: self._acknowledged,
             core.Deliver: self._deliver,
             core.Observe: self._observe,
             core.Unobserve: self._unobserve,
@@ -171,11 +196,12 @@ class Carrier:
         slot: ReplySlot,
         *,
         sender: str | None = None,
+        numbered: tuple[int, int, int] | None = None,
     ) -> int:
         """Submit a tell; `slot` is answered with `None` once it is on its way. Returns the token to withdraw it by."""
         token = self._next_token()
         self._slots[token] = (slot, None)
-        self.feed(core.Submit(token, path, body, payloads, body[0], None, sender))
+        self.feed(core.Submit(token, path, body, payloads, body[0], None, sender, None, numbered))
         return token
 
     def ask(
@@ -317,6 +343,9 @@ class Carrier:
         else:
             slot.reply(value)
 
+    def _acknowledged(self, command: core.Acknowledged) -> None:
+        self._owner.acknowledged(self.peer, command.series, command.number, command.again)
+
     def _rejected(self, command: core.Rejected) -> None:
         slot, _ = self._slots.pop(command.token, (None, None))
         if slot is not None:
@@ -347,7 +376,13 @@ class Carrier:
             message = self._inbound.decoded(from_plain, command.body, command.payloads, self._wire_limits)
             slot = self._reply_slot(command, message)
         except DecodeError as error:
-            self._undecodable(command, error)
+            if command.numbered is not None:
+                self._deliver_numbered(command, command.numbered, error)
+            else:
+                self._undecodable(command, error)
+            return
+        if command.numbered is not None:
+            self._deliver_numbered(command, command.numbered, message)
             return
         sender = self._sender(command)
         if not self._offer(command.target, message, slot, command.deadline, sender) and self._nursery is not None:
@@ -377,6 +412,82 @@ class Carrier:
         except PrimeError as error:
             _fail(slot, error)
         self.feed(core.Taken(target))
+
+    # ---- numbered messages from the peer: each once, in order, over however many links they come
+
+    def _deliver_numbered(self, command: core.Deliver, numbered: tuple[int, int, int], message: Any) -> None:
+        """Let a message through the peer's inbox; `message` is an error where the body was none."""
+        inbox, instance = self._owner.inbox(self.peer), self._instance
+        verdict = inbox.receiver.came(instance, *numbered)
+        if verdict is Verdict.OFFER and not isinstance(message, DecodeError):
+            if self._offered(command, numbered, message):
+                return
+        elif verdict is Verdict.OFFER:
+            inbox.receiver.took(instance, *numbered[:2])
+            self._owner.drop(DeadLetter(command.target, f"tag {_tag(command.body)}", str(message)))
+        elif verdict is Verdict.WAIT and self._nursery is not None:
+            self._nursery.start_soon(self._deliver_numbered_later, command, numbered, message)
+            return
+        self._settled(command.target)
+
+    def _offered(self, command: core.Deliver, numbered: tuple[int, int, int], message: Any) -> bool:
+        """Offer a message to its mailbox; tell whether it waits for room there."""
+        receiver = self._owner.inbox(self.peer).receiver
+        series, number, _ = numbered
+        try:
+            if not self._inbound.deliver_nowait(
+                command.target, message, slot=None, deadline=None, sender=self._sender(command)
+            ):
+                if self._nursery is not None:
+                    self._nursery.start_soon(self._deliver_numbered_when_room, command, numbered, message)
+                    return True
+                receiver.left(self._instance, series, number)
+                return False
+        except PrimeError as error:
+            self._not_taken(numbered, error)
+        else:
+            receiver.took(self._instance, series, number)
+        return False
+
+    def _not_taken(self, numbered: tuple[int, int, int], error: PrimeError) -> None:
+        """Ask for it again where that may help; what is refused for good counts as taken."""
+        receiver = self._owner.inbox(self.peer).receiver
+        if isinstance(error, NoSuchActorError | MailboxFullError):
+            receiver.put_off(self._instance, *numbered[:2], str(error))
+        else:
+            receiver.took(self._instance, *numbered[:2])
+
+    async def _deliver_numbered_when_room(
+        self, command: core.Deliver, numbered: tuple[int, int, int], message: Any
+    ) -> None:
+        receiver = self._owner.inbox(self.peer).receiver
+        try:
+            await self._inbound.deliver(command.target, message, slot=None, deadline=None, sender=self._sender(command))
+        except PrimeError as error:
+            self._not_taken(numbered, error)
+        except trio.Cancelled:
+            receiver.left(self._instance, *numbered[:2])
+            self._owner.inbox(self.peer).settled()
+            raise
+        else:
+            receiver.took(self._instance, *numbered[:2])
+        self._settled(command.target)
+        self._owner.acknowledge(self.peer)
+
+    async def _deliver_numbered_later(
+        self, command: core.Deliver, numbered: tuple[int, int, int], message: Any
+    ) -> None:
+        await self._owner.inbox(self.peer).change()
+        self._deliver_numbered(command, numbered, message)
+        self._owner.acknowledge(self.peer)
+
+    def _settled(self, target: str) -> None:
+        self._owner.inbox(self.peer).settled()
+        self.feed(core.Taken(target))
+
+    @property
+    def _instance(self) -> int:
+        return 0 if self.hello is None else self.hello.instance
 
     def _sender(self, command: core.Deliver) -> PeerId:
         """Return who sent a message: the proved peer, whatever it says, unless this network believes it."""
@@ -498,8 +609,10 @@ class Carrier:
                 self._handle(frame, (), fr.PREFIX_BYTES + len(frame))
             handled += 1
             if handled % FRAMES_PER_TURN == 0:
+                self._owner.acknowledge(self.peer)
                 await trio.lowlevel.checkpoint()
                 now = self._now()
+        self._owner.acknowledge(self.peer)
 
     def _handle(self, header: bytes, payloads: core.Buffers, size_bytes: int) -> None:
         """Handle a frame through its objects and the core's `step`."""

@@ -49,6 +49,7 @@ class Kind(IntEnum):
     BYE = 12
     BLOCKED = 13
     CANCEL = 14
+    ACK = 15
 
 
 class Reason(IntEnum):
@@ -196,17 +197,23 @@ class Hello:
 
 @attrs.define
 class Tell:
-    """A message that wants no answer. `seq` rises with every message of a direction."""
+    """A message that wants no answer. `seq` rises with every message of a direction.
+
+    `numbered` marks one of reliable delivery: its series, its number in it, and the first number its sender still keeps.
+    """
 
     target: str
     seq: int
     body: Any
     sender: str | None = None
     trace: str | None = None
+    numbered: tuple[int, int, int] | None = None
     kind: ClassVar[Kind] = Kind.TELL
 
     def plain(self) -> list[Any]:
         """Return the wire form."""
+        if self.numbered is not None:
+            return [2, self.target, self.seq, self.body, self.sender, self.trace, *self.numbered]
         if self.sender is None and self.trace is None:
             return [2, self.target, self.seq, self.body]
         return _trimmed([2, self.target, self.seq, self.body, self.sender, self.trace])
@@ -221,7 +228,14 @@ class Tell:
             fields[3],
             _optional_text(fields, 4, "the sender path"),
             _optional_text(fields, 5, "the trace context"),
+            _numbered(fields) if len(fields) > 6 and fields[6] is not None else None,
         )
+
+
+def _numbered(fields: list[Any]) -> tuple[int, int, int]:
+    _at_least(fields, 9, "a numbered TELL")
+    number = _integer(fields[7], "the number", 1)
+    return _integer(fields[6], "the series"), number, _integer(fields[8], "the first number kept", 1, number)
 
 
 @attrs.define
@@ -472,7 +486,28 @@ class Cancel:
         return cls(_integer(fields[1], "the correlation"))
 
 
-Frame = Hello | Tell | Ask | Reply | Fail | Credit | Watch | Unwatch | Down | Ping | Pong | Bye | Blocked | Cancel
+@attrs.define
+class Ack:
+    """All numbers of a series up to `number` are taken; `again` says why the next one must come once more."""
+
+    series: int
+    number: int
+    again: str | None = None
+    kind: ClassVar[Kind] = Kind.ACK
+
+    def plain(self) -> list[Any]:
+        """Return the wire form."""
+        return _trimmed([15, self.series, self.number, self.again])
+
+    @classmethod
+    def read(cls, fields: list[Any]) -> Ack:
+        """Check and return a frame; raises `DecodeError`."""
+        _at_least(fields, 3, "ACK")
+        again = _optional_text(fields, 3, "the reason to send again")
+        return cls(_integer(fields[1], "the series"), _integer(fields[2], "the number"), again)
+
+
+Frame = Hello | Tell | Ask | Reply | Fail | Credit | Watch | Unwatch | Down | Ping | Pong | Bye | Blocked | Cancel | Ack
 """Any frame of the link protocol."""
 
 _READERS: Final[Mapping[int, Callable[[list[Any]], Frame]]] = MappingProxyType(
@@ -491,6 +526,7 @@ _READERS: Final[Mapping[int, Callable[[list[Any]], Frame]]] = MappingProxyType(
         12: Bye.read,
         13: Blocked.read,
         14: Cancel.read,
+        15: Ack.read,
     }
 )
 

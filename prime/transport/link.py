@@ -62,6 +62,10 @@ class LinkLimits:
     greeting_s: float = 5.0
     write_s: float = 30.0
     farewell_s: float = 1.0
+    reliable_messages: int = 256
+    reliable_bytes: int = 16 * 2**20
+    reliable_give_up_s: float = 60.0
+    """Messages told reliably and not acknowledged, for each far actor, and for how long they are sent again."""
     links_max: int = 1024
     greetings_max: int = 64
     peers_max: int = 4096
@@ -130,6 +134,16 @@ class Submit:
     timeout_s: float | None = None
     sender: str | None = None
     trace: str | None = None
+    numbered: tuple[int, int, int] | None = None
+
+
+@attrs.define
+class Acknowledge:
+    """Numbered messages of a series of the peer's are taken; see `frames.Ack`."""
+
+    series: int
+    number: int
+    again: str
 
 
 @attrs.define
@@ -224,6 +238,7 @@ Event = (
     | Malformed
     | Admit
     | Submit
+    | Acknowledge
     | Withdraw
     | Answer
     | Refuse
@@ -299,6 +314,16 @@ class Deliver:
     deadline: float | None
     sender: str | None
     trace: str | None
+    numbered: tuple[int, int, int] | None = None
+
+
+@attrs.define
+class Acknowledged:
+    """The peer has taken numbered messages of ours; see `frames.Ack`."""
+
+    series: int
+    number: int
+    again: str
 
 
 @attrs.define
@@ -341,7 +366,19 @@ class Disconnect:
 
 
 Command = (
-    Send | Greeted | Up | Released | Resolved | Rejected | Deliver | Observe | Unobserve | Notify | Dropped | Disconnect
+    Send
+    | Greeted
+    | Up
+    | Released
+    | Resolved
+    | Acknowledged
+    | Rejected
+    | Deliver
+    | Observe
+    | Unobserve
+    | Notify
+    | Dropped
+    | Disconnect
 )
 
 
@@ -542,6 +579,7 @@ class Link:
             Malformed: self._malformed,
             Admit: self._admit,
             Submit: self._submit,
+            Acknowledge: self._acknowledge,
             Withdraw: self._withdraw,
             Answer: self._answer,
             Refuse: self._refuse,
@@ -568,6 +606,7 @@ class Link:
             fr.Bye: self._bye_arrived,
             fr.Blocked: self._blocked_arrived,
             fr.Cancel: self._cancel_arrived,
+            fr.Ack: self._ack_arrived,
         }
 
     def step(self, event: Event, now: float) -> list[Command]:
@@ -835,7 +874,7 @@ class Link:
         timeout_s = event.timeout_s
         frame: fr.Tell | fr.Ask
         if timeout_s is None:
-            frame = fr.Tell(event.target, self._seq, event.body, event.sender, event.trace)
+            frame = fr.Tell(event.target, self._seq, event.body, event.sender, event.trace, event.numbered)
             deadline = timeout_s = math.inf
         else:
             left_ms = _milliseconds(timeout_s)
@@ -1093,8 +1132,10 @@ class Link:
         if correlation is not None and correlation not in self._serving:
             self._take(target)  # cancelled while it waited: never run
             return
-        deliver = Deliver(target.path, frame.body, payloads, correlation, deadline, frame.sender, frame.trace)
-        self._commands.append(deliver)
+        numbered = frame.numbered if isinstance(frame, fr.Tell) else None
+        self._commands.append(
+            Deliver(target.path, frame.body, payloads, correlation, deadline, frame.sender, frame.trace, numbered)
+        )
 
     def _taken(self, event: Taken, _now: float) -> None:
         target = self._incoming.get(event.target)
@@ -1147,6 +1188,17 @@ class Link:
 
     def _cancel_arrived(self, frame: fr.Cancel, _now: float) -> None:
         self._serving.discard(frame.correlation)
+
+    # ---- reliable delivery: numbers are checked above this core, which only carries them
+
+    def _acknowledge(self, event: Acknowledge, _now: float) -> None:
+        if self._phase is _Phase.UP:
+            self._send(
+                fr.Ack(event.series, event.number, fr.clipped(event.again, fr.PATH_CHARS_MAX) or None), Lane.URGENT
+            )
+
+    def _ack_arrived(self, frame: fr.Ack, _now: float) -> None:
+        self._commands.append(Acknowledged(frame.series, frame.number, frame.again or ""))
 
     # ---- our answers
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
@@ -32,10 +32,12 @@ from prime.transport import frames as fr
 from prime.transport import link as core
 from prime.transport.carrier import Carrier, Receipt
 from prime.transport.contract import Channel, Endpoint, Transport
+from prime.transport.delivery import Window
 from prime.transport.facts import LinkDown, LinkUp
 from prime.transport.identity import KeyPair
 from prime.transport.link import LinkLimits, Standing, Verdict, judge
 from prime.transport.multiaddr import parse_address
+from prime.transport.series import FEATURE, Inbox, Post
 from prime.wire import to_plain
 
 __all__ = ["LinkLimits", "Links"]
@@ -96,7 +98,7 @@ class Links:
         self._limits = limits or LinkLimits()
         self._emit = emit or (lambda _fact: None)
         self._version = version
-        self._features = tuple(features)
+        self._features = (*features, FEATURE)
         self._clock = clock or _SystemClock()
         self._instance = secrets.randbits(62) + 1 if instance is None else instance
         self._peer = key.peer
@@ -113,6 +115,9 @@ class Links:
         self._book: dict[PeerId, tuple[str, ...]] = {}
         self._previous: dict[PeerId, int] = {}
         self._tells = 0
+        self._inboxes: dict[PeerId, Inbox] = {}
+        window = Window(self._limits.reliable_messages, self._limits.reliable_bytes, self._limits.reliable_give_up_s)
+        self._post = Post(self, window, self._clock.current_time, self._start_task)
         self._sent_bytes: dict[int, int] = {}
         self._received_bytes: dict[int, int] = {}
         self.dead_letters = 0
@@ -299,6 +304,8 @@ class Links:
         _remember(self._previous, peer, carrier.link.link_id, self._limits.peers_max)
         if carrier.hello is not None:
             self._learn_from_peer(peer, carrier.hello.addresses, carrier.address)
+            self.inbox(peer).receiver.renew(carrier.hello.instance)
+        self._post.link_changed(peer)
         self._emit(LinkUp(peer, carrier.address, self._transport.name))
         dial = self._dials.get(peer)
         if dial is not None:
@@ -313,6 +320,7 @@ class Links:
             del self._held[peer]
         if self._up.get(peer) is carrier:
             del self._up[peer]
+            self._post.link_changed(peer)
             self._emit(LinkDown(peer, cause))
 
     def count(self, *, sent: bool, tag: int, size_bytes: int) -> None:
@@ -324,6 +332,44 @@ class Links:
         """See `Owner.drop`."""
         self.dead_letters += 1
         self._emit(fact)
+
+    # ---- reliable delivery
+
+    async def tell_reliably(self, peer: PeerId, path: str, message: Any) -> None:
+        """See `Network.tell_reliably`."""
+        if peer == self._peer:
+            await self._serving()[1].deliver(path, message, slot=None, deadline=None, sender=peer)
+        else:
+            self._serving()
+            await self._post.tell(peer, path, message)
+
+    async def flush(self, peer: PeerId, path: str, *, timeout_s: float) -> None:
+        """See `Network.flush`."""
+        await self._post.flush(peer, path, timeout_s)
+
+    def _start_task(self, task: Callable[[], Awaitable[None]]) -> None:
+        self._serving()[0].start_soon(task)
+
+    def inbox(self, peer: PeerId) -> Inbox:
+        """See `Owner.inbox`."""
+        inbox = self._inboxes.get(peer)
+        if inbox is None:
+            inbox = Inbox()
+            _remember(self._inboxes, peer, inbox, self._limits.peers_max)
+        return inbox
+
+    def acknowledge(self, peer: PeerId) -> None:
+        """See `Owner.acknowledge`."""
+        inbox, carrier = self._inboxes.get(peer), self._up.get(peer)
+        if inbox is None or carrier is None or carrier.hello is None or not inbox.receiver.owes:
+            return
+        for instance, series, number, again in inbox.receiver.acknowledgements():
+            if instance == carrier.hello.instance:
+                carrier.feed(core.Acknowledge(series, number, again))
+
+    def acknowledged(self, peer: PeerId, series: int, number: int, again: str) -> None:
+        """See `Owner.acknowledged`."""
+        self._post.acknowledged(peer, series, number, again)
 
     # ---- the address book
 
@@ -352,7 +398,7 @@ class Links:
             return await self._dial_stranger(address)
         if wanted != self._peer:
             self.learn(wanted, (address, *self.known_addresses(wanted)))
-            await self._link_to(wanted)
+            await self.link_to(wanted)
         return wanted
 
     async def _dial_stranger(self, address: str) -> PeerId:
@@ -365,7 +411,7 @@ class Links:
             self.learn(peer, (address, *self.known_addresses(peer)))
             self._start_dial(peer, channel, address)
         if peer != self._peer:
-            await self._link_to(peer)
+            await self.link_to(peer)
         return peer
 
     def _open_endpoint(self) -> Endpoint:
@@ -373,7 +419,7 @@ class Links:
             raise LinkLostError("this network has shut down")
         return self._endpoint
 
-    async def _link_to(self, peer: PeerId) -> Carrier:
+    async def link_to(self, peer: PeerId) -> Carrier:
         """Return the link with a peer, dialling if there is none. Raises `UnreachableError`, `RefusedError`."""
         dial = self._dials.get(peer)
         if peer not in self._up and dial is None:
@@ -458,16 +504,23 @@ class Links:
         body = to_plain(message, payloads)
         carrier = self._up.get(peer)
         if carrier is None or payloads or not carrier.tell_now(path, type(message), body):
-            await self._submit(carrier or await self._link_to(peer), path, body, payloads)
+            await self.submit(carrier or await self.link_to(peer), path, body, payloads)
         self._tells += 1
         if self._tells >= TELLS_PER_TURN:
             self._tells = 0
             await trio.lowlevel.checkpoint()
 
-    async def _submit(self, carrier: Carrier, path: str, body: list[Any], payloads: list[memoryview]) -> None:
+    async def submit(
+        self,
+        carrier: Carrier,
+        path: str,
+        body: list[Any],
+        payloads: list[memoryview],
+        numbered: tuple[int, int, int] | None = None,
+    ) -> None:
         """Send a tell, waiting until it is on its way."""
         receipt = Receipt()
-        token = carrier.submit(path, body, payloads, receipt)
+        token = carrier.submit(path, body, payloads, receipt, numbered=numbered)
         if not receipt.done:
             try:
                 await receipt.wait()
@@ -499,7 +552,7 @@ class Links:
 
     async def _link_in_time(self, peer: PeerId, path: str, timeout_s: float) -> Carrier:
         with trio.move_on_after(timeout_s):
-            return await self._link_to(peer)
+            return await self.link_to(peer)
         raise DeadlineError(
             f"no link to {peer} within {timeout_s:g} s to ask {path}",
             hint="Check that the node runs, or give the ask a longer timeout.",
@@ -528,7 +581,7 @@ class Links:
 
     async def _watch_when_linked(self, peer: PeerId, path: str, watch: _FarWatch) -> None:
         try:
-            carrier = await self._link_to(peer)
+            carrier = await self.link_to(peer)
         except PrimeError as error:
             watch.fire(f"unreachable: {error}")
         except trio.Cancelled:
