@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from prime.actor import Persistent as Persistent
     from prime.actor import Portal as Portal
     from prime.actor import Ref as Ref
+    from prime.actor import ReliableRef as ReliableRef
     from prime.actor import Restart as Restart
     from prime.actor import RoundRobin as RoundRobin
     from prime.actor import Routees as Routees
@@ -83,6 +84,7 @@ _HOMES = {
     "PrimeError": "prime.errors",
     "ProcessPrinted": "prime.node.process_output",
     "Ref": "prime.actor",
+    "ReliableRef": "prime.actor",
     "Restart": "prime.actor",
     "RoundRobin": "prime.actor",
     "Routees": "prime.actor",

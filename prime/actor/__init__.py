@@ -14,7 +14,7 @@ from prime.actor.mailbox import Mailbox
 from prime.actor.persistent import Persistent, SnapshotFailed, StateRecovered, applies
 from prime.actor.pipeline import ask_all, pipeline
 from prime.actor.portal import Portal
-from prime.actor.ref import Ref
+from prime.actor.ref import Ref, ReliableRef
 from prime.actor.relay import Relay
 from prime.actor.restart import Restart
 from prime.actor.router import Routees, Router
@@ -44,6 +44,7 @@ __all__ = [
     "Portal",
     "Ref",
     "Relay",
+    "ReliableRef",
     "Restart",
     "RoundRobin",
     "Route",

@@ -83,6 +83,22 @@ class Ref(Protocol[M_contra]):
         ...
 
 
+class ReliableRef(Ref[M_contra], Protocol[M_contra]):
+    """A ref whose messages are told reliably: over lost links each is in the far mailbox once, in the order told.
+
+    `tell` returns when the message is kept on this side and waits while as many as may be are. Over a restart of the far
+    node a message may come to its new mailbox once more; a restart of this node ends what it had told. An ask is an
+    ordinary ask: its answer is its acknowledgement.
+    """
+
+    async def flushed(self, *, timeout: float) -> None:
+        """Wait until all that was told is in the far mailbox, at most `timeout` seconds.
+
+        Raises `DeadlineError`: it is still being sent, or was given up, which the text says.
+        """
+        ...
+
+
 class LocalRef(Generic[M_contra]):
     """A ref to an actor of this system."""
 
@@ -329,6 +345,37 @@ class FarRef(Generic[M_contra]):
 
     def __repr__(self) -> str:
         return f"<Ref {self._peer}{self._path}>"
+
+
+class LocalReliableRef(LocalRef[M_contra]):
+    """A reliable ref to an actor of this system, where nothing is between a teller and the mailbox."""
+
+    __slots__ = ()
+
+    async def flushed(self, *, timeout: float) -> None:  # noqa: ARG002 - as `ReliableRef`
+        """See `ReliableRef.flushed`: what was told is in the mailbox already."""
+        await trio.lowlevel.checkpoint()
+
+
+class FarReliableRef(FarRef[M_contra]):
+    """A reliable ref to an actor on another node."""
+
+    __slots__ = ()
+
+    async def tell(self, message: M_contra) -> None:
+        """See `ReliableRef`."""
+        if self._kinds is not None:
+            check_kind(self._path, self._kinds, message)
+        await self._network.tell_reliably(self._peer, self._path, message)
+
+    async def flushed(self, *, timeout: float) -> None:
+        """See `ReliableRef.flushed`."""
+        await self._network.flush(self._peer, self._path, timeout_s=timeout)
+
+    def narrow(self, *kinds: type[N]) -> Ref[N]:
+        """See `FarRef.narrow`; it stays reliable."""
+        wanted = frozenset(kinds) if self._kinds is None else self._kinds.intersection(kinds)
+        return FarReliableRef(self._network, self._peer, self._path, wanted)
 
 
 def check_kind(path: str, kinds: frozenset[type], message: Any) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import random as random_module
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
 import attrs
 import trio
@@ -18,7 +18,7 @@ from prime.actor.facts import ActorFailed, DeadLetter, causes_of, kind_of
 from prime.actor.mailbox import Envelope
 from prime.actor.passport import Passports, decode_in
 from prime.actor.portal import Portal
-from prime.actor.ref import FarRef, LocalRef, Ref, check_kind
+from prime.actor.ref import FarRef, FarReliableRef, LocalRef, LocalReliableRef, Ref, ReliableRef, check_kind
 from prime.actor.registry import Groups
 from prime.actor.restart import Restart, Strategy
 from prime.actor.supervisor import Supervisor
@@ -161,19 +161,41 @@ class System:
         if path in self._cells:
             raise ActorUsageError(f"an actor at {path} already runs", hint="choose another name, or stop it first")
 
-    def ref(self, peer: str, path: str, actor: type[Actor[M_contra]]) -> Ref[M_contra]:  # noqa: ARG002 - types it
+    @overload
+    def ref(
+        self, peer: str, path: str, actor: type[Actor[M_contra]], *, reliable: Literal[False] = False
+    ) -> Ref[M_contra]: ...
+
+    @overload
+    def ref(
+        self, peer: str, path: str, actor: type[Actor[M_contra]], *, reliable: Literal[True]
+    ) -> ReliableRef[M_contra]: ...
+
+    @overload
+    def ref(self, peer: str, path: str, actor: type[Actor[M_contra]], *, reliable: bool) -> Ref[M_contra]: ...
+
+    def ref(
+        self,
+        peer: str,
+        path: str,
+        actor: type[Actor[M_contra]],  # noqa: ARG002 - types it
+        *,
+        reliable: bool = False,
+    ) -> Ref[M_contra]:
         """Return a ref to the actor at `path` on node `peer`; `actor` gives its protocol to the type checker.
+
+        A `reliable` one keeps what is told until the far node has it, and sends it again after a lost link.
 
         Nothing is sent: whether it exists shows at the first message. An empty or own `peer` means this system,
         and then `NoSuchActorError` is raised at once if nothing lives there.
         """
         if not peer or peer == self.peer:
-            return LocalRef(self._cell(path))
+            return (LocalReliableRef if reliable else LocalRef)(self._cell(path))
         if self.network is None:
             raise ActorUsageError(
                 f"a ref to node {peer} in a system without a network", hint="open_system(transport=prime.Tcp(...))"
             )
-        return FarRef(self.network, PeerId(peer), path)
+        return (FarReliableRef if reliable else FarRef)(self.network, PeerId(peer), path)
 
     @overload
     def in_process(
