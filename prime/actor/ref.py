@@ -356,6 +356,12 @@ class LocalReliableRef(LocalRef[M_contra]):
         """See `ReliableRef.flushed`: what was told is in the mailbox already."""
         await trio.lowlevel.checkpoint()
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LocalRef) and not isinstance(other, NarrowRef) and other._cell is self._cell
+
+    def __hash__(self) -> int:
+        return hash(self._cell.path)
+
 
 class FarReliableRef(FarRef[M_contra]):
     """A reliable ref to an actor on another node."""
