@@ -58,8 +58,9 @@ class Inbox(Protocol):
     def settled(self) -> None:
         """Wake who waits for a message on offer to be settled."""
 
-    async def change(self) -> None:
-        """Wait until a message on offer is settled."""
+    @property
+    def change(self) -> trio.Event:
+        """Be set when the next message on offer is settled."""
 
 
 class Owner(Protocol):
@@ -426,7 +427,7 @@ class Carrier:
             inbox.receiver.took(instance, *numbered[:2])
             self._owner.drop(DeadLetter(command.target, f"tag {_tag(command.body)}", str(message)))
         elif verdict is Verdict.WAIT and self._nursery is not None:
-            self._nursery.start_soon(self._deliver_numbered_later, command, numbered, message)
+            self._nursery.start_soon(self._deliver_numbered_later, command, numbered, message, inbox.change)
             return
         self._settled(command.target)
 
@@ -465,7 +466,7 @@ class Carrier:
             await self._inbound.deliver(command.target, message, slot=None, deadline=None, sender=self._sender(command))
         except PrimeError as error:
             self._not_taken(numbered, error)
-        except trio.Cancelled:
+        except BaseException:
             receiver.left(self._instance, *numbered[:2])
             self._owner.inbox(self.peer).settled()
             raise
@@ -475,9 +476,9 @@ class Carrier:
         self._owner.acknowledge(self.peer)
 
     async def _deliver_numbered_later(
-        self, command: core.Deliver, numbered: tuple[int, int, int], message: Any
+        self, command: core.Deliver, numbered: tuple[int, int, int], message: Any, change: trio.Event
     ) -> None:
-        await self._owner.inbox(self.peer).change()
+        await change.wait()
         self._deliver_numbered(command, numbered, message)
         self._owner.acknowledge(self.peer)
 

@@ -351,18 +351,22 @@ class Receiver:
         self._series_max = series_max
         self._heard: OrderedDict[tuple[int, int], _Heard] = OrderedDict()
         self._due: dict[tuple[int, int], None] = {}
+        self._instance = 0
 
     def __len__(self) -> int:
         return len(self._heard)
 
     def renew(self, instance: int) -> None:
         """Forget what earlier runs of the peer sent: nothing of it can come again."""
+        self._instance = instance
         for key in [key for key in self._heard if key[0] != instance]:
             del self._heard[key]
             self._due.pop(key, None)
 
     def came(self, instance: int, series: int, number: int, oldest: int) -> Verdict:
         """Judge a message; `oldest` is the first of its series that its sender still keeps."""
+        if self._instance not in {0, instance}:
+            return Verdict.SKIP
         key = instance, series
         heard = self._heard.get(key)
         if heard is None:

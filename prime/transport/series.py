@@ -24,6 +24,8 @@ FEATURE = "reliable"
 """What a node says in HELLO that takes numbered messages."""
 POSTED_MAX = core.SERIES_MAX // 2
 """Series with one peer that a sender keeps: fewer than the peer remembers."""
+PEERS_MAX = 256
+"""Peers whose idle series are kept; with more, those that have nothing to send are forgotten."""
 AHEAD_S = 1e-6
 """The least a series sleeps: a rounding error between two clocks must not make it spin."""
 
@@ -33,16 +35,12 @@ class Inbox:
 
     def __init__(self) -> None:
         self.receiver = core.Receiver()
-        self._changed = trio.Event()
+        self.change = trio.Event()
 
     def settled(self) -> None:
         """Wake who waits for a message on offer to be settled."""
-        self._changed.set()
-        self._changed = trio.Event()
-
-    async def change(self) -> None:
-        """Wait until a message on offer is settled."""
-        await self._changed.wait()
+        self.change.set()
+        self.change = trio.Event()
 
 
 class Sending(Protocol):
@@ -146,12 +144,19 @@ class Post:
         table = self._series.setdefault(peer, {})
         series = table.get(path)
         if series is None:
+            if len(self._series) > PEERS_MAX:
+                self._forget_idle_peers(peer)
             if len(table) >= POSTED_MAX:
                 self._make_room(peer, table)
             series = table[path] = _Series(
                 next(self._ids), peer, path, self._network, self._window, self._now, self._start
             )
         return series
+
+    def _forget_idle_peers(self, but: PeerId) -> None:
+        for peer, table in list(self._series.items()):
+            if peer != but and all(series.idle and not series.over for series in table.values()):
+                del self._series[peer]
 
     def _make_room(self, peer: PeerId, table: dict[str, _Series]) -> None:
         idle = next((path for path, series in table.items() if series.idle), None)

@@ -351,6 +351,7 @@ def test_a_new_run_of_the_sender_begins_afresh() -> None:
         receiver.took(1, 1, number)
     receiver.came(1, 1, 4, 1)
     receiver.renew(2)
+    assert receiver.came(1, 1, 4, 4) is Verdict.SKIP, "a late link of the run that is gone"
     assert receiver.came(2, 1, 1, 1) is Verdict.OFFER
     receiver.took(1, 1, 4)  # of the run that is gone
     receiver.took(2, 1, 1)

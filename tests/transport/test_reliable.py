@@ -15,10 +15,12 @@ import trio.testing
 import prime
 from prime import Actor, Ask, KeyPair, Mailbox, Memory, ReliableRef, System, on
 from prime.actor import DeadLetter
+from prime.actor.contract import PeerId
 from prime.errors import DeadlineError, LinkLostError, LocalProtocolError, PrimeError
 from prime.transport import frames as fr
 from prime.transport.links import LinkLimits, Links
 from prime.transport.memory import MemoryChannel
+from prime.transport.series import PEERS_MAX, POSTED_MAX
 from prime.wire import Payload
 
 KEYS = tuple(KeyPair.from_seed(bytes([n]) * 32) for n in range(1, 4))
@@ -345,3 +347,32 @@ async def test_a_reliable_ref_to_an_actor_here_is_as_near_as_any(autojump_clock:
         assert two.ref() == two.near.ref(KEYS[1].peer, "/s/sink", Sink)
         with pytest.raises((PrimeError, LinkLostError)):
             two.near.ref(KEYS[1].peer, "/s/sink", Sink, reliable=True).tell_nowait(Step(1))
+
+
+async def test_a_message_that_waits_for_room_while_its_link_is_replaced_comes_once(autojump_clock: Any) -> None:
+    async with pair(capacity=1, pause_s=5.0) as two:
+        ref = two.ref()
+        for number in range(6):
+            await ref.tell(Step(number))
+        for _ in range(8):
+            await trio.sleep(1.3)  # the far mailbox is full at each of them: a message is on offer when its link goes
+            tear(two.near)
+        await ref.flushed(timeout=60)
+        await trio.sleep(60)
+        assert two.got == list(range(6))
+
+
+async def test_series_with_many_peers_and_actors_are_forgotten_when_they_idle(autojump_clock: Any) -> None:
+    async with pair() as two, two.far.supervisor("more") as supervisor:
+        got: list[Any] = []
+        for number in range(POSTED_MAX + 20):
+            path = await supervisor.spawn(lambda: Sink(got), f"t{number}")
+            ref = two.ref(path.path)
+            await ref.tell(Step(number))
+            await ref.flushed(timeout=10)
+        assert got == list(range(POSTED_MAX + 20))
+        assert links(two.near)._post.sizes() == {"series": POSTED_MAX, "letters": 0}
+        for number in range(2 * PEERS_MAX):
+            links(two.near)._post._series[PeerId(f"peer{number}")] = {}
+        await two.ref().tell(Step(0))
+        assert len(links(two.near)._post._series) == 1
