@@ -6,7 +6,7 @@ The sending half of the hot path lives here: a deque, and one parked task that i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
@@ -202,7 +202,7 @@ class Cell:
                     hint="send slower, raise its capacity, or use full='wait'",
                 )
             case "drop_oldest":
-                victim = self.queue.pop_victim() if isinstance(self.queue, LaneQueue) else self.queue.popleft()
+                victim = self.queue.popleft() if isinstance(self.queue, deque) else self.queue.pop_victim()
                 self.queue.append(entry)
                 self.bury(victim, "the mailbox was full (drop_oldest)")
                 return True
@@ -344,19 +344,35 @@ class TracedCell(Cell):
 
     __slots__ = ()
 
-    def put_nowait(self, entry: Any) -> bool:
-        """See `Cell.put_nowait`."""
-        if len(self.queue) >= self.capacity:
-            return self._put_full(entry)
-        return super().put_nowait(self._traced(entry))
+    def __init__(
+        self, system: System, path: str, mailbox: Mailbox, shutdown_s: float, remote: frozenset[type] | None = None
+    ) -> None:
+        super().__init__(system, path, mailbox, shutdown_s, remote)
+        self.queue = TracedQueue(self.queue, system, path)  # type: ignore[assignment]
 
-    async def wait_for_room(self, entry: Any) -> None:
-        """See `Cell.wait_for_room`."""
-        await super().wait_for_room(self._traced(entry))
 
-    def _traced(self, entry: Any) -> Envelope:
+class TracedQueue:
+    """A queue that puts what is appended into an envelope with its trace; what is put back has one."""
+
+    def __init__(self, queue: deque[Any] | LaneQueue, system: System, path: str) -> None:
+        self._queue = queue
+        self._system = system
+        self._path = path
+        self.popleft = queue.popleft
+        self.extendleft = queue.extendleft
+        self.clear = queue.clear
+        self.pop_victim = queue.pop_victim if isinstance(queue, LaneQueue) else queue.popleft
+
+    def append(self, entry: Any) -> None:
+        """Put an entry last."""
         envelope = entry if type(entry) is Envelope else Envelope(entry)
-        tracer = self.system.tracer
+        tracer = self._system.tracer
         if envelope.trace is None and tracer is not None:
-            envelope.trace = tracer.sending(self.path, kind_of(envelope.message))
-        return envelope
+            envelope.trace = tracer.sending(self._path, kind_of(envelope.message))
+        self._queue.append(envelope)
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._queue)

@@ -147,31 +147,20 @@ class ActorChild(Child):
             return
         if life.starts_plainly:
             life.come_up()
-            self._started()
+            self.has_come_up()
             life.lie_dormant()
         else:
-            self._start_task(life)
+            life.start_task(self)
 
     def awaken(self) -> None:
         """See `Owner.awaken`."""
         if self.cell.life is None:
             self.begin()
         else:
-            self._start_task(self.cell.life)
+            self.cell.life.start_task(self)
 
-    def _start_task(self, life: Life) -> None:
-        life.ended = trio.Event()
-        life.spawn(self._live, life, name=self.cell.path)
-
-    async def _live(self, life: Life) -> None:
-        outcome: Failure | Order | None = None
-        try:
-            outcome = await life.run(self._started)
-        finally:
-            if not life.retired:
-                self._over(outcome)
-
-    def _over(self, outcome: Failure | Order | None) -> None:
+    def is_over(self, outcome: Failure | Order | None) -> None:
+        """See `Born.is_over`."""
         if outcome is Order.PASSIVATE and not self.expected:
             self._lie_passive()
         else:
@@ -185,7 +174,8 @@ class ActorChild(Child):
         if cell.queue:
             cell.wake()
 
-    def _started(self) -> None:
+    def has_come_up(self) -> None:
+        """See `Born.has_come_up`."""
         if self.cell.system.observed:
             self.cell.system.emit(ActorStarted(self.cell.path, self.cell.restarts))
         self.has_started()

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import Context as Variables
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 import attrs
 import trio
@@ -48,6 +48,8 @@ class Order(enum.Enum):
 STARTED: Final = "started()"
 
 _IDLE: Final = object()
+_TIMED_EVERY: Final = 5
+"""One burst in so many is timed; odd, so that actors that hear two messages in turn are not misjudged."""
 
 ANSWERS: Final = (RefusedError, NotFoundError)
 """Errors that a handler of an ask may raise as its answer; anything else is a crash."""
@@ -71,6 +73,16 @@ class Failure:
         """As `plain`, and keep the failure for introspection."""
         cell.note_failure(error)
         return cls.plain(error, during)
+
+
+class Born(Protocol):
+    """Who hears how a life goes: its place in its supervisor."""
+
+    def has_come_up(self) -> None:
+        """Hear that its `started` has returned."""
+
+    def is_over(self, outcome: Failure | Order | None) -> None:
+        """Hear how it ended: with a `Failure`, with `PASSIVATE`, or in order."""
 
 
 class Life:
@@ -97,6 +109,7 @@ class Life:
         "over",
         "retired",
         "task",
+        "tasked",
         "up",
     )
 
@@ -116,7 +129,9 @@ class Life:
         self.kept = False
         """Whether the handler of the entry in hand put it aside, so that its return value is no answer."""
         self.ended: trio.Event | None = None
-        """Set at the end of a life that has, or will have, a task."""
+        """Set at the end, where someone waits for it."""
+        self.tasked = False
+        """Whether it has, or will have, a task."""
         self.failure: Failure | None = None
         self._abandoned = False
         self._asked = False
@@ -176,31 +191,39 @@ class Life:
         """Start a task in the supervisor's nursery, with its context variables rather than those of whoever calls."""
         self._variables.copy().run(lambda: self._nursery.start_soon(function, *args, name=name))
 
-    async def run(self, started: Callable[[], None]) -> Failure | Order | None:
-        """Live to the end: a `Failure`, `PASSIVATE`, or `None` for a stop in order. `ended` was made before."""
+    def start_task(self, born: Born) -> None:
+        """Make its task, with the supervisor's context variables rather than those of whoever caused it."""
+        self.tasked = True
+        self.spawn(self._run, born, name=self.cell.path)
+
+    async def _run(self, born: Born) -> None:
+        """Live to the end and tell `born`, unless it was stopped at once, which is no news."""
         cell = self.cell
         outcome: Failure | Order | None = None
         self.task = task = trio.lowlevel.current_task()
         self._variables = task.context
         cell.system.running[task] = cell
         try:
-            with trio.CancelScope() as self._scope:
-                if not self.up and not self._abandoned:
-                    self.now = STARTED
-                    await self.actor.started()
-                    self.come_up()
-                    started()
-                if not self._abandoned or self._broken is not None:
+            if not self.up or type(self.actor).__prime_awaited__ or hasattr(self.actor, "relay"):
+                with trio.CancelScope() as self._scope:
+                    if not self.up and not self._abandoned:
+                        self.now = STARTED
+                        await self.actor.started()
+                        self.come_up()
+                        born.has_come_up()
                     outcome = await self._loop()
+            else:  # nothing of it can wait: no scope, which would be a fifth of its memory
+                outcome = await self._loop()
         except Exception as error:  # noqa: BLE001 - the supervisor border: a child's failure becomes a decision
             outcome = self._failed(error)
         finally:
             if not self.over:
                 await self.close(self.failure or outcome)
             del cell.system.running[task]
-            assert self.ended is not None  # noqa: S101 - a pair with `awaken`, which makes it
-            self.ended.set()
-        return self.failure or outcome
+            if self.ended is not None:
+                self.ended.set()
+            if not self.retired:
+                born.is_over(self.failure or outcome)
 
     async def _loop(self) -> Order | None:
         relay: Callable[[Any], Awaitable[None]] | None = getattr(self.actor, "relay", None)
@@ -209,6 +232,8 @@ class Life:
             if self._broken is not None:
                 broken, self._broken = self._broken, None
                 raise broken
+            if self._abandoned:
+                break
             while cell.system_queue:
                 entry = cell.system_queue.popleft()
                 if entry is Order.STOP:
@@ -231,36 +256,40 @@ class Life:
 
     async def _burst(self) -> None:
         """Handle up to `BURST` messages; a system message, or a suspension, comes between two."""
-        cell, actor, queue, timing = self.cell, self.actor, self.cell.queue, self.cell.timing
+        cell, actor, queue = self.cell, self.actor, self.cell.queue
+        timing = cell.timing if cell.handled % _TIMED_EVERY == 0 else None
         plain, awaited = type(actor).__prime_inline__, type(actor).__prime_awaited__
         begun = 0.0
         if timing is not None:
             begun = trio.current_time()
-            timing.mark(cell.handled, len(queue), begun)
-        left = BURST
+            timing.mark(cell.handled, len(queue) - 1, begun)
+        count, handled = min(len(queue), BURST), 0
+        take, handler_of = queue.popleft, plain.get
         try:
-            while queue and left and not cell.system_queue:
-                entry = queue.popleft()
+            for handled in range(count):  # noqa: B007 - what a crash in the middle leaves is the number before it
+                if cell.system_queue or not queue:
+                    break
+                self.now = entry = take()
                 if cell.waiting:
                     cell.admit()
-                self.now = entry
-                kind = type(entry)
-                handler = plain.get(kind)
+                handler = handler_of(type(entry))
                 if handler is not None:
                     value = handler(actor, entry)
-                    if type(value) is CoroutineType:
+                    if value is not None and type(value) is CoroutineType:
                         check_value(value, actor, entry)
-                elif (handler := awaited.get(kind)) is not None:
+                elif (handler := awaited.get(type(entry))) is not None:
                     await handler(actor, entry)
-                elif kind is Envelope:
+                elif type(entry) is Envelope:
                     await self._answer(entry)
                 else:
                     await self._handle_other(entry)
-                left -= 1
-                if timing is not None and left == BURST - 1:
+                if timing is not None:
                     timing.took(trio.current_time() - begun)
+                    timing = None
+            else:
+                handled = count
         finally:
-            cell.handled += BURST - left
+            cell.handled += handled
         self.now = None
 
     async def _relay(self, relay: Callable[[Any], Awaitable[None]]) -> None:
@@ -517,8 +546,10 @@ class Life:
         """Stop in order: the message in hand is finished, then `stopping` runs; past `shutdown_s` it is cancelled."""
         if self.over or self.retire():
             return
-        if self.ended is None:  # dormant: whoever stops it runs its goodbye
+        first = self.ended is None
+        if self.ended is None:
             self.ended = trio.Event()
+        if not self.tasked and first:  # dormant: whoever stops it first runs its goodbye
             try:
                 await self.close(None)
             finally:

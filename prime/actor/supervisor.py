@@ -368,9 +368,11 @@ class Supervisor:
                     failed = await self._decide()
                     self._gave_up = True
                 finally:
-                    with trio.CancelScope(shield=True):
-                        await self.close()
-                    self._closed.set()
+                    try:
+                        with trio.CancelScope(shield=True):
+                            await self.close()
+                    finally:
+                        self._closed.set()
         finally:
             self.state = "dead"
             self._nursery = None

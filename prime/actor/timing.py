@@ -1,28 +1,26 @@
 """How long an actor's messages take and wait: a few integers for each actor, cheap enough to be always on. Pure.
 
-Durations fall into buckets that double, so a percentile is right within a factor of two. One message of each burst is
-timed, which is every message of an actor that is not flooded.
+Durations fall into buckets that double, so a percentile is right within a factor of two. One message of some bursts is
+timed, so that the times cost next to nothing.
 """
 
 from __future__ import annotations
 
-from collections import deque
-
 _FINEST_S = 1e-6
 _BUCKETS = 40
-_MARK_APART_S = 0.05
 _NONE = bytearray()
+_NO_MARK = (0, 0.0)
 
 
 class Timing:
     """The statistics of one actor across its incarnations."""
 
-    __slots__ = ("_buckets", "_marks", "_rate_at", "_rate_from", "_rate_per_s", "_samples")
+    __slots__ = ("_buckets", "_marked", "_marking", "_rate_at", "_rate_from", "_rate_per_s", "_samples")
 
     def __init__(self) -> None:
         self._buckets = _NONE
         self._samples = 0
-        self._marks: deque[tuple[int, float]] | None = None
+        self._marked = self._marking = _NO_MARK
         self._rate_from = 0
         self._rate_at = 0.0
         self._rate_per_s = 0.0
@@ -48,22 +46,25 @@ class Timing:
         return 0.0
 
     def mark(self, handled: int, waiting: int, now: float) -> None:
-        """Note that these messages wait now: what is still there later has waited at least since."""
-        marks = self._marks
-        if marks is None:
-            marks = self._marks = deque()
-        while marks and marks[0][0] <= handled:
-            marks.popleft()
+        """Note that so many messages wait now behind those handled: what is still there later has waited since.
+
+        Two marks are kept: the one that the oldest message is known by, and one to follow it.
+        """
+        if waiting <= 0:
+            return
         end = handled + waiting
-        if not marks or (marks[-1][0] < end and marks[-1][1] < now - _MARK_APART_S):
-            marks.append((end, now))
+        if self._marked[0] <= handled:
+            self._marked = self._marking if self._marking[0] > handled else (end, now)
+            self._marking = (end, now)
+        elif self._marking[0] <= self._marked[0]:
+            self._marking = (end, now)
 
     def oldest_s(self, handled: int, waiting: int, now: float) -> float:
         """Return how long the oldest waiting message has been seen waiting, in seconds: never more than the truth."""
         if not waiting:
             return 0.0
         self.mark(handled, waiting, now)
-        return now - self._marks[0][1] if self._marks else 0.0
+        return now - self._marked[1]
 
     def rate_per_s(self, handled: int, now: float) -> float:
         """Return the messages handled per second since the last look, or over the last second if that is longer."""
