@@ -249,7 +249,8 @@ class Life:
                 await trio.lowlevel.wait_task_rescheduled(self._unpark)
             elif relay is None:
                 await self._burst()
-                await trio.lowlevel.checkpoint()
+                if cell.queue:  # an empty one parks, which is a checkpoint too
+                    await trio.lowlevel.checkpoint()
             else:
                 await self._relay(relay)
         return None
