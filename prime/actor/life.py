@@ -31,9 +31,11 @@ from prime.errors import (
     NotFoundError,
     RefusedError,
 )
+from prime.wire import Ask
 
 if TYPE_CHECKING:
     from prime.actor.actor import Actor
+    from prime.actor.timing import Timing
 
 
 class Order(enum.Enum):
@@ -229,9 +231,7 @@ class Life:
         relay: Callable[[Any], Awaitable[None]] | None = getattr(self.actor, "relay", None)
         cell = self.cell
         while not self.over:
-            if self._broken is not None:
-                broken, self._broken = self._broken, None
-                raise broken
+            self._raise_broken()
             if self._abandoned:
                 break
             while cell.system_queue:
@@ -255,17 +255,33 @@ class Life:
                 await self._relay(relay)
         return None
 
+    def _raise_broken(self) -> None:
+        """Fail with what failed in another task: a handler run by its asker, or a side task."""
+        if self._broken is not None:
+            broken, self._broken = self._broken, None
+            raise broken
+
     async def _burst(self) -> None:
         """Handle up to `BURST` messages; a system message, or a suspension, comes between two."""
-        cell, actor, queue = self.cell, self.actor, self.cell.queue
+        cell = self.cell
         timing = cell.timing if cell.handled % _TIMED_EVERY == 0 else None
-        plain, awaited = type(actor).__prime_inline__, type(actor).__prime_awaited__
         begun = 0.0
         if timing is not None:
             begun = trio.current_time()
-            timing.mark(cell.handled, len(queue) - 1, begun)
-        count, handled = min(len(queue), BURST), 0
-        take, handler_of = queue.popleft, plain.get
+            timing.mark(cell.handled, len(cell.queue) - 1, begun)
+        try:
+            await self._handle_some(min(len(cell.queue), BURST), timing, begun)
+        except ANSWERS as answer:
+            if not isinstance(self.now, Ask):
+                raise
+            cell.system.dead_letter(cell.path, self.now, f"answered with {type(answer).__name__}, and nobody asked")
+            cell.handled += 1
+        self.now = None
+
+    async def _handle_some(self, count: int, timing: Timing | None, begun: float) -> None:
+        cell, actor, queue = self.cell, self.actor, self.cell.queue
+        take, handler_of = queue.popleft, type(actor).__prime_inline__.get
+        handled = 0
         try:
             for handled in range(count):  # noqa: B007 - what a crash in the middle leaves is the number before it
                 if cell.system_queue or not queue:
@@ -278,8 +294,6 @@ class Life:
                     value = handler(actor, entry)
                     if value is not None and type(value) is CoroutineType:
                         check_value(value, actor, entry)
-                elif (handler := awaited.get(type(entry))) is not None:
-                    await handler(actor, entry)
                 elif type(entry) is Envelope:
                     await self._answer(entry)
                 else:
@@ -291,7 +305,6 @@ class Life:
                 handled = count
         finally:
             cell.handled += handled
-        self.now = None
 
     async def _relay(self, relay: Callable[[Any], Awaitable[None]]) -> None:
         """Give one entry whole to a relay."""
@@ -324,7 +337,11 @@ class Life:
                 await trio.lowlevel.checkpoint()
 
     async def _handle_other(self, message: Any) -> None:
-        """Handle a bare message whose class has no handler of its own, or a system message."""
+        """Handle a bare message that takes a coroutine or has no handler of its own, or a system message."""
+        awaited = type(self.actor).__prime_awaited__.get(type(message))
+        if awaited is not None:
+            await awaited(self.actor, message)
+            return
         handler = self._handler(type(message))
         if handler is None:
             self.cell.system.dead_letter(self.cell.path, message, "the actor has no handler for it")

@@ -154,6 +154,19 @@ async def test_refusing_is_an_answer_and_no_crash(autojump_clock: trio.testing.M
         assert system.tree()[0].children[0].restarts == 0
 
 
+async def test_a_refusal_that_nobody_asked_for_is_a_dead_letter_and_no_crash(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_system(seed=0) as system, system.supervisor("kv") as sup:
+        facts = facts_of(system)
+        store = await sup.spawn(Store, "store")
+        await store.tell(Refuse())
+        await store.tell(Put("a", b"1"))
+        assert await store.ask(Get("a"), timeout=1) == b"1"
+        assert system.tree()[0].children[0].restarts == 0
+        assert [f.kind for f in facts if isinstance(f, DeadLetter)] == ["Refuse"]
+
+
 async def test_asking_oneself_fails_at_once(autojump_clock: trio.testing.MockClock) -> None:
     class Narcissus(Actor[Get]):
         @on(Get)
