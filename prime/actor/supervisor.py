@@ -362,7 +362,8 @@ class Supervisor:
     async def _run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         try:
             async with trio.open_nursery() as outer:
-                self._nursery = await outer.start(self._host)
+                with trio.CancelScope(shield=True):  # it does not wait; cancelled half-way, it would wait for ever
+                    self._nursery = await outer.start(self._host)
                 task_status.started()
                 try:
                     failed = await self._decide()

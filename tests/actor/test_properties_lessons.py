@@ -501,3 +501,13 @@ async def test_a_watch_whose_notice_fails_takes_no_other_notice_along(
         await sup.stop(doer)
         assert ends == ["it was stopped"]
         assert "a bad watcher" in capsys.readouterr().err
+
+
+async def test_a_supervisor_opened_in_a_cancelled_scope_ends_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_system(seed=0) as system:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            async with system.supervisor("s"):
+                raise AssertionError("the block was entered")  # pragma: no cover - what must not be
+        assert scope.cancelled_caught
+        assert not any(system.leftovers().values())
