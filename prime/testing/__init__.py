@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prime.testing.cancellation import cancelled_at as cancelled_at
     from prime.testing.clock import advance as advance
     from prime.testing.clock import settle as settle
     from prime.testing.clock import virtual_clock as virtual_clock
@@ -29,6 +30,7 @@ _HOMES = {
     "Facts": "recorder",
     "Probe": "probe",
     "advance": "clock",
+    "cancelled_at": "cancellation",
     "check_nothing_left": "leaks",
     "initialize": "machine",
     "invariant": "machine",
