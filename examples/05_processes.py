@@ -46,7 +46,7 @@ async def main() -> None:
     counts: dict[int, int] = {}
     async with prime.open_system() as system, system.supervisor("primes", restart=Restart(max=5)) as sup:
         pool = await sup.spawn_pool(system.in_process(Counter, window=1), "counters", size=size)
-        workers = [info.process for info in system.tree()[0].children if info.process]
+        workers = [info.process for branch in system.tree() for info in branch.children if info.process]
         print(f"{len(workers)} workers in processes of their own")
         async with trio.open_nursery() as nursery:
             for start in range(0, 200_000, 10_000):

@@ -48,7 +48,8 @@ class Routees(Ask[None], Generic[M]):
 class Router(Relay[M_contra]):
     """Hands every message on to one of `refs` (to all, for `Broadcast`), chosen by `route`.
 
-    Near and far refs may be mixed. A routee that ends, or whose link is lost, leaves the router. When none is left an
+    With `group` its routees are the actors in that group of this system, as they join and leave. Near and far refs
+    may be mixed. A routee that ends, or whose link is lost, leaves the router. When none is left an
     ask fails with `NoSuchActorError` and a tell is a dead letter. Each routee's mailbox policy holds: one without room
     is passed over where the route allows it; `reject` fails the ask and makes a tell a dead letter.
     """
@@ -57,13 +58,17 @@ class Router(Relay[M_contra]):
         self,
         refs: Sequence[Ref[M_contra]] = (),
         *,
+        group: str = "",
         route: Route = _ROUND_ROBIN,
         backlog: int = BACKLOG,
         in_flight: int = IN_FLIGHT,
     ) -> None:
         if backlog < 1 or in_flight < 1:
             raise ActorUsageError(f"impossible router: {backlog=}, {in_flight=}", hint="both are 1 or more")
+        if group and refs:
+            raise ActorUsageError("a router of refs and of a group", hint="give it one of the two")
         self._refs = tuple(refs)
+        self._group = group
         self._chooser: Chooser = route.chooser()
         self._backlog = backlog
         self._in_flight = in_flight
@@ -101,7 +106,7 @@ class Router(Relay[M_contra]):
         message, asks = entry, False
         if type(entry) is Envelope:
             message, asks = entry.message, entry.slot is not None
-        while self._lanes:
+        while self._present():
             try:
                 choice = self._chooser.choose(message, [lane.state() for lane in self._lanes], asks=asks)
             except PrimeError as error:
@@ -135,6 +140,16 @@ class Router(Relay[M_contra]):
         return False
 
     # ---------------------------------------------------------------- routees
+
+    def _present(self) -> bool:
+        """Follow the group, if it is one's; tell whether there is any routee."""
+        if self._group:
+            me = self.ctx.self_ref
+            members = tuple(ref for ref in self.ctx.system.group(self._group) if ref != me)
+            if members != self._refs:
+                self._refs = members
+                self._set_routees(members)
+        return bool(self._lanes)
 
     def _set_routees(self, refs: Sequence[Ref[Any]]) -> None:
         known = {lane.ref: lane for lane in self._lanes}

@@ -145,20 +145,22 @@ class Supervisor:
         mailbox: Mailbox = _MAILBOX,
         worker_mailbox: Mailbox = _MAILBOX,
         kind: ChildKind = "permanent",
+        restart: Restart = _RESTART,
         shutdown: float = 5.0,
     ) -> Ref[M_contra]:
-        """Start `size` workers (`NAME-0` …) and a router `NAME` in front of them; returns the router's ref.
+        """Start `size` workers (`NAME-workers/0` …) and a router `NAME` in front of them; returns the router's ref.
 
-        A worker that fails restarts by this supervisor's strategy (alone, with `one_for_one`) and keeps its mailbox.
-        `mailbox` is the router's, `worker_mailbox` each worker's; `kind` is the workers'. `stop` with the returned ref
-        stops all of it, `resize` changes its size. Raises what `spawn` raises.
+        A worker that fails restarts alone and keeps its mailbox; past `restart` all of them start anew, and that
+        counts as one restart here. `mailbox` is the router's, `worker_mailbox` each worker's; `kind` is the workers'.
+        `stop` with the returned ref stops all of it, `resize` changes its size. With `system.in_process(Worker)` as the
+        factory each worker has a process of its own. Raises what `spawn` raises.
         """
 
-        async def spawn_worker(worker: str) -> Ref[M_contra]:
-            return await self.spawn(factory, worker, mailbox=worker_mailbox, kind=kind, shutdown=shutdown)
+        async def spawn_worker(branch: Supervisor, worker: str) -> Ref[M_contra]:
+            return await branch.spawn(factory, worker, mailbox=worker_mailbox, kind=kind, shutdown=shutdown)
 
-        pool = Pool(self, name, spawn_worker, shutdown)
-        ref = await pool.open(size, route, mailbox, shutdown)
+        pool = Pool(self, name, spawn_worker, size, shutdown)
+        ref = await pool.open(route, restart, mailbox, shutdown)
         self._pools[ref.path] = pool
         return ref
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 
-from prime.actor import Actor, ConsistentHash, DeadLetter, Mailbox, Ref, Restart, on
+from prime.actor import Actor, ConsistentHash, DeadLetter, Mailbox, Ref, Restart, System, on
 from prime.errors import ActorCrashedError, ActorUsageError, NoSuchActorError
 from prime.node.system import open_system
 from prime.wire import Ask, message
@@ -42,6 +42,11 @@ class Worker(Actor[Work | Crash]):
         raise ValueError("boom")
 
 
+def restarts(system: System) -> dict[str, int]:
+    """Return how often each actor was restarted."""
+    return {child.path: child.restarts for supervisor in system.tree() for child in supervisor.children}
+
+
 async def ask_many(ref: Ref[Work | Crash], count: int, seconds: float = 0.0) -> Counter[str]:
     """Ask at once; returns how often each worker answered."""
     answers: Counter[str] = Counter()
@@ -61,17 +66,37 @@ async def test_a_pool_shares_the_work(autojump_clock: Clock) -> None:
         pool = await sup.spawn_pool(Worker, "workers", size=4)
         assert pool.path == "/p/workers"
         started = trio.current_time()
-        assert await ask_many(pool, 8, seconds=1) == {f"/p/workers-{i}": 2 for i in range(4)}
+        assert await ask_many(pool, 8, seconds=1) == {f"/p/workers-workers/{i}": 2 for i in range(4)}
         assert trio.current_time() - started < 2.5  # 8 s of work
 
 
 async def test_a_crashing_worker_restarts_alone_and_keeps_what_waited(autojump_clock: Clock) -> None:
     async with open_system(seed=0) as system, system.supervisor("p", restart=Restart(max=5)) as sup:
         pool = await sup.spawn_pool(Worker, "workers", size=2)
-        with pytest.raises(ActorCrashedError, match="/p/workers-0 failed while handling Crash"):
+        with pytest.raises(ActorCrashedError, match="/p/workers-workers/0 failed while handling Crash"):
             await pool.ask(Crash(), timeout=1)
-        assert await ask_many(pool, 4) == {"/p/workers-0": 2, "/p/workers-1": 2}
-        assert [child.restarts for child in system.tree()[0].children] == [1, 0, 0]
+        assert await ask_many(pool, 4) == {"/p/workers-workers/0": 2, "/p/workers-workers/1": 2}
+        assert restarts(system) == {"/p/workers": 0, "/p/workers-workers/0": 1, "/p/workers-workers/1": 0}
+
+
+async def test_a_worker_restarts_alone_whatever_the_strategy_around_the_pool(autojump_clock: Clock) -> None:
+    async with open_system(seed=0) as system, system.supervisor("p", strategy="one_for_all") as sup:
+        pool = await sup.spawn_pool(Worker, "workers", size=2)
+        await sup.spawn(Worker, "sibling")
+        await pool.tell(Crash())
+        await trio.sleep(3)
+        assert {path for path, count in restarts(system).items() if count} == {"/p/workers-workers/0"}
+
+
+async def test_workers_that_fail_too_often_all_start_anew_behind_the_same_ref(autojump_clock: Clock) -> None:
+    async with open_system(seed=0) as system, system.supervisor("p", restart=Restart(max=5, backoff=(0.1, 1))) as sup:
+        pool = await sup.spawn_pool(Worker, "workers", size=2, restart=Restart(max=1, backoff=(0.1, 1)))
+        await sup.resize(pool, 3)
+        for _ in range(6):
+            await pool.tell(Crash())
+        await trio.sleep(10)
+        assert await ask_many(pool, 6) == {f"/p/workers-workers/{i}": 2 for i in range(3)}
+        assert len(system.deadlines) == 0
 
 
 async def test_growing_and_shrinking_under_load_loses_nothing(autojump_clock: Clock) -> None:
@@ -84,12 +109,12 @@ async def test_growing_and_shrinking_under_load_loses_nothing(autojump_clock: Cl
             await trio.testing.wait_all_tasks_blocked()
             await sup.resize(pool, 1)
             assert trio.current_time() >= 10  # each of the two had ten seconds of work
-        assert await ask_many(pool, 3) == {"/p/workers-0": 3}
+        assert await ask_many(pool, 3) == {"/p/workers-workers/0": 3}
         await sup.resize(pool, 4)
-        assert await ask_many(pool, 4) == {f"/p/workers-{i}": 1 for i in range(4)}
+        assert await ask_many(pool, 4) == {f"/p/workers-workers/{i}": 1 for i in range(4)}
         assert lost == []
         assert len(system.deadlines) == 0
-        assert len(sup.children) == 5
+        assert len(restarts(system)) == 5
 
 
 async def test_a_worker_that_does_not_finish_in_time_is_stopped(autojump_clock: Clock) -> None:
@@ -110,7 +135,7 @@ async def test_a_worker_that_does_not_finish_in_time_is_stopped(autojump_clock: 
             await sup.resize(pool, 1)
             assert trio.current_time() < 5
             await trio.testing.wait_all_tasks_blocked()
-        assert failed == ["/p/workers-1 ended while handling Work: it was stopped"]
+        assert failed == ["/p/workers-workers/1 ended while handling Work: it was stopped"]
 
 
 async def test_stopping_a_pool_stops_all_of_it_and_frees_the_names(autojump_clock: Clock) -> None:
@@ -128,9 +153,9 @@ async def test_a_worker_that_ends_for_good_is_replaced_by_a_resize(autojump_cloc
         pool = await sup.spawn_pool(Worker, "workers", size=2, kind="temporary")
         with pytest.raises(ActorCrashedError):
             await pool.ask(Crash(), timeout=1)
-        assert await ask_many(pool, 2) == {"/p/workers-1": 2}
+        assert await ask_many(pool, 2) == {"/p/workers-workers/1": 2}
         await sup.resize(pool, 2)
-        assert await ask_many(pool, 2) == {"/p/workers-0": 1, "/p/workers-1": 1}
+        assert await ask_many(pool, 2) == {"/p/workers-workers/0": 1, "/p/workers-workers/1": 1}
 
 
 async def test_a_router_that_comes_back_knows_the_workers_of_now(autojump_clock: Clock) -> None:
@@ -144,7 +169,7 @@ async def test_a_router_that_comes_back_knows_the_workers_of_now(autojump_clock:
         assert router.cell.life is not None
         router.cell.life.actor.ctx.start_soon(_fail)
         await trio.sleep(5)
-        assert system.tree()[0].children[1].restarts == 1
+        assert restarts(system)["/p/workers"] == 1
         assert len(router.cell.life.actor.routees) == 3
         assert await pool.ask(Work(), timeout=1)
 
@@ -156,7 +181,7 @@ async def _fail() -> None:
 async def test_a_pool_whose_workers_cannot_start_leaves_nothing(autojump_clock: Clock) -> None:
     class Stillborn(Worker):
         async def started(self) -> None:
-            if self.ctx.path.endswith("-2"):
+            if self.ctx.path.endswith("/2"):
                 raise ValueError("no")
 
     async with open_system(seed=0) as system, system.supervisor("p") as sup:

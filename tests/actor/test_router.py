@@ -404,6 +404,45 @@ async def test_impossible_routers_are_refused(autojump_clock: Clock) -> None:
         assert await router.ask(Who(), timeout=9) == refs[0].path  # it crashed and came back with its first routees
 
 
+# --------------------------------------------------------------------------------------------------------- a group
+
+
+async def test_a_router_follows_a_group(autojump_clock: Clock) -> None:
+    class Member(Worker):
+        async def started(self) -> None:
+            self.ctx.join("workers")
+
+    async with open_system(seed=0) as system, system.supervisor("p", restart=Restart(max=5)) as sup:
+        router = await sup.spawn(lambda: Router[Protocol](group="workers"), "router")
+        with pytest.raises(NoSuchActorError, match="no routees left"):
+            await router.ask(Who(), timeout=1)
+        first = await sup.spawn(Member, "a")
+        assert await router.ask(Who(), timeout=1) == first.path
+        second = await sup.spawn(Member, "b")
+        assert {await router.ask(Who(), timeout=1) for _ in range(4)} == {first.path, second.path}
+        await sup.stop(first)
+        assert [await router.ask(Who(), timeout=1) for _ in range(3)] == [second.path] * 3
+        with pytest.raises(ActorCrashedError):
+            await router.ask(Crash(), timeout=1)
+        await trio.sleep(5)  # it is back, and has joined again
+        assert await router.ask(Who(), timeout=1) == second.path
+        assert sum(len(child.cell.watchers or ()) for child in sup.children) == 1
+    with pytest.raises(ActorUsageError, match="of refs and of a group"):
+        Router([first], group="workers")
+
+
+async def test_a_router_in_the_group_that_it_follows_does_not_route_to_itself(autojump_clock: Clock) -> None:
+    class Joining(Router[Protocol]):
+        async def started(self) -> None:
+            await super().started()
+            self.ctx.join("workers")
+
+    async with open_system(seed=0) as system, system.supervisor("p") as sup:
+        router = await sup.spawn(lambda: Joining(group="workers"), "router")
+        with pytest.raises(NoSuchActorError):
+            await router.ask(Who(), timeout=1)
+
+
 # ------------------------------------------------------------------------------------------------------------ far away
 
 
