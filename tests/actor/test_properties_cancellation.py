@@ -20,32 +20,32 @@ from prime.wire import Ask
 HANG_S = 500
 
 
-@prime.message(tag=0x7101)
+@prime.message(tag=0x7A51)
 class Work:
     seconds: float
 
 
-@prime.message(tag=0x7102)
+@prime.message(tag=0x7A52)
 class Fail:
     pass
 
 
-@prime.message(tag=0x7103)
+@prime.message(tag=0x7A53)
 class Echo(Ask[int]):
     number: int
 
 
-@prime.message(tag=0x7104)
+@prime.message(tag=0x7A54)
 class SlowEcho(Ask[int]):
     number: int
 
 
-@prime.message(tag=0x7105)
+@prime.message(tag=0x7A55)
 class LateEcho(Ask[int]):
     number: int
 
 
-@prime.message(tag=0x7106)
+@prime.message(tag=0x7A56)
 class Give(Ask[Ref[Echo]]):
     pass
 

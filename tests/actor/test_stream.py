@@ -34,34 +34,34 @@ class Point:
     blob: Payload
 
 
-@message(tag=0x7A21)
+@message(tag=0x7A61)
 class Count(Stream[int]):
     up_to: int
     fail_at: int = -1
     every_s: float = 0.0
 
 
-@message(tag=0x7A22)
+@message(tag=0x7A62)
 class Blobs(Stream[Payload]):
     count: int
 
 
-@message(tag=0x7A23)
+@message(tag=0x7A63)
 class Points(Stream[Point]):
     count: int
 
 
-@message(tag=0x7A24)
+@message(tag=0x7A64)
 class State(Ask[list[int]]):
     pass
 
 
-@message(tag=0x7A25)
+@message(tag=0x7A65)
 class Refusing(Stream[str]):
     pass
 
 
-@message(tag=0x7A26)
+@message(tag=0x7A66)
 class Lying(Stream[str]):
     """Its items are not what they are said to be."""
 
