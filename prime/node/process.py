@@ -254,6 +254,9 @@ class ProcessActor(Relay[Any]):
         if whole and entry.deadline is not None and entry.deadline <= trio.current_time():
             self._late(entry)
             return
+        if _given_up(entry):
+            self.ctx.system.dead_letter(self.ctx.path, message, "whoever asked has given up")
+            return
         payloads: list[memoryview] = []
         try:
             body = to_plain(message, payloads)

@@ -142,7 +142,7 @@ class Trainer(Actor[Heard]):
     # ---------------------------------------------------------------------------------------------------- the loop
 
     async def _live(self) -> None:
-        async with open_rank(self._config, self._rank_seed()) as worker:
+        async with open_rank(self.ctx.system, self._config, self._rank_seed()) as worker:
             self._progress.unigram = worker.unigram
             await self._begin(worker)
             while True:

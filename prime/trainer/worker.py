@@ -1,41 +1,44 @@
-"""The rank worker: the process in which torch runs. `python -m prime.trainer.worker --fd N`, started by a node.
+"""The rank worker: the actor around torch. `open_rank` (`rank.py`) starts it in a child process.
 
-The Trio loop keeps the main thread and torch one thread beside it, because a blocked torch call cannot be cancelled:
-when the node is gone (end of the socket, or the kernel's death signal) the whole process goes, whatever torch does.
-Standard output is never the channel: libraries print there. Torch is imported in its thread, after the first sign of
-life, so a slow import is not taken for a hang.
+The event loop keeps the process's main thread and torch one thread beside it, because a blocked torch call cannot be
+cancelled: the worker gives signs of life whatever torch does, and when it is stopped the process goes without waiting.
+Torch is imported in its thread.
 """
 
 from __future__ import annotations
 
-import argparse
-import ctypes
-import functools
 import os
 import queue
-import signal
-import socket
-import sys
 import threading
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import trio
 
+from prime.actor import Actor, on
 from prime.errors import PrimeError, RunFailedError
 from prime.trainer import pipe
-from prime.trainer.framed import FramedStream
 from prime.trainer.plans import Vector
 
 if TYPE_CHECKING:
+    from prime.actor.slots import Later
     from prime.trainer.replica import Replica
 
-HEARTBEAT_S = 0.5
-TEXT_MAX = 4_000
-TRACE_MAX = 8_000
-_PR_SET_PDEATHSIG = 1
+TEXT_MAX = 500
+TRACE_MAX = 3_000
+
+Question = (
+    pipe.Describe
+    | pipe.Load
+    | pipe.GetInitial
+    | pipe.Train
+    | pipe.TakeSnapshot
+    | pipe.Rebase
+    | pipe.Evaluate
+    | pipe.Write
+)
 
 
 class TorchThread:
@@ -43,113 +46,127 @@ class TorchThread:
 
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._token = trio.lowlevel.current_trio_token()
         threading.Thread(target=self._run, name="torch", daemon=True).start()
 
-    async def answer(self, make: Callable[[], Any]) -> Any:
-        """Return what `make` returned in the thread; one at a time, not to be cancelled."""
-        answers: list[Any] = []
-        done = trio.Event()
-        token = trio.lowlevel.current_trio_token()
+    def do(self, make: Callable[[], Any], then: Callable[[Any, PrimeError | None], None]) -> None:
+        """Call `make` there, after all that was given before, and `then(value, error)` on the event loop."""
 
         def job() -> None:
-            answers.append(make())
-            token.run_sync_soon(done.set)
+            value, error = None, None
+            try:
+                value = make()
+            except BaseException as raised:  # noqa: BLE001 - the supervisor border: a user's model may raise anything, SystemExit too
+                error = failure(raised)
+            self._token.run_sync_soon(then, value, error)
 
         self._jobs.put(job)
+
+    async def answer(self, make: Callable[[], Any]) -> Any:
+        """As `do`, and wait: return what `make` returned, or raise its error. Cancelled, the thread goes on alone."""
+        answers: list[tuple[Any, PrimeError | None]] = []
+        done = trio.Event()
+
+        def then(value: Any, error: PrimeError | None) -> None:
+            answers.append((value, error))
+            done.set()
+
+        self.do(make, then)
         await done.wait()
-        return answers[0]
+        value, error = answers[0]
+        if error is not None:
+            raise error
+        return value
 
     def _run(self) -> None:
         while True:
             self._jobs.get()()
 
 
-class Worker:
-    """Answers one question after the other, in torch's thread, and says every half second that it lives."""
+class Worker(Actor[Question | pipe.Halt]):
+    """Answers one question after the other, in torch's thread; an error that torch or the model met is the answer."""
 
-    def __init__(self, stream: FramedStream) -> None:
-        self._stream = stream
-        self._replica: Replica | None = None
+    _replica: Replica
+
+    def __init__(self, setup: pipe.Setup) -> None:
+        self._setup = setup
         self._halt = threading.Event()
+
+    async def started(self) -> None:
+        """Build the model and read the data."""
         self._torch = TorchThread()
+        self._replica = await self._torch.answer(self._build)
 
-    async def run(self) -> None:
-        """Serve until the node closes the socket; then the process ends at once."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._beat)
-            questions, asked = trio.open_memory_channel[Any](4)
-            nursery.start_soon(self._answer_all, asked)
-            while (message := await self._receive()) is not None:
-                if isinstance(message, pipe.Halt):
-                    self._halt.set()
-                else:
-                    self._halt.clear()
-                    await questions.send(message)
-            end(0)  # torch may be in the middle of a step: nothing here is worth waiting for
+    def _build(self) -> Replica:
+        from prime.trainer.replica import Replica
 
-    async def _receive(self) -> Any | None:
-        try:
-            return await self._stream.receive()
-        except trio.BrokenResourceError:
-            return None
+        return Replica(self._setup.config, self._setup.rank)
 
-    async def _send(self, message: Any) -> None:
-        try:
-            await self._stream.send(message)
-        except trio.BrokenResourceError:
-            end(0)  # nobody is left to answer
+    @on(
+        pipe.Describe,
+        pipe.Load,
+        pipe.GetInitial,
+        pipe.Train,
+        pipe.TakeSnapshot,
+        pipe.Rebase,
+        pipe.Evaluate,
+        pipe.Write,
+    )
+    def hear(self, question: Any) -> Any:
+        """Give the question to torch's thread and answer when it has: meanwhile a halt is heard."""
+        later: Later = self.ctx.defer()
 
-    async def _beat(self) -> None:
-        while True:
-            await self._send(pipe.Alive(self._replica.step if self._replica is not None else 0))
-            await trio.sleep(HEARTBEAT_S)
+        def then(value: Any, error: PrimeError | None) -> None:
+            if error is None:
+                later.reply(value)
+            else:
+                later.fail(error)
 
-    async def _answer_all(self, asked: trio.MemoryReceiveChannel[Any]) -> None:
-        async for question in asked:
-            await self._send(await self._torch.answer(functools.partial(self._safely, question)))
+        self._torch.do(self._job(question), then)
 
-    def _safely(self, question: Any) -> Any:
-        try:
-            return self._answer(question)
-        except BaseException as error:  # noqa: BLE001 - the supervisor border: a user's model may raise anything, SystemExit too
-            return failure(error)
+    @on(pipe.Halt)
+    def halt(self, _: pipe.Halt) -> None:
+        """Stop the training that was asked for last."""
+        self._halt.set()
 
-    def _answer(self, question: Any) -> Any:
-        if isinstance(question, pipe.Setup):
-            from prime.trainer.replica import Replica
-
-            self._replica = Replica(question.config, question.rank)
-            return pipe.Built(self._replica.metadata(), self._replica.baseline)
-        if self._replica is None:
-            raise RunFailedError("the worker was asked before it was set up")
-        return self._answer_with(self._replica, question)
-
-    def _answer_with(self, replica: Replica, question: Any) -> Any:
-        match question:
-            case pipe.Load(theta):
-                replica.load(_vector(theta))
-            case pipe.Rebase(theta):
-                replica.rebase(_vector(theta))
-            case pipe.GetInitial():
-                return pipe.Vector(replica.initial.view(np.uint8).data)
-            case pipe.TakeSnapshot():
-                return pipe.Vector(replica.take_snapshot().view(np.uint8).data)
-            case pipe.Train(steps):
-                return replica.train(steps, self._halt.is_set)
-            case pipe.Evaluate(theta, batches):
-                return pipe.Loss(replica.evaluate(None if theta is None else _vector(theta), batches))
-            case pipe.Write(prompt, length, seed):
-                return pipe.Written(_text(replica.write(prompt, length, seed)))
-            case _:
-                raise RunFailedError(f"the worker cannot answer {type(question).__name__}")
-        return pipe.Done()
+    def _job(self, question: Any) -> Callable[[], Any]:
+        if isinstance(question, pipe.Train):
+            self._halt = halt = threading.Event()  # its own: a halt means one training, also when the next is asked for
+            return lambda: self._replica.train(question.steps, halt.is_set)
+        return lambda: answer(self._replica, question)
 
 
-def failure(error: BaseException) -> pipe.Failed:
-    """Return an error in the form that crosses the pipe: bounded, and with nothing that UTF-8 cannot say."""
-    hint = error.hint if isinstance(error, PrimeError) else "the traceback is in the text"
-    trace = _text("".join(traceback.format_exception(error)))
-    return pipe.Failed(type(error).__name__, _text(str(error))[:TEXT_MAX], hint, trace[-TRACE_MAX:])
+def answer(replica: Replica, question: Any) -> Any:
+    """Answer every question but `Train`."""
+    match question:
+        case pipe.Describe():
+            return pipe.Built(replica.metadata(), replica.baseline, os.getpid())
+        case pipe.Load(theta):
+            replica.load(_vector(theta))
+        case pipe.Rebase(theta):
+            replica.rebase(_vector(theta))
+        case pipe.GetInitial():
+            return pipe.Vector(replica.initial.view(np.uint8).data)
+        case pipe.TakeSnapshot():
+            return pipe.Vector(replica.take_snapshot().view(np.uint8).data)
+        case pipe.Evaluate(theta, batches):
+            return replica.evaluate(None if theta is None else _vector(theta), batches)
+        case pipe.Write(prompt, length, seed):
+            return _text(replica.write(prompt, length, seed))
+        case _:
+            raise RunFailedError(f"the worker cannot answer {type(question).__name__}")
+    return None
+
+
+def failure(error: BaseException) -> PrimeError:
+    """Return an error as a node may hear it: one of Prime's own, bounded, and with nothing that UTF-8 cannot say."""
+    if isinstance(error, PrimeError):
+        return error
+    trace = _text("".join(traceback.format_exception(error)))[-TRACE_MAX:]
+    return RunFailedError(
+        f"the worker failed with {type(error).__name__}: {_text(str(error))[:TEXT_MAX]}\n{trace}",
+        hint="the traceback is in the text",
+    )
 
 
 def _text(text: str) -> str:
@@ -159,42 +176,3 @@ def _text(text: str) -> str:
 def _vector(data: memoryview) -> Vector:
     """Return the float32 vector in a payload, a copy: it is kept, and the frame around it is not."""
     return np.frombuffer(data, "<f4").astype(np.float32)
-
-
-def die_with(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent's thread dies, and end if it is dead already."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        end(0)
-
-
-def end(status: int) -> NoReturn:
-    """End the process without waiting for any thread; what was printed is flushed."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-
-
-async def _serve(descriptor: int) -> None:
-    stream = trio.SocketStream(trio.socket.from_stdlib_socket(socket.socket(fileno=descriptor)))
-    await Worker(FramedStream(stream)).run()
-
-
-def main() -> None:
-    """Run the worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the whole group; the node decides
-    parser = argparse.ArgumentParser(description="A rank worker; a node starts it.")
-    parser.add_argument("--fd", type=int, required=True, help="the worker's end of the socket pair")
-    parser.add_argument("--parent", type=int, required=True, help="the node's process id")
-    arguments = parser.parse_args()
-    die_with(arguments.parent)
-    try:
-        trio.run(_serve, arguments.fd)
-    except BaseException:  # noqa: BLE001 - the process border: written for the node, which reports it
-        traceback.print_exc()
-        end(1)
-
-
-if __name__ == "__main__":
-    main()

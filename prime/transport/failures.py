@@ -14,6 +14,8 @@ from prime.transport.frames import TRACEBACK_CHARS_MAX, Fail, clipped
 
 _KNOWN: Final = (
     errors.ActorUsageError,
+    errors.ConfigError,
+    errors.DataError,
     errors.LocalProtocolError,
     errors.WorldError,
     errors.RemoteProtocolError,

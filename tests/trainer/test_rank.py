@@ -15,7 +15,9 @@ import trio
 
 pytest.importorskip("torch")
 
+from prime import open_system
 from prime.errors import ConfigError, LocalProtocolError, RunFailedError
+from prime.node.process_output import TAIL_BYTES
 from prime.trainer import rank as rank_module
 from prime.trainer.metadata import TrainingConfig
 from prime.trainer.rank import RankWorker, open_rank
@@ -147,7 +149,7 @@ async def _refusing(worker: RankWorker, folder: Path) -> None:
 
 async def test_a_worker_from_start_to_sigkill(config: TrainingConfig, tmp_path: Path) -> None:
     with trio.fail_after(WAIT_S * 2):
-        async with open_rank(config, rank=0) as worker:
+        async with open_system() as system, open_rank(system, config, rank=0) as worker:
             await _answers(worker)
             await _algebra(worker)
             await _cancelling(worker, tmp_path)
@@ -173,12 +175,12 @@ async def test_a_worker_that_exits_is_reported_and_the_blocks_own_error_stays_it
     config: TrainingConfig, tmp_path: Path
 ) -> None:
     with trio.fail_after(WAIT_S), pytest.raises(ZeroDivisionError):
-        async with open_rank(config, rank=0) as worker:
+        async with open_system() as system, open_rank(system, config, rank=0) as worker:
             (tmp_path / "exit").touch()
             with pytest.raises(RunFailedError, match="exit status 7(.|\n)*zzzlast words$") as caught:
                 await worker.train(1)
             raise ZeroDivisionError
-    assert len(str(caught.value)) < rank_module.OUTPUT_BYTES + 200
+    assert len(str(caught.value)) < TAIL_BYTES + 300
     assert caught.value.hint
 
 
@@ -187,9 +189,9 @@ async def test_a_worker_that_hangs_is_killed_and_reported(
 ) -> None:
     monkeypatch.setattr(rank_module, "SILENT_S", 2.0)
     with trio.fail_after(WAIT_S):
-        async with open_rank(config, rank=0) as worker:
+        async with open_system() as system, open_rank(system, config, rank=0) as worker:
             os.kill(worker.process_id, signal.SIGSTOP)
-            with pytest.raises(RunFailedError, match="no sign of life for 2 s: killed"):
+            with pytest.raises(RunFailedError, match="killed because of its link: nothing was heard for 2 s"):
                 await worker.train(1)
     assert await _is_gone(worker.process_id)
 
@@ -197,7 +199,7 @@ async def test_a_worker_that_hangs_is_killed_and_reported(
 async def test_a_task_that_cannot_be_used_comes_out_as_it_is(tmp_path: Path) -> None:
     config = TrainingConfig(model=f"{tmp_path}/nowhere.py:model")
     with trio.fail_after(WAIT_S), pytest.raises(ConfigError, match=r"nowhere.py cannot be imported") as caught:
-        async with open_rank(config, rank=0):
+        async with open_system() as system, open_rank(system, config, rank=0):
             pass
     assert caught.value.hint
 
@@ -215,7 +217,7 @@ async def test_no_worker_is_left_when_the_start_is_cancelled(
 
     monkeypatch.setattr(subprocess, "Popen", noting)
     with trio.move_on_after(0.5) as scope:
-        async with open_rank(config, rank=0):
+        async with open_system() as system, open_rank(system, config, rank=0):
             await trio.sleep_forever()
     assert scope.cancelled_caught
     assert len(started) == 1
@@ -224,12 +226,14 @@ async def test_no_worker_is_left_when_the_start_is_cancelled(
 
 PARENT = """
 import sys
+import prime
 import trio
 from prime.trainer.metadata import TrainingConfig
 from prime.trainer.rank import open_rank
 
 async def main():
-    async with open_rank(TrainingConfig(model=sys.argv[1], data=sys.argv[2]), 0) as worker:
+    config = TrainingConfig(model=sys.argv[1], data=sys.argv[2])
+    async with prime.open_system() as system, open_rank(system, config, 0) as worker:
         print(worker.process_id, flush=True)
         await worker.train(1_000_000)
 

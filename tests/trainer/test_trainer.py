@@ -100,7 +100,7 @@ async def bench(monkeypatch: pytest.MonkeyPatch, start_s: float = 0) -> AsyncIte
     found = Bench()
 
     @contextlib.asynccontextmanager
-    async def open_rank(_config: Any, _rank: int) -> AsyncIterator[Worker]:
+    async def open_rank(_system: Any, _config: Any, _rank: int) -> AsyncIterator[Worker]:
         await trio.sleep(start_s)
         yield found.worker
 

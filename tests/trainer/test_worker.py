@@ -1,106 +1,106 @@
-"""The worker process by itself: when it ends, and that it answers nothing it should not. None of it loads torch."""
+"""The rank worker's actor by itself: what it answers, and what it says when something fails. None of it loads torch."""
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator
+import threading
+from typing import Any
 
 import pytest
+import trio
 
-from prime.trainer import pipe
-from prime.trainer.worker import TEXT_MAX, TRACE_MAX, failure
-from prime.wire import dumps, from_plain, loads, to_plain
-from prime.wire.frame import FrameParser, pack
+from prime import open_system
+from prime.errors import ConfigError, RunFailedError
+from prime.trainer import pipe, worker
+from prime.trainer.metadata import TrainingConfig
+from prime.trainer.worker import TEXT_MAX, TRACE_MAX, TorchThread, Worker, failure
+from prime.transport.failures import from_frame, to_frame
 
 WAIT_S = 30  # a busy machine; what is meant is at once
 
 
-class Started:
-    """A worker process and the test's end of its socket."""
+class Replica:
+    """Trains until it is told to halt, and notes in which threads it is used."""
 
-    def __init__(self, parent: int) -> None:
-        self.socket, theirs = socket.socketpair()
-        self.socket.settimeout(WAIT_S)
-        command = [sys.executable, "-m", "prime.trainer.worker", "--fd", str(theirs.fileno()), "--parent", str(parent)]
-        with theirs:
-            self.process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-            )
-        self.parser = FrameParser()
+    baseline = None
 
-    def send(self, message: object) -> None:
-        payloads: list[memoryview] = []
-        for piece in pack(dumps(to_plain(message, payloads)), payloads):
-            self.socket.sendall(piece)
+    def __init__(self) -> None:
+        self.threads: set[str] = set()
+        self.training = threading.Event()
+        self.wrote = ""
 
-    def receive(self) -> object:
-        while (frame := self.parser.next()) is None:
-            data = self.socket.recv(65536)
-            assert data, "the worker closed the socket"
-            self.parser.feed(data)
-        return from_plain(loads(frame.header), frame.payloads)
+    def train(self, steps: int, halted: Any) -> pipe.Trained:
+        self.threads.add(threading.current_thread().name)
+        self.training.set()
+        made = 0
+        while made < steps and not halted():
+            threading.Event().wait(0.001)
+            made += 1
+        return pipe.Trained(made, made, 0.0, 0, 0.0)
 
-    def answer(self) -> object:
-        while isinstance(found := self.receive(), pipe.Alive):
-            pass
-        return found
-
-    def close(self) -> None:
-        self.socket.close()
-        self.process.kill()
-        self.process.communicate()
+    def write(self, prompt: str, _length: int, _seed: int) -> str:
+        self.threads.add(threading.current_thread().name)
+        if prompt == "fail":
+            raise ConfigError("cannot write", hint="ask another")
+        if prompt == "leave":
+            raise SystemExit("left")
+        return f"{prompt}\ud800"
 
 
 @pytest.fixture
-def started() -> Iterator[Started]:
-    worker = Started(os.getpid())
-    try:
-        yield worker
-    finally:
-        worker.close()
+def replica(monkeypatch: pytest.MonkeyPatch) -> Replica:
+    found = Replica()
+    monkeypatch.setattr(worker.Worker, "_build", lambda _self: found)
+    return found
 
 
-def test_it_gives_signs_of_life_and_ends_with_its_socket(started: Started) -> None:
-    assert started.receive() == pipe.Alive(0)
-    assert started.receive() == pipe.Alive(0)
-    started.socket.close()
-    assert started.process.wait(WAIT_S) == 0
+def make() -> Worker:
+    return Worker(pipe.Setup(TrainingConfig(), 0))
 
 
-def test_an_interrupt_from_the_terminal_is_the_nodes_affair(started: Started) -> None:
-    started.receive()
-    started.process.send_signal(signal.SIGINT)
-    assert started.receive() == pipe.Alive(0)
-    assert started.receive() == pipe.Alive(0)
+async def test_a_halt_ends_the_training_before_it_and_no_other(replica: Replica) -> None:
+    with trio.fail_after(WAIT_S):
+        async with open_system() as system, system.supervisor("workers") as sup:
+            ref = await sup.spawn(make, "worker")
+            answers: list[pipe.Trained] = []
+
+            async def train(steps: int) -> None:
+                answers.append(await ref.ask(pipe.Train(steps), timeout=WAIT_S))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(train, 10**9)
+                await trio.to_thread.run_sync(replica.training.wait)
+                await ref.tell(pipe.Halt())
+                nursery.start_soon(train, 3)  # asked for before the first has noticed its halt
+            assert [answer.steps for answer in answers][1:] == [3]
+            assert answers[0].steps < 10**9
+            assert replica.threads == {"torch"}
 
 
-def test_questions_before_it_is_set_up_are_refused(started: Started) -> None:
-    for question in (pipe.GetInitial(), pipe.Train(1)):
-        started.send(question)
-        answer = started.answer()
-        assert isinstance(answer, pipe.Failed)
-        assert answer.code == "RunFailedError"
-        assert "before it was set up" in answer.text
+async def test_an_error_is_an_answer_and_the_worker_goes_on(replica: Replica) -> None:
+    with trio.fail_after(WAIT_S):
+        async with open_system() as system, system.supervisor("workers") as sup:
+            ref = await sup.spawn(make, "worker")
+            with pytest.raises(ConfigError, match="cannot write") as caught:
+                await ref.ask(pipe.Write("fail", 1, 0), timeout=WAIT_S)
+            assert caught.value.hint == "ask another"
+            with pytest.raises(RunFailedError, match="SystemExit: left"):
+                await ref.ask(pipe.Write("leave", 1, 0), timeout=WAIT_S)
+            assert await ref.ask(pipe.Write("on", 1, 0), timeout=WAIT_S) == "on\\ud800"
+            assert system.tree()[0].children[0].restarts == 0
+            assert replica.threads == {"torch"}
 
 
-def test_bytes_that_are_no_message_end_it_with_the_reason(started: Started) -> None:
-    started.receive()
-    started.socket.sendall(b"\0\0\0\1\0\0\xff")
-    assert started.process.wait(WAIT_S) == 1
-    assert started.process.stdout is not None
-    assert b"DecodeError" in started.process.stdout.read()
-
-
-def test_one_whose_parent_is_gone_already_ends_at_once() -> None:
-    worker = Started(parent=1 if os.getpid() != 1 else 2)
-    try:
-        assert worker.process.wait(WAIT_S) == 0
-    finally:
-        worker.close()
+async def test_who_no_longer_waits_for_torch_is_free_at_once() -> None:
+    go = threading.Event()
+    with trio.fail_after(WAIT_S):
+        torch = TorchThread()
+        try:
+            with trio.move_on_after(0.05) as scope:
+                await torch.answer(go.wait)
+            assert scope.cancelled_caught
+        finally:
+            go.set()
+        assert await torch.answer(lambda: 7) == 7
 
 
 def test_a_failure_is_bounded_and_can_always_be_sent() -> None:
@@ -111,7 +111,8 @@ def test_a_failure_is_bounded_and_can_always_be_sent() -> None:
         raise UglyError("\ud800" + "x" * 100_000)
     except UglyError as error:
         failed = failure(error)
-    assert failed.code == "UglyError"
-    assert len(failed.text) <= TEXT_MAX
-    assert len(failed.trace) <= TRACE_MAX
-    assert from_plain(loads(dumps(to_plain(failed, [])))) == failed
+    assert isinstance(failed, RunFailedError)
+    assert "UglyError" in str(failed)
+    assert len(str(failed)) <= TEXT_MAX + TRACE_MAX + 100
+    sent = from_frame(to_frame(1, failed))
+    assert (type(sent), str(sent), sent.hint) == (RunFailedError, str(failed), failed.hint)
