@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from prime.actor import System
+from prime.node.process_network import Routes
 from prime.observe.messages import MemberStatus, NodeStatus, RoundStatus, RunStatus
 from prime.observe.status import supervisor_status
 from prime.transport.links import Links
@@ -25,7 +26,8 @@ def describe_node(
     system: System, *, name: str, uptime_s: float, progress: Progress | None, round_: Any, rounds_after: int
 ) -> NodeStatus:
     """Return the node's status; `round_` is the living aggregator, `rounds_after` bounds the history."""
-    links = system.network if isinstance(system.network, Links) else None
+    network = system.network.outer if isinstance(system.network, Routes) else system.network
+    links = network if isinstance(network, Links) else None
     return NodeStatus(
         peer=system.peer,
         name=name,

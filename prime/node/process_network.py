@@ -18,7 +18,7 @@ class Routes:
     """A `Network` that chooses by peer. `outer` is the node's own network, if it has one; it is served elsewhere."""
 
     def __init__(self, outer: Network | None, peer: PeerId) -> None:
-        self._outer = outer
+        self.outer = outer
         self._peer = peer
         self._pairs: dict[PeerId, Links] = {}
 
@@ -43,29 +43,29 @@ class Routes:
     @property
     def addresses(self) -> tuple[str, ...]:
         """See `Network.addresses`."""
-        return () if self._outer is None else self._outer.addresses
+        return () if self.outer is None else self.outer.addresses
 
     async def serve(self, inbound: Inbound, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """See `Network.serve`."""
-        if self._outer is not None:
-            await self._outer.serve(inbound, task_status=task_status)
+        if self.outer is not None:
+            await self.outer.serve(inbound, task_status=task_status)
             return
         task_status.started()
         await trio.sleep_forever()
 
     def learn(self, peer: PeerId, addresses: Sequence[str]) -> None:
         """See `Network.learn`."""
-        if self._outer is not None:
-            self._outer.learn(peer, addresses)
+        if self.outer is not None:
+            self.outer.learn(peer, addresses)
 
     async def dial(self, address: str) -> PeerId:
         """See `Network.dial`."""
-        if self._outer is None:
+        if self.outer is None:
             raise ActorUsageError(
                 f"{address} cannot be dialled by a system without a network",
                 hint="open_system(transport=prime.Tcp(...))",
             )
-        return await self._outer.dial(address)
+        return await self.outer.dial(address)
 
     async def tell(self, peer: PeerId, path: str, message: Any) -> None:
         """See `Network.tell`."""
@@ -88,7 +88,7 @@ class Routes:
         return self._to(peer).watch(peer, path, notify)
 
     def _to(self, peer: PeerId) -> Network:
-        found = self._pairs.get(peer, self._outer)
+        found = self._pairs.get(peer, self.outer)
         if found is None:
             raise UnreachableError(
                 f"{peer} is no process of this node, or has ended, and this system has no network",

@@ -110,7 +110,7 @@ def test_a_worker_killed_in_a_step_comes_back_and_the_run_goes_on(make: Make) ->
     assert status is not None
     (train,) = [supervisor for supervisor in status.supervisors if supervisor.path == "/train"]
     assert {child.restarts for child in train.children} == {1}
-    assert f"the worker (process {worker}) ended with signal SIGKILL" in joiner.log
+    assert f"process {worker} ended with signal SIGKILL" in joiner.log
     assert founder.running.poll() is None
 
 
