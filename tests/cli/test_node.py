@@ -66,7 +66,7 @@ def test_status_as_json(node: NodeProcess) -> None:
     assert run["loss_first"] == pytest.approx(4.6, abs=0.6)
     assert run["stalled"] == run["hint"] == ""
     paths = [child["path"] for supervisor in told["supervisors"] for child in supervisor["children"]]
-    assert sorted(paths) == ["/node/status", "/state/donor", "/train/aggregator", "/train/trainer"]
+    assert sorted(paths) == ["/node/status", "/state/donor", "/train/aggregator", "/train/trainer", "/worker/rank"]
 
 
 def test_status_for_people(node: NodeProcess) -> None:
