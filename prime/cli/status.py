@@ -92,11 +92,13 @@ def tree(supervisor: SupervisorStatus) -> Any:
 def _actor_line(child: ActorStatus) -> str:
     waited = f" (the oldest {child.oldest_s:.1f} s)" if child.oldest_s else ""
     dropped = f", dropped {child.dropped}" if child.dropped else ""
+    asks = f", waits for {_plain(child.waits_for)}" if child.waits_for else ""
     failed = f"  [red]{_plain(child.last_failure)}[/]" if child.last_failure else ""
+    process = f" in process {child.process}" if child.process else ""
     return (
-        f"{_plain(child.path.rpartition('/')[2])} [dim]{_plain(child.actor)}[/] {child.state}, "
+        f"{_plain(child.path.rpartition('/')[2])} [dim]{_plain(child.actor)}{process}[/] {child.state}, "
         f"mailbox {child.mailbox}{waited}, handled {child.handled} ({child.rate_per_s:.1f}/s, "
-        f"p99 {_duration(child.p99_s)}){dropped}, restarts {child.restarts}{failed}"
+        f"p99 {_duration(child.p99_s)}){dropped}{asks}, restarts {child.restarts}{failed}"
     )
 
 

@@ -13,7 +13,8 @@ class ActorStatus:
     """One actor: `mailbox` counts waiting messages, `age_s` is of the present incarnation.
 
     `oldest_s` is how long the oldest message was seen waiting, `p50_s` and `p99_s` the time to handle one (right within
-    a factor of two), `dropped` its dead letters and refusals.
+    a factor of two), `dropped` its dead letters and refusals, `waits_for` the local actor that it asks now,
+    `process` the id of the child process it lives in, or 0.
     """
 
     path: str
@@ -29,6 +30,8 @@ class ActorStatus:
     p50_s: float = 0.0
     p99_s: float = 0.0
     dropped: int = 0
+    waits_for: str = ""
+    process: int = 0
 
 
 @record

@@ -57,6 +57,8 @@ def supervisor_status(info: SupervisorInfo) -> SupervisorStatus:
             p50_s=child.p50_s,
             p99_s=child.p99_s,
             dropped=child.dropped,
+            waits_for=child.waits_for,
+            process=child.process,
         )
         for child in info.children
     )

@@ -472,6 +472,13 @@ class Link(Actor[Through]):
         return answer
 
 
+class Slow(Actor[Through]):
+    @on(Through)
+    async def through(self, _: Through) -> str:
+        await trio.sleep(9)
+        return ""
+
+
 async def test_a_cycle_of_asks_fails_at_once_and_names_its_path(autojump_clock: Clock) -> None:
     async with open_system(seed=0) as system, system.supervisor("s", restart=Restart(max=10)) as sup:
         a, b, c = [await sup.spawn(Link, name) for name in "abc"]
@@ -482,6 +489,17 @@ async def test_a_cycle_of_asks_fails_at_once_and_names_its_path(autojump_clock: 
             await a.ask(Through((a,)), timeout=5)
         assert trio.current_time() < 20
         assert all(child.cell.asking is None for child in sup.children)  # type: ignore[attr-defined]
+
+
+async def test_introspection_shows_whom_an_actor_waits_for(autojump_clock: Clock) -> None:
+    async with open_system(seed=0) as system, system.supervisor("s") as sup:
+        link = await sup.spawn(Link, "link")
+        slow = await sup.spawn(Slow, "slow")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: link.ask(Through((slow,)), timeout=50))
+            await trio.testing.wait_all_tasks_blocked()
+            assert [info.waits_for for info in system.tree()[0].children] == ["/s/slow", ""]
+        assert [info.waits_for for info in system.tree()[0].children] == ["", ""]
 
 
 async def test_waiting_for_room_in_a_circle_fails_too(autojump_clock: Clock) -> None:
