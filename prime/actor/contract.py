@@ -78,17 +78,32 @@ class Inbound(Protocol):
     """The runtime as a network sees it: the local actors, by path. `System` implements it."""
 
     def deliver_nowait(
-        self, path: str, message: Any, *, slot: ReplySlot | None, deadline: float | None, sender: PeerId
+        self,
+        path: str,
+        message: Any,
+        *,
+        slot: ReplySlot | None,
+        deadline: float | None,
+        sender: PeerId,
+        trace: str | None = None,
     ) -> bool:
         """Put a message into the mailbox of the actor at `path`; `False` if a `wait` mailbox has no room now.
 
-        `deadline` is on this system's clock; an ask whose deadline has passed is never run. Raises
+        `deadline` is on this system's clock; an ask whose deadline has passed is never run. `trace` is the context that
+        the sender's tracer gave it: text, whoever sent it. Raises
         `NoSuchActorError` (after counting a dead letter) and `MailboxFullError` (policy `reject`).
         """
         ...
 
     async def deliver(
-        self, path: str, message: Any, *, slot: ReplySlot | None, deadline: float | None, sender: PeerId
+        self,
+        path: str,
+        message: Any,
+        *,
+        slot: ReplySlot | None,
+        deadline: float | None,
+        sender: PeerId,
+        trace: str | None = None,
     ) -> None:
         """As `deliver_nowait`, but waits for room."""
         ...

@@ -354,16 +354,30 @@ class System:
     # --------------------------------------------- what the network delivers
 
     def deliver_nowait(
-        self, path: str, message: Any, *, slot: ReplySlot | None, deadline: float | None, sender: PeerId
+        self,
+        path: str,
+        message: Any,
+        *,
+        slot: ReplySlot | None,
+        deadline: float | None,
+        sender: PeerId,
+        trace: str | None = None,
     ) -> bool:
         """See `contract.Inbound.deliver_nowait`."""
-        return self._inbound(path, message).put_nowait(Envelope(message, slot, deadline, sender))
+        return self._inbound(path, message).put_nowait(Envelope(message, slot, deadline, sender, trace))
 
     async def deliver(
-        self, path: str, message: Any, *, slot: ReplySlot | None, deadline: float | None, sender: PeerId
+        self,
+        path: str,
+        message: Any,
+        *,
+        slot: ReplySlot | None,
+        deadline: float | None,
+        sender: PeerId,
+        trace: str | None = None,
     ) -> None:
         """See `contract.Inbound.deliver`."""
-        await self._inbound(path, message).put(Envelope(message, slot, deadline, sender))
+        await self._inbound(path, message).put(Envelope(message, slot, deadline, sender, trace))
 
     def decoded(self, decode: Callable[..., T], *args: Any) -> T:
         """See `contract.Inbound.decoded`."""

@@ -30,11 +30,12 @@ class ControlInbound:
         slot: ReplySlot | None,
         deadline: float | None,
         sender: PeerId,  # noqa: ARG002 - replaced: who may open the socket is this node's user
+        trace: str | None = None,
     ) -> bool:
         """See `contract.Inbound.deliver_nowait`. Raises `RefusedError` for any other path."""
         _check(path)
         own = PeerId(self._system.peer)
-        return self._system.deliver_nowait(path, message, slot=slot, deadline=deadline, sender=own)
+        return self._system.deliver_nowait(path, message, slot=slot, deadline=deadline, sender=own, trace=trace)
 
     async def deliver(
         self,
@@ -44,11 +45,12 @@ class ControlInbound:
         slot: ReplySlot | None,
         deadline: float | None,
         sender: PeerId,  # noqa: ARG002 - as above
+        trace: str | None = None,
     ) -> None:
         """See `contract.Inbound.deliver`. Raises `RefusedError` for any other path."""
         _check(path)
         own = PeerId(self._system.peer)
-        await self._system.deliver(path, message, slot=slot, deadline=deadline, sender=own)
+        await self._system.deliver(path, message, slot=slot, deadline=deadline, sender=own, trace=trace)
 
     def decoded(self, decode: Callable[..., T], *args: Any) -> T:
         """See `contract.Inbound.decoded`."""

@@ -433,19 +433,33 @@ class _Ears:
         self._actor = actor
 
     def deliver_nowait(
-        self, path: str, message: Any, *, slot: ReplySlot | None, deadline: float | None, sender: PeerId
+        self,
+        path: str,
+        message: Any,
+        *,
+        slot: ReplySlot | None,
+        deadline: float | None,
+        sender: PeerId,
+        trace: str | None = None,
     ) -> bool:
         """See `Inbound.deliver_nowait`."""
         if path == CONTROL_PATH:
             self._actor.hear(message, slot)
             return True
-        return self._system.deliver_nowait(path, message, slot=slot, deadline=deadline, sender=sender)
+        return self._system.deliver_nowait(path, message, slot=slot, deadline=deadline, sender=sender, trace=trace)
 
     async def deliver(
-        self, path: str, message: Any, *, slot: ReplySlot | None, deadline: float | None, sender: PeerId
+        self,
+        path: str,
+        message: Any,
+        *,
+        slot: ReplySlot | None,
+        deadline: float | None,
+        sender: PeerId,
+        trace: str | None = None,
     ) -> None:
         """See `Inbound.deliver`."""
-        await self._system.deliver(path, message, slot=slot, deadline=deadline, sender=sender)
+        await self._system.deliver(path, message, slot=slot, deadline=deadline, sender=sender, trace=trace)
 
     def decoded(self, decode: Callable[..., T], *args: Any) -> T:
         """See `Inbound.decoded`."""

@@ -98,7 +98,14 @@ class ChildSystem(System):
         return self._delivered.tells
 
     def deliver_nowait(
-        self, path: str, message: Any, *, slot: ReplySlot | None, deadline: float | None, sender: PeerId
+        self,
+        path: str,
+        message: Any,
+        *,
+        slot: ReplySlot | None,
+        deadline: float | None,
+        sender: PeerId,
+        trace: str | None = None,
     ) -> bool:
         """See `Inbound.deliver_nowait`."""
         if path == CONTROL_PATH:
@@ -110,7 +117,7 @@ class ChildSystem(System):
             slot = self._note(slot)
             if sender == self.parent:
                 sender = _NOBODY  # the parent names a far sender; what it hands on without one came from its own actors
-        return super().deliver_nowait(path, message, slot=slot, deadline=deadline, sender=sender)
+        return super().deliver_nowait(path, message, slot=slot, deadline=deadline, sender=sender, trace=trace)
 
     def dead_letter(self, path: str, message: Any, reason: str) -> None:
         """Count a message that the ended actor never began: the parent keeps it. Others are dead letters here."""

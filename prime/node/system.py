@@ -53,7 +53,7 @@ async def open_system(
     identity = _key(key)
     system.process_host = _LazyProcesses(system, identity)
     if transport is not None:
-        system.network = Links(transport, identity, limits=limits, emit=system.emit, version=version)
+        system.network = Links(transport, identity, limits=limits, emit=system.emit, version=version, tracer=tracer)
     async with one_error(), trio.open_nursery() as nursery:
         await nursery.start(system.serve)
         try:

@@ -197,12 +197,13 @@ class Carrier:
         slot: ReplySlot,
         *,
         sender: str | None = None,
+        trace: str | None = None,
         numbered: tuple[int, int, int] | None = None,
     ) -> int:
         """Submit a tell; `slot` is answered with `None` once it is on its way. Returns the token to withdraw it by."""
         token = self._next_token()
         self._slots[token] = (slot, None)
-        self.feed(core.Submit(token, path, body, payloads, body[0], None, sender, None, numbered))
+        self.feed(core.Submit(token, path, body, payloads, body[0], None, sender, trace, numbered))
         return token
 
     def ask(
@@ -215,11 +216,12 @@ class Carrier:
         timeout_s: float,
         *,
         sender: str | None = None,
+        trace: str | None = None,
     ) -> int:
         """Submit an ask of the message class `kind`; `slot` gets its answer. Returns the token to withdraw it by."""
         token = self._next_token()
         self._slots[token] = (slot, kind)
-        self.feed(core.Submit(token, path, body, payloads, body[0], timeout_s, sender))
+        self.feed(core.Submit(token, path, body, payloads, body[0], timeout_s, sender, trace))
         self._hurry()
         return token
 
@@ -385,9 +387,9 @@ class Carrier:
         if command.numbered is not None:
             self._deliver_numbered(command, command.numbered, message)
             return
-        sender = self._sender(command)
-        if not self._offer(command.target, message, slot, command.deadline, sender) and self._nursery is not None:
-            self._nursery.start_soon(self._deliver_when_room, command.target, message, slot, command.deadline, sender)
+        rest = command.target, message, slot, command.deadline, self._sender(command), command.trace
+        if not self._offer(*rest) and self._nursery is not None:
+            self._nursery.start_soon(self._deliver_when_room, *rest)
         else:
             self.feed(core.Taken(command.target))
 
@@ -398,18 +400,34 @@ class Carrier:
             raise DecodeError(f"{type(message).__name__} is no ask", hint="Send it with `tell`.")
         return _Slot(self, command.correlation, type(message))
 
-    def _offer(self, target: str, message: Any, slot: _Slot | None, deadline: float | None, sender: PeerId) -> bool:
+    def _offer(
+        self,
+        target: str,
+        message: Any,
+        slot: _Slot | None,
+        deadline: float | None,
+        sender: PeerId,
+        trace: str | None = None,
+    ) -> bool:
         try:
-            return self._inbound.deliver_nowait(target, message, slot=slot, deadline=deadline, sender=sender)
+            return self._inbound.deliver_nowait(
+                target, message, slot=slot, deadline=deadline, sender=sender, trace=trace
+            )
         except PrimeError as error:
             _fail(slot, error)
             return True
 
     async def _deliver_when_room(
-        self, target: str, message: Any, slot: _Slot | None, deadline: float | None, sender: PeerId
+        self,
+        target: str,
+        message: Any,
+        slot: _Slot | None,
+        deadline: float | None,
+        sender: PeerId,
+        trace: str | None = None,
     ) -> None:
         try:
-            await self._inbound.deliver(target, message, slot=slot, deadline=deadline, sender=sender)
+            await self._inbound.deliver(target, message, slot=slot, deadline=deadline, sender=sender, trace=trace)
         except PrimeError as error:
             _fail(slot, error)
         self.feed(core.Taken(target))
@@ -437,7 +455,7 @@ class Carrier:
         series, number, _ = numbered
         try:
             if not self._inbound.deliver_nowait(
-                command.target, message, slot=None, deadline=None, sender=self._sender(command)
+                command.target, message, slot=None, deadline=None, sender=self._sender(command), trace=command.trace
             ):
                 if self._nursery is not None:
                     self._nursery.start_soon(self._deliver_numbered_when_room, command, numbered, message)
@@ -463,7 +481,9 @@ class Carrier:
     ) -> None:
         receiver = self._owner.inbox(self.peer).receiver
         try:
-            await self._inbound.deliver(command.target, message, slot=None, deadline=None, sender=self._sender(command))
+            await self._inbound.deliver(
+                command.target, message, slot=None, deadline=None, sender=self._sender(command), trace=command.trace
+            )
         except PrimeError as error:
             self._not_taken(numbered, error)
         except BaseException:

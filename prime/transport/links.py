@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 import attrs
 import trio
 
-from prime.actor.contract import Clock, Inbound, PeerId
+from prime.actor.contract import Clock, Inbound, PeerId, Tracer
 from prime.actor.facts import DeadLetter
 from prime.actor.slots import Slot
 from prime.errors import (
@@ -91,9 +91,11 @@ class Links:
         clock: Clock | None = None,
         instance: int | None = None,
         vouched: bool = False,
+        tracer: Tracer | None = None,
     ) -> None:
         self._transport = transport
         self.vouched = vouched
+        self._tracer = tracer
         self._key = key
         self._limits = limits or LinkLimits()
         self._emit = emit or (lambda _fact: None)
@@ -341,7 +343,7 @@ class Links:
             await self._serving()[1].deliver(path, message, slot=None, deadline=None, sender=peer)
         else:
             self._serving()
-            await self._post.tell(peer, path, message)
+            await self._post.tell(peer, path, message, None if self._tracer is None else self._context(path, message))
 
     async def flush(self, peer: PeerId, path: str, *, timeout_s: float) -> None:
         """See `Network.flush`."""
@@ -503,8 +505,9 @@ class Links:
         payloads: list[memoryview] = []
         body = to_plain(message, payloads)
         carrier = self._up.get(peer)
-        if carrier is None or payloads or not carrier.tell_now(path, type(message), body):
-            await self.submit(carrier or await self.link_to(peer), path, body, payloads)
+        trace = None if self._tracer is None else self._context(path, message)
+        if carrier is None or payloads or trace or not carrier.tell_now(path, type(message), body):
+            await self.submit(carrier or await self.link_to(peer), path, body, payloads, trace=trace)
         self._tells += 1
         if self._tells >= TELLS_PER_TURN:
             self._tells = 0
@@ -517,10 +520,12 @@ class Links:
         body: list[Any],
         payloads: list[memoryview],
         numbered: tuple[int, int, int] | None = None,
+        *,
+        trace: str | None = None,
     ) -> None:
         """Send a tell, waiting until it is on its way."""
         receipt = Receipt()
-        token = carrier.submit(path, body, payloads, receipt, numbered=numbered)
+        token = carrier.submit(path, body, payloads, receipt, trace=trace, numbered=numbered)
         if not receipt.done:
             try:
                 await receipt.wait()
@@ -542,13 +547,19 @@ class Links:
             carrier = await self._link_in_time(peer, path, timeout_s)
             timeout_s -= trio.current_time() - started
         slot = Slot()
-        token = 0 if payloads else carrier.ask_now(path, type(message), body, slot, timeout_s)
+        trace = None if self._tracer is None else self._context(path, message)
+        token = 0 if payloads or trace else carrier.ask_now(path, type(message), body, slot, timeout_s)
         if not token:
-            token = carrier.ask(path, body, payloads, slot, type(message), timeout_s)
+            token = carrier.ask(path, body, payloads, slot, type(message), timeout_s, trace=trace)
         try:
             return await slot.wait()
         finally:
             carrier.withdraw(token)
+
+    def _context(self, path: str, message: Any) -> str | None:
+        """Return what the tracer lets travel with a message; one that no frame may carry is left out."""
+        trace = None if self._tracer is None else self._tracer.sending(path, type(message).__name__)
+        return trace if trace is None or len(trace) <= fr.PATH_CHARS_MAX else None
 
     async def _link_in_time(self, peer: PeerId, path: str, timeout_s: float) -> Carrier:
         with trio.move_on_after(timeout_s):

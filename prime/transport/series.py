@@ -57,6 +57,8 @@ class Sending(Protocol):
         body: list[Any],
         payloads: list[memoryview],
         numbered: tuple[int, int, int] | None = None,
+        *,
+        trace: str | None = None,
     ) -> None:
         """Send a tell, waiting until it is on its way."""
         ...
@@ -74,6 +76,7 @@ class _Letter:
     body: list[Any]
     payloads: list[memoryview]
     size_bytes: int
+    trace: str | None
 
 
 class Post:
@@ -93,9 +96,9 @@ class Post:
         self._series: dict[PeerId, dict[str, _Series]] = {}
         self._ids = itertools.count(1)
 
-    async def tell(self, peer: PeerId, path: str, message: Any) -> None:
+    async def tell(self, peer: PeerId, path: str, message: Any, trace: str | None = None) -> None:
         """Return when the message is kept; wait while the window of its series is full."""
-        letter = _letter(message)
+        letter = _letter(message, trace)
         series = self._series_for(peer, path)
         try:
             await series.keep(letter)
@@ -333,7 +336,9 @@ class _Series:
         numbered = (self.id, number, self._core.oldest)
         try:
             with trio.move_on_after(self._left_s()):
-                await self._network.submit(carrier, self.path, letter.body, letter.payloads, numbered)
+                await self._network.submit(
+                    carrier, self.path, letter.body, letter.payloads, numbered, trace=letter.trace
+                )
                 self.feed(core.Sent(number))
         except LinkLostError as error:
             self.feed(core.Trouble(str(error)))
@@ -354,10 +359,10 @@ class _Series:
             await self._changed.wait()
 
 
-def _letter(message: Any) -> _Letter:
+def _letter(message: Any, trace: str | None) -> _Letter:
     """Encode a message so that its sender may use its buffers again."""
     payloads: list[memoryview] = []
     body = to_plain(message, payloads)
     own = [payload if isinstance(payload.obj, bytes) else memoryview(bytes(payload)) for payload in payloads]
     size_bytes = len(encode_body(type(message), body)) + sum(payload.nbytes for payload in own)
-    return _Letter(type(message).__name__, body, own, size_bytes)
+    return _Letter(type(message).__name__, body, own, size_bytes, trace)

@@ -77,6 +77,7 @@ class Mailbox:
         self.handle = handle
         self.got: list[Any] = []
         self.senders: list[str] = []
+        self.traces: list[str | None] = []
         self.slots: list[ReplySlot] = []
         self.deadlines: list[float | None] = []
         self.changed = trio.Event()
@@ -113,20 +114,35 @@ class Node:
         return self.boxes[path]
 
     def deliver_nowait(
-        self, path: str, message: Any, *, slot: ReplySlot | None, deadline: float | None, sender: PeerId
+        self,
+        path: str,
+        message: Any,
+        *,
+        slot: ReplySlot | None,
+        deadline: float | None,
+        sender: PeerId,
+        trace: str | None = None,
     ) -> bool:
         box = self.box(path)
         if box.room < 1:
             return False
         box.senders.append(sender)
+        box.traces.append(trace)
         box.deadlines.append(deadline)
         box.put(message, slot)
         return True
 
     async def deliver(
-        self, path: str, message: Any, *, slot: ReplySlot | None, deadline: float | None, sender: PeerId
+        self,
+        path: str,
+        message: Any,
+        *,
+        slot: ReplySlot | None,
+        deadline: float | None,
+        sender: PeerId,
+        trace: str | None = None,
     ) -> None:
-        while not self.deliver_nowait(path, message, slot=slot, deadline=deadline, sender=sender):
+        while not self.deliver_nowait(path, message, slot=slot, deadline=deadline, sender=sender, trace=trace):
             await self.box(path).changed.wait()
 
     def decoded(self, decode: Callable[..., Any], *args: Any) -> Any:
@@ -1086,3 +1102,33 @@ async def test_frames_written_past_the_writer_keep_their_order_and_their_bytes(
         pair.assert_no_leak()
         sent, received = sum(a.sent_bytes.values()), sum(b.received_bytes.values())
         assert sent == received > 0
+
+
+class Marks:
+    """A tracer that numbers what is sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+
+    def sending(self, path: str, kind: str) -> str | None:
+        self.sent.append(f"{kind} {path}")
+        return None if kind == "Bulk" else f"mark-{len(self.sent)}" + "x" * (1000 if kind == "Fetch" else 0)
+
+    def handling(self, path: str, kind: str, trace: str | None) -> contextlib.AbstractContextManager[object]:
+        raise AssertionError("the links hand it on, the runtime handles")
+
+
+async def test_the_context_of_a_trace_travels_with_each_kind_of_message(autojump_clock: Any) -> None:
+    tracer = Marks()
+    async with swarm(tracer=tracer) as pair:
+        a, b = pair.links
+        box = pair.nodes[1].boxes["/t"] = Mailbox(handle=lambda m: b"x" if isinstance(m, Fetch) else 2)
+        await a.tell(b.peer, "/t", Note(1))
+        await a.tell(b.peer, "/t", Note(2))
+        assert await a.ask(b.peer, "/t", Double(1), timeout_s=5) == 2
+        await a.tell_reliably(b.peer, "/t", Note(3))
+        await a.flush(b.peer, "/t", timeout_s=5)
+        await a.tell(b.peer, "/t", Bulk(memoryview(b"")))  # the tracer leaves it out
+        await a.ask(b.peer, "/t", Fetch(1), timeout_s=5)  # longer than a frame may carry
+        assert box.traces == ["mark-1", "mark-2", "mark-3", "mark-4", None, None]
+        assert tracer.sent == ["Note /t", "Note /t", "Double /t", "Note /t", "Bulk /t", "Fetch /t"]
