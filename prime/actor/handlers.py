@@ -190,13 +190,20 @@ class Handled(Generic[M_contra]):
     """The plain functions among the handlers: called without a coroutine."""
     __prime_awaited__: ClassVar[dict[type, Callable[[Any, Any], Any]]] = {}
     """The coroutine functions among them."""
+    __prime_starts__: ClassVar[bool] = True
+    """Whether its `started` does anything, so that a task must run it."""
+    __prime_stops__: ClassVar[bool] = True
+    """Whether its `stopping` does anything."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.__prime_table__ = cls.handler_table()
         cls.__prime_inline__ = {kind: call for kind, (call, waits) in cls.__prime_table__.items() if not waits}
         cls.__prime_awaited__ = {kind: call for kind, (call, waits) in cls.__prime_table__.items() if waits}
-        missing = [kind.__name__ for kind in protocol_of(cls, _actor_root(cls)) if kind not in cls.__prime_table__]
+        root = _actor_root(cls)
+        cls.__prime_starts__ = getattr(cls, "started", None) is not getattr(root, "started", None)
+        cls.__prime_stops__ = getattr(cls, "stopping", None) is not getattr(root, "stopping", None)
+        missing = [kind.__name__ for kind in protocol_of(cls, root) if kind not in cls.__prime_table__]
         if missing:
             raise MessageError(
                 f"{cls.__qualname__} promises {', '.join(missing)} in its protocol but has no @on handler for it",

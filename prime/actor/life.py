@@ -139,7 +139,7 @@ class Life:
         self._asked = False
         self._broken: Exception | None = None
         self._closing = False
-        self._goodbye = type(actor).stopping is not _plain_stopping()
+        self._goodbye = type(actor).__prime_stops__
         self._releases: dict[int, tuple[object, Callable[[], None]]] | None = None
         self._scope: trio.CancelScope | None = None
         self._sides: set[trio.CancelScope] | None = None
@@ -181,7 +181,7 @@ class Life:
     @property
     def starts_plainly(self) -> bool:
         """Tell whether there is nothing to do in `started`, so that it needs no task yet."""
-        return type(self.actor).started is _plain_started()
+        return not type(self.actor).__prime_starts__
 
     def lie_dormant(self) -> None:
         """Wait for a message without a task."""
@@ -674,15 +674,3 @@ def check_value(value: CoroutineType[Any, Any, Any], actor: Any, message: Any) -
         "and returned a coroutine, which nobody awaits",
         hint="write `async def`, and await it there",
     )
-
-
-def _plain_started() -> Any:
-    from prime.actor.actor import Actor
-
-    return Actor.started
-
-
-def _plain_stopping() -> Any:
-    from prime.actor.actor import Actor
-
-    return Actor.stopping
