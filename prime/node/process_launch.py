@@ -38,9 +38,9 @@ class Child:
         return self._process.pid
 
     async def ended(self) -> None:
-        """Wait until it has ended; it stays a zombie, so that its id is nobody else's, until `reap`."""
+        """Wait until it has ended: with Linux's process descriptors, where it stays a zombie until `reap`, else in a thread."""
         if not hasattr(os, "pidfd_open"):
-            await trio.to_thread.run_sync(self._wait_as_zombie, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(self._process.wait, abandon_on_cancel=True)
             return
         try:
             descriptor = os.pidfd_open(self.pid)
@@ -51,15 +51,11 @@ class Child:
         finally:
             os.close(descriptor)
 
-    def _wait_as_zombie(self) -> None:
-        with contextlib.suppress(ChildProcessError):
-            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-
     async def reap(self) -> str:
         """Kill it and all of its group, collect it, and return how it ended: at most the kernel's own time."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-        with contextlib.suppress(ProcessLookupError):
+        if self._process.returncode is None:  # not collected, so its id is nobody else's
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
             self._process.kill()
         await self.ended()
         return how_ended(self._process.wait())

@@ -222,6 +222,19 @@ async def test_a_stop_is_in_order_and_a_stopped_process_is_killed_in_time() -> N
         assert not runs(pid)
 
 
+async def test_without_process_descriptors_a_thread_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS."""
+    monkeypatch.delattr(os, "pidfd_open")
+    a = actors()
+    async with pool() as (sup, _):
+        ref = await sup.spawn_process(a.Counter, "counter")
+        first = await ref.ask(a.GetPid(), timeout=WAIT_S)
+        with pytest.raises(ActorCrashedError, match="exit status 4"):
+            await ref.ask(a.Leave(4), timeout=WAIT_S)
+        assert await ref.ask(a.GetPid(), timeout=WAIT_S) != first
+        assert not runs(first)
+
+
 async def test_an_actor_that_stops_itself_ends_its_process_in_order() -> None:
     a = actors()
     async with pool() as (sup, facts):
