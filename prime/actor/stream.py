@@ -381,17 +381,18 @@ class _Taken(Generic[Item]):
         return self
 
     async def __anext__(self) -> Item:
+        if self._taken % TURN == TURN - 1:
+            await trio.lowlevel.checkpoint()
         while not self._buffer:
             if self._error is not None:
                 raise self._error
             if self._ended:
                 raise StopAsyncIteration
             await self._moved.wait()
+        item = self._buffer.popleft()
         self._taken += 1
         self._move()
-        if self._taken % TURN == 0:
-            await trio.lowlevel.checkpoint()
-        return self._buffer.popleft()
+        return item
 
     async def fill(self) -> None:
         """Pull items until the end, as far as the credit allows."""

@@ -150,9 +150,11 @@ both = pytest.mark.parametrize("kind", ["near", "far"])
 @pytest.mark.parametrize("credit", [1, 2, 32, 1000])
 async def test_all_items_come_once_and_in_order(kind: str, credit: int, autojump_clock: Clock) -> None:
     async with source(kind) as (system, ref, _):
+        started = trio.current_time()
         async with open_stream(ref, Count(500), timeout=5, credit=credit) as items:
             assert [item async for item in items] == list(range(500))
             assert [item async for item in items] == []  # it stays ended
+        assert trio.current_time() - started < 0.1  # nobody waited for a timeout on the way
         assert await settled(system, ref) == [500, 1, 0]
         async with open_stream(ref, Count(0), timeout=5) as items:
             assert [item async for item in items] == []
