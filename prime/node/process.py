@@ -34,11 +34,11 @@ from prime.node.process_limits import pair_limits
 from prime.node.process_messages import (
     CONTROL_PATH,
     ActorEnded,
+    Arrived,
     Failed,
     Progress,
     StartActor,
     StopActor,
-    Taken,
     Undelivered,
 )
 from prime.node.process_names import Target, pack_args, target_of
@@ -133,7 +133,7 @@ class ProcessActor(Relay[Any]):
         self._stopped = False
         self._killed = False
         self._cut = ""
-        self._taken: Taken | None = None
+        self._arrived: Arrived | None = None
         self._carrier: Carrier | None = None
         self._peer = PeerId("")
         self.process = 0
@@ -240,7 +240,7 @@ class ProcessActor(Relay[Any]):
         if self._carrier is None or self._final is not None:
             return
         try:
-            self._taken = await self._ask_child(StopActor())
+            self._arrived = await self._ask_child(StopActor())
             self._stopped = True
         except PrimeError:
             pass  # it died meanwhile; what it had in hand is settled with its process
@@ -333,13 +333,13 @@ class ProcessActor(Relay[Any]):
     def hear(self, message: Any, slot: ReplySlot | None) -> None:
         """Take a control message of the child's."""
         if isinstance(message, Progress):
-            self._window.took(message.taken)
+            self._window.hear(message.arrived)
             self._regulate()
         elif isinstance(message, Undelivered):
             self.ctx.system.emit(DeadLetter(message.path, message.kind, message.reason))
         elif isinstance(message, ActorEnded) and slot is not None:
             self._final = message
-            self._taken = message.taken
+            self._arrived = message.arrived
             self._said_ended.set()
             self.hold(held=True)
             slot.reply(None)
@@ -348,9 +348,9 @@ class ProcessActor(Relay[Any]):
 
     def _settle(self, how: str) -> None:
         """Give back what was never begun, and fail the rest."""
-        certain = self._taken is not None
-        if self._taken is not None:
-            self._window.took(self._taken)
+        certain = self._arrived is not None
+        if self._arrived is not None:
+            self._window.hear(self._arrived)
         untaken, asked = self._window.end()
         reason = self._why(how)
         for entry in asked:

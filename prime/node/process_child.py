@@ -24,18 +24,18 @@ import trio
 
 from prime.actor.contract import PeerId
 from prime.actor.facts import ActorFailed, ActorStopped, DeadLetter
-from prime.actor.mailbox import Mailbox
+from prime.actor.mailbox import Envelope, Mailbox
 from prime.actor.system import System
 from prime.errors import ActorUsageError, PrimeError
 from prime.node.process_limits import pair_limits
 from prime.node.process_messages import (
     CONTROL_PATH,
     ActorEnded,
+    Arrived,
     Failed,
     Progress,
     StartActor,
     StopActor,
-    Taken,
     Undelivered,
 )
 from prime.node.process_names import unpack_args
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from prime.actor.supervisor import Supervisor
 
 PAUSE_S = (0.001, 0.05)
-"""Between two looks at how far the actor is, while tells wait for it: the shortest and the longest."""
+"""Between two looks at how far the actor is, while messages wait for it: the shortest and the longest."""
 LOSSES_MAX = 256
 """Dead letters of which the parent has not been told yet."""
 TEXT_MAX = 4_000
@@ -69,12 +69,16 @@ class ChildSystem(System):
         super().__init__()
         self._control = control
         self._main = ""
-        self._delivered = Taken()
-        self._unbegun_tells = 0
+        self._tells = 0
+        self._ask = 0
+        self._open_asks = 0
+        self._numbers: dict[int, tuple[int, Any]] = {}
+        """The number of each tell, by the identity of its message, until it is known to be begun."""
+        self._unbegun_tells: list[int] = []
         self._unbegun_asks: list[int] = []
         self.failed: ActorFailed | None = None
         self.told = trio.Event()
-        """Set by each tell to the one actor."""
+        """Set by each message to the one actor."""
         self.ended = trio.Event()
         self.subscribe(self._observe)
 
@@ -82,20 +86,31 @@ class ChildSystem(System):
         """Count what the actor at `path` takes."""
         self._main = path
 
-    def taken(self) -> Taken:
-        """Return how far the actor is."""
-        delivered = self._delivered
+    def arrived(self) -> Arrived:
+        """Return what has come for the actor and waits; the message in hand counts as waiting until the actor ends."""
         if self.ended.is_set():
-            last = min(self._unbegun_asks) - 1 if self._unbegun_asks else delivered.ask
-            return Taken(delivered.tells - self._unbegun_tells, last)
+            return Arrived(self._tells, self._ask, tuple(self._unbegun_tells), tuple(self._unbegun_asks))
         cell = self._cells.get(self._main)
-        waiting = [] if cell is None else [entry for entry in cell.queue if entry.slot is None]
-        return Taken(delivered.tells - len(waiting), 0)
+        if cell is None:
+            return Arrived(self._tells, self._ask)
+        stash = list(cell.stash or ())
+        in_hand = cell.life.now if cell.life is not None else None
+        waiting = [*stash, *([in_hand] if type(in_hand) is Envelope else []), *cell.queue]
+        tells = {id(entry.message): number for entry in waiting if (number := self._numbers.get(id(entry.message)))}
+        asks = tuple(entry.slot.correlation for entry in waiting if type(entry.slot) is _MainSlot)
+        self._numbers = tells
+        return Arrived(self._tells, self._ask, tuple(number for number, _ in tells.values()), asks, len(stash))
 
-    @property
-    def delivered_tells(self) -> int:
-        """Return how many tells came for the actor."""
-        return self._delivered.tells
+    def is_news(self, now: Arrived, said: Arrived) -> bool:
+        """Tell whether the parent should hear of it: answers tell it of most asks."""
+        return _without_ask(now) != _without_ask(said) or self._open_asks > 0
+
+    def lost(self, fact: DeadLetter) -> None:
+        """Hear of a tell that is no message here: it has come all the same."""
+        if fact.path == self._main:
+            self._tells += 1
+            self.told.set()
+        self.emit(fact)
 
     def deliver_nowait(
         self,
@@ -114,7 +129,7 @@ class ChildSystem(System):
         if path == self._main:
             if self.ended.is_set():
                 return True  # never begun, and never counted: the parent keeps it
-            slot = self._note(slot)
+            slot = self._note(message, slot)
             if sender == self.parent:
                 sender = _NOBODY  # the parent names a far sender; what it hands on without one came from its own actors
         return super().deliver_nowait(path, message, slot=slot, deadline=deadline, sender=sender, trace=trace)
@@ -122,24 +137,30 @@ class ChildSystem(System):
     def dead_letter(self, path: str, message: Any, reason: str) -> None:
         """Count a message that the ended actor never began: the parent keeps it. Others are dead letters here."""
         if path == self._main and self._is_dead() and not self.ended.is_set():
-            self._unbegun_tells += 1
+            if id(message) in self._numbers:
+                self._unbegun_tells.append(self._numbers[id(message)][0])
         else:
             super().dead_letter(path, message, reason)
 
-    def _note(self, slot: Any) -> Any:
+    def _note(self, message: Any, slot: Any) -> Any:
+        self.told.set()
         if slot is None:
-            self._delivered = Taken(self._delivered.tells + 1, self._delivered.ask)
-            self.told.set()
+            self._tells += 1
+            self._numbers[id(message)] = (self._tells, message)
             return None
-        self._delivered = Taken(self._delivered.tells, slot.correlation)
+        self._ask = slot.correlation
+        self._open_asks += 1
         return _MainSlot(self, slot)
+
+    def answered(self) -> None:
+        """Count an ask that is over."""
+        self._open_asks -= 1
 
     def unbegun(self, correlation: int) -> bool:
         """Tell whether an ask fails because the actor died before it began: then the parent keeps it."""
         if not self._is_dead():
             return False
         self._unbegun_asks.append(correlation)
-        self._unbegun_tells -= 1  # its dead letter follows, and it is no tell
         return True
 
     def _is_dead(self) -> bool:
@@ -153,23 +174,36 @@ class ChildSystem(System):
             self.ended.set()
 
 
+def _without_ask(arrived: Arrived) -> tuple[Any, ...]:
+    return arrived.tells, arrived.waiting_tells, arrived.waiting_asks, arrived.aside
+
+
 class _MainSlot:
     """The slot of an ask for the one actor."""
 
-    __slots__ = ("_slot", "_system")
+    __slots__ = ("_done", "_slot", "_system", "correlation")
 
     def __init__(self, system: ChildSystem, slot: Any) -> None:
         self._system = system
         self._slot = slot
+        self._done = False
+        self.correlation: int = slot.correlation
 
     def reply(self, value: Any) -> None:
         """See `ReplySlot.reply`."""
+        self._finish()
         self._slot.reply(value)
 
     def fail(self, error: BaseException) -> None:
         """See `ReplySlot.fail`."""
-        if not self._system.unbegun(self._slot.correlation):
+        if not self._system.unbegun(self.correlation):
+            self._finish()
             self._slot.fail(error)
+
+    def _finish(self) -> None:
+        if not self._done:
+            self._done = True
+            self._system.answered()
 
 
 class Household:
@@ -210,7 +244,9 @@ class Household:
             self._nursery.start_soon(self._stop, slot)
 
     def _hear_of_link(self, fact: Any) -> None:
-        if isinstance(fact, LinkUp):
+        if isinstance(fact, DeadLetter):
+            self._system.lost(fact)
+        elif isinstance(fact, LinkUp):
             self._system.parent = fact.peer
         elif isinstance(fact, LinkDown):
             end(0)  # the parent is gone, or has let go: nothing here is worth waiting for
@@ -257,7 +293,7 @@ class Household:
             await trio.sleep_forever()  # the parent asked for it, and lets go
         failed = self._system.failed
         said = None if failed is None else _said(failed)
-        await self._tell_parent(ActorEnded(said, self._system.taken()), asks=True)
+        await self._tell_parent(ActorEnded(said, self._system.arrived()), asks=True)
 
     def _failed(self, error: BaseException) -> Failed:
         return failure(error, "started()")
@@ -266,24 +302,25 @@ class Household:
         self._stopping = True
         if self._supervisor is not None and self._ref is not None:
             await self._supervisor.stop(self._ref)
-        slot.reply(self._system.taken())
+        slot.reply(self._system.arrived())
 
     async def _report(self) -> None:
         """Tell the parent how far the actor is, soon after it has got there: looked at, so that no actor pays for it."""
         system = self._system
-        said = 0
+        said = Arrived()
         while True:
             await system.told.wait()
             system.told = trio.Event()
             pause_s, longest_s = PAUSE_S
-            while said < system.delivered_tells:
+            waits = True
+            while waits:
                 await trio.sleep(pause_s)
-                taken = system.taken()
-                if taken.tells > said:
-                    said, pause_s = taken.tells, PAUSE_S[0]
-                    await self._tell_parent(Progress(taken), asks=False)
-                else:
-                    pause_s = min(2 * pause_s, longest_s)
+                now = system.arrived()
+                pause_s = PAUSE_S[0] if now != said else min(2 * pause_s, longest_s)
+                if now != said and system.is_news(now, said):
+                    await self._tell_parent(Progress(now), asks=False)
+                said = now
+                waits = bool(now.waiting_tells or now.waiting_asks)
 
     async def _tell_parent(self, message: Any, *, asks: bool) -> None:
         parent = PeerId(self._system.parent)

@@ -20,11 +20,18 @@ class Failed:
 
 
 @record
-class Taken:
-    """How far the child's actor is: it took this many tells, and the asks up to this correlation."""
+class Arrived:
+    """What has come to the child's actor: so many tells, and the asks up to this correlation.
+
+    Of these, `waiting_tells` (by number, from 1) and `waiting_asks` (by correlation) were not begun; `aside` of them
+    are stashed.
+    """
 
     tells: int = 0
     ask: int = 0
+    waiting_tells: tuple[int, ...] = ()
+    waiting_asks: tuple[int, ...] = ()
+    aside: int = 0
 
 
 @message(tag=0x180)
@@ -44,7 +51,7 @@ class StartActor(Ask[Failed | None]):
 
 
 @message(tag=0x181)
-class StopActor(Ask[Taken]):
+class StopActor(Ask[Arrived]):
     """Stop the actor in order; answered when its `stopping` has returned."""
 
 
@@ -53,14 +60,14 @@ class ActorEnded(Ask[None]):
     """The child's actor ended, in order if nothing failed; the process ends when this is answered."""
 
     failed: Failed | None
-    taken: Taken
+    arrived: Arrived
 
 
 @message(tag=0x183)
 class Progress:
-    """Tells were taken."""
+    """The actor has begun more of what came."""
 
-    taken: Taken
+    arrived: Arrived
 
 
 @message(tag=0x184)

@@ -237,6 +237,32 @@ class Swapper(Actor[Swap | WhoAsks]):
         return "swapper"
 
 
+class Patient(Actor[Add | Total | Boom]):
+    """Stashes what it is told until it is asked; fails when told to, with all of it stashed."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        self.asked = False
+
+    @on(Add)
+    def add(self, m: Add) -> None:
+        if self.asked or m.number >= 100:
+            self.numbers.append(m.number)
+        else:
+            self.ctx.stash()
+
+    @on(Boom)
+    def boom(self, m: Boom) -> None:
+        raise ValueError(m.text)
+
+    @on(Total)
+    def total(self, _: Total) -> tuple[int, ...]:
+        first, self.asked = not self.asked, True
+        if first:
+            self.ctx.unstash_all()
+        return tuple(self.numbers)
+
+
 class Slow(Actor[Total]):
     """Never starts."""
 

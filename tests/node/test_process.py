@@ -145,6 +145,41 @@ async def test_messages_that_were_not_begun_survive_a_crash_and_none_runs_twice(
         assert len(facts.of(ActorFailed)) == 1
 
 
+@prime.message(tag=0x71F0)
+class Unknown:
+    """A message whose class the child never imports."""
+
+
+async def test_what_the_child_cannot_read_is_a_dead_letter_and_puts_nothing_out_of_step() -> None:
+    a = actors()
+    async with pool() as (sup, facts):
+        ref: Ref[Any] = await sup.spawn_process(a.Counter, "counter")
+        await ref.tell(a.Nap(0.1))
+        await ref.tell(a.Add(-1))
+        for _n in range(3):
+            await ref.tell(Unknown())
+        await ref.tell(a.Boom("once"))
+        for number in range(10):
+            await ref.tell(a.Add(number))
+        assert await ref.ask(a.Total(), timeout=WAIT_S) == tuple(range(10))
+        await facts.until(lambda: len(facts.of(DeadLetter)) == 3)
+        assert {fact.path for fact in facts.of(DeadLetter)} == {"/pool/counter"}
+
+
+@pytest.mark.parametrize("window", [1, 512])
+async def test_what_is_stashed_when_the_actor_crashes_is_kept(window: int) -> None:
+    a = actors()
+    async with pool() as (sup, facts):
+        ref: Ref[Any] = await sup.spawn_process(a.Patient, "patient", window=window)
+        for number in (1, 100, 2):
+            await ref.tell(a.Add(number))
+        with pytest.raises(ActorCrashedError):
+            await ref.ask(a.Boom("now"), timeout=WAIT_S)
+        await ref.ask(a.Total(), timeout=WAIT_S)  # the fresh one stashes both anew, and takes them back
+        assert await ref.ask(a.Total(), timeout=WAIT_S) == (1, 2)
+        assert not facts.of(DeadLetter)
+
+
 @pytest.mark.parametrize(("status", "words"), [(3, "exit status 3"), (0, "exit status 0"), (-15, "signal SIGTERM")])
 async def test_a_process_that_leaves_is_a_failure_that_says_how(status: int, words: str) -> None:
     a = actors()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import prime
-from prime.node.process_messages import Taken
+from prime.node.process_messages import Arrived
 from prime.node.process_names import pack_args, unpack_args
 from prime.node.process_window import Flight, Window
 
@@ -20,17 +20,18 @@ class Parcel:
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> tuple[list[bool], int, set[int]]:
-    """Return which entries are asks, how many of them the child took, and which asks among those it answered."""
+def histories(draw: st.DrawFn) -> tuple[list[bool], int, set[int], set[int]]:
+    """Return which entries are asks, how many arrived, which of those wait, and which of the begun asks are over."""
     asks = draw(st.lists(st.booleans(), max_size=40))
-    taken = draw(st.integers(0, len(asks)))
-    answered = draw(st.sets(st.integers(0, max(taken - 1, 0)))) if taken else set()
-    return asks, taken, {index for index in answered if asks[index]}
+    arrived = draw(st.integers(0, len(asks)))
+    among = st.sets(st.integers(0, arrived - 1)) if arrived else st.just(set[int]())
+    waiting, answered = draw(among), draw(among)
+    return asks, arrived, waiting, {index for index in answered - waiting if asks[index]}
 
 
 @given(histories())
-def test_what_was_not_taken_is_given_back_in_order_and_asks_taken_without_an_answer_are_in_doubt(history: Any) -> None:
-    asks, taken, answered = history
+def test_what_was_not_begun_is_given_back_in_order_and_asks_begun_without_an_answer_are_in_doubt(history: Any) -> None:
+    asks, arrived, waiting, answered = history
     window = Window()
     flights: list[Flight] = []
     for index, is_ask in enumerate(asks):
@@ -40,13 +41,29 @@ def test_what_was_not_taken_is_given_back_in_order_and_asks_taken_without_an_ans
         flights.append(flight)
     for index in answered:
         window.answered(flights[index])
-    tells = sum(not is_ask for is_ask in asks[:taken])
-    last_ask = max((10 * index + 1 for index in range(taken) if asks[index]), default=0)
-    window.took(Taken(tells, last_ask))
-    untaken, asked = window.end()
-    assert untaken == list(range(taken, len(asks)))
-    assert sorted(asked) == [index for index in range(taken) if asks[index] and index not in answered]
+    window.hear(
+        Arrived(
+            sum(not is_ask for is_ask in asks[:arrived]),
+            max((10 * index + 1 for index in range(arrived) if asks[index]), default=0),
+            tuple(flights[index].index for index in waiting if not asks[index]),
+            tuple(flights[index].token for index in waiting if asks[index]),
+        )
+    )
+    back, asked = window.end()
+    assert back == sorted(waiting) + list(range(arrived, len(asks)))
+    assert sorted(asked) == [i for i in range(arrived) if asks[i] and i not in waiting | answered]
     assert window.end() == ([], [])
+
+
+def test_what_is_stashed_is_kept_and_not_in_the_way() -> None:
+    window = Window(1)
+    window.add_tell("stashed")
+    assert window.full
+    window.hear(Arrived(1, 0, (1,), (), 1))
+    assert not window.full
+    window.add_tell("next")
+    assert window.full
+    assert window.end() == (["stashed", "next"], [])
 
 
 def test_a_window_is_full_at_its_size_and_has_room_again_when_the_child_took_something() -> None:
@@ -60,7 +77,7 @@ def test_a_window_is_full_at_its_size_and_has_room_again_when_the_child_took_som
     assert not window.full
     window.add_tell("tell")
     assert window.full
-    window.took(Taken(tells=1))
+    window.hear(Arrived(tells=1))
     assert not window.full
 
 
@@ -69,7 +86,7 @@ def test_a_tell_that_never_left_is_not_counted() -> None:
     window.add_tell("first")
     window.recall(window.add_tell("never left"))
     window.add_tell("second")
-    window.took(Taken(tells=1))
+    window.hear(Arrived(tells=1))
     assert window.end() == (["second"], [])
 
 
