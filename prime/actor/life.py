@@ -272,15 +272,16 @@ class Life:
         try:
             await self._handle_some(min(len(cell.queue), BURST), timing, begun)
         except ANSWERS as answer:
-            if not isinstance(self.now, Ask):
+            message = self.now.message if type(self.now) is Envelope else self.now
+            if not isinstance(message, Ask):
                 raise
-            cell.system.dead_letter(cell.path, self.now, f"answered with {type(answer).__name__}, and nobody asked")
+            cell.system.dead_letter(cell.path, message, f"answered with {type(answer).__name__}, and nobody asked")
             cell.handled += 1
         self.now = None
 
     async def _handle_some(self, count: int, timing: Timing | None, begun: float) -> None:
         cell, actor, queue = self.cell, self.actor, self.cell.queue
-        take, handler_of = queue.popleft, type(actor).__prime_inline__.get
+        take, handler_of, traced = queue.popleft, type(actor).__prime_inline__.get, cell.system.tracer is not None
         handled = 0
         try:
             for handled in range(count):  # noqa: B007 - what a crash in the middle leaves is the number before it
@@ -294,10 +295,12 @@ class Life:
                     value = handler(actor, entry)
                     if value is not None and type(value) is CoroutineType:
                         check_value(value, actor, entry)
-                elif type(entry) is Envelope:
+                elif type(entry) is not Envelope:
+                    await self._handle_other(entry)
+                elif traced or (handler := handler_of(type(entry.message))) is None:
                     await self._answer(entry)
                 else:
-                    await self._handle_other(entry)
+                    self._answer_plainly(entry, handler)
                 if timing is not None:
                     timing.took(trio.current_time() - begun)
                     timing = None
@@ -361,27 +364,52 @@ class Life:
         return value
 
     async def _answer(self, entry: Envelope) -> None:
-        """Handle an envelope: an ask, or a message that came with a sender or a trace."""
-        cell, message, slot = self.cell, entry.message, entry.slot
-        if entry.deadline is not None and entry.deadline <= trio.current_time():
-            cell.system.dead_letter(cell.path, message, "its deadline passed before it was run")
-            if slot is not None:
-                slot.fail(DeadlineError(f"the ask waited in the mailbox of {cell.path} past its deadline"))
+        """Handle an envelope whose handler waits, is traced, or is missing."""
+        if self._came_too_late(entry):
             return
-        if type(slot) is Slot and slot.done:
-            cell.system.dead_letter(cell.path, message, "whoever asked has given up")
-            return
+        message = entry.message
         handler = self._handler(type(message))
         if handler is None:
-            self._refuse(message, slot)
+            self._refuse(message, entry.slot)
             return
         self.kept = False
-        tracer = cell.system.tracer
+        tracer = self.cell.system.tracer
         if tracer is not None:
-            with tracer.handling(cell.path, kind_of(message), entry.trace):
-                await self._settle(handler, message, slot)
+            with tracer.handling(self.cell.path, kind_of(message), entry.trace):
+                await self._settle(handler, message, entry.slot)
         else:
-            await self._settle(handler, message, slot)
+            await self._settle(handler, message, entry.slot)
+
+    def _answer_plainly(self, entry: Envelope, handler: Callable[[Any, Any], Any]) -> None:
+        """As `_answer`, for a plain handler and without a coroutine."""
+        if self._came_too_late(entry):
+            return
+        message, slot = entry.message, entry.slot
+        self.kept = False
+        try:
+            value = handler(self.actor, message)
+            if type(value) is CoroutineType:
+                check_value(value, self.actor, message)
+        except ANSWERS as answer:
+            if slot is None:
+                raise
+            slot.fail(answer)
+        else:
+            if slot is not None and not self.kept:
+                slot.reply(value)
+
+    def _came_too_late(self, entry: Envelope) -> bool:
+        """Tell whether nobody waits for an ask any more; then it is not run."""
+        cell, slot = self.cell, entry.slot
+        if entry.deadline is not None and entry.deadline <= trio.current_time():
+            cell.system.dead_letter(cell.path, entry.message, "its deadline passed before it was run")
+            if slot is not None:
+                slot.fail(DeadlineError(f"the ask waited in the mailbox of {cell.path} past its deadline"))
+            return True
+        if type(slot) is Slot and slot.done:
+            cell.system.dead_letter(cell.path, entry.message, "whoever asked has given up")
+            return True
+        return False
 
     async def _settle(self, handler: tuple[Callable[[Any, Any], Any], bool], message: Any, slot: Any) -> None:
         if slot is None:

@@ -144,6 +144,22 @@ async def test_what_far_nodes_may_send_by_path_can_be_limited(autojump_clock: Cl
         assert await far.ask(Get(), timeout=5) == []
 
 
+async def test_a_far_question_that_is_told_and_refused_crashes_nobody(autojump_clock: Clock) -> None:
+    class Strict(Actor[Get]):
+        @on(Get)
+        def get(self, _: Get) -> list[str]:
+            raise RefusedError("not today")
+
+    async with two() as (here, there), here.supervisor("h") as h:
+        await h.spawn(Strict, "strict")
+        far: Ref[Any] = there.ref(here.peer, "/h/strict", Strict)
+        await far.tell(Get())
+        with pytest.raises(RefusedError, match="not today"):
+            await far.ask(Get(), timeout=5)
+        assert here.tree()[0].children[0].restarts == 0
+        assert here.dead_letters == 1
+
+
 async def test_narrow_here_refuses_at_once(autojump_clock: Clock) -> None:
     async with open_system(seed=0) as system, system.supervisor("s") as sup:
         store = await sup.spawn(Store, "store")
