@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from prime.actor import pipeline as pipeline
     from prime.actor import streams as streams
     from prime.errors import PrimeError as PrimeError
-    from prime.node.process_output import ProcessPrinted as ProcessPrinted
     from prime.node.system import open_system as open_system
     from prime.node.training import open_trainer as open_trainer
+    from prime.process.output import ProcessPrinted as ProcessPrinted
     from prime.store import MemoryEventStore as MemoryEventStore
     from prime.store import SqliteEventStore as SqliteEventStore
     from prime.trainer.metadata import ModelMetadata as ModelMetadata
@@ -82,7 +82,7 @@ _HOMES = {
     "Persistent": "prime.actor",
     "Portal": "prime.actor",
     "PrimeError": "prime.errors",
-    "ProcessPrinted": "prime.node.process_output",
+    "ProcessPrinted": "prime.process.output",
     "Ref": "prime.actor",
     "ReliableRef": "prime.actor",
     "Restart": "prime.actor",

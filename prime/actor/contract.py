@@ -180,7 +180,7 @@ class Network(Protocol):
 
 
 class ProcessHost(Protocol):
-    """How the runtime starts actors in processes of their own. One per system; `node/process.py` implements it."""
+    """How the runtime starts actors in processes of their own. One per system; `process/host.py` implements it."""
 
     def factory(self, actor: str | Callable[..., Any], options: ProcessOptions) -> Callable[[], Any]:
         """Return a factory of relays, each of which is one child process in which `actor(*args)` lives.

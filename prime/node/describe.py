@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from prime.actor import System
-from prime.node.process_network import Routes
 from prime.observe.messages import MemberStatus, NodeStatus, RoundStatus, RunStatus
 from prime.observe.status import supervisor_status
+from prime.process.network import Routes
 from prime.transport.links import Links
 from prime.version import __version__
 

@@ -71,7 +71,7 @@ class _LazyProcesses:
 
     def factory(self, actor: str | Callable[..., Any], options: ProcessOptions) -> Callable[[], Any]:
         """See `ProcessHost.factory`."""
-        from prime.node.process import Processes
+        from prime.process.host import Processes
 
         host = self._system.process_host = Processes(self._system, self._key)
         return host.factory(actor, options)

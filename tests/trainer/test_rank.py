@@ -17,7 +17,7 @@ pytest.importorskip("torch")
 
 from prime import open_system
 from prime.errors import ConfigError, LocalProtocolError, RunFailedError
-from prime.node.process_output import TAIL_BYTES
+from prime.process.output import TAIL_BYTES
 from prime.trainer import rank as rank_module
 from prime.trainer.metadata import TrainingConfig
 from prime.trainer.rank import RankWorker, open_rank

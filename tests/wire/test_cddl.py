@@ -211,6 +211,7 @@ def test_tags_of_primes_own_are_in_the_ranges_of_their_rooms() -> None:
     ranges = {"observe": (0x080, 0x0FF), "trainer": (0x100, 0x1FF), "store": (0x200, 0x2FF), "dht": (0x300, 0x3FF)}
     ranges |= {
         "actor": (0x001, 0x07F),
+        "process": (0x001, 0x07F),
         "transport": (0x001, 0x07F),
         "consensus": (0x400, 0x4FF),
         "coordinator": (0x500, 0x5FF),

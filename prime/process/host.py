@@ -29,9 +29,9 @@ from prime.errors import (
     PrimeError,
     UnreachableError,
 )
-from prime.node.process_launch import Child, launch
-from prime.node.process_limits import pair_limits
-from prime.node.process_messages import (
+from prime.process.launch import Child, launch
+from prime.process.limits import pair_limits
+from prime.process.messages import (
     CONTROL_PATH,
     ActorEnded,
     Arrived,
@@ -41,10 +41,10 @@ from prime.node.process_messages import (
     StopActor,
     Undelivered,
 )
-from prime.node.process_names import Target, pack_args, target_of
-from prime.node.process_network import Routes
-from prime.node.process_output import Output
-from prime.node.process_window import WINDOW, Flight, Window
+from prime.process.names import Target, pack_args, target_of
+from prime.process.network import Routes
+from prime.process.output import Output
+from prime.process.window import WINDOW, Flight, Window
 from prime.transport.carrier import Carrier, Receipt
 from prime.transport.facts import LinkDown
 from prime.transport.identity import KeyPair

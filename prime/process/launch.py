@@ -21,7 +21,7 @@ import trio
 
 from prime.errors import UnreachableError
 
-ENTRY = Path(__file__).with_name("process_entry.py")
+ENTRY = Path(__file__).with_name("entry.py")
 
 
 class Child:

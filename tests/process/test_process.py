@@ -25,7 +25,7 @@ from prime.errors import (
     LocalProtocolError,
     NoSuchActorError,
 )
-from prime.node.process_output import ProcessPrinted
+from prime.process.output import ProcessPrinted
 
 WAIT_S = 30
 """For a busy machine; what is meant is far below a second."""

@@ -1,6 +1,6 @@
 """The first thing a child process runs, as a file: bind its life to its parent's before anything slow is imported.
 
-`python process_entry.py --fd N --parent PID`. A parent that is killed while its child is stopped takes it along only
+`python entry.py --fd N --parent PID`. A parent that is killed while its child is stopped takes it along only
 once the death signal is set; so that comes some milliseconds after the start of the interpreter, not after Trio's import.
 """
 
@@ -27,7 +27,7 @@ def main() -> None:
     """Run the child process; the arguments are `--fd N --parent PID`."""
     _, _, descriptor, _, parent = sys.argv
     die_with(int(parent))
-    from prime.node.process_child import live
+    from prime.process.child import live
 
     live(int(descriptor))
 

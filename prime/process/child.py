@@ -1,4 +1,4 @@
-"""A child process in which one actor lives, started by its parent through `process_entry.py`.
+"""A child process in which one actor lives, started by its parent through `entry.py`.
 
 It runs a whole system whose network is the pair to its parent. It ends when its actor has ended, and at once when the
 parent is gone: by the kernel's death signal (also while it is stopped), or by the end of the pair.
@@ -27,8 +27,8 @@ from prime.actor.facts import ActorFailed, ActorStopped, DeadLetter
 from prime.actor.mailbox import Envelope, Mailbox
 from prime.actor.system import System
 from prime.errors import ActorUsageError, PrimeError
-from prime.node.process_limits import pair_limits
-from prime.node.process_messages import (
+from prime.process.limits import pair_limits
+from prime.process.messages import (
     CONTROL_PATH,
     ActorEnded,
     Arrived,
@@ -38,8 +38,8 @@ from prime.node.process_messages import (
     StopActor,
     Undelivered,
 )
-from prime.node.process_names import unpack_args
-from prime.node.process_window import WINDOW
+from prime.process.names import unpack_args
+from prime.process.window import WINDOW
 from prime.transport.facts import LinkDown, LinkUp
 from prime.transport.identity import KeyPair
 from prime.transport.links import Links
@@ -382,7 +382,7 @@ def _exit_status(code: Any) -> int:
 
 
 def live(descriptor: int) -> NoReturn:
-    """Be a child process whose end of the pair is `descriptor`; `process_entry.py` calls it."""
+    """Be a child process whose end of the pair is `descriptor`; `entry.py` calls it."""
     faulthandler.enable()
     signal.signal(
         signal.SIGINT, lambda *_: None

@@ -34,7 +34,7 @@ class Arrived:
     aside: int = 0
 
 
-@message(tag=0x180)
+@message(tag=0x050)
 class StartActor(Ask[Failed | None]):
     """Import `module` (or run the script), call `factory` in it with `args`, and let the actor live at `path`.
 
@@ -50,12 +50,12 @@ class StartActor(Ask[Failed | None]):
     shutdown_s: float
 
 
-@message(tag=0x181)
+@message(tag=0x051)
 class StopActor(Ask[Arrived]):
     """Stop the actor in order; answered when its `stopping` has returned."""
 
 
-@message(tag=0x182)
+@message(tag=0x052)
 class ActorEnded(Ask[None]):
     """The child's actor ended, in order if nothing failed; the process ends when this is answered."""
 
@@ -63,14 +63,14 @@ class ActorEnded(Ask[None]):
     arrived: Arrived
 
 
-@message(tag=0x183)
+@message(tag=0x053)
 class Progress:
     """The actor has begun more of what came."""
 
     arrived: Arrived
 
 
-@message(tag=0x184)
+@message(tag=0x054)
 class Undelivered:
     """A message became a dead letter in the child; `kind` is its class name, never its content."""
 

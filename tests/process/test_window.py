@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import prime
-from prime.node.process_messages import Arrived
-from prime.node.process_names import pack_args, unpack_args
-from prime.node.process_window import Flight, Window
+from prime.process.messages import Arrived
+from prime.process.names import pack_args, unpack_args
+from prime.process.window import Flight, Window
 
 
 @prime.message(tag=0x7190)

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from prime.node.process_messages import Arrived
+from prime.process.messages import Arrived
 
 WINDOW = 512
 """Messages handed on and not known to be begun, at most."""
