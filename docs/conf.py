@@ -1,4 +1,4 @@
-"""How the pages are built. The reference of the configuration is written from its schema first, so it cannot differ."""
+"""How the pages are built. What the reference pages list is written from the code first, so it cannot differ."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ project_copyright = author
 release = version = prime.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.doctest"]
-exclude_patterns = ["_build", "reference/configuration_keys.md", "reference/error_classes.md"]  # the two are included
+INCLUDED = ["reference/actor_names.md", "reference/configuration_keys.md", "reference/error_classes.md"]
+exclude_patterns = ["_build", *INCLUDED]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 

@@ -1,10 +1,12 @@
-"""The reference pages that are written from the code: every configuration key, and the tree of errors."""
+"""The reference pages that are written from the code: configuration keys, the tree of errors, the public names."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, get_args, get_origin
 
+import prime
 from prime import errors
 from prime.config.derived import FORMULAS
 from prime.config.schema import SECTIONS, Key, section_keys
@@ -15,6 +17,7 @@ def write(folder: Path) -> None:
     """Write the generated pages into a folder."""
     _replace(folder / "configuration_keys.md", "\n".join(configuration()))
     _replace(folder / "error_classes.md", "\n".join(error_classes()))
+    _replace(folder / "actor_names.md", "\n".join(actor_names()))
 
 
 def _replace(file: Path, text: str) -> None:
@@ -50,3 +53,25 @@ def error_classes() -> Iterator[str]:
             summary = (found.__doc__ or "").strip().splitlines()[0]
             yield f"| `{name}` | {found.exit_code} | {summary} |"
     yield ""
+
+
+TRAINING = ("ModelMetadata", "TrainingConfig", "open_trainer")
+"""Public names that have nothing to do with actors."""
+
+
+def actor_names() -> Iterator[str]:
+    """Yield the lines of the table of public names: each with the first sentence of its docstring."""
+    yield "| name | what it is |"
+    yield "|---|---|"
+    for name in sorted(prime.__all__, key=str.lower):
+        if name not in TRAINING and name != "__version__":
+            yield f"| `{name}` | {_summary(getattr(prime, name))} |"
+    yield ""
+
+
+def _summary(value: object) -> str:
+    """Return the first line of a docstring; an alias, which can have none, says what it stands for."""
+    if get_origin(value) is Annotated:
+        return f"A type of a message's field: `{get_args(value)[0]}`, as bytes that travel beside its header."
+    line = (value.__doc__ or "").strip().splitlines()[0]
+    return line.replace("|", "\\|")
