@@ -167,9 +167,12 @@ class Cell:
 
     @property
     def load(self) -> int:
-        """Return how many messages wait or are in hand."""
-        in_hand = self.life is not None and self.life.now is not None
-        return len(self.queue) + len(self.waiting or ()) + in_hand
+        """Return how many messages wait or are in hand; a relay's are also those it took and is not done with."""
+        waiting, life = len(self.queue) + len(self.waiting or ()), self.life
+        if life is None:
+            return waiting
+        beyond: int = getattr(life.actor, "load", 0) if hasattr(life.actor, "relay") else 0
+        return waiting + (life.now is not None) + beyond
 
     def hold(self, *, held: bool) -> None:
         """Give a relay no entries while it is held; a stop reaches it all the same."""

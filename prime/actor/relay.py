@@ -33,6 +33,11 @@ class Relay(Actor[M_contra]):
         """
         raise NotImplementedError
 
+    @property
+    def load(self) -> int:
+        """Return how many of the entries it took are not done with, as far as it knows."""
+        return 0
+
     def hold(self, *, held: bool) -> None:
         """Take no more entries while `held`: they wait in the mailbox, and its senders with them. Stops still come."""
         self._cell.hold(held=held)

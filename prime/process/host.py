@@ -64,6 +64,8 @@ _ERRORS = {
     kind.__name__: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PrimeError)
 }
 _CUT_OFF = (LinkLostError, UnreachableError)
+IDLE_S_MIN = 1.0
+"""A virtual clock may jump once all tasks wait; with processes only after so many real seconds of that."""
 
 
 T = TypeVar("T")
@@ -111,6 +113,7 @@ class Processes:
 
     def factory(self, actor: str | Callable[..., Any], options: ProcessOptions) -> Callable[[], ProcessActor]:
         """See `ProcessHost.factory`."""
+        _check_clock()
         plan = Plan.of(actor, options)
         if self._routes is None:
             self._routes = Routes(self._system.network, self._key.peer)
@@ -246,6 +249,11 @@ class ProcessActor(Relay[Any]):
             pass  # it died meanwhile; what it had in hand is settled with its process
 
     # ------------------------------------------------------------------------------------------------ messages
+
+    @property
+    def load(self) -> int:
+        """See `Relay.load`: what the child has and is not known to have handled."""
+        return self._window.load
 
     async def relay(self, entry: Any) -> None:
         """Hand one entry on."""
@@ -468,6 +476,16 @@ class _Ears:
     def watch_path(self, path: str, notify: Callable[[str], None]) -> Callable[[], None]:
         """See `Inbound.watch_path`."""
         return self._system.watch_path(path, notify)
+
+
+def _check_clock() -> None:
+    """Raise `ActorUsageError` on a clock that jumps while a process works: each start would run out of time, for ever."""
+    idle_s = getattr(trio.lowlevel.current_clock(), "autojump_threshold", math.inf)
+    if idle_s < IDLE_S_MIN:
+        raise ActorUsageError(
+            "processes work in real time, and this clock jumps while they do",
+            hint="test process actors on the real clock with trio.fail_after(...), or virtual_clock(idle_s=5)",
+        )
 
 
 def _given_up(entry: Any) -> bool:

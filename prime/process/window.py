@@ -43,6 +43,11 @@ class Window:
         """Tell whether no more may be handed on now; what the actor has stashed is not in the way."""
         return len(self._flights) - self._aside >= self._size or len(self._asked) >= ASKS_MAX
 
+    @property
+    def load(self) -> int:
+        """Return how many entries were handed on and are not over as far as is known: tells not begun, asks not answered."""
+        return len(self._flights) + len(self._asked)
+
     def add_tell(self, entry: Any) -> Flight:
         """Note a tell that is handed on now."""
         self._tells += 1

@@ -41,6 +41,7 @@ def test_what_was_not_begun_is_given_back_in_order_and_asks_begun_without_an_ans
         flights.append(flight)
     for index in answered:
         window.answered(flights[index])
+    assert window.load == len(asks) - len(answered)
     window.hear(
         Arrived(
             sum(not is_ask for is_ask in asks[:arrived]),
@@ -49,7 +50,9 @@ def test_what_was_not_begun_is_given_back_in_order_and_asks_begun_without_an_ans
             tuple(flights[index].token for index in waiting if asks[index]),
         )
     )
+    loaded = window.load
     back, asked = window.end()
+    assert loaded == len(back) + len(asked)
     assert back == sorted(waiting) + list(range(arrived, len(asks)))
     assert sorted(asked) == [i for i in range(arrived) if asks[i] and i not in waiting | answered]
     assert window.end() == ([], [])
@@ -85,6 +88,7 @@ def test_a_tell_that_never_left_is_not_counted() -> None:
     window = Window()
     window.add_tell("first")
     window.recall(window.add_tell("never left"))
+    assert window.load == 1
     window.add_tell("second")
     window.hear(Arrived(tells=1))
     assert window.end() == (["second"], [])
