@@ -157,11 +157,24 @@ class LinkLostError(WorldError):
 
 
 class ActorCrashedError(WorldError):
-    """The actor failed while it handled the message; its traceback is text in `remote_traceback`."""
+    """The actor failed while it handled the message; its traceback is text in `remote_traceback`.
 
-    def __init__(self, message: str, *, hint: str = "", remote_traceback: str = "") -> None:
+    `last_message` and `causes` are what a death notice in the other process said, where there was one.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        remote_traceback: str = "",
+        last_message: str = "",
+        causes: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(message, hint=hint)
         self.remote_traceback = remote_traceback
+        self.last_message = last_message
+        self.causes = causes
 
 
 class RestartLimitError(WorldError):

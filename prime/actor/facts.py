@@ -6,6 +6,8 @@ from typing import Any
 
 import attrs
 
+from prime.errors import ActorCrashedError
+
 _CAUSES_MAX = 8
 
 
@@ -77,8 +79,11 @@ def kind_of(message: Any) -> str:
 
 
 def causes_of(error: BaseException) -> tuple[str, ...]:
-    """Return the chain of what an error was raised from, in words; at most eight links, and no loop."""
-    chain: list[str] = []
+    """Return the chain of what an error was raised from, in words; at most eight links, and no loop.
+
+    A crash in another process brings the words of its own chain.
+    """
+    chain: list[str] = list(error.causes) if isinstance(error, ActorCrashedError) else []
     seen = {id(error)}
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     while cause is not None and id(cause) not in seen and len(chain) < _CAUSES_MAX:

@@ -566,7 +566,8 @@ class Life:
 
     def _fail_beside(self, error: Exception, during: str) -> None:
         if self.failure is None:
-            self.failure = Failure.of(self.cell, error, during)
+            in_hand = error.last_message if isinstance(error, ActorCrashedError) else ""
+            self.failure = Failure.of(self.cell, error, in_hand or during)
         if self._scope is not None:
             self._scope.cancel()
         elif not self._closing:  # it has no task yet: one is made, to fail

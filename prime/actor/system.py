@@ -12,7 +12,7 @@ import attrs
 import trio
 
 from prime.actor.child import ActorChild
-from prime.actor.contract import PeerId
+from prime.actor.contract import PeerId, ProcessOptions
 from prime.actor.deadlines import Deadlines
 from prime.actor.facts import ActorFailed, DeadLetter, causes_of, kind_of
 from prime.actor.mailbox import Envelope
@@ -28,7 +28,7 @@ from prime.errors import ActorUsageError, NoSuchActorError, RefusedError
 if TYPE_CHECKING:
     from prime.actor.actor import Actor
     from prime.actor.cell import Cell
-    from prime.actor.contract import Network, ProcessHost, ProcessOptions, ReplySlot, Tracer
+    from prime.actor.contract import Network, ProcessHost, ReplySlot, Tracer
     from prime.actor.life import Failure
 
 M_contra = TypeVar("M_contra", contravariant=True)
@@ -218,6 +218,10 @@ class System:
         """
         if self.process_host is None:
             raise ActorUsageError("this system cannot start processes", hint="make it with prime.open_system")
+        unknown = sorted(options.keys() - ProcessOptions.__annotations__.keys())
+        if unknown:
+            known = ", ".join(ProcessOptions.__annotations__)
+            raise ActorUsageError(f"a process actor has no option {', '.join(unknown)}", hint=f"it has {known}")
         found: Callable[[], Actor[Any]] = self.process_host.factory(actor, options)
         return found
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import trio
 
 from prime.actor.contract import PeerId
-from prime.actor.facts import ActorFailed, ActorStopped, DeadLetter
+from prime.actor.facts import ActorFailed, ActorStopped, DeadLetter, causes_of
 from prime.actor.mailbox import Envelope, Mailbox
 from prime.actor.system import System
 from prime.errors import ActorUsageError, PrimeError
@@ -56,6 +56,7 @@ PAUSE_S = (0.001, 0.05)
 LOSSES_MAX = 256
 """Dead letters of which the parent has not been told yet."""
 TEXT_MAX = 4_000
+CAUSE_MAX = 500
 TRACE_MAX = 16_000
 _NOBODY = PeerId("")
 SCRIPT_MODULE = "__prime_main__"
@@ -330,16 +331,29 @@ class Household:
             await self._links.tell(parent, CONTROL_PATH, message)
 
 
+def _causes(causes: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(_text(cause)[:CAUSE_MAX] for cause in causes)
+
+
 def failure(error: BaseException, last_message: str) -> Failed:
     """Return an error in the form that crosses: bounded, and with nothing that UTF-8 cannot say."""
     hint = error.hint if isinstance(error, PrimeError) else ""
     trace = _text("".join(traceback.format_exception(error)))
-    return Failed(type(error).__name__, _text(str(error))[:TEXT_MAX], hint, trace[-TRACE_MAX:], last_message)
+    return Failed(
+        type(error).__name__,
+        _text(str(error))[:TEXT_MAX],
+        hint,
+        trace[-TRACE_MAX:],
+        last_message,
+        _causes(causes_of(error)),
+    )
 
 
 def _said(fact: ActorFailed) -> Failed:
     code, _, text = fact.error.partition(": ")
-    return Failed(code, _text(text)[:TEXT_MAX], "", _text(fact.traceback)[-TRACE_MAX:], fact.last_message)
+    return Failed(
+        code, _text(text)[:TEXT_MAX], "", _text(fact.traceback)[-TRACE_MAX:], fact.last_message, _causes(fact.causes)
+    )
 
 
 def _text(text: str) -> str:

@@ -15,6 +15,7 @@ import attrs
 import trio
 
 from prime import errors
+from prime.actor.cell import last_words
 from prime.actor.contract import PeerId, ProcessOptions, ProcessOutput
 from prime.actor.facts import DeadLetter, kind_of
 from prime.actor.groups import one_error
@@ -205,6 +206,7 @@ class ProcessActor(Relay[Any]):
                 await self._output.rest()
                 nursery.cancel_scope.cancel()
         finally:
+            in_hand = self._window.first
             with trio.CancelScope(shield=True):
                 how = self._end_of(await child.reap())
                 await self._output.aclose()
@@ -212,7 +214,9 @@ class ProcessActor(Relay[Any]):
             self._settle(how)
         if self._final is None:
             raise ActorCrashedError(
-                self._how_it_ended(how), hint="its last output, if any, says why; signal SIGKILL may be the OOM killer"
+                self._how_it_ended(how),
+                hint="its last output, if any, says why; signal SIGKILL may be the OOM killer",
+                last_message="no message" if in_hand is None else last_words(in_hand),
             )
         if self._final.failed is not None:
             raise self._failure(self._final.failed)
@@ -401,9 +405,11 @@ class ProcessActor(Relay[Any]):
         kind = _ERRORS.get(failed.code)
         if kind is None or issubclass(kind, ActorCrashedError):
             error: PrimeError = ActorCrashedError(
-                f"process {self.process} failed while handling {failed.last_message}: {failed.code}: {failed.text}",
+                f"{failed.code}: {failed.text} (in process {self.process})",
                 hint=failed.hint,
                 remote_traceback=failed.trace,
+                last_message=failed.last_message,
+                causes=failed.causes,
             )
         else:
             error = kind(failed.text, hint=failed.hint)

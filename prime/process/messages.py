@@ -17,6 +17,7 @@ class Failed:
     hint: str
     trace: str
     last_message: str
+    causes: tuple[str, ...] = ()
 
 
 @record

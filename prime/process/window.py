@@ -66,6 +66,11 @@ class Window:
         del self._flights[flight]
         self._tells -= 1
 
+    @property
+    def first(self) -> Any:
+        """Return the entry that has been on its way the longest, or `None`."""
+        return next((flight.entry for flight in (*self._asked, *self._flights)), None)
+
     def answered(self, flight: Flight) -> None:
         """Note that an ask is over."""
         self._flights.pop(flight, None)

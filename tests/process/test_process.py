@@ -130,6 +130,8 @@ async def test_a_crash_in_a_handler_is_the_actors_failure_with_its_traceback_and
         (failed,) = facts.of(ActorFailed)
         assert "ValueError: made up" in failed.error
         assert "KeyError: 'the cause'" in failed.traceback
+        assert failed.last_message == "Boom"
+        assert failed.causes == ("KeyError: 'the cause'",)
 
 
 async def test_messages_that_were_not_begun_survive_a_crash_and_none_runs_twice() -> None:
@@ -346,6 +348,12 @@ async def test_what_no_child_could_import_or_be_sent_is_refused_at_once() -> Non
                 await sup.spawn_process(a.Counter, "bad", args=(value,))
         assert children() == []
         assert not facts.of(ActorStarted)
+
+
+async def test_an_option_that_does_not_exist_is_refused() -> None:
+    async with pool() as (sup, _):
+        with pytest.raises(ActorUsageError, match="no option kwargs"):
+            await sup.spawn_process(actors().Counter, "counter", kwargs={"start": 1})
 
 
 async def test_a_system_made_by_hand_says_who_can_start_processes() -> None:
