@@ -26,6 +26,7 @@ exclude_patterns = ["_build", *INCLUDED]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
+default_role = "code"  # what docstrings put between single backticks
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 

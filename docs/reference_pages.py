@@ -72,6 +72,6 @@ def actor_names() -> Iterator[str]:
 def _summary(value: object) -> str:
     """Return the first line of a docstring; an alias, which can have none, says what it stands for."""
     if get_origin(value) is Annotated:
-        return f"A type of a message's field: `{get_args(value)[0]}`, as bytes that travel beside its header."
+        return f"A type of a message's field: `{get_args(value)[0].__name__}`, as bytes that travel beside its header."
     line = (value.__doc__ or "").strip().splitlines()[0]
     return line.replace("|", "\\|")
