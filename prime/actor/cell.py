@@ -66,7 +66,6 @@ class Cell:
         "queue",
         "remote",
         "restarts",
-        "sends",
         "serial",
         "shutdown_s",
         "started_at",
@@ -118,7 +117,6 @@ class Cell:
         self.handled = 0
         self.dropped = 0
         self.restarts = 0
-        self.sends = 0
         self.serial = system.next_serial()
         """Which cell it is among all that ever had its path."""
         self.started_at = 0.0
@@ -138,9 +136,10 @@ class Cell:
 
     async def put(self, entry: Any) -> None:
         """As `put_nowait`, but waits for room; senders get room in the order they came. Cancelled, it put nothing."""
-        self.sends += 1
-        if self.sends >= BURST:
-            self.sends = 0
+        system = self.system
+        system.sends += 1
+        if system.sends >= BURST:
+            system.sends = 0
             await trio.lowlevel.checkpoint()
         if self.waiting or not self.put_nowait(entry):
             await self.wait_for_room(entry)

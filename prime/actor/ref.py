@@ -125,9 +125,10 @@ class LocalRef(Generic[M_contra]):
     async def tell(self, message: M_contra) -> None:
         """See `Ref.tell`."""
         cell = self._cell
-        cell.sends += 1
-        if cell.sends >= BURST:
-            cell.sends = 0
+        system = cell.system
+        system.sends += 1
+        if system.sends >= BURST:
+            system.sends = 0
             await trio.lowlevel.checkpoint()
         if len(cell.queue) < cell.capacity and not cell.waiting:  # `put_nowait` without the price of a call
             cell.queue.append(message)
@@ -146,9 +147,10 @@ class LocalRef(Generic[M_contra]):
     async def ask(self, message: Asked[M_contra, R], *, timeout: float) -> R:
         """See `Ref.ask`."""
         cell = self._cell
-        cell.sends += 1
-        if cell.sends >= BURST:
-            cell.sends = 0
+        system = cell.system
+        system.sends += 1
+        if system.sends >= BURST:
+            system.sends = 0
             await trio.lowlevel.checkpoint()
         else:
             await trio.lowlevel.checkpoint_if_cancelled()

@@ -101,6 +101,8 @@ class System:
         """Which actor a task is the loop of."""
         self.dead_letters = 0
         self.asks_open = 0
+        self.sends = 0
+        """Messages sent since some sender last gave the others a turn, to whichever actors."""
         self._statistics = statistics
         self._serial = 0
         self._cells: dict[str, Cell] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import trio
 
 from prime.actor import Actor, ActorFailed, Down, Mailbox, Restart, on
+from prime.actor.cell import BURST
 from prime.errors import ActorCrashedError, ActorUsageError, AskCycleError, RefusedError, RestartLimitError
 from prime.node.system import open_system
 from prime.wire import Ask
@@ -511,3 +513,40 @@ async def test_a_supervisor_opened_in_a_cancelled_scope_ends_at_once(autojump_cl
                 raise AssertionError("the block was entered")  # pragma: no cover - what must not be
         assert scope.cancelled_caught
         assert not any(system.leftovers().values())
+
+
+async def test_what_is_stashed_when_an_idle_actor_leaves_memory_comes_back(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_system(seed=0) as system, system.supervisor("s") as sup:
+        log: list[str] = []
+
+        def put_aside(actor: Doer) -> None:
+            log.append("seen")
+            if len(log) == 1:
+                actor.ctx.stash()
+
+        doer = await sup.spawn(Doer, "d", passivate=1)
+        await doer.tell(Do(put_aside))
+        await trio.sleep(10)
+        assert log == ["seen", "seen"]
+
+
+async def test_a_sender_to_many_starves_nobody(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_system(seed=0) as system, system.supervisor("s") as sup, trio.open_nursery() as nursery:
+        refs = [await sup.spawn(Doer, f"d{number}") for number in range(500)]
+        sent = 0
+        passed: list[int] = []
+
+        async def bystander() -> None:
+            while sent < 5000:
+                passed.append(sent)
+                await trio.lowlevel.checkpoint()
+
+        nursery.start_soon(bystander)
+        await trio.lowlevel.checkpoint()
+        for _ in range(10):
+            for ref in refs:
+                await ref.tell(Note(sent))
+                sent += 1
+        assert max(b - a for a, b in itertools.pairwise(passed)) <= 2 * BURST
