@@ -450,3 +450,71 @@ def test_an_ask_is_the_same_in_the_askers_task_and_in_the_actors(case: Case) -> 
         there.book.buried,
     )
     assert here.handled == there.handled
+
+
+@attrs.frozen
+class Begin:
+    other: Ref[Any]
+    then: Ref[Any] | None = None
+
+
+@attrs.frozen
+class Back(Ask[str]):
+    asker: Ref[Any]
+    then: Ref[Any] | None = None
+
+
+@attrs.frozen
+class Hint:
+    text: str
+
+
+class Talker(Actor[Begin | Back | Hint]):
+    """Asks another, which tells it something before it answers, and may ask on."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    @on(Begin)
+    async def begin(self, m: Begin) -> None:
+        try:
+            self.log.append(await m.other.ask(Back(self.ctx.self_ref, m.then), timeout=5))
+        except PrimeError as error:
+            self.log.append(f"{type(error).__name__}: {error}")
+
+    @on(Back)
+    def back(self, m: Back) -> Any:
+        m.asker.tell_nowait(Hint("before the answer"))
+        if m.then is None:
+            return "the answer"
+        then, later = m.then, self.ctx.defer()
+        self.ctx.self_ref.tell_nowait(Begin(then))
+        self.ctx.start_soon(settle, later)
+        return later
+
+    @on(Hint)
+    def hint(self, m: Hint) -> None:
+        self.log.append(m.text)
+
+
+async def settle(later: Any) -> None:
+    await trio.sleep(1)
+    later.reply("late")
+
+
+def test_whom_it_asks_and_who_asks_it_are_the_same_in_the_askers_task_and_in_the_actors() -> None:
+    async def main(tracer: Any) -> list[str]:
+        log: list[str] = []
+        async with open_system(tracer=tracer) as system, system.supervisor("s") as sup:
+            a, b = await sup.spawn(lambda: Talker(log), "a"), await sup.spawn(lambda: Talker(log), "b")
+            for begin in (Begin(b), Begin(a), Begin(b, then=a)):
+                await a.tell(begin)
+                await trio.sleep(10)
+        return log
+
+    here, there = (trio.run(main, tracer, clock=virtual_clock()) for tracer in (None, NullTracer()))
+    assert here == there
+    assert here[:2] == ["the answer", "before the answer"]
+    assert here[2].startswith("AskCycleError: /s/a asks itself: it would wait for ever")
+    assert here[3].startswith("AskCycleError: /s/b asks itself through /s/b -> /s/a -> /s/b")
+    assert here[4:] == ["late", "before the answer"]
