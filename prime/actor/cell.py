@@ -15,6 +15,7 @@ import trio
 from prime.actor.facts import kind_of
 from prime.actor.mailbox import Envelope, LaneQueue, Mailbox
 from prime.actor.timing import Timing
+from prime.actor.slots import Slot
 from prime.errors import AskCycleError, MailboxFullError, NoSuchActorError
 
 if TYPE_CHECKING:
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
 
 BURST: Final = 64
 """Messages handled, or sent, between two checkpoints."""
+
+CHAIN_MAX: Final = 16
+"""Of more actors that wait for one another, the last ones to ask travel with an ask to another node."""
+CHAIN_CHARS_MAX: Final = 4096
+"""All of an ask chain."""
+MARK_BITS: Final = 32
+_NAME_CHARS: Final = 80
+_PEER_CHARS: Final = 8
 
 State = Literal["starting", "running", "suspended", "stopping", "passive", "restarting", "dead"]
 
@@ -34,6 +43,15 @@ class Dormant:
 
 
 DORMANT: Final = Dormant()
+
+
+class Afar:
+    """Stands in the place of the cell that an actor waits for when that is on another node."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
 
 
 class Owner(Protocol):
@@ -48,6 +66,7 @@ class Cell:
 
     __slots__ = (
         "asking",
+        "awaiting",
         "capacity",
         "dropped",
         "grants",
@@ -58,6 +77,7 @@ class Cell:
         "last_failure",
         "life",
         "mailbox",
+        "mark",
         "owner",
         "parked",
         "passivate_s",
@@ -110,8 +130,12 @@ class Cell:
         self.waiting: deque[tuple[trio.lowlevel.Task, Any]] | None = None
         self.watchers: dict[int, Callable[[str], None]] | None = None
         self.watch_count = 0
-        self.asking: Cell | None = None
+        self.asking: Cell | Afar | None = None
         """Whom the message in hand waits for."""
+        self.awaiting: Slot | None = None
+        """Where the answer comes, if that is an ask of a local actor."""
+        self.mark = ""
+        """The ask it waits in, as an ask chain names it; empty until one does."""
         self.groups: set[str] | None = None
         self.grants: list[str] | None = None
         self.handled = 0
@@ -241,22 +265,95 @@ class Cell:
         while self.waiting and len(self.queue) < self.capacity:
             task, entry = self.waiting.popleft()
             self.queue.append(entry)
+            asker = self.system.running.get(task)
+            if asker is not None and asker.awaiting is None:
+                asker.asking = None  # it told: from now on it waits for its turn only
             trio.lowlevel.reschedule(task)
 
+    # ------------------------------------------------------------- who waits for whom
+
+    @property
+    def waits_for(self) -> Cell | Afar | None:
+        """Return whom it waits for; `None` also once the answer is there and its task has not had its turn."""
+        if self.awaiting is not None and self.awaiting.done:
+            return None
+        return self.asking
+
+    def asks(self, whom: Cell | Afar, slot: Slot | None) -> None:
+        """Note that the message in hand waits for an answer."""
+        self.asking, self.awaiting = whom, slot
+
+    def asked(self) -> None:
+        """Note that it waits no more."""
+        self.asking = self.awaiting = None
+        self.mark = ""
+
     def check_cycle(self, asker: Cell) -> None:
-        """Raise `AskCycleError` if this actor waits, itself or through others, for `asker`."""
-        path = [asker.path]
-        cell: Cell | None = self
-        while cell is not None:
-            path.append(cell.path)
-            if cell is asker:
-                raise AskCycleError(
-                    f"{asker.path} asks itself"
-                    + (f" through {' -> '.join(path)}" if len(path) > 2 else "")
-                    + ": it would wait for ever",
-                    hint="answer later (ctx.defer), tell instead of ask, or call the method itself",
-                )
-            cell = cell.asking
+        """Raise `AskCycleError` if this actor waits, itself or through others, for `asker` or for who waits for it."""
+        waiting = self._waiting()
+        if asker in waiting:
+            raise _cycle([asker.path, *_paths(waiting, asker)])
+        if self.waits_for is not None:
+            self._check_behind(asker, waiting)
+
+    def check_chain(self, chain: Sequence[str], behind: Sequence[str] = ()) -> None:
+        """Raise `AskCycleError` if this actor waits, itself or through others, for the answer of who is in `chain`.
+
+        `behind` are the paths of those who ask because of that chain, the first one first.
+        """
+        waiting = self._waiting()
+        for cell in waiting:
+            if cell.mark and cell.mark in chain:
+                asked = [_name(mark) for mark in chain[chain.index(cell.mark) :]]
+                raise _cycle([*asked, *behind, *_paths(waiting, cell)])
+
+    def chain(self) -> tuple[str, ...]:
+        """Return who waits for the ask that it is making: marks, itself last."""
+        marks = deque((self._marked(),))
+        cell = self
+        while len(marks) < CHAIN_MAX:
+            behind = cell.asked_by()
+            if not isinstance(behind, Cell):
+                marks.extendleft(reversed(behind or ()))
+                break
+            cell = behind
+            marks.appendleft(cell._marked())
+        return _bounded(marks)
+
+    def asked_by(self) -> Cell | tuple[str, ...] | None:
+        """Return who waits for the message in hand: a local actor, or a chain that came from another node."""
+        life = self.life
+        entry = None if life is None or life.kept else life.now  # whoever put the answer off does not owe it now
+        if type(entry) is not Envelope or getattr(entry.slot, "done", False):
+            return None
+        behind: Cell | tuple[str, ...] | None = entry.chain
+        return behind
+
+    def _marked(self) -> str:
+        if not self.mark:
+            self.mark = f"{self.system.peer}{self.path}#{self.system.random.getrandbits(MARK_BITS):x}"
+        return self.mark
+
+    def _waiting(self) -> list[Cell]:
+        """Return this actor, whom it waits for, and so on, as far as they are here."""
+        waiting: list[Cell] = []
+        cell: Cell | Afar | None = self
+        while isinstance(cell, Cell):
+            waiting.append(cell)
+            cell = cell.waits_for
+        return waiting
+
+    def _check_behind(self, asker: Cell, waiting: list[Cell]) -> None:
+        """See `check_cycle`: for those who wait for `asker` and do not show it, as something handed their ask on."""
+        names = [asker.path]
+        behind = asker.asked_by()
+        while isinstance(behind, Cell) and len(names) < CHAIN_MAX:
+            names.insert(0, behind.path)
+            if behind in waiting:
+                raise _cycle([*names, *_paths(waiting, behind)])
+            behind = behind.asked_by()
+        if isinstance(behind, tuple):
+            self.check_chain(behind, names)
 
     def bury(self, entry: Any, reason: str) -> None:
         """Turn a queued entry into a dead letter; an ask among them fails."""
@@ -334,6 +431,36 @@ class Cell:
 
 def _nothing() -> None:
     pass
+
+
+def chain_of(behind: Cell | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Return the ask chain that travels with an ask handed on to another node; see `Envelope.chain`."""
+    return behind.chain() if isinstance(behind, Cell) else behind or ()
+
+
+def _bounded(marks: deque[str]) -> tuple[str, ...]:
+    while len(marks) > CHAIN_MAX or sum(map(len, marks)) > CHAIN_CHARS_MAX:
+        marks.popleft()
+    return tuple(marks)
+
+
+def _paths(waiting: Sequence[Cell], last: Cell) -> list[str]:
+    return [cell.path for cell in waiting[: waiting.index(last) + 1]]
+
+
+def _name(mark: str) -> str:
+    """Return the path in a mark, and the end of its node's id, for people."""
+    peer, _, path = mark.rpartition("#")[0].partition("/")
+    return f"/{path[-_NAME_CHARS:]} on …{peer[-_PEER_CHARS:]}" if peer else f"/{path[-_NAME_CHARS:]}"
+
+
+def _cycle(path: Sequence[str]) -> AskCycleError:
+    """Return the error for an ask that its last actor makes; `path` is who asks whom, and ends where it begins."""
+    through = f" through {' -> '.join(path)}" if len(path) > 2 else ""
+    return AskCycleError(
+        f"{path[0]} asks itself{through}: it would wait for ever",
+        hint="answer later (ctx.defer), tell instead of ask, or call the method itself",
+    )
 
 
 def last_words(message: Any) -> str:

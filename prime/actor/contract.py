@@ -86,12 +86,14 @@ class Inbound(Protocol):
         deadline: float | None,
         sender: PeerId,
         trace: str | None = None,
+        chain: tuple[str, ...] = (),
     ) -> bool:
         """Put a message into the mailbox of the actor at `path`; `False` if a `wait` mailbox has no room now.
 
         `deadline` is on this system's clock; an ask whose deadline has passed is never run. `trace` is the context that
         the sender's tracer gave it: text, whoever sent it. Raises
-        `NoSuchActorError` (after counting a dead letter) and `MailboxFullError` (policy `reject`).
+        `NoSuchActorError` (after counting a dead letter), `MailboxFullError` (policy `reject`), and `AskCycleError` where
+        the actor waits for the answer of one in `chain`: who waits for the answer of this ask, the first to ask first.
         """
         ...
 
@@ -104,6 +106,7 @@ class Inbound(Protocol):
         deadline: float | None,
         sender: PeerId,
         trace: str | None = None,
+        chain: tuple[str, ...] = (),
     ) -> None:
         """As `deliver_nowait`, but waits for room."""
         ...
@@ -167,8 +170,10 @@ class Network(Protocol):
         """Wait until all that was told reliably is in the far mailbox. Raises as `tell_reliably`."""
         ...
 
-    async def ask(self, peer: PeerId, path: str, message: Any, *, timeout_s: float) -> Any:
-        """Send an ask and wait for its reply; the time left travels with it.
+    async def ask(
+        self, peer: PeerId, path: str, message: Any, *, timeout_s: float, chain: tuple[str, ...] = ()
+    ) -> Any:
+        """Send an ask and wait for its reply; the time left travels with it, and so does who waits for it (`chain`).
 
         Raises what `tell` raises, `DeadlineError`, and what the far side failed with.
         """

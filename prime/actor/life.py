@@ -499,7 +499,8 @@ class Life:
         if self.now is None or self.now is STARTED:
             raise ActorUsageError(f"{self.cell.path} has no message in hand to {verb}", hint="call it in a handler")
         if type(self.now) is not Envelope:
-            self.now = Envelope(self.now, Slot() if self._asked else None)
+            asker = self.cell.system.running.get(trio.lowlevel.current_task()) if self._asked else None
+            self.now = Envelope(self.now, Slot() if self._asked else None, None, "", None, asker)
         envelope: Envelope = self.now
         return envelope
 

@@ -62,7 +62,8 @@ class Envelope:
     """A message in a mailbox that carries more than itself; a bare message needs none.
 
     `deadline` is on the system's clock: an ask whose deadline has passed is not run. `sender` is the far node, or
-    an empty string for a local one. `trace` is the context of whoever traces.
+    an empty string for a local one. `trace` is the context of whoever traces. `chain` is, of an ask, who waits for its
+    answer: the cell of a local actor, or the ask chain that came from another node, the first who asked first.
     """
 
     message: Any
@@ -70,6 +71,7 @@ class Envelope:
     deadline: float | None = None
     sender: str = ""
     trace: str | None = None
+    chain: Any = None
 
 
 class LaneQueue:

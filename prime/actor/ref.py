@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 import trio
 
-from prime.actor.cell import BURST
+from prime.actor.cell import BURST, Afar
 from prime.actor.facts import kind_of
 from prime.actor.mailbox import Envelope
 from prime.actor.slots import Slot
@@ -16,6 +16,7 @@ from prime.errors import ActorUsageError, DeadlineError, MailboxFullError, Refus
 if TYPE_CHECKING:
     from prime.actor.cell import Cell
     from prime.actor.contract import Network, PeerId
+    from prime.actor.system import System
     from prime.wire import Asked
 
 M_contra = TypeVar("M_contra", contravariant=True)
@@ -170,28 +171,28 @@ class LocalRef(Generic[M_contra]):
         asker = cell.system.running.get(trio.lowlevel.current_task())
         if asker is not None:
             cell.check_cycle(asker)
-            asker.asking = cell
+            asker.asks(cell, slot)
         try:
-            entry = Envelope(message, slot, deadline)
+            entry = Envelope(message, slot, deadline, "", None, asker)
             if not cell.put_nowait(entry):
                 await self._put_before(entry, deadline, timeout)
                 if asker is not None:
-                    asker.asking = cell
+                    asker.asks(cell, slot)
             return await self._await(slot, message, deadline, timeout)
         finally:
             if asker is not None:
-                asker.asking = None
+                asker.asked()
 
     async def _await_put_off(self, slot: Slot, message: Any, timeout: float) -> Any:
         """Wait for an answer that did not come in the handler."""
         asker = self._cell.system.running.get(trio.lowlevel.current_task())
         if asker is not None:
-            asker.asking = self._cell
+            asker.asks(self._cell, slot)
         try:
             return await self._await(slot, message, trio.current_time() + timeout, timeout)
         finally:
             if asker is not None:
-                asker.asking = None
+                asker.asked()
 
     async def _await(self, slot: Slot, message: Any, deadline: float, timeout_s: float) -> Any:
         system = self._cell.system
@@ -292,9 +293,12 @@ class NarrowRef(LocalRef[M_contra]):
 class FarRef(Generic[M_contra]):
     """A ref to an actor on another node. `kinds` is what it takes, or `None` for all; its node holds to that too."""
 
-    __slots__ = ("_kinds", "_network", "_path", "_peer")
+    __slots__ = ("_kinds", "_network", "_path", "_peer", "_system")
 
-    def __init__(self, network: Network, peer: PeerId, path: str, kinds: frozenset[type] | None = None) -> None:
+    def __init__(
+        self, system: System, network: Network, peer: PeerId, path: str, kinds: frozenset[type] | None = None
+    ) -> None:
+        self._system = system
         self._network = network
         self._peer = peer
         self._path = path
@@ -327,13 +331,26 @@ class FarRef(Generic[M_contra]):
         """See `Ref.ask`."""
         if self._kinds is not None:
             check_kind(self._path, self._kinds, message)
+        asker = self._system.running.get(trio.lowlevel.current_task())
+        if asker is not None:
+            return await self._ask_for(asker, message, timeout)  # type: ignore[no-any-return]
         answer: R = await self._network.ask(self._peer, self._path, message, timeout_s=timeout)
         return answer
+
+    async def _ask_for(self, asker: Cell, message: Any, timeout: float) -> Any:
+        """Ask as an actor that waits for the answer: who waits for that actor travels with it."""
+        asker.asks(Afar(f"{self._peer}{self._path}"), None)
+        try:
+            return await self._network.ask(
+                self._peer, self._path, message, timeout_s=timeout, chain=asker.chain()
+            )
+        finally:
+            asker.asked()
 
     def narrow(self, *kinds: type[Any]) -> Ref[Any]:
         """See `Ref.narrow`. Only this side holds to it: the far side knows the ref that this one was made of."""
         wanted = frozenset(kinds) if self._kinds is None else self._kinds.intersection(kinds)
-        return FarRef(self._network, self._peer, self._path, wanted)
+        return FarRef(self._system, self._network, self._peer, self._path, wanted)
 
     def watch(self, notify: Callable[[str], None]) -> Callable[[], None]:
         """Call `notify(reason)` once when the actor ends or its link is lost."""
@@ -387,7 +404,7 @@ class FarReliableRef(FarRef[M_contra]):
     def narrow(self, *kinds: type[N]) -> Ref[N]:
         """See `FarRef.narrow`; it stays reliable."""
         wanted = frozenset(kinds) if self._kinds is None else self._kinds.intersection(kinds)
-        return FarReliableRef(self._network, self._peer, self._path, wanted)
+        return FarReliableRef(self._system, self._network, self._peer, self._path, wanted)
 
 
 def check_kind(path: str, kinds: frozenset[type], message: Any) -> None:

@@ -199,7 +199,7 @@ class System:
             raise ActorUsageError(
                 f"a ref to node {peer} in a system without a network", hint="open_system(transport=prime.Tcp(...))"
             )
-        return (FarReliableRef if reliable else FarRef)(self.network, PeerId(peer), path)
+        return (FarReliableRef if reliable else FarRef)(self, self.network, PeerId(peer), path)
 
     @overload
     def in_process(
@@ -245,7 +245,7 @@ class System:
             found = LocalRef(cell) if cell is not None else self.passports.ref_at(path)
             if found is not None:
                 return found
-        return FarRef(self.network, peer, path)  # one of our own that is gone: its first use says so
+        return FarRef(self, self.network, peer, path)  # one of our own that is gone: its first use says so
 
     def watch(self, ref: Ref[Any], notify: Callable[[str], None]) -> Callable[[], None]:
         """Call `notify(reason)` exactly once when the actor behind `ref` ends or its link is lost."""
@@ -368,9 +368,13 @@ class System:
         deadline: float | None,
         sender: PeerId,
         trace: str | None = None,
+        chain: tuple[str, ...] = (),
     ) -> bool:
         """See `contract.Inbound.deliver_nowait`."""
-        return self._inbound(path, message).put_nowait(Envelope(message, slot, deadline, sender, trace))
+        cell = self._inbound(path, message)
+        if chain:
+            cell.check_chain(chain)
+        return cell.put_nowait(Envelope(message, slot, deadline, sender, trace, chain))
 
     async def deliver(
         self,
@@ -381,9 +385,13 @@ class System:
         deadline: float | None,
         sender: PeerId,
         trace: str | None = None,
+        chain: tuple[str, ...] = (),
     ) -> None:
         """See `contract.Inbound.deliver`."""
-        await self._inbound(path, message).put(Envelope(message, slot, deadline, sender, trace))
+        cell = self._inbound(path, message)
+        if chain:
+            cell.check_chain(chain)
+        await cell.put(Envelope(message, slot, deadline, sender, trace, chain))
 
     def decoded(self, decode: Callable[..., T], *args: Any) -> T:
         """See `contract.Inbound.decoded`."""

@@ -31,11 +31,14 @@ class ControlInbound:
         deadline: float | None,
         sender: PeerId,  # noqa: ARG002 - replaced: who may open the socket is this node's user
         trace: str | None = None,
+        chain: tuple[str, ...] = (),
     ) -> bool:
         """See `contract.Inbound.deliver_nowait`. Raises `RefusedError` for any other path."""
         _check(path)
         own = PeerId(self._system.peer)
-        return self._system.deliver_nowait(path, message, slot=slot, deadline=deadline, sender=own, trace=trace)
+        return self._system.deliver_nowait(
+            path, message, slot=slot, deadline=deadline, sender=own, trace=trace, chain=chain
+        )
 
     async def deliver(
         self,
@@ -46,11 +49,12 @@ class ControlInbound:
         deadline: float | None,
         sender: PeerId,  # noqa: ARG002 - as above
         trace: str | None = None,
+        chain: tuple[str, ...] = (),
     ) -> None:
         """See `contract.Inbound.deliver`. Raises `RefusedError` for any other path."""
         _check(path)
         own = PeerId(self._system.peer)
-        await self._system.deliver(path, message, slot=slot, deadline=deadline, sender=own, trace=trace)
+        await self._system.deliver(path, message, slot=slot, deadline=deadline, sender=own, trace=trace, chain=chain)
 
     def decoded(self, decode: Callable[..., T], *args: Any) -> T:
         """See `contract.Inbound.decoded`."""

@@ -122,6 +122,7 @@ class ChildSystem(System):
         deadline: float | None,
         sender: PeerId,
         trace: str | None = None,
+        chain: tuple[str, ...] = (),
     ) -> bool:
         """See `Inbound.deliver_nowait`."""
         if path == CONTROL_PATH:
@@ -133,7 +134,7 @@ class ChildSystem(System):
             slot = self._note(message, slot)
             if sender == self.parent:
                 sender = _NOBODY  # the parent names a far sender; what it hands on without one came from its own actors
-        return super().deliver_nowait(path, message, slot=slot, deadline=deadline, sender=sender, trace=trace)
+        return super().deliver_nowait(path, message, slot=slot, deadline=deadline, sender=sender, trace=trace, chain=chain)
 
     def dead_letter(self, path: str, message: Any, reason: str) -> None:
         """Count a message that the ended actor never began: the parent keeps it. Others are dead letters here."""

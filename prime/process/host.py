@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from prime import errors
-from prime.actor.cell import last_words
+from prime.actor.cell import chain_of, last_words
 from prime.actor.contract import PeerId, ProcessOptions, ProcessOutput
 from prime.actor.facts import DeadLetter, kind_of
 from prime.actor.groups import one_error
@@ -287,10 +287,11 @@ class ProcessActor(Relay[Any]):
         flight = self._window.add_ask(entry)
         left_s = math.inf if entry.deadline is None else entry.deadline - trio.current_time()
         answer, kind, sender = _Answer(self, flight), type(entry.message), entry.sender or None
+        chain = chain_of(entry.chain)
         if not payloads and sender is None:
-            flight.token = carrier.ask_now(self.ctx.path, kind, body, answer, left_s)
+            flight.token = carrier.ask_now(self.ctx.path, kind, body, answer, left_s, chain)
         if not flight.token:
-            flight.token = carrier.ask(self.ctx.path, body, payloads, answer, kind, left_s, sender=sender)
+            flight.token = carrier.ask(self.ctx.path, body, payloads, answer, kind, left_s, sender=sender, chain=chain)
 
     async def _tell(self, entry: Any, sender: str, body: list[Any], payloads: list[memoryview]) -> None:
         """Hand a tell on and wait until it has left: what has not left is not lost with the process."""
@@ -455,12 +456,13 @@ class _Ears:
         deadline: float | None,
         sender: PeerId,
         trace: str | None = None,
+        chain: tuple[str, ...] = (),
     ) -> bool:
         """See `Inbound.deliver_nowait`."""
         if path == CONTROL_PATH:
             self._actor.hear(message, slot)
             return True
-        return self._system.deliver_nowait(path, message, slot=slot, deadline=deadline, sender=sender, trace=trace)
+        return self._system.deliver_nowait(path, message, slot=slot, deadline=deadline, sender=sender, trace=trace, chain=chain)
 
     async def deliver(
         self,
@@ -471,9 +473,10 @@ class _Ears:
         deadline: float | None,
         sender: PeerId,
         trace: str | None = None,
+        chain: tuple[str, ...] = (),
     ) -> None:
         """See `Inbound.deliver`."""
-        await self._system.deliver(path, message, slot=slot, deadline=deadline, sender=sender, trace=trace)
+        await self._system.deliver(path, message, slot=slot, deadline=deadline, sender=sender, trace=trace, chain=chain)
 
     def decoded(self, decode: Callable[..., T], *args: Any) -> T:
         """See `Inbound.decoded`."""

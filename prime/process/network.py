@@ -79,9 +79,11 @@ class Routes:
         """See `Network.flush`."""
         await self._to(peer).flush(peer, path, timeout_s=timeout_s)
 
-    async def ask(self, peer: PeerId, path: str, message: Any, *, timeout_s: float) -> Any:
+    async def ask(
+        self, peer: PeerId, path: str, message: Any, *, timeout_s: float, chain: tuple[str, ...] = ()
+    ) -> Any:
         """See `Network.ask`."""
-        return await self._to(peer).ask(peer, path, message, timeout_s=timeout_s)
+        return await self._to(peer).ask(peer, path, message, timeout_s=timeout_s, chain=chain)
 
     def watch(self, peer: PeerId, path: str, notify: Callable[[str], None]) -> Callable[[], None]:
         """See `Network.watch`."""

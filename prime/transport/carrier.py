@@ -173,13 +173,21 @@ class Carrier:
         self._append(header, body[0], core.Lane.MESSAGE)
         return True
 
-    def ask_now(self, path: str, kind: type, body: list[Any], slot: ReplySlot, timeout_s: float) -> int:
+    def ask_now(
+        self,
+        path: str,
+        kind: type,
+        body: list[Any],
+        slot: ReplySlot,
+        timeout_s: float,
+        chain: tuple[str, ...] = (),
+    ) -> int:
         """Send an ask without payloads if nothing is in its way; returns the token to withdraw it by, 0 if not sent."""
         if self._busy:
             return 0
         token = self._token + 1
         now = self._now()
-        header = self.link.ask_now(path, encode_body(kind, body), token, body[0], timeout_s, now)
+        header = self.link.ask_now(path, encode_body(kind, body), token, body[0], timeout_s, now, chain)
         if header is None:
             return 0
         self._token = token
@@ -217,11 +225,12 @@ class Carrier:
         *,
         sender: str | None = None,
         trace: str | None = None,
+        chain: tuple[str, ...] = (),
     ) -> int:
         """Submit an ask of the message class `kind`; `slot` gets its answer. Returns the token to withdraw it by."""
         token = self._next_token()
         self._slots[token] = (slot, kind)
-        self.feed(core.Submit(token, path, body, payloads, body[0], timeout_s, sender, trace))
+        self.feed(core.Submit(token, path, body, payloads, body[0], timeout_s, sender, trace, None, chain))
         self._hurry()
         return token
 
@@ -387,7 +396,7 @@ class Carrier:
         if command.numbered is not None:
             self._deliver_numbered(command, command.numbered, message)
             return
-        rest = command.target, message, slot, command.deadline, self._sender(command), command.trace
+        rest = command.target, message, slot, command.deadline, self._sender(command), command.trace, command.chain
         if not self._offer(*rest) and self._nursery is not None:
             self._nursery.start_soon(self._deliver_when_room, *rest)
         else:
@@ -408,10 +417,11 @@ class Carrier:
         deadline: float | None,
         sender: PeerId,
         trace: str | None = None,
+        chain: tuple[str, ...] = (),
     ) -> bool:
         try:
             return self._inbound.deliver_nowait(
-                target, message, slot=slot, deadline=deadline, sender=sender, trace=trace
+                target, message, slot=slot, deadline=deadline, sender=sender, trace=trace, chain=chain
             )
         except PrimeError as error:
             _fail(slot, error)
@@ -425,9 +435,12 @@ class Carrier:
         deadline: float | None,
         sender: PeerId,
         trace: str | None = None,
+        chain: tuple[str, ...] = (),
     ) -> None:
         try:
-            await self._inbound.deliver(target, message, slot=slot, deadline=deadline, sender=sender, trace=trace)
+            await self._inbound.deliver(
+                target, message, slot=slot, deadline=deadline, sender=sender, trace=trace, chain=chain
+            )
         except PrimeError as error:
             _fail(slot, error)
         self.feed(core.Taken(target))
@@ -658,7 +671,7 @@ class Carrier:
             return self._tell_arrived(header)
         if start == fr.REPLY_START:
             return self._reply_arrived(header)
-        return start == fr.ASK_START and self._ask_arrived(header, now)
+        return start in (fr.ASK_START, fr.CHAINED_ASK_START) and self._ask_arrived(header, now)
 
     def _tell_arrived(self, header: bytes) -> bool:
         end = fr.path_end(header)
@@ -679,24 +692,34 @@ class Carrier:
         plain = peek(header, self._wire_limits)
         if type(plain) is not list:
             return False
-        _, path, seq, body, correlation, left_ms = plain
+        _, path, seq, body, correlation, left_ms, *rest = plain
         if type(path) is not str or type(seq) is not int or not _is_id(correlation) or not _is_left(left_ms):
+            return False
+        chain = fr.read_rest(rest) if rest else ()
+        if chain is None:
             return False
         message = decode_body(body, plain, header, self._inbound.decoded)
         size_bytes = fr.PREFIX_BYTES + len(header)
         if not isinstance(message, Ask) or not self.link.ask_in(path, seq, size_bytes, correlation):
             return False
         deadline = None if left_ms is None else now + left_ms / 1000
-        self._arrived(path, message, _Slot(self, correlation, type(message)), deadline, body[0], size_bytes)
+        self._arrived(path, message, _Slot(self, correlation, type(message)), deadline, body[0], size_bytes, chain)
         return True
 
     def _arrived(
-        self, path: str, message: Any, slot: _Slot | None, deadline: float | None, tag: int, size_bytes: int
+        self,
+        path: str,
+        message: Any,
+        slot: _Slot | None,
+        deadline: float | None,
+        tag: int,
+        size_bytes: int,
+        chain: tuple[str, ...] = (),
     ) -> None:
         """Deliver a message that the core has let in by a short way."""
         self._owner.count(sent=False, tag=tag, size_bytes=size_bytes)
-        if not self._offer(path, message, slot, deadline, self.peer) and self._nursery is not None:
-            self._nursery.start_soon(self._deliver_when_room, path, message, slot, deadline, self.peer)
+        if not self._offer(path, message, slot, deadline, self.peer, None, chain) and self._nursery is not None:
+            self._nursery.start_soon(self._deliver_when_room, path, message, slot, deadline, self.peer, None, chain)
             return
         commands = self.link.taken_now(path)
         if commands:
@@ -902,6 +925,11 @@ class _Slot:
     def correlation(self) -> int:
         """Return the peer's own token of the ask."""
         return self._correlation
+
+    @property
+    def done(self) -> bool:
+        """Tell whether the answer is on its way, or nobody waits for it any more."""
+        return self._done or not self._carrier.link.serves(self._correlation)
 
     def reply(self, value: Any) -> None:
         """See `ReplySlot.reply`."""

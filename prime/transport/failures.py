@@ -14,6 +14,7 @@ from prime.transport.frames import TRACEBACK_CHARS_MAX, Fail, clipped
 
 _KNOWN: Final = (
     errors.ActorUsageError,
+    errors.AskCycleError,
     errors.ConfigError,
     errors.DataError,
     errors.LocalProtocolError,

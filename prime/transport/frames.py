@@ -26,6 +26,9 @@ ID_MAX: Final = 2**63 - 1
 PATH_CHARS_MAX: Final = 512
 TEXT_CHARS_MAX: Final = 4096
 TRACEBACK_CHARS_MAX: Final = 16_384
+CHAIN_MAX: Final = 16
+CHAIN_CHARS_MAX: Final = 4096
+"""An ask chain: how many may be in it, and their characters in all."""
 ADDRESSES_MAX: Final = 16
 FEATURES_MAX: Final = 64
 HELLO_BYTES_MAX: Final = 16_384
@@ -240,7 +243,10 @@ def _numbered(fields: list[Any]) -> tuple[int, int, int]:
 
 @attrs.define
 class Ask:
-    """A message that wants one REPLY or FAIL under its `correlation`; `left_ms` is what is left of its deadline."""
+    """A message that wants one REPLY or FAIL under its `correlation`; `left_ms` is what is left of its deadline.
+
+    `chain` is who waits for the answer, and for whom those wait, the first to ask first; an ask of no actor has none.
+    """
 
     target: str
     seq: int
@@ -249,14 +255,15 @@ class Ask:
     left_ms: int | None = None
     sender: str | None = None
     trace: str | None = None
+    chain: tuple[str, ...] = ()
     kind: ClassVar[Kind] = Kind.ASK
 
     def plain(self) -> list[Any]:
         """Return the wire form."""
-        if self.sender is None and self.trace is None:
+        if self.sender is None and self.trace is None and not self.chain:
             return [3, self.target, self.seq, self.body, self.correlation, self.left_ms]
         fields = [3, self.target, self.seq, self.body, self.correlation, self.left_ms, self.sender, self.trace]
-        return _trimmed(fields)
+        return _trimmed([*fields, list(self.chain) or None])
 
     @classmethod
     def read(cls, fields: list[Any]) -> Ask:
@@ -271,7 +278,15 @@ class Ask:
             None if left_ms is None else _integer(left_ms, "the deadline left"),
             _optional_text(fields, 6, "the sender path"),
             _optional_text(fields, 7, "the trace context"),
+            _chain(fields[8]) if len(fields) > 8 and fields[8] is not None else (),
         )
+
+
+def _chain(value: Any) -> tuple[str, ...]:
+    chain = _texts(value, "the ask chain", CHAIN_MAX, CHAIN_CHARS_MAX)
+    if sum(map(len, chain)) > CHAIN_CHARS_MAX:
+        raise DecodeError(f"link frame: the ask chain has over {CHAIN_CHARS_MAX} characters")
+    return chain
 
 
 @attrs.define
@@ -545,10 +560,11 @@ def read_frame(plain: Any) -> Frame:
 
 PREFIX_BYTES: Final = 6
 QUICK_BYTES_MAX: Final = 4096
-"""Headers up to this size may go the short way: TELL and ASK without sender and trace, REPLY, and none with payloads."""
+"""Headers up to this size may go the short way: TELL and ASK without sender and trace, REPLY; none with payloads."""
 
 TELL_START: Final = b"\x84\x02"
 ASK_START: Final = b"\x86\x03"
+CHAINED_ASK_START: Final = b"\x89\x03"
 REPLY_START: Final = b"\x83\x04"
 _UINTS: Final = tuple(bytes([value]) if value < 24 else bytes([0x18, value]) for value in range(256))
 _UINT16, _UINT32, _UINT64 = struct.Struct(">BH"), struct.Struct(">BI"), struct.Struct(">BQ")
@@ -589,6 +605,21 @@ def path_end(header: bytes) -> int:
     """Return where the path ends that is the third element of a header; 0 for a long one, or none."""
     first = header[2] if len(header) > 2 else 0
     return first - 0x60 + 3 if 0x60 < first < 0x78 else header[3] + 4 if first == 0x78 and len(header) > 3 else 0
+
+
+def with_chain(header: bytes, chain: Sequence[str]) -> bytes:
+    """Return the header of an ask without sender and trace with an ask chain behind it."""
+    return CHAINED_ASK_START + header[len(ASK_START) :] + b"\xf6\xf6" + dumps(list(chain))
+
+
+def read_rest(rest: list[Any]) -> tuple[str, ...] | None:
+    """Return the ask chain behind an ask without sender and trace; `None` for anything else, which `Ask.read` judges."""
+    if len(rest) != 3 or rest[0] is not None or rest[1] is not None:
+        return None
+    try:
+        return _chain(rest[2])
+    except DecodeError:
+        return None
 
 
 def size_of_frame(header: bytes, payloads: Sequence[memoryview]) -> int:

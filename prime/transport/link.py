@@ -135,6 +135,7 @@ class Submit:
     sender: str | None = None
     trace: str | None = None
     numbered: tuple[int, int, int] | None = None
+    chain: tuple[str, ...] = ()
 
 
 @attrs.define
@@ -315,6 +316,7 @@ class Deliver:
     sender: str | None
     trace: str | None
     numbered: tuple[int, int, int] | None = None
+    chain: tuple[str, ...] = ()
 
 
 @attrs.define
@@ -638,7 +640,16 @@ class Link:
         header = fr.TELL_START + (target.head or _head(target)) + fr.uint(self._seq + 1) + body
         return header if self._release_now(target, fr.PREFIX_BYTES + len(header)) else None
 
-    def ask_now(self, path: str, body: bytes, token: int, tag: int, timeout_s: float, now: float) -> bytes | None:
+    def ask_now(
+        self,
+        path: str,
+        body: bytes,
+        token: int,
+        tag: int,
+        timeout_s: float,
+        now: float,
+        chain: tuple[str, ...] = (),
+    ) -> bytes | None:
         """Release an ask as `Submit` would; returns the header to write in the lane of messages."""
         target = self._outgoing.get(path)
         if target is None or not target.messages or target.queue or len(self._asks) >= self._theirs.asks_max:
@@ -646,6 +657,8 @@ class Link:
         left = b"\xf6" if timeout_s == math.inf else fr.uint(max(1, math.ceil(timeout_s * 1000)))
         head = target.head or _head(target)
         header = fr.ASK_START + head + fr.uint(self._seq + 1) + body + fr.uint(token) + left
+        if chain:
+            header = fr.with_chain(header, chain)
         if not self._release_now(target, fr.PREFIX_BYTES + len(header)):
             return None
         self._asks[token] = _Asked(tag, path, now + timeout_s, timeout_s)
@@ -778,6 +791,10 @@ class Link:
         """How many asks of the peer's wait for ours."""
         return len(self._serving)
 
+    def serves(self, correlation: int) -> bool:
+        """Tell whether the peer still waits for our answer to this ask of its own."""
+        return correlation in self._serving
+
     def asked_tag(self, correlation: int) -> int:
         """Return the message tag of an ask that waits for its answer, 0 if there is none."""
         asked = self._asks.get(correlation)
@@ -878,9 +895,13 @@ class Link:
             deadline = timeout_s = math.inf
         else:
             left_ms = _milliseconds(timeout_s)
-            frame = fr.Ask(event.target, self._seq, event.body, event.token, left_ms, event.sender, event.trace)
+            chain = event.chain
+            frame = fr.Ask(event.target, self._seq, event.body, event.token, left_ms, event.sender, event.trace, chain)
             deadline = now + timeout_s
         header = dumps(frame.plain())
+        if event.chain and isinstance(frame, fr.Ask) and len(header) > self._theirs.header_bytes_max:
+            frame.chain = ()  # better no chain than no ask
+            header = dumps(frame.plain())
         size_bytes = fr.size_of_frame(header, event.payloads)
         asks = event.timeout_s is not None
         self._enqueue(
@@ -1132,9 +1153,9 @@ class Link:
         if correlation is not None and correlation not in self._serving:
             self._take(target)  # cancelled while it waited: never run
             return
-        numbered = frame.numbered if isinstance(frame, fr.Tell) else None
+        numbered, chain = (frame.numbered, ()) if isinstance(frame, fr.Tell) else (None, frame.chain)
         self._commands.append(
-            Deliver(target.path, frame.body, payloads, correlation, deadline, frame.sender, frame.trace, numbered)
+            Deliver(target.path, frame.body, payloads, correlation, deadline, frame.sender, frame.trace, numbered, chain)
         )
 
     def _taken(self, event: Taken, _now: float) -> None:

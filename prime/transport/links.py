@@ -535,10 +535,12 @@ class Links:
         receipt.raise_if_failed()
         await trio.lowlevel.checkpoint_if_cancelled()
 
-    async def ask(self, peer: PeerId, path: str, message: Any, *, timeout_s: float) -> Any:
+    async def ask(
+        self, peer: PeerId, path: str, message: Any, *, timeout_s: float, chain: tuple[str, ...] = ()
+    ) -> Any:
         """See `Network.ask`."""
         if peer == self._peer:
-            return await self._ask_self(path, message, timeout_s)
+            return await self._ask_self(path, message, timeout_s, chain)
         payloads: list[memoryview] = []
         body = to_plain(message, payloads)
         carrier = self._up.get(peer)
@@ -548,9 +550,9 @@ class Links:
             timeout_s -= trio.current_time() - started
         slot = Slot()
         trace = None if self._tracer is None else self._context(path, message)
-        token = 0 if payloads or trace else carrier.ask_now(path, type(message), body, slot, timeout_s)
+        token = 0 if payloads or trace else carrier.ask_now(path, type(message), body, slot, timeout_s, chain)
         if not token:
-            token = carrier.ask(path, body, payloads, slot, type(message), timeout_s, trace=trace)
+            token = carrier.ask(path, body, payloads, slot, type(message), timeout_s, trace=trace, chain=chain)
         try:
             return await slot.wait()
         finally:
@@ -569,12 +571,12 @@ class Links:
             hint="Check that the node runs, or give the ask a longer timeout.",
         )
 
-    async def _ask_self(self, path: str, message: Any, timeout_s: float) -> Any:
+    async def _ask_self(self, path: str, message: Any, timeout_s: float, chain: tuple[str, ...]) -> Any:
         _, inbound = self._serving()
         slot = Slot()
         deadline = None if timeout_s == math.inf else self._clock.current_time() + timeout_s
         with trio.move_on_after(timeout_s):
-            await inbound.deliver(path, message, slot=slot, deadline=deadline, sender=self._peer)
+            await inbound.deliver(path, message, slot=slot, deadline=deadline, sender=self._peer, chain=chain)
             return await slot.wait()
         raise DeadlineError(f"no reply from {path} on this node within {timeout_s:g} s")
 
