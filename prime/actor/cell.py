@@ -14,8 +14,8 @@ import trio
 
 from prime.actor.facts import kind_of
 from prime.actor.mailbox import Envelope, LaneQueue, Mailbox
-from prime.actor.timing import Timing
 from prime.actor.slots import Slot
+from prime.actor.timing import Timing
 from prime.errors import AskCycleError, MailboxFullError, NoSuchActorError
 
 if TYPE_CHECKING:
@@ -309,7 +309,7 @@ class Cell:
 
     def chain(self) -> tuple[str, ...]:
         """Return who waits for the ask that it is making: marks, itself last."""
-        marks = deque((self._marked(),))
+        marks = deque((self.marked(),))
         cell = self
         while len(marks) < CHAIN_MAX:
             behind = cell.asked_by()
@@ -317,7 +317,7 @@ class Cell:
                 marks.extendleft(reversed(behind or ()))
                 break
             cell = behind
-            marks.appendleft(cell._marked())
+            marks.appendleft(cell.marked())
         return _bounded(marks)
 
     def asked_by(self) -> Cell | tuple[str, ...] | None:
@@ -329,7 +329,8 @@ class Cell:
         behind: Cell | tuple[str, ...] | None = entry.chain
         return behind
 
-    def _marked(self) -> str:
+    def marked(self) -> str:
+        """Return the ask that it makes now as a chain names it: node, path, and a number that cannot be guessed."""
         if not self.mark:
             self.mark = f"{self.system.peer}{self.path}#{self.system.random.getrandbits(MARK_BITS):x}"
         return self.mark

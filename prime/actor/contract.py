@@ -170,9 +170,7 @@ class Network(Protocol):
         """Wait until all that was told reliably is in the far mailbox. Raises as `tell_reliably`."""
         ...
 
-    async def ask(
-        self, peer: PeerId, path: str, message: Any, *, timeout_s: float, chain: tuple[str, ...] = ()
-    ) -> Any:
+    async def ask(self, peer: PeerId, path: str, message: Any, *, timeout_s: float, chain: tuple[str, ...] = ()) -> Any:
         """Send an ask and wait for its reply; the time left travels with it, and so does who waits for it (`chain`).
 
         Raises what `tell` raises, `DeadlineError`, and what the far side failed with.

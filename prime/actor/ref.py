@@ -61,7 +61,8 @@ class Ref(Protocol[M_contra]):
         """Send and wait for the reply, at most `timeout` seconds. An ask whose deadline passed is not run.
 
         Raises `DeadlineError`, `NoSuchActorError`, `ActorCrashedError` (it failed on this message), `RefusedError`,
-        and what `tell` raises. Asking oneself, directly or through others that wait, is an `AskCycleError` at once.
+        and what `tell` raises. Asking oneself, directly or through others that wait, here or on other nodes, is an
+        `AskCycleError` at once.
         """
         ...
 
@@ -341,9 +342,7 @@ class FarRef(Generic[M_contra]):
         """Ask as an actor that waits for the answer: who waits for that actor travels with it."""
         asker.asks(Afar(f"{self._peer}{self._path}"), None)
         try:
-            return await self._network.ask(
-                self._peer, self._path, message, timeout_s=timeout, chain=asker.chain()
-            )
+            return await self._network.ask(self._peer, self._path, message, timeout_s=timeout, chain=asker.chain())
         finally:
             asker.asked()
 

@@ -61,7 +61,7 @@ class ActorInfo:
     p99_s: float = 0.0
     dropped: int = 0
     waits_for: str = ""
-    """The path of the local actor that the message in hand waits for; empty if for none."""
+    """The path of the actor that the message in hand waits for, behind the id of its node if that is another; or empty."""
     process: int = 0
 
 
@@ -452,6 +452,6 @@ def _info(cell: Cell, now: float) -> ActorInfo:
         p50_s=timing.percentile_s(0.5),
         p99_s=timing.percentile_s(0.99),
         dropped=cell.dropped,
-        waits_for=cell.asking.path if cell.asking is not None else "",
+        waits_for=cell.waits_for.path if cell.waits_for is not None else "",
         process=getattr(cell.life.actor, "process", 0) if cell.life is not None else 0,
     )

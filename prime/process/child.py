@@ -134,7 +134,9 @@ class ChildSystem(System):
             slot = self._note(message, slot)
             if sender == self.parent:
                 sender = _NOBODY  # the parent names a far sender; what it hands on without one came from its own actors
-        return super().deliver_nowait(path, message, slot=slot, deadline=deadline, sender=sender, trace=trace, chain=chain)
+        return super().deliver_nowait(
+            path, message, slot=slot, deadline=deadline, sender=sender, trace=trace, chain=chain
+        )
 
     def dead_letter(self, path: str, message: Any, reason: str) -> None:
         """Count a message that the ended actor never began: the parent keeps it. Others are dead letters here."""

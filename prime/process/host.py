@@ -462,7 +462,9 @@ class _Ears:
         if path == CONTROL_PATH:
             self._actor.hear(message, slot)
             return True
-        return self._system.deliver_nowait(path, message, slot=slot, deadline=deadline, sender=sender, trace=trace, chain=chain)
+        return self._system.deliver_nowait(
+            path, message, slot=slot, deadline=deadline, sender=sender, trace=trace, chain=chain
+        )
 
     async def deliver(
         self,

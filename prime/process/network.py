@@ -79,9 +79,7 @@ class Routes:
         """See `Network.flush`."""
         await self._to(peer).flush(peer, path, timeout_s=timeout_s)
 
-    async def ask(
-        self, peer: PeerId, path: str, message: Any, *, timeout_s: float, chain: tuple[str, ...] = ()
-    ) -> Any:
+    async def ask(self, peer: PeerId, path: str, message: Any, *, timeout_s: float, chain: tuple[str, ...] = ()) -> Any:
         """See `Network.ask`."""
         return await self._to(peer).ask(peer, path, message, timeout_s=timeout_s, chain=chain)
 

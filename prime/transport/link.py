@@ -1155,7 +1155,9 @@ class Link:
             return
         numbered, chain = (frame.numbered, ()) if isinstance(frame, fr.Tell) else (None, frame.chain)
         self._commands.append(
-            Deliver(target.path, frame.body, payloads, correlation, deadline, frame.sender, frame.trace, numbered, chain)
+            Deliver(
+                target.path, frame.body, payloads, correlation, deadline, frame.sender, frame.trace, numbered, chain
+            )
         )
 
     def _taken(self, event: Taken, _now: float) -> None:

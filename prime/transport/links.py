@@ -535,9 +535,7 @@ class Links:
         receipt.raise_if_failed()
         await trio.lowlevel.checkpoint_if_cancelled()
 
-    async def ask(
-        self, peer: PeerId, path: str, message: Any, *, timeout_s: float, chain: tuple[str, ...] = ()
-    ) -> Any:
+    async def ask(self, peer: PeerId, path: str, message: Any, *, timeout_s: float, chain: tuple[str, ...] = ()) -> Any:
         """See `Network.ask`."""
         if peer == self._peer:
             return await self._ask_self(path, message, timeout_s, chain)

@@ -125,7 +125,7 @@ async def test_a_narrowed_ref_is_held_to_it_by_its_own_node(autojump_clock: Cloc
         with pytest.raises(RefusedError, match="takes nothing from other nodes by its path"):
             await by_path.ask(Get(), timeout=5)
         # A name that nobody handed out opens nothing.
-        forged: Ref[Any] = FarRef(there.network, here.peer, "/h/store!" + "0" * 32)  # type: ignore[arg-type]
+        forged: Ref[Any] = FarRef(there, there.network, here.peer, "/h/store!" + "0" * 32)  # type: ignore[arg-type]
         with pytest.raises(NoSuchActorError):
             await forged.ask(Get(), timeout=5)
         assert here.leftovers()["passports"] == 1

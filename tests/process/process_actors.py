@@ -13,7 +13,7 @@ import trio
 
 import prime
 from prime import Actor, Ask, Down, Ref, on
-from prime.errors import ConfigError
+from prime.errors import AskCycleError, ConfigError
 
 
 @prime.message(tag=0x7101)
@@ -235,6 +235,27 @@ class Swapper(Actor[Swap | WhoAsks]):
     @on(WhoAsks)
     def who_asks(self, _: WhoAsks) -> str:
         return "swapper"
+
+
+@prime.message(tag=0x711A)
+class GoRound(Ask[str]):
+    """Ask the next one of the list, and so on."""
+
+    refs: list[Ref[Any]]
+
+
+class Rounder(Actor[GoRound]):
+    """Answers with what the next one answers, or with why that one cannot be asked."""
+
+    @on(GoRound)
+    async def go_round(self, m: GoRound) -> str:
+        if not m.refs:
+            return "end"
+        try:
+            answer: str = await m.refs[0].ask(GoRound(m.refs[1:]), timeout=30)
+        except AskCycleError as error:
+            return str(error)
+        return answer
 
 
 class Patient(Actor[Add | Total | Boom]):

@@ -465,6 +465,21 @@ async def test_refs_travel_in_messages_both_ways() -> None:
         assert await back.ask(a.WhoAsks(), timeout=WAIT_S) == "swapper"
 
 
+@pytest.mark.parametrize("way", ["p", "bp", "pq", "bpq"])
+async def test_a_cycle_of_asks_through_a_process_is_found(way: str) -> None:
+    """From a, here, by others here (b) and in processes (p, q), back to a: each time as long as it takes to say so."""
+    a = actors()
+    async with pool() as (sup, _):
+        refs = {name: await sup.spawn(a.Rounder, name) for name in "ab"}
+        refs |= {name: await sup.spawn_process(a.Rounder, name) for name in "pq" if name in way}
+        there = [refs[name] for name in way]
+        assert await refs["a"].ask(a.GoRound(there), timeout=WAIT_S) == "end"
+        found = await refs["a"].ask(a.GoRound([*there, refs["a"]]), timeout=WAIT_S)
+        assert found.startswith("/pool/a on …")
+        assert f"{' -> /pool/a'}: it would wait for ever" in found
+        assert [found.index(f"/pool/{name}") for name in way] == sorted(found.index(f"/pool/{name}") for name in way)
+
+
 async def test_dead_letters_of_the_child_are_heard_of_here_and_its_process_is_in_the_tree() -> None:
     a = actors()
     async with pool() as (sup, facts):

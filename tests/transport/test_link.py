@@ -99,14 +99,15 @@ class Side:
     def submit(self, token: int, target: str, size: int = 0, timeout_s: float | None = None) -> None:
         payloads = [memoryview(bytes(size))] if size else []
         if not self.quick or payloads or not self._submit_now(token, target, timeout_s):
-            self.feed(core.Submit(token, target, [TAG, token], payloads or (), TAG, timeout_s))
+            chain = () if timeout_s is None else chain_for(token)
+            self.feed(core.Submit(token, target, [TAG, token], payloads or (), TAG, timeout_s, chain=chain))
 
     def _submit_now(self, token: int, target: str, timeout_s: float | None) -> bool:
         body = dumps([TAG, token])
         if timeout_s is None:
             header = self.link.tell_now(target, body)
         else:
-            header = self.link.ask_now(target, body, token, TAG, timeout_s, self.now)
+            header = self.link.ask_now(target, body, token, TAG, timeout_s, self.now, chain_for(token))
         if header is not None:
             self._note(core.Send(header, (), fr.size_of_frame(header, ()), core.Lane.MESSAGE, TAG))
             self._note(core.Released(token))
@@ -129,7 +130,9 @@ class Side:
         if isinstance(frame, fr.Tell) and self.link.tell_in(frame.target, frame.seq, size_bytes):
             self._note(core.Deliver(frame.target, frame.body, (), None, None, None, None))
         elif isinstance(frame, fr.Ask) and self.link.ask_in(frame.target, frame.seq, size_bytes, frame.correlation):
-            self._note(core.Deliver(frame.target, frame.body, (), frame.correlation, None, None, None))
+            self._note(
+                core.Deliver(frame.target, frame.body, (), frame.correlation, None, None, None, None, frame.chain)
+            )
         elif isinstance(frame, fr.Reply) and self.link.reply_in(frame.correlation):
             self._note(core.Resolved(frame.correlation, frame.value, ()))
         else:
@@ -153,6 +156,11 @@ def carry(source: Side, target: Side) -> bool:
 def settle(a: Side, b: Side) -> None:
     while carry(a, b) or carry(b, a):
         pass
+
+
+def chain_for(token: int) -> tuple[str, ...]:
+    """Let every third ask have a chain."""
+    return ("A/s/a#1f", "B/s/b#2", "A/s/c#3")[: token // 3 % 4] if token % 3 == 0 else ()
 
 
 def pair(limits: LinkLimits = LIMITS, *, quick: bool = False) -> tuple[Side, Side]:
@@ -874,6 +882,7 @@ FRAMES: list[fr.Frame] = [
     fr.Tell("/t", 1, [TAG, "x"], None, None, (3, 9, 4)),
     fr.Ask("/t", 1, [TAG], 7, 100),
     fr.Ask("/t", 1, [TAG], 7, None, None, "trace"),
+    fr.Ask("/t", 1, [TAG], 7, 100, None, None, ("peer/a#1f", "other/b#2")),
     fr.Reply(7, {"a": 1}),
     fr.Fail(7, "DeadlineError", "text", "hint", "tb"),
     fr.Credit("/t", 2, 3),
@@ -895,9 +904,30 @@ def test_frames_survive_their_bytes_and_ignore_what_follows(frame: fr.Frame) -> 
     plain = loads(dumps(frame.plain()))
     assert fr.read_frame(plain) == frame
     assert plain[0] == frame.kind
-    known = {fr.Tell: 9, fr.Ask: 8, fr.Ack: 4}.get(type(frame), 0)
+    known = {fr.Tell: 9, fr.Ask: 9, fr.Ack: 4}.get(type(frame), 0)
     full = plain + [None] * (known - len(plain))
     assert fr.read_frame([*full, "a field of a later version"]) == frame
+
+
+@pytest.mark.parametrize(
+    "chain", [["x"] * (fr.CHAIN_MAX + 1), ["x" * 4000, "y" * 97], "text", [1], [["x"]], {"x": 1}], ids=repr
+)
+def test_a_chain_that_is_none_or_too_long_is_a_violation(chain: Any) -> None:
+    header = dumps([3, "/t", 1, [TAG], 7, 100, None, None, chain])
+    with pytest.raises(DecodeError, match="ask chain"):
+        fr.read_frame(loads(header))
+    assert fr.read_rest([None, None, chain]) is None
+
+
+def test_a_chain_that_the_peer_takes_no_header_for_is_left_out() -> None:
+    """Better an ask without its chain than no ask."""
+    small = attrs.evolve(LIMITS, allowance=attrs.evolve(LIMITS.allowance, header_bytes_max=64))
+    a, b = pair(small)
+    for token, chain in ((1, ("x" * 20,)), (2, ("x" * 60,))):
+        a.feed(core.Submit(token, "/t", [TAG, token], (), TAG, 5.0, chain=chain))
+    asks = [fr.read_frame(loads(sent.header)) for sent in a.ordinary]
+    assert [ask.chain for ask in asks if isinstance(ask, fr.Ask)] == [("x" * 20,), ()]
+    assert b.link.up
 
 
 SPECIFICATION = (Path(__file__).parents[2] / "spec" / "link.cddl").read_text(encoding="utf-8")

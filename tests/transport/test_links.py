@@ -78,6 +78,7 @@ class Mailbox:
         self.got: list[Any] = []
         self.senders: list[str] = []
         self.traces: list[str | None] = []
+        self.chains: list[tuple[str, ...]] = []
         self.slots: list[ReplySlot] = []
         self.deadlines: list[float | None] = []
         self.changed = trio.Event()
@@ -122,6 +123,7 @@ class Node:
         deadline: float | None,
         sender: PeerId,
         trace: str | None = None,
+        chain: tuple[str, ...] = (),
     ) -> bool:
         box = self.box(path)
         if box.room < 1:
@@ -129,6 +131,7 @@ class Node:
         box.senders.append(sender)
         box.traces.append(trace)
         box.deadlines.append(deadline)
+        box.chains.append(chain)
         box.put(message, slot)
         return True
 
@@ -141,8 +144,11 @@ class Node:
         deadline: float | None,
         sender: PeerId,
         trace: str | None = None,
+        chain: tuple[str, ...] = (),
     ) -> None:
-        while not self.deliver_nowait(path, message, slot=slot, deadline=deadline, sender=sender, trace=trace):
+        while not self.deliver_nowait(
+            path, message, slot=slot, deadline=deadline, sender=sender, trace=trace, chain=chain
+        ):
             await self.box(path).changed.wait()
 
     def decoded(self, decode: Callable[..., Any], *args: Any) -> Any:
