@@ -432,7 +432,7 @@ def imagine(spec: Branch, plan: list[tuple[float, str, int]]) -> tuple[Model, li
 
 
 @given(spec=branches(), plan=PLANS)
-@settings(max_examples=settings().max_examples * 4)
+@settings(max_examples=settings().max_examples * 2)
 def test_a_tree_of_supervisors_does_what_the_model_says(spec: Branch, plan: list[tuple[float, str, int]]) -> None:
     model, orders = imagine(spec, plan)
     end = model.now + 0.5
