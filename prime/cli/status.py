@@ -41,7 +41,7 @@ def show(found: NodeStatus, *, as_json: bool) -> None:
         return
     screen = console()
     for line in lines(found):
-        screen.print(line, soft_wrap=True)
+        screen.print(line, soft_wrap=isinstance(line, str))  # a tree breaks its own long lines
 
 
 def lines(found: NodeStatus) -> Iterator[Any]:
