@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
+from prime import errors
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "libp2p", "numba", "multiaddr", "matplotlib")
@@ -58,6 +61,32 @@ def sources() -> list[Path]:
 def test_no_module_has_a_name_that_says_nothing() -> None:
     meaningless = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "base"}
     assert [str(path) for path in sources() if path.stem in meaningless] == []
+
+
+OTHERS_TO_MEND = ("PrimeInternalError", "RemoteProtocolError", "DecodeError")
+"""What whoever reads it can do nothing about: our bug, or what another node sent."""
+
+
+def without_hint(source: str) -> list[int]:
+    """Return the lines on which an error of Prime's is made that names no next step."""
+    kinds = {name for name, value in vars(errors).items() if isinstance(value, type)} - {*OTHERS_TO_MEND}
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in kinds
+        and not any(keyword.arg in ("hint", None) for keyword in node.keywords)
+    ]
+
+
+def test_the_check_for_hints_sees_what_has_none() -> None:
+    assert without_hint('raise DeadlineError("late")\nraise DeadlineError("late", hint="wait")') == [1]
+
+
+def test_each_error_names_the_next_step() -> None:
+    found = {str(path.relative_to(ROOT)): without_hint(path.read_text(encoding="utf-8")) for path in sources()}
+    assert {path: lines for path, lines in found.items() if lines} == {}
 
 
 def test_folders_are_at_most_three_deep() -> None:

@@ -22,11 +22,10 @@ from prime.actor.cell import BURST, DORMANT, NO_HANDLERS, Cell, last_words
 from prime.actor.facts import kind_of
 from prime.actor.handlers import inherited
 from prime.actor.mailbox import Envelope
-from prime.actor.slots import Later, Slot
+from prime.actor.slots import Later, Slot, expired
 from prime.errors import (
     ActorCrashedError,
     ActorUsageError,
-    DeadlineError,
     MailboxFullError,
     NotFoundError,
     RefusedError,
@@ -404,7 +403,7 @@ class Life:
         if entry.deadline is not None and entry.deadline <= trio.current_time():
             cell.system.dead_letter(cell.path, entry.message, "its deadline passed before it was run")
             if slot is not None:
-                slot.fail(DeadlineError(f"the ask waited in the mailbox of {cell.path} past its deadline"))
+                slot.fail(expired(cell.path))
             return True
         if type(slot) is Slot and slot.done:
             cell.system.dead_letter(cell.path, entry.message, "whoever asked has given up")
@@ -516,7 +515,8 @@ class Life:
         later.bind(self.disown)
         path, kind = self.cell.path, kind_of(entry.message)
         unanswered = f"{path} ended before it answered {kind}"
-        self.own(later, lambda: later.fail(ActorCrashedError(unanswered)))
+        hint = "its handler put the answer off with ctx.defer(), and nobody gave it: ask again"
+        self.own(later, lambda: later.fail(ActorCrashedError(unanswered, hint=hint)))
         return later
 
     def put_aside(self) -> None:
@@ -669,7 +669,12 @@ class Life:
         if type(entry) is not Envelope or entry.slot is None or self._is_stashed(entry):
             return
         why = self.cell.last_failure if isinstance(outcome, Failure) else "it was stopped"
-        entry.slot.fail(ActorCrashedError(f"{self.cell.path} ended while handling {kind_of(entry.message)}: {why}"))
+        entry.slot.fail(
+            ActorCrashedError(
+                f"{self.cell.path} ended while handling {kind_of(entry.message)}: {why}",
+                hint="it may have been handled in part: ask again only where that does no harm",
+            )
+        )
 
     def _is_stashed(self, entry: Envelope) -> bool:
         return self.cell.stash is not None and any(entry is stashed for stashed in self.cell.stash)

@@ -215,7 +215,8 @@ class Persistent(Actor[M_contra], Generic[M_contra, E_contra]):
             for number, event in enumerate(events, self._sequence + 1):
                 self._apply(event, number)
             if last != self._sequence:
-                self._break(ActorUsageError(f"{type(store).__name__} counted {last}, not {self._sequence} events"))
+                counted = f"{type(store).__name__} counted {last}, not {self._sequence} events"
+                self._break(ActorUsageError(counted, hint="its append() returns the number of the key's last event"))
             self._snapshot_when_due()
 
     # ------------------------------------------------------------------------------------------------------ recovery

@@ -17,6 +17,7 @@ import trio
 from prime.actor.groups import one_error
 from prime.actor.mailbox import Envelope
 from prime.actor.ref import LocalRef, Ref
+from prime.actor.slots import SLOW
 from prime.errors import ActorUsageError, DeadlineError
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class _Answers(Generic[R]):
             await self._wait_for_news()
         answer = self._open[0]
         if not await answer.wait():
-            answer.fail(DeadlineError(f"no answer from {self._ref.path} within {self._timeout_s:g} s"))
+            answer.fail(DeadlineError(f"no answer from {self._ref.path} within {self._timeout_s:g} s", hint=SLOW))
         if answer.error is not None:
             self._fed = True
             self._open.clear()

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
 
 import trio
 
 from prime.actor.deadlines import Deadlines
 from prime.errors import DeadlineError, PrimeError
+
+SLOW: Final = "`system.tree()` shows what waits in its mailbox and whom it waits for; or allow a longer timeout"
+"""The hint for whoever got no answer in time."""
+
+
+def expired(path: str) -> DeadlineError:
+    """Return what whoever asked hears of an ask that was not run, because its deadline had passed."""
+    return DeadlineError(f"the ask waited in the mailbox of {path} past its deadline", hint=SLOW)
 
 
 class Slot:
@@ -56,7 +64,7 @@ class Slot:
         self._owner = None
         if not self.done:
             path, kind, timeout_s = self._what
-            self.fail(DeadlineError(f"no answer from {path} to {kind} within {timeout_s:g} s"))
+            self.fail(DeadlineError(f"no answer from {path} to {kind} within {timeout_s:g} s", hint=SLOW))
         return True
 
     async def wait(self) -> Any:

@@ -21,6 +21,7 @@ from prime.actor.facts import DeadLetter, kind_of
 from prime.actor.groups import one_error
 from prime.actor.mailbox import Envelope
 from prime.actor.relay import Relay
+from prime.actor.slots import expired
 from prime.errors import (
     ActorCrashedError,
     ActorUsageError,
@@ -324,7 +325,7 @@ class ProcessActor(Relay[Any]):
     def _late(self, entry: Envelope) -> None:
         self.ctx.system.dead_letter(self.ctx.path, entry.message, "its deadline passed before it was run")
         if entry.slot is not None:
-            entry.slot.fail(DeadlineError(f"the ask waited in the mailbox of {self.ctx.path} past its deadline"))
+            entry.slot.fail(expired(self.ctx.path))
 
     def _refuse(self, entry: Any, message: Any, error: PrimeError) -> None:
         """Answer a message that cannot leave this process."""

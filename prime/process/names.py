@@ -90,7 +90,7 @@ def _packed(value: Any, buffers: list[memoryview]) -> list[Any]:
     if isinstance(value, tuple):
         return [2, list(value)]
     if callable(value):
-        raise LocalProtocolError(f"{value!r} is a function or a class")
+        raise LocalProtocolError(f"{value!r} is a function or a class", hint=_HINT)
     return [0, value]
 
 

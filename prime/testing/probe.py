@@ -162,7 +162,9 @@ class Probe:
         unanswered = [*self._heard, *([self._last] if self._last is not None else [])]
         for heard in unanswered:
             if heard.slot is not None:
-                heard.slot.fail(NoSuchActorError(f"{path} stopped before the test answered"))
+                heard.slot.fail(
+                    NoSuchActorError(f"{path} stopped before the test answered", hint="call probe.reply(...) first")
+                )
 
     def _keep(self, heard: Heard) -> None:
         self._heard.append(heard)

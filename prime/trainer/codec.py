@@ -144,7 +144,9 @@ class Int8Codec:
         into = np.empty(elements, np.float32) if into is None else into
         _require_vector(into)
         if into.size != elements:
-            raise LocalProtocolError(f"a vector of {into.size} elements cannot take {elements}")
+            raise LocalProtocolError(
+                f"a vector of {into.size} elements cannot take {elements}", hint="make room for all of them"
+            )
         codes, scales = self._open(encoded, elements)
         self.engine.dequantise(codes, scales, into)
         return into

@@ -58,7 +58,10 @@ class Donor(Actor[HoldState | DescribeState | FetchStateChunk]):
         for kept in self._kept:
             if kept.manifest.run == m.run and kept.manifest.round >= m.round_min:
                 return kept.manifest
-        raise NotFoundError(f"no state of run {m.run!r} from round {m.round_min} on is held here")
+        raise NotFoundError(
+            f"no state of run {m.run!r} from round {m.round_min} on is held here",
+            hint="ask another node, or a round later",
+        )
 
     @on(FetchStateChunk)
     def fetch(self, m: FetchStateChunk) -> StateChunk:
@@ -67,7 +70,9 @@ class Donor(Actor[HoldState | DescribeState | FetchStateChunk]):
             found = kept.manifest
             if (found.run, found.state_hash) == (m.run, m.state_hash):
                 if not 0 <= m.index < len(found.chunk_hashes):
-                    raise RefusedError(f"there is no chunk {m.index} of {len(found.chunk_hashes)}")
+                    raise RefusedError(
+                        f"there is no chunk {m.index} of {len(found.chunk_hashes)}", hint="read its manifest again"
+                    )
                 return StateChunk(m.index, kept.chunk(m.index))
         raise NotFoundError("that state is no longer held here", hint="ask for a description again")
 

@@ -44,7 +44,8 @@ class OuterStep:
             if vector.dtype != np.float32 or vector.shape != (theta_D.size,):
                 raise LocalProtocolError(
                     f"the outer step takes three float32 vectors of one size, got {vector.dtype}{list(vector.shape)} "
-                    f"beside {theta_D.size} parameters"
+                    f"beside {theta_D.size} parameters",
+                    hint="flatten each into one float32 vector",
                 )
         mu, eta = np.float32(self.momentum), np.float32(self.learning_rate)
         momentum = mu * momentum_D

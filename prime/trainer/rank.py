@@ -117,7 +117,7 @@ class RankWorker:
 
     def _known(self) -> pipe.Built:
         if self._built is None:
-            raise RunFailedError("the worker is not set up yet")
+            raise RunFailedError("the worker is not set up yet", hint="send it its task first")
         return self._built
 
     async def _ask(self, question: Ask[T]) -> T:

@@ -37,7 +37,8 @@ class OuterState:
         for name, vector in (("theta", self.theta), ("momentum", self.momentum)):
             if vector.dtype != np.float32 or vector.ndim != 1 or vector.size != self.theta.size:
                 raise LocalProtocolError(
-                    f"{name} must be a flat float32 vector of {self.theta.size}, got {vector.dtype}{list(vector.shape)}"
+                    f"{name} must be a flat float32 vector of {self.theta.size}, got {vector.dtype}{list(vector.shape)}",
+                    hint="flatten it into one float32 vector",
                 )
 
     def pieces(self) -> tuple[memoryview, memoryview]:

@@ -154,7 +154,9 @@ def answer(replica: Replica, question: Any) -> Any:
         case pipe.Write(prompt, length, seed):
             return _text(replica.write(prompt, length, seed))
         case _:
-            raise RunFailedError(f"the worker cannot answer {type(question).__name__}")
+            raise RunFailedError(
+                f"the worker cannot answer {type(question).__name__}", hint="both sides need one version"
+            )
     return None
 
 

@@ -53,7 +53,9 @@ class KeyPair:
     def from_seed(cls, seed: bytes) -> KeyPair:
         """Make the key of a 32-byte seed: the same seed, the same peer. For tests and simulations."""
         if len(seed) != 32:
-            raise ConfigError(f"An Ed25519 seed has 32 bytes, not {len(seed)}.")
+            raise ConfigError(
+                f"An Ed25519 seed has 32 bytes, not {len(seed)}.", hint="Give 32 random bytes, or use generate()."
+            )
         return cls(Ed25519PrivateKey.from_private_bytes(seed))
 
     @classmethod

@@ -582,7 +582,9 @@ async def _close_host(host: Any) -> None:
 def _bound(address: str) -> tuple[str, int]:
     place = parse_address(address).place
     if not isinstance(place, TcpPlace):
-        raise ConfigError(f"libp2p listens at {address}, which is no TCP address.")
+        raise ConfigError(
+            f"libp2p listens at {address}, which is no TCP address.", hint="/ip4/127.0.0.1/tcp/0 takes a free port."
+        )
     return place.host, place.port
 
 

@@ -957,7 +957,10 @@ class Link:
                 hint="Put big values into Payload fields, or send the message in parts.",
             )
         if len(entry.frame.target) > fr.PATH_CHARS_MAX:
-            return LocalProtocolError(f"a target path of over {fr.PATH_CHARS_MAX} characters")
+            return LocalProtocolError(
+                f"a target path of over {fr.PATH_CHARS_MAX} characters",
+                hint="Give actors and supervisors shorter names.",
+            )
         return RefusedError(
             f"{len(self._waiting)} callers already wait for {self._peer}",
             hint="Wait for earlier messages before sending more.",

@@ -17,7 +17,7 @@ import trio
 
 from prime.actor.contract import Clock, Inbound, PeerId, Tracer
 from prime.actor.facts import DeadLetter
-from prime.actor.slots import Slot
+from prime.actor.slots import SLOW, Slot
 from prime.errors import (
     ActorUsageError,
     ConfigError,
@@ -418,7 +418,7 @@ class Links:
 
     def _open_endpoint(self) -> Endpoint:
         if self._endpoint is None:
-            raise LinkLostError("this network has shut down")
+            raise LinkLostError("this network has shut down", hint="Send before the block of its system ends.")
         return self._endpoint
 
     async def link_to(self, peer: PeerId) -> Carrier:
@@ -576,7 +576,7 @@ class Links:
         with trio.move_on_after(timeout_s):
             await inbound.deliver(path, message, slot=slot, deadline=deadline, sender=self._peer, chain=chain)
             return await slot.wait()
-        raise DeadlineError(f"no reply from {path} on this node within {timeout_s:g} s")
+        raise DeadlineError(f"no reply from {path} on this node within {timeout_s:g} s", hint=SLOW)
 
     def watch(self, peer: PeerId, path: str, notify: Callable[[str], None]) -> Callable[[], None]:
         """See `Network.watch`. A peer that cannot be reached counts as down."""

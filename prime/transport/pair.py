@@ -94,7 +94,10 @@ class PairEndpoint:
         try:
             return await self._open()
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-            raise UnreachableError("The process at the other end ended before it was reached.") from error
+            raise UnreachableError(
+                "The process at the other end ended before it was reached.",
+                hint="Its exit status and last output are in the failure of its actor.",
+            ) from error
 
     async def accept(self) -> Channel:
         """See `Endpoint.accept`: returns the one channel where the other side dials, and raises once it has ended."""

@@ -30,7 +30,7 @@ def verify(peer: PeerId, data: bytes, signature: bytes) -> bool:
 def peer_from_public_key(public_key: bytes) -> PeerId:
     """Return the peer id of a raw 32-byte Ed25519 public key."""
     if len(public_key) != 32:
-        raise ConfigError(f"An Ed25519 public key has 32 bytes, not {len(public_key)}.")
+        raise ConfigError(f"An Ed25519 public key has 32 bytes, not {len(public_key)}.", hint="Give the raw form.")
     return PeerId(_base58(_MULTIHASH_HEADER + encode_public_key(public_key)))
 
 

@@ -373,7 +373,9 @@ def to_plain(value: Any, payloads: list[memoryview]) -> list[Any]:
     except MismatchError as error:
         raise _cannot_send(type(value).__name__, error) from None
     except RecursionError:
-        raise LocalProtocolError(f"{type(value).__name__} is nested too deeply to encode") from None
+        raise LocalProtocolError(
+            f"{type(value).__name__} is nested too deeply to encode", hint="send it in parts"
+        ) from None
 
 
 def from_plain(plain: Any, payloads: Sequence[memoryview] = (), limits: Limits = DEFAULT_LIMITS) -> Any:
