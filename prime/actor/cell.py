@@ -54,6 +54,10 @@ class Afar:
         self.path = path
 
 
+Waiter = tuple[trio.lowlevel.Task, Any, "RoomWait | None"]
+"""Who waits for room, with what, and whether in other lines as well."""
+
+
 class Owner(Protocol):
     """Who gives a dormant cell a task: its place in its supervisor."""
 
@@ -69,6 +73,7 @@ class Cell:
         "awaiting",
         "capacity",
         "dropped",
+        "eager",
         "grants",
         "groups",
         "handled",
@@ -122,12 +127,14 @@ class Cell:
         """Its task while it is suspended: only system messages wake that."""
         self.inline: Mapping[type, Callable[[Any, Any], Any]] = NO_HANDLERS
         """Handlers that an asker may run in its own task while the actor is parked."""
+        self.eager: Callable[[Any], bool] | None = None
+        """A relay's way to take an entry in the sender's task while it is parked itself."""
         self.passivate_s: float | None = None
         """How long it may be idle before its incarnation ends; the next message starts another."""
         self.suspended = False
         self.held = False
         self.stash: deque[Any] | None = None
-        self.waiting: deque[tuple[trio.lowlevel.Task, Any]] | None = None
+        self.waiting: deque[Waiter] | None = None
         self.watchers: dict[int, Callable[[str], None]] | None = None
         self.watch_count = 0
         self.asking: Cell | Afar | None = None
@@ -184,9 +191,9 @@ class Cell:
     @property
     def has_room(self) -> bool:
         """Tell whether one more entry would be taken at once, and is nobody else's turn."""
-        if self.mailbox.full.startswith("drop"):
+        if len(self.queue) < self.capacity and not self.waiting:
             return True
-        return len(self.queue) < self.capacity and not self.waiting
+        return self.mailbox.full.startswith("drop")
 
     @property
     def load(self) -> int:
@@ -209,12 +216,30 @@ class Cell:
 
     def wake(self) -> None:
         """Let the actor run: reschedule its parked task, or have one made."""
+        if self.eager is not None and self.queue and self._hand_on(self.eager):
+            return
         task, self.parked = self.parked, None
         if task is DORMANT:
             if self.owner is not None:
                 self.owner.awaken()
         elif task is not None:
             trio.lowlevel.reschedule(task)  # type: ignore[arg-type]
+
+    def _hand_on(self, take: Callable[[Any], bool]) -> bool:
+        """Let a parked relay take the next entry here and now; `False` if its own task must run."""
+        if self.held or self.system_queue:
+            return False
+        entry = self.queue.popleft()
+        self.eager = None  # what comes back to it meanwhile is for its task: two routers of each other must not recurse
+        try:
+            taken = take(entry)
+        finally:
+            self.eager = take
+        if taken:
+            self.handled += 1
+        else:
+            self.put_back((entry,))
+        return not self.queue
 
     def _put_full(self, entry: Any) -> bool:
         if self.state == "dead":
@@ -240,18 +265,15 @@ class Cell:
     async def wait_for_room(self, entry: Any) -> None:
         """Wait until the entry is in the mailbox, or the actor is dead and it is a dead letter."""
         task = trio.lowlevel.current_task()
-        waiting = (task, entry)
-        queue = self.waiting
-        if queue is None:
-            queue = self.waiting = deque()
+        waiter = (task, entry, None)
         asker = self.system.running.get(task)
         if asker is not None:
             self.check_cycle(asker)
             asker.asking = self
-        queue.append(waiting)
+        queue = self.line_up(waiter)
 
         def abort(_: Any) -> trio.lowlevel.Abort:
-            queue.remove(waiting)
+            queue.remove(waiter)
             return trio.lowlevel.Abort.SUCCEEDED
 
         try:
@@ -260,10 +282,20 @@ class Cell:
             if asker is not None:
                 asker.asking = None
 
+    def line_up(self, waiter: Waiter) -> deque[Waiter]:
+        """Let an entry and its task wait for room, last; returns where they stand."""
+        if self.waiting is None:
+            self.waiting = deque()
+        self.waiting.append(waiter)
+        return self.waiting
+
     def admit(self) -> None:
         """Let those in who wait for room, as far as there is any."""
         while self.waiting and len(self.queue) < self.capacity:
-            task, entry = self.waiting.popleft()
+            task, entry, wait = self.waiting.popleft()
+            if wait is not None:
+                wait.placed = True
+                wait.forget()
             self.queue.append(entry)
             asker = self.system.running.get(task)
             if asker is not None and asker.awaiting is None:
@@ -407,7 +439,10 @@ class Cell:
         if self.queue:
             self.clear(f"the actor ended: {reason}")
         while self.waiting:
-            task, entry = self.waiting.popleft()
+            task, entry, wait = self.waiting.popleft()
+            if wait is not None:
+                wait.again()
+                continue
             self.bury(entry, f"the actor ended: {reason}")
             trio.lowlevel.reschedule(task)
         watchers, self.watchers = self.watchers, None
@@ -428,6 +463,46 @@ class Cell:
 
     def __repr__(self) -> str:
         return f"<Cell {self.path} {self.state}>"
+
+
+class RoomWait:
+    """One entry that stands in the line of each of several full mailboxes, and goes into the first that has room."""
+
+    __slots__ = ("_cells", "_entry", "_waiter", "placed")
+
+    def __init__(self, cells: Sequence[Cell], entry: Any) -> None:
+        self._cells = cells
+        self._entry = entry
+        self._waiter: Waiter | None = None
+        self.placed = False
+        """Whether the entry is in a mailbox."""
+
+    async def wait(self) -> bool:
+        """Return `True` once the entry is in a mailbox, `False` after `again`. Cancelled, it put nothing."""
+        self._waiter = waiter = (trio.lowlevel.current_task(), self._entry, self)
+        for cell in self._cells:
+            cell.line_up(waiter)
+
+        def abort(_: Any) -> trio.lowlevel.Abort:
+            self.forget()
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        return self.placed
+
+    def again(self) -> None:
+        """End the wait with nothing put: there may be another place to go, or one less to wait for."""
+        if self._waiter is not None:
+            task = self._waiter[0]
+            self.forget()
+            trio.lowlevel.reschedule(task)
+
+    def forget(self) -> None:
+        """Leave all lines."""
+        waiter, self._waiter = self._waiter, None
+        for cell in self._cells:
+            if cell.waiting and waiter is not None and waiter in cell.waiting:
+                cell.waiting.remove(waiter)
 
 
 def _nothing() -> None:

@@ -643,6 +643,7 @@ class Life:
         if cell.system_queue:
             cell.system_queue.clear()  # a stop or a Down meant this incarnation: the next must not hear it
         cell.suspended = cell.held = False
+        cell.eager = None
         if outcome is not Order.PASSIVATE:
             cell.leave_groups()
         self.take_back()

@@ -77,14 +77,21 @@ class Pool(Generic[M]):
     async def resize(self, size: int) -> None:
         """Have `size` workers: start what is missing; what is too many first handles what it has.
 
-        A worker that has not done so after its `shutdown` seconds is stopped, and what it had are dead letters.
+        A worker that has not done so after its `shutdown` seconds is stopped, and what it had are dead letters. While
+        all workers are about to start anew, it is then that there are `size`.
         """
         self._size = checked_size(size)
-        branch = self._branch
-        if branch is None:
-            raise ActorUsageError(f"the pool {self._name} has no workers now", hint="it is starting or has ended")
         async with self._resizing:
-            await self._grow(branch)
+            branch = self._branch
+            if branch is None or not _runs(branch):
+                return
+            try:
+                await self._grow(branch)
+            except ActorUsageError:
+                if _runs(branch):
+                    raise
+                return  # they failed once too often meanwhile: whoever starts them anew knows the size
+            size = self._size  # of several resizes the last one counts
             leaving = self.workers[size:]
             await self._tell_router(self.workers[:size])
             for ref in leaving:
@@ -100,6 +107,12 @@ class Pool(Generic[M]):
 
     async def _start(self, branch: Supervisor) -> None:
         """Start all workers, at first and whenever their supervisor has been restarted."""
+        async with self._resizing:
+            await self._start_all(branch)
+        with contextlib.suppress(PrimeError):  # a router that is not up asks for the workers when it comes up
+            await self._tell_router(self.workers)
+
+    async def _start_all(self, branch: Supervisor) -> None:
         first, self._branch = self._branch is None, branch
         self._workers = {}
         try:
@@ -108,8 +121,6 @@ class Pool(Generic[M]):
             if not first:
                 raise
             self._unstarted = error
-        with contextlib.suppress(PrimeError):  # a router that is not up asks for the workers when it comes up
-            await self._tell_router(self.workers)
 
     async def _grow(self, branch: Supervisor) -> None:
         taken = {ref.path for ref in self.workers}
@@ -128,6 +139,10 @@ class Pool(Generic[M]):
         with trio.move_on_after(self._drain_s):
             while isinstance(ref, LocalRef) and ref.load:  # noqa: ASYNC110 - a mailbox does not tell when it is empty
                 await trio.sleep(DRAIN_LOOK_S)
+
+
+def _runs(branch: Supervisor) -> bool:
+    return branch.state == "running"
 
 
 def checked_size(size: int) -> int:

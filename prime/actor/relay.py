@@ -25,6 +25,8 @@ class Relay(Actor[M_contra]):
         """Attach the context (called by the runtime before `started`)."""
         super().bind(cell)
         self._cell = cell
+        if type(self).relay_now is not Relay.relay_now:
+            cell.eager = self.relay_now
 
     async def relay(self, entry: Any) -> None:
         """Take one entry: a bare message, or an `Envelope` whose slot and deadline are the relay's from now on.
@@ -32,6 +34,14 @@ class Relay(Actor[M_contra]):
         A failure here fails the actor. Slots that were not handed on must be answered, at the latest in `stopping`.
         """
         raise NotImplementedError
+
+    def relay_now(self, entry: Any) -> bool:  # noqa: ARG002 - nothing, unless a relay overrides it
+        """Take one entry in the task of whoever sent it, while this relay is idle; `False` leaves it to `relay`.
+
+        So an entry that need not wait is spared a task switch. It must not fail, and returning `False` it has done
+        nothing.
+        """
+        return False
 
     @property
     def load(self) -> int:

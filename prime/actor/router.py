@@ -10,17 +10,21 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import attrs
 import trio
 
+from prime.actor.cell import RoomWait
 from prime.actor.mailbox import Envelope
 from prime.actor.ref import LocalRef, Ref
 from prime.actor.relay import Relay
-from prime.actor.routes import Chooser, RoundRobin, Route, RouteeState
-from prime.errors import ActorUsageError, DeadlineError, MailboxFullError, NoSuchActorError, PrimeError
+from prime.actor.routes import Chooser, RoundRobin, Route
+from prime.errors import ActorUsageError, AskCycleError, DeadlineError, MailboxFullError, NoSuchActorError, PrimeError
 from prime.wire import Ask
+
+if TYPE_CHECKING:
+    from prime.actor.cell import Cell
 
 M_contra = TypeVar("M_contra", contravariant=True)
 M = TypeVar("M")
@@ -29,8 +33,6 @@ BACKLOG = 64
 """Messages that may wait in one lane."""
 IN_FLIGHT = 256
 """Asks on their way to one far routee."""
-LOOK_AGAIN_S = 0.05
-"""How long the router waits for the routee whose turn it is before it looks whether another has room by now."""
 
 _ROUND_ROBIN = RoundRobin()
 
@@ -73,6 +75,15 @@ class Router(Relay[M_contra]):
         self._backlog = backlog
         self._in_flight = in_flight
         self._lanes: list[_Lane] = []
+        self._waits: set[RoomWait] = set()
+        """The entries for which no routee has room."""
+        self._stale = bool(group)
+        self._unwatch_group: Callable[[], None] | None = None
+
+    @property
+    def load(self) -> int:
+        """See `Relay.load`: what waits in the lanes, and the asks on their way to far routees."""
+        return sum(lane.held for lane in self._lanes)
 
     @property
     def routees(self) -> tuple[Ref[M_contra], ...]:
@@ -81,10 +92,14 @@ class Router(Relay[M_contra]):
 
     async def started(self) -> None:
         """Watch the routees."""
+        if self._group:
+            self._unwatch_group = self.ctx.system.groups.watch(self._group, self._note_group)
         self._set_routees(self._refs)
 
     async def stopping(self) -> None:
         """Fail every ask that was not handed on."""
+        if self._unwatch_group is not None:
+            self._unwatch_group()
         self._set_routees(())
 
     async def relay(self, entry: Any) -> None:
@@ -101,6 +116,20 @@ class Router(Relay[M_contra]):
             self.bury(entry, _ended_with(self.ctx.path))
             raise
 
+    def relay_now(self, entry: Any) -> bool:
+        """See `Relay.relay_now`: most entries go straight to a local routee that has room."""
+        message, asks = entry, False
+        if type(entry) is Envelope:
+            message, asks = entry.message, entry.slot is not None
+        if type(message) is Routees or not self._present():
+            return False
+        try:
+            choice = self._chooser.choose(message, self._lanes, asks=asks)
+            lane = self._lanes[choice] if type(choice) is int else None
+        except Exception:  # noqa: BLE001 - a user's route may fail with anything: then this router does, in its own task
+            return False
+        return lane is not None and lane.take_now(entry)
+
     async def dispatch(self, entry: Any) -> None:
         """Choose for one entry and hand it on; waits while nobody may take it."""
         message, asks = entry, False
@@ -108,7 +137,7 @@ class Router(Relay[M_contra]):
             message, asks = entry.message, entry.slot is not None
         while self._present():
             try:
-                choice = self._chooser.choose(message, [lane.state() for lane in self._lanes], asks=asks)
+                choice = self._chooser.choose(message, self._lanes, asks=asks)
             except PrimeError as error:
                 self.bury(entry, error)
                 return
@@ -125,31 +154,58 @@ class Router(Relay[M_contra]):
         self.bury(entry, NoSuchActorError(f"{self.ctx.path} has no routees left", hint="they ended; see their facts"))
 
     async def _wait_for_any(self, entry: Any) -> bool:
-        """Offer the entry to a full mailbox for a moment; `False` to look at all of them again."""
-        near = [lane for lane in self._lanes if lane.local is not None and not lane.busy]
-        due = deadline_of(entry)
-        with trio.CancelScope(deadline=min(due, trio.current_time() + LOOK_AGAIN_S)) as scope:
-            lane = min(near or self._lanes, key=lambda lane: lane.state().load)
-            if lane.local is not None and not lane.busy:
-                await self.put(lane.local, entry)
-                return True
-            await lane.until_room()
-        if scope.cancelled_caught and due <= trio.current_time():
-            self.bury(entry, _too_late(self.ctx.path))
+        """Wait in the line of every full mailbox; `False` to look at all of them again."""
+        for lane in self._lanes:
+            if lane.ready:
+                return lane.take_now(entry)
+        near = [lane for lane in self._lanes if lane.cell is not None and not lane.busy]
+        cells = [lane.cell for lane in near if lane.cell is not None and lane.cell.mailbox.full == "wait"]
+        if not cells and len(near) == len(self._lanes):
+            return near[0].take_now(entry)  # no mailbox here lets anybody wait, and it says so
+        wait = RoomWait(cells, entry)
+        try:
+            self._note_whom(cells)
+        except AskCycleError as error:
+            self.bury(entry, error)
             return True
-        return False
+        self._waits.add(wait)
+        try:
+            with trio.CancelScope(deadline=deadline_of(entry)) as scope:
+                return await wait.wait()
+        finally:
+            self._waits.discard(wait)
+            self._cell.asking = None
+        if scope.cancelled_caught:
+            self.bury(entry, _too_late(self.ctx.path))
+        return True
+
+    def _note_whom(self, cells: Sequence[Cell]) -> None:
+        """Where there is one routee alone to wait for, say so. Raises `AskCycleError` if that waits for this router."""
+        if len(self._lanes) == 1 and cells:
+            cells[0].check_cycle(self._cell)
+            self._cell.asking = cells[0]
+
+    def look_again(self) -> None:
+        """Choose again for all that wait: there may be room elsewhere, or fewer to wait for."""
+        for wait in tuple(self._waits):
+            wait.again()
 
     # ---------------------------------------------------------------- routees
 
     def _present(self) -> bool:
         """Follow the group, if it is one's; tell whether there is any routee."""
-        if self._group:
+        if self._stale:
+            self._stale = False
             me = self.ctx.self_ref
             members = tuple(ref for ref in self.ctx.system.group(self._group) if ref != me)
             if members != self._refs:
                 self._refs = members
                 self._set_routees(members)
         return bool(self._lanes)
+
+    def _note_group(self) -> None:
+        self._stale = True
+        self.look_again()
 
     def _set_routees(self, refs: Sequence[Ref[Any]]) -> None:
         known = {lane.ref: lane for lane in self._lanes}
@@ -160,6 +216,7 @@ class Router(Relay[M_contra]):
         self._lanes = [known.get(ref) or self._lane(ref) for ref in wanted]
         for lane in self._lanes[:]:
             lane.watch()
+        self.look_again()
 
     def _lane(self, ref: Ref[Any]) -> _Lane:
         if ref == self.ctx.self_ref:
@@ -194,6 +251,7 @@ class _Lane:
     def __init__(self, router: Router[Any], ref: Ref[Any], backlog: int, in_flight: int) -> None:
         self.ref = ref
         self.local = ref if isinstance(ref, LocalRef) else None
+        self.cell = None if self.local is None else self.local.cell
         self.name = f"{ref.peer}{ref.path}"
         self.waiting: deque[tuple[Any, bool]] = deque()
         """Entries, and whether each is for this routee or for nobody."""
@@ -206,11 +264,22 @@ class _Lane:
         self._moved = trio.Event()
         self._unwatch: Callable[[], None] | None = None
 
-    def state(self) -> RouteeState:
-        """Describe the routee for the chooser."""
-        if self.local is None:
-            return RouteeState(self.name, len(self.waiting) + self._asking, len(self.waiting) < self._backlog)
-        return RouteeState(self.name, len(self.waiting) + self.local.load, not self.busy and self.local.has_room)
+    @property
+    def held(self) -> int:
+        """Return how many entries are still the router's."""
+        return len(self.waiting) + self._asking
+
+    @property
+    def load(self) -> int:
+        """See `Routee.load`."""
+        return self.held if self.cell is None else self.held + self.cell.load
+
+    @property
+    def ready(self) -> bool:
+        """See `Routee.ready`."""
+        if self.cell is None:
+            return len(self.waiting) < self._backlog
+        return not self.busy and self.cell.has_room
 
     def watch(self) -> None:
         """Hear once when the routee ends; harmless when it is watched already."""
@@ -234,18 +303,24 @@ class _Lane:
 
         An entry that is `only_here` is not rerouted when the routee leaves.
         """
-        if self.local is not None and not self.busy and self._take_now(self.local, entry):
-            return
-        while len(self.waiting) >= self._backlog and not self.left:
+        while not self.take_now(entry, only_here=only_here):
             await self.until_room()
+
+    def take_now(self, entry: Any, *, only_here: bool = False) -> bool:
+        """As `take`, but `False` where that would wait."""
+        if self.cell is not None and not self.busy and self._put_now(self.cell, entry):
+            return True
+        if len(self.waiting) >= self._backlog and not self.left:
+            return False
         self.waiting.append((entry, only_here))
         if not self.busy:
             self.busy = True
             self._router.ctx.start_soon(self._drain)
+        return True
 
-    def _take_now(self, local: LocalRef[Any], entry: Any) -> bool:
+    def _put_now(self, cell: Cell, entry: Any) -> bool:
         try:
-            return local.put_nowait(entry)
+            return cell.put_nowait(entry)
         except MailboxFullError as error:
             self._router.bury(entry, error)
             return True
@@ -257,6 +332,7 @@ class _Lane:
     def _note_move(self) -> None:
         moved, self._moved = self._moved, trio.Event()
         moved.set()
+        self._router.look_again()
 
     # ------------------------------------------------------------ the lane's task
 
@@ -272,6 +348,7 @@ class _Lane:
         finally:
             self.busy = False
             self._abandon(entry)
+            self._note_move()
 
     def _abandon(self, entry: Any) -> None:
         """Fail what is still here when the router ends under its lanes."""

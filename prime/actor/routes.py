@@ -26,9 +26,28 @@ Choice = Literal["all", "any"] | int
 """An index into the routees; `"all"` of them; or `"any"` that has room first, because none has it now."""
 
 
+class Routee(Protocol):
+    """A routee as a chooser sees it: its lasting name, what it has to do, and whether it takes one more now."""
+
+    @property
+    def name(self) -> str:
+        """Return its node and path."""
+        ...
+
+    @property
+    def load(self) -> int:
+        """Return how many messages it has to do."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether it takes one more now."""
+        ...
+
+
 @attrs.frozen
 class RouteeState:
-    """A routee as a chooser sees it: its lasting name, what it has to do, and whether it takes one more now."""
+    """A routee that stands still: what a chooser of one's own is tested with."""
 
     name: str
     load: int = 0
@@ -38,7 +57,7 @@ class RouteeState:
 class Chooser(Protocol):
     """The choice of one router, message after message."""
 
-    def choose(self, message: Any, routees: Sequence[RouteeState], *, asks: bool) -> Choice:
+    def choose(self, message: Any, routees: Sequence[Routee], *, asks: bool) -> Choice:
         """Choose for one message among at least one routee; raises `RefusedError` for a message with no place."""
         ...
 
@@ -122,7 +141,7 @@ class _Turns:
     def __init__(self) -> None:
         self._next = 0
 
-    def choose(self, message: Any, routees: Sequence[RouteeState], *, asks: bool) -> Choice:  # noqa: ARG002 - any
+    def choose(self, message: Any, routees: Sequence[Routee], *, asks: bool) -> Choice:  # noqa: ARG002 - any
         count = len(routees)
         for step in range(count):
             index = (self._next + step) % count
@@ -136,7 +155,7 @@ class _Loads:
     def __init__(self) -> None:
         self._next = 0
 
-    def choose(self, message: Any, routees: Sequence[RouteeState], *, asks: bool) -> Choice:  # noqa: ARG002 - any
+    def choose(self, message: Any, routees: Sequence[Routee], *, asks: bool) -> Choice:  # noqa: ARG002 - any
         count = len(routees)
         turns = [(self._next + step) % count for step in range(count)]
         ready = [index for index in turns if routees[index].ready]
@@ -154,7 +173,7 @@ class _Places:
         self._names: tuple[str, ...] = ()
         self._ring: Ring | None = None
 
-    def choose(self, message: Any, routees: Sequence[RouteeState], *, asks: bool) -> Choice:  # noqa: ARG002 - any
+    def choose(self, message: Any, routees: Sequence[Routee], *, asks: bool) -> Choice:  # noqa: ARG002 - any
         names = tuple(routee.name for routee in routees)
         if self._ring is None or names != self._names:
             self._names, self._ring = names, Ring(names, self._points)
@@ -176,7 +195,7 @@ class _Places:
 
 
 class _Everyone:
-    def choose(self, message: Any, routees: Sequence[RouteeState], *, asks: bool) -> Choice:  # noqa: ARG002 - any
+    def choose(self, message: Any, routees: Sequence[Routee], *, asks: bool) -> Choice:  # noqa: ARG002 - any
         if asks:
             raise RefusedError(
                 f"{type(message).__name__} is an ask, and a broadcast has no one answer",

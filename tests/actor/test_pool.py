@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from typing import Any
 
@@ -97,6 +98,44 @@ async def test_workers_that_fail_too_often_all_start_anew_behind_the_same_ref(au
         await trio.sleep(10)
         assert await ask_many(pool, 6) == {f"/p/workers-workers/{i}": 2 for i in range(3)}
         assert len(system.deadlines) == 0
+
+
+@pytest.mark.parametrize("size", [1, 5])
+async def test_a_resize_while_all_workers_wait_for_their_restart_counts_when_they_come(
+    size: int, autojump_clock: Clock
+) -> None:
+    async with open_system(seed=0) as system, system.supervisor("p", restart=Restart(max=5, backoff=(4, 4))) as sup:
+        pool = await sup.spawn_pool(Worker, "workers", size=2, restart=Restart(max=0))
+        await pool.tell(Crash())
+        await trio.sleep(1)
+        assert len(restarts(system)) == 1  # the router alone
+        with trio.fail_after(0.5):
+            await sup.resize(pool, 3)
+            await sup.resize(pool, size)
+        await trio.sleep(5)
+        assert await ask_many(pool, 10) == {f"/p/workers-workers/{i}": 10 // size for i in range(size)}
+
+
+async def test_workers_that_fail_during_a_resize_come_back_as_many_as_were_asked_for(autojump_clock: Clock) -> None:
+    async with open_system(seed=0) as system, system.supervisor("p", restart=Restart(max=5, backoff=(1, 1))) as sup:
+        pool = await sup.spawn_pool(Worker, "workers", size=4, restart=Restart(max=0), shutdown=60)
+        await trio.testing.wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(_ask_perhaps_in_vain, pool, Work(30))
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(sup.resize, pool, 2)
+            await trio.sleep(1)  # it waits for two of them to finish
+            worker = system.whereis("/p/workers-workers/0")
+            assert worker is not None
+            worker.cell.life.actor.ctx.start_soon(_fail)  # type: ignore[attr-defined]
+        await trio.sleep(5)
+        assert await ask_many(pool, 4) == {f"/p/workers-workers/{i}": 2 for i in range(2)}
+
+
+async def _ask_perhaps_in_vain(ref: Ref[Work | Crash], message: Work) -> None:
+    with contextlib.suppress(ActorCrashedError):
+        await ref.ask(message, timeout=100)
 
 
 async def test_growing_and_shrinking_under_load_loses_nothing(autojump_clock: Clock) -> None:

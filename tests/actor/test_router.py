@@ -30,6 +30,7 @@ from prime.actor import (
 from prime.errors import (
     ActorCrashedError,
     ActorUsageError,
+    AskCycleError,
     DeadlineError,
     MailboxFullError,
     NoSuchActorError,
@@ -156,6 +157,236 @@ async def test_a_full_routee_is_passed_over_and_when_all_are_full_the_router_wai
         assert await router.ask(Who(), timeout=30) == refs[1].path  # not the one that stays stuck
         assert 9 < trio.current_time() - started < 11
         assert await refs[1].ask(Notes(), timeout=1) == ["b"]
+
+
+class Gated(Worker):
+    """Naps until its gate opens, and then until the next one opens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = trio.Event()
+
+    @on(Nap)
+    async def nap(self, m: Nap) -> str:
+        if m.seconds:
+            await self.gate.wait()
+        return self.ctx.path
+
+
+@asynccontextmanager
+async def gated(
+    count: int = 2, capacity: int = 1, **options: Any
+) -> AsyncIterator[tuple[Supervisor, Ref[Protocol], list[Any], list[Gated]]]:
+    """Yield a router in front of workers that are all stuck and full."""
+    workers = [Gated() for _ in range(count)]
+    async with open_system(seed=0) as system, system.supervisor("p", restart=Restart(max=5)) as sup:
+        box = Mailbox(capacity)
+        refs: list[Any] = [await sup.spawn(lambda w=w: w, f"w{i}", mailbox=box) for i, w in enumerate(workers)]
+        router = await sup.spawn(lambda: Router(refs, **options), "router", mailbox=Mailbox(64))
+        for ref in refs:
+            await ref.tell(Nap(1))
+        await trio.testing.wait_all_tasks_blocked()
+        for number in range(count * capacity):
+            await router.tell(Note(f"fill {number}"))
+        yield sup, router, refs, workers
+
+
+def in_line(refs: list[Any]) -> int:
+    """Count the entries that wait for room anywhere."""
+    return sum(len(ref.cell.waiting or ()) for ref in refs)
+
+
+async def test_who_waits_for_the_first_room_gets_it_at_that_moment(autojump_clock: Clock) -> None:
+    for first in (0, 1):
+        async with gated() as (_, router, refs, workers):
+            started = trio.current_time()
+            await router.tell(Note("late"))
+            await trio.testing.wait_all_tasks_blocked()
+            assert in_line(refs) == 2  # one entry, in both lines
+            workers[first].gate.set()
+            await trio.testing.wait_all_tasks_blocked()
+            assert workers[first].notes == [f"fill {first}", "late"]
+            assert in_line(refs) == 0
+            assert trio.current_time() == started  # nobody looked again and again
+
+
+async def test_room_in_all_mailboxes_at_once_takes_an_entry_once(autojump_clock: Clock) -> None:
+    async with gated(3) as (_, router, refs, workers):
+        for number in range(20):
+            await router.tell(Note(f"late {number}"))
+        await trio.testing.wait_all_tasks_blocked()
+        for worker in workers:
+            worker.gate.set()
+        await trio.testing.wait_all_tasks_blocked()
+        told = [note for worker in workers for note in worker.notes if note.startswith("late")]
+        assert sorted(told) == sorted(f"late {number}" for number in range(20))
+        assert in_line(refs) == 0
+
+
+async def test_who_gives_up_waiting_for_room_leaves_every_line(autojump_clock: Clock) -> None:
+    async with gated() as (sup, router, refs, workers):
+        found = letters(sup.system)
+        with pytest.raises(DeadlineError):
+            await router.ask(Who(), timeout=2)
+        await trio.testing.wait_all_tasks_blocked()
+        assert in_line(refs) == 0
+        await router.tell(Note("kept"))
+        await trio.testing.wait_all_tasks_blocked()
+        workers[1].gate.set()
+        assert await refs[1].ask(Notes(), timeout=1) == ["fill 1", "kept"]
+        assert [letter.kind for letter in found] == ["Who"]
+
+
+async def test_a_routee_that_ends_while_all_are_full_is_waited_for_no_more(autojump_clock: Clock) -> None:
+    async with gated() as (sup, router, refs, workers):
+        found = letters(sup.system)
+        await router.tell(Note("late"))
+        await trio.testing.wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sup.stop, refs[0])
+            await trio.testing.wait_all_tasks_blocked()
+            workers[0].gate.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert in_line(refs) == 1
+        workers[1].gate.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert workers[1].notes == ["fill 1", "late"]
+        assert [letter.path for letter in found] == [refs[0].path]  # what filled its mailbox
+
+
+async def test_a_newcomer_of_the_group_gets_what_waits_for_its_full_members(autojump_clock: Clock) -> None:
+    class Joins(Gated):
+        async def started(self) -> None:
+            self.ctx.join("workers")
+
+    async with open_system(seed=0) as system, system.supervisor("p") as sup:
+        full = await sup.spawn(Joins, "full", mailbox=Mailbox(1))
+        router: Ref[Any] = await sup.spawn(lambda: Router(group="workers"), "router")
+        await full.tell(Nap(1))
+        await trio.testing.wait_all_tasks_blocked()
+        await full.tell(Note("fill"))
+        started = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            answers: list[str] = []
+
+            async def ask() -> None:
+                answers.append(await router.ask(Who(), timeout=9))
+
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked()
+            await sup.spawn(Joins, "fresh")
+        assert answers == ["/p/fresh"]
+        assert trio.current_time() == started
+        assert in_line([full]) == 0
+
+
+async def test_a_message_for_a_routee_with_room_is_there_at_once(autojump_clock: Clock) -> None:
+    async with routed(2) as (_, _, router, refs):
+        for _ in range(3):
+            router.tell_nowait(Note("now"))
+            assert [len(ref.cell.queue) for ref in refs] == [1, 0]  # type: ignore[attr-defined]
+            assert await refs[0].ask(Notes(), timeout=1)
+            router.tell_nowait(Note("now"))
+            assert [len(ref.cell.queue) for ref in refs] == [0, 1]  # type: ignore[attr-defined]
+            assert await refs[1].ask(Notes(), timeout=1)
+
+
+async def test_each_sender_s_messages_keep_their_order_through_full_and_empty_times(autojump_clock: Clock) -> None:
+    for capacity in (1, 2, 5):
+        async with routed(3, mailbox=Mailbox(capacity)) as (_, _, router, refs):
+
+            async def send(sender: int, router: Ref[Protocol] = router) -> None:
+                for number in range(150):
+                    await router.tell(Note(f"{sender}:{number:03}"))
+                    if number % 17 == sender:
+                        await router.tell(Nap(0.1))
+                    if number % 40 == 0:
+                        await trio.testing.wait_all_tasks_blocked()
+
+            async with trio.open_nursery() as nursery:
+                for sender in range(3):
+                    nursery.start_soon(send, sender)
+            await trio.sleep(10)
+            notes = [await ref.ask(Notes(), timeout=10) for ref in refs]
+            assert len(notes[0]) + len(notes[1]) + len(notes[2]) == 450
+            for sender in "012":
+                for heard in notes:
+                    own = [note for note in heard if note.startswith(sender)]
+                    assert own == sorted(set(own))
+
+
+async def test_two_routers_of_each_other_go_round_without_recursion(autojump_clock: Clock) -> None:
+    async with open_system(seed=0) as system, system.supervisor("p") as sup:
+        worker = await sup.spawn(Worker, "w")
+        one: Ref[Any] = await sup.spawn(Router, "one")
+        two: Ref[Any] = await sup.spawn(lambda: Router([one]), "two")
+        await one.ask(Routees((two,)), timeout=1)
+        one.tell_nowait(Note("round"))
+        await one.ask(Routees((worker,)), timeout=1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert await worker.ask(Notes(), timeout=1) == ["round"]
+
+
+async def test_a_route_may_leave_the_choice_to_whoever_has_room(autojump_clock: Clock) -> None:
+    class Anybody:
+        def chooser(self) -> Anybody:
+            return self
+
+        def choose(self, message: Any, routees: Any, *, asks: bool) -> Any:
+            return "any"
+
+    async with routed(2, route=Anybody(), mailbox=Mailbox(1)) as (_, _, router, refs):
+        assert await router.ask(Who(), timeout=1) == refs[0].path
+        await refs[0].tell(Nap(5))
+        await trio.testing.wait_all_tasks_blocked()
+        await refs[0].tell(Note("fill"))
+        assert await router.ask(Who(), timeout=1) == refs[1].path
+
+
+async def test_an_idle_router_passivates_and_comes_back(autojump_clock: Clock) -> None:
+    async with routed(2) as (_, sup, _, refs):
+        router: Any = await sup.spawn(lambda: Router(refs), "brief", passivate=5)
+        assert await router.ask(Who(), timeout=1) == refs[0].path
+        await trio.sleep(20)
+        assert router.cell.state == "passive"
+        router.tell_nowait(Note("after"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert await refs[0].ask(Notes(), timeout=1) == ["after"]
+
+
+async def test_a_routee_that_tells_its_own_full_router_hears_when_that_could_never_end(autojump_clock: Clock) -> None:
+    outcomes: list[str] = []
+
+    class Talker(Actor[Note | Who]):
+        router: Ref[Note]
+
+        @on(Note)
+        async def note(self, m: Note) -> None:
+            if m.text != "echo":
+                try:
+                    for _ in range(int(m.text)):
+                        await self.router.tell(Note("echo"))
+                except AskCycleError as error:
+                    outcomes.append(str(error))
+
+        @on(Who)
+        def who(self, _: Who) -> str:
+            return "done"
+
+    async with open_system(seed=0) as system, system.supervisor("p") as sup:
+        found = letters(system)
+        talker = await sup.spawn(Talker, "talker", mailbox=Mailbox(1))
+        Talker.router = await sup.spawn(lambda: Router([talker]), "router", mailbox=Mailbox(1))
+        await talker.tell(Note("3"))  # one in each mailbox, one in the router's hands
+        await trio.testing.wait_all_tasks_blocked()
+        assert await talker.ask(Who(), timeout=9) == "done"
+        assert outcomes == []
+        await talker.tell(Note("9"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert await talker.ask(Who(), timeout=9) == "done"
+        assert len(outcomes) == 1
+        assert "/p/talker asks itself through" in outcomes[0]
+        assert found == []
 
 
 async def test_an_ask_that_finds_no_room_in_time_is_never_run(autojump_clock: Clock) -> None:
