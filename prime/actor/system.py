@@ -371,10 +371,17 @@ class System:
         chain: tuple[str, ...] = (),
     ) -> bool:
         """See `contract.Inbound.deliver_nowait`."""
-        cell = self._inbound(path, message)
+        cell = self._cells.get(path)
+        if cell is None or cell.remote is not None:
+            cell = self._inbound(path, message)
         if chain:
             cell.check_chain(chain)
-        return cell.put_nowait(Envelope(message, slot, deadline, sender, trace, chain))
+        if len(cell.queue) >= cell.capacity:
+            return cell.put_nowait(Envelope(message, slot, deadline, sender, trace, chain))
+        cell.queue.append(Envelope(message, slot, deadline, sender, trace, chain))
+        if cell.parked is not None:
+            cell.wake()
+        return True
 
     async def deliver(
         self,

@@ -129,6 +129,7 @@ class Carrier:
         self._quick_limits = attrs.evolve(self._wire_limits, depth_max=self._wire_limits.depth_max - 1)
         self._replies: dict[type, tuple[Any, Codec]] = {}
         self._paths: dict[bytes, str] = {}
+        self._counted: dict[int, int] = {}
         self._todo: deque[core.Command] = deque()
         self._busy = False
         self._slots: dict[int, tuple[ReplySlot, Any]] = {}
@@ -636,16 +637,26 @@ class Carrier:
     async def _handle_frames(self, parser: FrameParser) -> None:
         handled = 0
         now = self._now()
-        while (frame := parser.take()) is not None:
-            if not isinstance(frame, bytes):
-                self._handle(frame.header, frame.payloads, frame.size_bytes)
-            elif self._busy or not self._handle_quickly(frame, now):
-                self._handle(frame, (), fr.PREFIX_BYTES + len(frame))
-            handled += 1
-            if handled % FRAMES_PER_TURN == 0:
-                self._owner.acknowledge(self.peer)
-                await trio.lowlevel.checkpoint()
-                now = self._now()
+        try:
+            while (frame := parser.take()) is not None:
+                if not isinstance(frame, bytes):
+                    self._handle(frame.header, frame.payloads, frame.size_bytes)
+                elif self._busy or not self._handle_quickly(frame, now):
+                    self._handle(frame, (), fr.PREFIX_BYTES + len(frame))
+                handled += 1
+                if handled % FRAMES_PER_TURN == 0:
+                    self._end_turn()
+                    await trio.lowlevel.checkpoint()
+                    now = self._now()
+        finally:
+            self._end_turn()
+
+    def _end_turn(self) -> None:
+        """Say what came since the last turn of the reader."""
+        if self._counted:
+            for tag, size_bytes in self._counted.items():
+                self._owner.count(sent=False, tag=tag, size_bytes=size_bytes)
+            self._counted.clear()
         self._owner.acknowledge(self.peer)
 
     def _handle(self, header: bytes, payloads: core.Buffers, size_bytes: int) -> None:
@@ -667,7 +678,7 @@ class Carrier:
     def _handle_quickly(self, header: bytes, now: float) -> bool:
         """Handle one of the commonest frames by its bytes; `False`, with nothing done, for any that is not quite so."""
         start = header[:2]
-        if start == fr.TELL_START:
+        if start == fr.TELL_START:  # the commonest first
             return self._tell_arrived(header)
         if start == fr.REPLY_START:
             return self._reply_arrived(header)
@@ -692,10 +703,10 @@ class Carrier:
         plain = peek(header, self._wire_limits)
         if type(plain) is not list:
             return False
-        _, path, seq, body, correlation, left_ms, *rest = plain
+        path, seq, body, correlation, left_ms = plain[1:6]
         if type(path) is not str or type(seq) is not int or not _is_id(correlation) or not _is_left(left_ms):
             return False
-        chain = fr.read_rest(rest) if rest else ()
+        chain = fr.read_rest(plain[6:]) if len(plain) > 6 else ()
         if chain is None:
             return False
         message = decode_body(body, plain, header, self._inbound.decoded)
@@ -717,8 +728,16 @@ class Carrier:
         chain: tuple[str, ...] = (),
     ) -> None:
         """Deliver a message that the core has let in by a short way."""
-        self._owner.count(sent=False, tag=tag, size_bytes=size_bytes)
-        if not self._offer(path, message, slot, deadline, self.peer, None, chain) and self._nursery is not None:
+        counted = self._counted
+        counted[tag] = counted.get(tag, 0) + size_bytes
+        try:  # as `_offer`, without the price of a call
+            taken = self._inbound.deliver_nowait(
+                path, message, slot=slot, deadline=deadline, sender=self.peer, trace=None, chain=chain
+            )
+        except PrimeError as error:
+            _fail(slot, error)
+            taken = True
+        if not taken and self._nursery is not None:
             self._nursery.start_soon(self._deliver_when_room, path, message, slot, deadline, self.peer, None, chain)
             return
         commands = self.link.taken_now(path)
@@ -742,7 +761,7 @@ class Carrier:
         tag = self.link.asked_tag(correlation)
         if not self.link.reply_in(correlation):
             return False
-        self._owner.count(sent=False, tag=tag, size_bytes=fr.PREFIX_BYTES + len(header))
+        self._counted[tag] = self._counted.get(tag, 0) + fr.PREFIX_BYTES + len(header)
         del self._slots[correlation]
         slot.reply(decoded)
         return True
