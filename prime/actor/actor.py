@@ -146,7 +146,7 @@ class Context:
 
     def join(self, group: str) -> None:
         """Join a named group of this system, until `leave` or the end of this incarnation."""
-        self._cell.system.groups.join(group, self._cell)
+        self._cell.system.groups.join(group, self._life.cell)
 
     def leave(self, group: str) -> None:
         """Leave a group; harmless if it is in none of that name."""

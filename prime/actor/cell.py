@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import trio
 
-from prime.actor.facts import kind_of
+from prime.actor.facts import kind_of, words_of
 from prime.actor.mailbox import Envelope, LaneQueue, Mailbox
 from prime.actor.slots import Slot
 from prime.actor.timing import Timing
@@ -458,7 +458,7 @@ class Cell:
 
     def note_failure(self, error: BaseException) -> str:
         """Keep the failure for introspection and return it in words."""
-        self.last_failure = f"{type(error).__name__}: {error}"
+        self.last_failure = words_of(error)
         return self.last_failure
 
     def __repr__(self) -> str:

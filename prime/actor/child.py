@@ -12,6 +12,7 @@ from prime.actor.cell import DORMANT, Cell
 from prime.actor.facts import ActorPassivated, ActorStarted
 from prime.actor.life import Failure, Life, Order
 from prime.actor.restart import ChildKind
+from prime.errors import ActorUsageError
 
 if TYPE_CHECKING:
     from prime.actor.actor import Actor
@@ -141,6 +142,11 @@ class ActorChild(Child):
         variables = self.parent.variables.copy()
         try:
             actor = variables.run(self.factory)
+            if not hasattr(actor, "__prime_stops__"):
+                raise ActorUsageError(
+                    f"the factory of {self.path} returned a {type(actor).__name__}, which is no actor",
+                    hint="return a fresh actor; one that takes time to make belongs in started()",
+                )
             life = Life(self.cell, actor, self.parent.children_nursery, variables)
         except Exception as error:  # noqa: BLE001 - the supervisor border: a factory's failure becomes a decision
             self.has_ended(Failure.of(self.cell, error, "its factory"))

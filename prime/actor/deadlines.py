@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 import trio
 
+from prime.errors import ActorUsageError
+
 _STALE_MIN = 512
 
 
@@ -26,6 +28,11 @@ class Due(Protocol):
     def fire(self) -> bool:
         """Hear that the time has come, and return whether it was live. It must neither block nor raise."""
         ...
+
+
+def not_a_time(what: str) -> ActorUsageError:
+    """Return the error for a duration or a deadline that is not a number."""
+    return ActorUsageError(f"{what} in NaN seconds", hint="give a number; math.inf where there is no limit")
 
 
 class Timer:
@@ -72,6 +79,8 @@ class Deadlines:
 
     def add(self, when: float, due: Due) -> None:
         """Fire `due` at `when`. Whoever ends it before says so with `note_cancelled`."""
+        if math.isnan(when):  # it has no place in the order: every timer behind it would be lost
+            raise not_a_time("a timer")
         self._count += 1
         heapq.heappush(self._heap, (when, self._count, due))
         scope = self._scope

@@ -78,6 +78,14 @@ def kind_of(message: Any) -> str:
     return type(message).__name__
 
 
+def words_of(error: BaseException) -> str:
+    """Return an error in words, also one whose own `__str__` fails: whoever reports a failure must not fail of it."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - a user's method, run while a failure is being handled
+        return f"{type(error).__name__}, which cannot say why"
+
+
 def causes_of(error: BaseException) -> tuple[str, ...]:
     """Return the chain of what an error was raised from, in words; at most eight links, and no loop.
 
@@ -88,6 +96,6 @@ def causes_of(error: BaseException) -> tuple[str, ...]:
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     while cause is not None and id(cause) not in seen and len(chain) < _CAUSES_MAX:
         seen.add(id(cause))
-        chain.append(f"{type(cause).__name__}: {cause}")
+        chain.append(words_of(cause))
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return tuple(chain)

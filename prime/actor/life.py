@@ -19,7 +19,7 @@ import attrs
 import trio
 
 from prime.actor.cell import BURST, DORMANT, NO_HANDLERS, Cell, last_words
-from prime.actor.facts import kind_of
+from prime.actor.facts import kind_of, words_of
 from prime.actor.handlers import inherited
 from prime.actor.mailbox import Envelope
 from prime.actor.slots import Later, Slot, expired
@@ -622,10 +622,7 @@ class Life:
         if cell.state != "dead":
             cell.state = "stopping"
         if self._goodbye:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + cell.shutdown_s) as scope:
-                await self._say_goodbye()
-            if scope.cancelled_caught:
-                cell.last_failure = f"stopping() did not end within {cell.shutdown_s:g} s"
+            await self._say_goodbye()
         if self._sides:
             with trio.CancelScope(shield=True):
                 await self._end_sides()
@@ -658,11 +655,15 @@ class Life:
             await self._last_left.wait()
 
     async def _say_goodbye(self) -> None:
+        cell = self.cell
         try:
-            await self.actor.stopping()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + cell.shutdown_s) as scope:
+                await self.actor.stopping()
+            if scope.cancelled_caught:
+                cell.last_failure = f"stopping() did not end within {cell.shutdown_s:g} s"
         except Exception as error:  # noqa: BLE001 - the supervisor border: a failing goodbye must not hide the reason
-            failure = Failure.of(self.cell, error, "stopping()")
-            self.cell.system.report_failure(self.cell.path, failure, "the stop goes on")
+            # outside the scope, which takes the cancellations out of a group of them and of failures
+            cell.system.report_failure(cell.path, Failure.of(cell, error, "stopping()"), "the stop goes on")
 
     def _answer_unfinished(self, outcome: Failure | Order | None) -> None:
         """Fail the ask in hand when this incarnation ends under it: by a side task, or by a stop that took too long."""
@@ -696,7 +697,7 @@ def crash_of(path: str, last: str, failure: Failure) -> ActorCrashedError:
     """Return what whoever asked hears of a crash."""
     error = failure.error
     return ActorCrashedError(
-        f"{path} failed while handling {last}: {type(error).__name__}: {error}",
+        f"{path} failed while handling {last}: {words_of(error)}",
         hint="its supervisor decides about a restart; the death notice names it",
         remote_traceback=failure.traceback,
     )

@@ -40,8 +40,8 @@ class Mailbox:
     def __attrs_post_init__(self) -> None:
         kinds = [kind for lane in self.lanes for kind in lane]
         if (
-            self.capacity < 1
-            or self.stash < 0
+            not self.capacity >= 1
+            or not self.stash >= 0
             or self.full not in FULL_POLICIES
             or self.on_restart not in ("keep", "clear")
             or len(kinds) != len(set(kinds))

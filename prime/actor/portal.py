@@ -7,6 +7,7 @@ event loop does not block the threads that call into it for ever.
 from __future__ import annotations
 
 import concurrent.futures
+import math
 import threading
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -66,6 +67,8 @@ class Portal:
             )
         if self._ended:
             raise _ended(what)
+        if not isinstance(timeout_s, int | float) or math.isnan(timeout_s):  # type: ignore[redundant-expr]  # not every caller has a type checker
+            raise ActorUsageError(f"{what} with timeout={timeout_s!r}", hint="give seconds; math.inf for no limit")
         outcome: concurrent.futures.Future[Any] = concurrent.futures.Future()
         scope = trio.CancelScope()
         try:
@@ -73,7 +76,7 @@ class Portal:
         except trio.RunFinishedError:
             raise _ended(what) from None
         try:
-            return outcome.result(timeout_s + GRACE_S)
+            return outcome.result(min(timeout_s + GRACE_S, threading.TIMEOUT_MAX))
         except concurrent.futures.TimeoutError:
             self._give_up(scope)
             raise DeadlineError(

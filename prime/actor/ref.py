@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 import trio
 
 from prime.actor.cell import BURST, Afar
+from prime.actor.deadlines import not_a_time
 from prime.actor.facts import kind_of
 from prime.actor.mailbox import Envelope
 from prime.actor.slots import Slot
@@ -168,6 +170,8 @@ class LocalRef(Generic[M_contra]):
     async def _ask_queued(self, message: Any, timeout: float) -> Any:
         cell = self._cell
         deadline = trio.current_time() + timeout
+        if math.isnan(deadline):
+            raise not_a_time(f"an answer of {cell.path}")
         slot = Slot()
         asker = cell.system.running.get(trio.lowlevel.current_task())
         if asker is not None:

@@ -40,7 +40,7 @@ class Restart:
 
     def __attrs_post_init__(self) -> None:
         first, longest = self.backoff
-        if self.max < 0 or self.within <= 0 or not 0 <= first <= longest:
+        if not self.max >= 0 or not self.within > 0 or not 0 <= first <= longest:
             raise ActorUsageError(
                 f"impossible restart intensity: {self}",
                 hint="max must be >= 0, within > 0, and backoff (first, longest) with 0 <= first <= longest",

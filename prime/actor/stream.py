@@ -22,6 +22,7 @@ import attrs
 import trio
 
 from prime.actor.actor import Actor
+from prime.actor.facts import words_of
 from prime.actor.groups import one_error
 from prime.actor.handlers import on
 from prime.actor.messages import (
@@ -271,7 +272,7 @@ class _Source:
 
     def _crashed(self, error: Exception) -> ActorCrashedError:
         return ActorCrashedError(
-            f"{self._path} failed while streaming {self._kind}: {type(error).__name__}: {error}",
+            f"{self._path} failed while streaming {self._kind}: {words_of(error)}",
             hint="its supervisor decides about a restart; open the stream anew",
             remote_traceback="".join(traceback.format_exception(error)),
         )

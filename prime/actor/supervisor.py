@@ -18,7 +18,7 @@ import trio
 from prime.actor.cell import BURST, Cell, TracedCell
 from prime.actor.child import ActorChild, BranchChild, Child
 from prime.actor.contract import ProcessOptions
-from prime.actor.facts import ActorStopped, SupervisorGaveUp
+from prime.actor.facts import ActorStopped, SupervisorGaveUp, words_of
 from prime.actor.groups import one_error
 from prime.actor.life import Failure, Order
 from prime.actor.mailbox import Mailbox
@@ -75,7 +75,7 @@ class Supervisor:
         self.state: Literal["running", "stopping", "dead"] = "running"
         self._window = RestartWindow(restart, system.random)
         self._children: dict[str, Child] = {}
-        self._events: deque[_Ended | _RestartDue] = deque()
+        self._events: deque[_Ended | _RestartDue | ActorUsageError] = deque()
         self._news = trio.Event()
         self._closed = trio.Event()
         self._dead = trio.Event()
@@ -124,7 +124,8 @@ class Supervisor:
         and is not restarted.
         """
         self._check_place(kind, name)
-        if passivate is not None and passivate <= 0:
+        _check_spawn(factory, mailbox, shutdown)
+        if passivate is not None and not passivate > 0:
             raise ActorUsageError(f"cannot passivate after {passivate:g} s", hint="give a time above 0")
         allowed = None if remote is None else frozenset(remote)
         new_cell = Cell if self.system.tracer is None else TracedCell
@@ -409,6 +410,9 @@ class Supervisor:
         """Handle the ends of children, one at a time, until one is hopeless or the restarts are used up."""
         while True:
             event = await self._next_event()
+            if isinstance(event, ActorUsageError):
+                await trio.lowlevel.checkpoint_if_cancelled()  # a supervisor that is being cancelled ends in order
+                return event
             if isinstance(event, _RestartDue):
                 await self._restart(event)
                 continue
@@ -431,7 +435,7 @@ class Supervisor:
     def _owns(self, child: Child) -> bool:
         return self._children.get(child.name) is child
 
-    async def _next_event(self) -> _Ended | _RestartDue:
+    async def _next_event(self) -> _Ended | _RestartDue | ActorUsageError:
         while not self._events:
             self._news = trio.Event()
             await self._news.wait()
@@ -498,6 +502,15 @@ class Supervisor:
             hint="mend the cause, or allow more with restart=Restart(max=..., within=...)",
         )
 
+    def outlive(self) -> None:
+        """Hear that the system has ended while this supervisor runs: it stops its children and fails."""
+        self._post(
+            ActorUsageError(
+                f"the system of {self.path} ended before it",
+                hint="open supervisors inside the block of open_system, or in a nursery inside it",
+            )
+        )
+
     # --------------------------------------------------------------- children
 
     def child_ended(self, child: Child, failure: Failure | None) -> None:
@@ -507,7 +520,7 @@ class Supervisor:
         else:
             self._post(_Ended(child, failure))
 
-    def _post(self, event: _Ended | _RestartDue) -> None:
+    def _post(self, event: _Ended | _RestartDue | ActorUsageError) -> None:
         """Queue a decision: at most one end and one restart for each child."""
         self._events.append(event)
         self._news.set()
@@ -532,7 +545,7 @@ class Supervisor:
 
 
 def _reason(failure: Failure | None) -> str:
-    return "it ended in order" if failure is None else f"{type(failure.error).__name__}: {failure.error}"
+    return "it ended in order" if failure is None else words_of(failure.error)
 
 
 def _stillborn(child: Child) -> ActorCrashedError:
@@ -542,13 +555,25 @@ def _stillborn(child: Child) -> ActorCrashedError:
         )
     error = child.failure.error
     return ActorCrashedError(
-        f"{child.path} could not start: {type(error).__name__}: {error}",
+        f"{child.path} could not start: {words_of(error)}",
         hint="the death notice has the traceback",
         remote_traceback=child.failure.traceback,
     )
 
 
+def _check_spawn(factory: object, mailbox: object, shutdown_s: object) -> None:
+    """Refuse what would only show when the actor is made, or is stopped: a stop without a bound would never end."""
+    if not callable(factory):
+        raise ActorUsageError(
+            f"a {type(factory).__name__} makes no actor", hint="give its class, or a function that makes one each time"
+        )
+    if not isinstance(mailbox, Mailbox):
+        raise ActorUsageError(f"{mailbox!r} is no mailbox", hint="Mailbox(capacity, full=...)")
+    if not isinstance(shutdown_s, int | float) or not shutdown_s >= 0:
+        raise ActorUsageError(f"cannot stop within shutdown={shutdown_s!r} s", hint="give a time of 0 or more")
+
+
 def _checked(name: str) -> str:
-    if not name or "/" in name or "!" in name or name != name.strip():
+    if not isinstance(name, str) or not name or "/" in name or "!" in name or name != name.strip():  # type: ignore[redundant-expr]
         raise ActorUsageError(f"{name!r} cannot name an actor", hint="a non-empty name without '/' and '!'")
     return name

@@ -14,7 +14,7 @@ import trio
 from prime.actor.child import ActorChild
 from prime.actor.contract import PeerId, ProcessOptions
 from prime.actor.deadlines import Deadlines
-from prime.actor.facts import ActorFailed, DeadLetter, causes_of, kind_of
+from prime.actor.facts import ActorFailed, DeadLetter, causes_of, kind_of, words_of
 from prime.actor.mailbox import Envelope
 from prime.actor.passport import Passports, decode_in
 from prime.actor.portal import Portal
@@ -109,6 +109,7 @@ class System:
         self._supervisors: dict[str, Supervisor] = {}
         self._observers: list[Callable[[Any], None]] = []
         self._portals: list[Portal] = []
+        self._ended = False
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run timers and the network until cancelled. `prime.open_system` calls it."""
@@ -122,6 +123,12 @@ class System:
             finally:
                 for portal in self._portals:
                     portal.close()
+
+    def end(self) -> None:
+        """Take no supervisor any more, and fail those that are left in other tasks: no timer of theirs would fire."""
+        self._ended = True
+        for supervisor in tuple(self._supervisors.values()):
+            supervisor.outlive()
 
     # ---------------------------------------------------------------- actors
 
@@ -151,6 +158,10 @@ class System:
     def add_supervisor(self, supervisor: Supervisor) -> None:
         """Give a supervisor its path."""
         self.check_path(supervisor.path)
+        if self._ended:
+            raise ActorUsageError(
+                f"the system of {supervisor.path} has ended", hint="open supervisors inside the block of open_system"
+            )
         self._supervisors[supervisor.path] = supervisor
 
     def remove_supervisor(self, supervisor: Supervisor) -> None:
@@ -325,7 +336,7 @@ class System:
 
     def report_failure(self, path: str, failure: Failure, decision: str) -> None:
         """Emit the death notice of one incarnation."""
-        error = f"{type(failure.error).__name__}: {failure.error}"
+        error = words_of(failure.error)
         causes = causes_of(failure.error)
         self.emit(ActorFailed(path, self.peer, failure.last_message, error, failure.traceback, decision, causes))
 

@@ -59,6 +59,7 @@ async def open_system(
         try:
             yield system
         finally:
+            system.end()
             nursery.cancel_scope.cancel()
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import trio
 
 from prime.actor.contract import PeerId
-from prime.actor.facts import ActorFailed, ActorStopped, DeadLetter, causes_of
+from prime.actor.facts import ActorFailed, ActorStopped, DeadLetter, causes_of, words_of
 from prime.actor.mailbox import Envelope, Mailbox
 from prime.actor.system import System
 from prime.errors import ActorUsageError, PrimeError
@@ -344,7 +344,7 @@ def failure(error: BaseException, last_message: str) -> Failed:
     trace = _text("".join(traceback.format_exception(error)))
     return Failed(
         type(error).__name__,
-        _text(str(error))[:TEXT_MAX],
+        _text(words_of(error).partition(": ")[2])[:TEXT_MAX],
         hint,
         trace[-TRACE_MAX:],
         last_message,

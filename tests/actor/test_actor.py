@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import attrs
 import pytest
 import trio
 
-from prime.actor import Actor, DeadLetter, Down, Mailbox, Ref, Restart, System, on
+from prime.actor import Actor, ActorFailed, DeadLetter, Down, Mailbox, Ref, Restart, System, on
 from prime.errors import (
     ActorCrashedError,
     ActorUsageError,
@@ -386,6 +387,103 @@ async def test_impossible_arguments_are_refused(autojump_clock: trio.testing.Moc
             await sup.spawn(Store, "other", kind="eternal")  # type: ignore[arg-type]
         with pytest.raises(ActorUsageError, match="without a network"):
             system.ref("12D3KooWx", "/kv/store", Store)
+        with pytest.raises(ActorUsageError, match="makes no actor"):
+            await sup.spawn(Store(), "other")  # type: ignore[arg-type]
+        with pytest.raises(ActorUsageError, match="no mailbox"):
+            await sup.spawn(Store, "other", mailbox=10)  # type: ignore[arg-type]
+        with pytest.raises(ActorUsageError, match="cannot name"):
+            await sup.spawn(Store, 5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shutdown", [math.nan, -1, "5", None])
+async def test_a_shutdown_time_that_is_none_is_refused_before_a_stop_hangs_on_it(
+    shutdown: Any, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with open_system(seed=0) as system, system.supervisor("kv") as sup:
+        with pytest.raises(ActorUsageError, match="shutdown"):
+            await sup.spawn(Store, "store", shutdown=shutdown)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, -math.inf])
+def test_a_restart_or_a_mailbox_of_no_number_is_refused(wrong: Any) -> None:
+    for make in (
+        lambda: Restart(max=wrong),
+        lambda: Restart(within=wrong),
+        lambda: Mailbox(wrong),
+        lambda: Mailbox(stash=wrong),
+    ):
+        with pytest.raises(ActorUsageError, match="impossible"):
+            make()
+
+
+class Alarms(Store):
+    async def started(self) -> None:
+        for set_timer in (self.ctx.after, self.ctx.every):
+            with pytest.raises(ActorUsageError, match="NaN"):
+                set_timer(math.nan, Put("k", b""))
+
+
+async def test_a_time_that_is_no_number_is_refused_and_every_other_timer_goes_on(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_system(seed=0) as system, system.supervisor("kv") as sup:
+        store = await sup.spawn(Alarms, "store")
+        with pytest.raises(ActorUsageError, match="NaN"):
+            await store.ask(Slow(1), timeout=math.nan)
+        with pytest.raises(ActorUsageError, match="NaN"):
+            await store.ask(Get("k"), timeout=math.nan)
+        with pytest.raises(ActorUsageError, match="passivate"):
+            await sup.spawn(Store, "idle", passivate=math.nan)
+        with pytest.raises(DeadlineError):
+            await store.ask(Slow(10), timeout=1)
+
+
+class SpeechlessError(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+class Mute(Actor[Crash | Get]):
+    @on(Crash)
+    async def crash(self, _: Crash) -> None:
+        raise OSError("outer") from SpeechlessError()
+
+    @on(Get)
+    def get(self, _: Get) -> bytes | None:
+        raise SpeechlessError
+
+
+async def test_an_error_that_cannot_say_what_it_is_is_a_crash_like_any_other(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    facts: list[Any] = []
+    async with open_system(seed=0) as system, system.supervisor("kv") as sup:
+        system.subscribe(facts.append)
+        mute = await sup.spawn(Mute, "mute")
+        with pytest.raises(ActorCrashedError, match="SpeechlessError"):
+            await mute.ask(Get("k"), timeout=1)
+        with pytest.raises(ActorCrashedError, match="outer"):
+            await mute.ask(Crash(), timeout=5)
+        await trio.sleep(5)
+        assert system.tree()[0].children[0].state == "running"
+    assert [fact.error.partition(",")[0] for fact in facts if isinstance(fact, ActorFailed)] == [
+        "SpeechlessError",
+        "OSError: outer",
+    ]
+
+
+async def test_who_has_ended_joins_no_group(autojump_clock: trio.testing.MockClock) -> None:
+    made: list[Store] = []
+
+    def make() -> Store:
+        made.append(Store())
+        return made[-1]
+
+    async with open_system(seed=0) as system, system.supervisor("kv") as sup:
+        await sup.stop(await sup.spawn(make, "store"))
+        with pytest.raises(ActorUsageError, match="has ended"):
+            made[0].ctx.join("stores")
+        assert system.group("stores") == ()
 
 
 async def test_an_ask_in_hand_is_answered_when_its_actor_ends_under_it(

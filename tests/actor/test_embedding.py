@@ -12,8 +12,8 @@ import pytest
 import sniffio
 import trio
 
-from prime.actor import Actor, on
-from prime.errors import RestartLimitError, WrongBackendError
+from prime.actor import Actor, System, on
+from prime.errors import ActorUsageError, RestartLimitError, WrongBackendError
 from prime.node.system import open_system
 from prime.wire import Ask, message
 
@@ -189,3 +189,46 @@ async def test_a_web_application_asks_an_actor_over_real_sockets() -> None:
         assert sorted(map(int, texts)) == list(range(1, 11))
         closing.set()
     assert len(system.deadlines) == 0
+
+
+async def test_a_supervisor_that_outlives_its_system_stops_and_says_why(autojump_clock: Clock) -> None:
+    seen: list[str] = []
+
+    async def serve(system: System, *, task_status: trio.TaskStatus[None]) -> None:
+        async with system.supervisor("late") as sup:
+            await sup.spawn(Counter, "counter")
+            task_status.started()
+            try:
+                await trio.sleep_forever()
+            except trio.Cancelled:
+                seen.append("cancelled")
+                raise
+
+    with trio.fail_after(60), pytest.RaisesGroup(pytest.RaisesExc(ActorUsageError, match="ended before it")):
+        async with trio.open_nursery() as nursery, open_system(seed=0) as system:
+            await nursery.start(serve, system)
+    assert seen == ["cancelled"]
+    assert system.leftovers()["actors"] == 0
+
+
+async def test_a_supervisor_cancelled_together_with_its_system_just_ends(autojump_clock: Clock) -> None:
+    async def serve(system: System, *, task_status: trio.TaskStatus[None]) -> None:
+        async with system.supervisor("late") as sup:
+            await sup.spawn(Counter, "counter")
+            task_status.started()
+            await trio.sleep_forever()
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery, open_system(seed=0) as system:
+            await nursery.start(serve, system)
+            nursery.cancel_scope.cancel()
+            await trio.sleep_forever()
+    assert system.leftovers()["actors"] == 0
+
+
+async def test_a_system_that_has_ended_opens_no_supervisor(autojump_clock: Clock) -> None:
+    async with open_system(seed=0) as system:
+        pass
+    with pytest.raises(ActorUsageError, match="has ended"):
+        async with system.supervisor("late"):
+            pytest.fail("its timers would never fire")

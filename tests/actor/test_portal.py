@@ -229,3 +229,23 @@ async def test_anyio_worker_threads_need_no_portal() -> None:
 def system_total(make: Callable[[], Portal], counter: Ref[Counter | Any]) -> int:
     portal = trio.from_thread.run_sync(make)
     return portal.ask(counter, Total(), timeout=5)
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), "1", None])
+async def test_a_timeout_that_is_none_is_refused_in_the_thread_and_hurts_nobody(timeout: Any) -> None:
+    async with open_system() as system, system.supervisor("s") as sup:
+        counter = await sup.spawn(Counter, "counter")
+        portal = system.portal()
+        with pytest.raises(ActorUsageError, match="timeout"):
+            await trio.to_thread.run_sync(lambda: portal.ask(counter, Total(), timeout=timeout))
+        with pytest.raises(ActorUsageError, match="timeout"):
+            await trio.to_thread.run_sync(lambda: portal.tell(counter, Add(1), timeout=timeout))
+        assert await counter.ask(Total(), timeout=1) == 0
+
+
+async def test_a_thread_may_wait_without_a_limit() -> None:
+    async with open_system() as system, system.supervisor("s") as sup:
+        counter = await sup.spawn(Counter, "counter")
+        portal = system.portal()
+        await trio.to_thread.run_sync(lambda: portal.tell(counter, Add(2), timeout=float("inf")))
+        assert await trio.to_thread.run_sync(lambda: portal.ask(counter, Total(), timeout=float("inf"))) == 2

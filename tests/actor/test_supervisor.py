@@ -344,3 +344,45 @@ async def test_a_restart_that_is_due_ends_with_its_supervisor(autojump_clock: tr
             await trio.sleep(1)
             assert len(system.deadlines) == 1
         assert len(system.deadlines) == 0
+
+
+class Untidy(Actor[Ping]):
+    """Its goodbye takes too long, and fails in a task of its own when it is cut off."""
+
+    @on(Ping)
+    def ping(self, _: Ping) -> int:
+        return 1
+
+    async def stopping(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            nursery.start_soon(self.fail_late)
+
+    async def fail_late(self) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("too late")
+
+
+async def test_a_goodbye_that_fails_when_it_is_cut_off_takes_nothing_along(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    facts: list[Any] = []
+    async with open_system(seed=0) as system, system.supervisor("s") as sup:
+        system.subscribe(facts.append)
+        sibling = await sup.spawn(lambda: Part("a", []), "a")
+        untidy = await sup.spawn(Untidy, "untidy", shutdown=1)
+        assert await untidy.ask(Ping(), timeout=1) == 1
+        await sup.stop(untidy)
+        assert await sibling.ask(Ping(), timeout=1) == 1
+        assert system.leftovers()["actors"] == 1
+    assert [(f.path, f.last_message) for f in facts if isinstance(f, ActorFailed)] == [("/s/untidy", "stopping()")]
+
+
+@pytest.mark.parametrize("made", [None, Ping()])
+async def test_a_factory_that_makes_no_actor_is_named(made: Any, autojump_clock: trio.testing.MockClock) -> None:
+    restart = Restart(max=0)
+    with pytest.raises(RestartLimitError, match=f"returned a {type(made).__name__}, which is no actor"):
+        async with open_system(seed=0) as system, system.supervisor("s", restart=restart) as sup:
+            await sup.spawn(lambda: made, "made")
