@@ -17,10 +17,18 @@ import trio
 
 from prime.actor.cell import RoomWait
 from prime.actor.mailbox import Envelope
-from prime.actor.ref import LocalRef, Ref
+from prime.actor.ref import LocalRef, NarrowRef, Ref, check_kind
 from prime.actor.relay import Relay
 from prime.actor.routes import Chooser, RoundRobin, Route
-from prime.errors import ActorUsageError, AskCycleError, DeadlineError, MailboxFullError, NoSuchActorError, PrimeError
+from prime.errors import (
+    ActorUsageError,
+    AskCycleError,
+    DeadlineError,
+    MailboxFullError,
+    NoSuchActorError,
+    PrimeError,
+    RefusedError,
+)
 from prime.wire import Ask
 
 if TYPE_CHECKING:
@@ -308,6 +316,8 @@ class _Lane:
 
     def take_now(self, entry: Any, *, only_here: bool = False) -> bool:
         """As `take`, but `False` where that would wait."""
+        if isinstance(self.ref, NarrowRef) and self._is_refused(self.ref, entry):
+            return True
         if self.cell is not None and not self.busy and self._put_now(self.cell, entry):
             return True
         if len(self.waiting) >= self._backlog and not self.left:
@@ -317,6 +327,15 @@ class _Lane:
             self.busy = True
             self._router.ctx.start_soon(self._drain)
         return True
+
+    def _is_refused(self, ref: NarrowRef[Any], entry: Any) -> bool:
+        """End an entry that the routee's ref does not take: a router has no more rights than the refs it was given."""
+        try:
+            check_kind(ref.path, ref.kinds, entry.message if type(entry) is Envelope else entry)
+        except RefusedError as error:
+            self._router.bury(entry, error)
+            return True
+        return False
 
     def _put_now(self, cell: Cell, entry: Any) -> bool:
         try:

@@ -771,3 +771,17 @@ async def test_far_routees_leave_with_their_node_and_open_asks_fail(autojump_clo
             answers = {await router.ask(Who(), timeout=30) for _ in range(4)}
         assert answers == {refs[2].path}
         assert len(system.deadlines) == 0
+
+
+async def test_a_router_has_no_more_rights_than_the_refs_it_was_given(autojump_clock: Clock) -> None:
+    async with open_system(seed=0) as system, system.supervisor("r") as sup:
+        found = letters(system)
+        worker = await sup.spawn(Worker, "worker")
+        narrow: Ref[Any] = worker.narrow(Who)
+        router: Ref[Any] = await sup.spawn(lambda: Router((narrow,)), "router")
+        assert await router.ask(Who(), timeout=1) == "/r/worker"
+        await router.tell(Note("no"))
+        with pytest.raises(RefusedError, match="takes Who, not Notes"):
+            await router.ask(Notes(), timeout=1)
+        assert await worker.ask(Notes(), timeout=1) == []
+        assert [letter.kind for letter in found] == ["Note", "Notes"]
