@@ -119,7 +119,7 @@ class Supervisor:
         ones after a failure, temporary ones never. `shutdown` bounds (in seconds) both the message in hand and
         `stopping` when it is stopped. After `passivate` idle seconds its incarnation ends in order, and the next
         message starts another. `remote` names the message classes that other nodes may send to its path: all that
-        have a tag by default, none with `()`; a ref that was handed out by `Ref.narrow` allows what it names.
+        have a tag by default, none with `()`, also through a ref that another node names; one that was handed out by `Ref.narrow` allows what it names.
         Raises `ActorUsageError` (path taken, supervisor ending) and `ActorCrashedError` when it fails in `started`
         and is not restarted.
         """

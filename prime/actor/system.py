@@ -18,7 +18,7 @@ from prime.actor.facts import ActorFailed, DeadLetter, causes_of, kind_of, words
 from prime.actor.mailbox import Envelope
 from prime.actor.passport import Passports, decode_in
 from prime.actor.portal import Portal
-from prime.actor.ref import FarRef, FarReliableRef, LocalRef, LocalReliableRef, Ref, ReliableRef, check_kind
+from prime.actor.ref import FarRef, FarReliableRef, LocalRef, LocalReliableRef, NarrowRef, Ref, ReliableRef, check_kind
 from prime.actor.registry import Groups
 from prime.actor.restart import Restart, Strategy
 from prime.actor.supervisor import Supervisor
@@ -248,15 +248,19 @@ class System:
         return tuple(LocalRef(cell) for cell in self.groups.members(name))
 
     def received(self, peer: PeerId, path: str) -> Ref[Any]:
-        """Return the ref that a message named: to an actor here, or to one that the network reaches."""
+        """Return the ref that a message named: to an actor here, or to one that the network reaches.
+
+        Anybody can name a path, so a ref to one of our own allows what its path allows other nodes, and no more: else
+        they would have us say for them what they may not say themselves.
+        """
         if self.network is None:
             raise ActorUsageError("a ref came to a system without a network", hint="decode messages where they arrive")
         if peer == self.peer:
             cell = self._cells.get(path)
-            found = LocalRef(cell) if cell is not None else self.passports.ref_at(path)
+            found = _as_others_may(cell) if cell is not None else self.passports.ref_at(path)
             if found is not None:
                 return found
-        return FarRef(self, self.network, peer, path)  # one of our own that is gone: its first use says so
+        return FarRef(self, self.network, peer, path)  # one of our own that is gone, or closed: its first use says so
 
     def watch(self, ref: Ref[Any], notify: Callable[[str], None]) -> Callable[[], None]:
         """Call `notify(reason)` exactly once when the actor behind `ref` ends or its link is lost."""
@@ -446,6 +450,13 @@ class System:
                 f"{cell.path} takes nothing from other nodes by its path", hint="get a ref from its node"
             )
         check_kind(cell.path, allowed, message)
+
+
+def _as_others_may(cell: Cell) -> LocalRef[Any] | None:
+    """Return a ref with the rights that other nodes have at an actor's path; `None` if they have none."""
+    if cell.remote is None:
+        return LocalRef(cell)
+    return NarrowRef(cell, cell.remote) if cell.remote else None
 
 
 def _infos(supervisor: Supervisor, now: float) -> Iterator[ActorInfo]:

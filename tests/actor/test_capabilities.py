@@ -144,6 +144,22 @@ async def test_what_far_nodes_may_send_by_path_can_be_limited(autojump_clock: Cl
         assert await far.ask(Get(), timeout=5) == []
 
 
+@pytest.mark.parametrize("remote", [(), (Get,)])
+async def test_a_path_that_others_may_not_use_is_not_used_for_them(
+    remote: tuple[type, ...], autojump_clock: Clock
+) -> None:
+    async with two() as (here, there), here.supervisor("h") as h:
+        secret = await h.spawn(Store, "secret", remote=remote)
+        await h.spawn(Friend, "deputy")
+        deputy = there.ref(here.peer, "/h/deputy", Friend)
+        await deputy.ask(Share(there.ref(here.peer, "/h/secret", Store)), timeout=5)
+        with pytest.raises(RefusedError):
+            await deputy.ask(Use(put=True), timeout=5)
+        if remote:
+            assert await deputy.ask(Use(put=False), timeout=5) == ""
+        assert await secret.ask(Get(), timeout=1) == []
+
+
 async def test_a_far_question_that_is_told_and_refused_crashes_nobody(autojump_clock: Clock) -> None:
     class Strict(Actor[Get]):
         @on(Get)
