@@ -357,7 +357,7 @@ class System:
             self.check_path(cell.path)
         self._cells[cell.path] = cell
         if self._statistics:
-            cell.timing = Timing()
+            cell.timing = Timing(trio.current_time())
 
     def unregister(self, cell: Cell) -> None:
         """Free the path of a dead cell."""
@@ -466,7 +466,7 @@ def _infos(supervisor: Supervisor, now: float) -> Iterator[ActorInfo]:
 
 
 def _info(cell: Cell, now: float) -> ActorInfo:
-    timing = cell.timing or Timing()
+    timing = cell.timing or Timing(now)
     return ActorInfo(
         path=cell.path,
         actor=type(cell.life.actor).__qualname__ if cell.life is not None else "",

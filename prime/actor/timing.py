@@ -13,16 +13,16 @@ _NO_MARK = (0, 0.0)
 
 
 class Timing:
-    """The statistics of one actor across its incarnations."""
+    """The statistics of one actor across its incarnations, from `now` on."""
 
     __slots__ = ("_buckets", "_marked", "_marking", "_rate_at", "_rate_from", "_rate_per_s", "_samples")
 
-    def __init__(self) -> None:
+    def __init__(self, now: float) -> None:
         self._buckets = _NONE
         self._samples = 0
         self._marked = self._marking = _NO_MARK
         self._rate_from = 0
-        self._rate_at = 0.0
+        self._rate_at = now
         self._rate_per_s = 0.0
 
     def took(self, duration_s: float) -> None:

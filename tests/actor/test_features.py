@@ -637,6 +637,17 @@ async def test_a_tracer_sees_each_message_go_and_come(autojump_clock: Clock) -> 
     ]
 
 
+async def test_the_first_look_counts_from_the_actors_beginning_and_not_the_clocks(autojump_clock: Clock) -> None:
+    autojump_clock.jump(1_000_000)  # as Trio's own clock, which begins anywhere
+    async with open_system(seed=0) as system, system.supervisor("s") as sup:
+        log = await sup.spawn(Log, "log")
+        for _ in range(8):
+            await log.tell(Note("x"))
+        await trio.sleep(2)
+        (info,) = system.tree()[0].children
+        assert info.rate_per_s == pytest.approx(4)
+
+
 async def test_introspection_shows_depth_age_rate_and_times(autojump_clock: Clock) -> None:
     async with open_system(seed=0) as system, system.supervisor("s") as sup:
         log = await sup.spawn(Log, "log")
