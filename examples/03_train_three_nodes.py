@@ -1,6 +1,7 @@
 """Your own model and data, trained by three nodes in one program: every few steps they agree on one result.
 
 Run: python examples/03_train_three_nodes.py
+Needs: pip install '.[train]'
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The actor runtime: refs, mailboxes, supervision, registry, system.
 
-Read `actor.py` for what a user subclasses, `cell.py` for the life of one actor, `supervisor.py` for what happens when
-it fails, `contract.py` for what the runtime needs from the rooms above.
+Read `actor.py` for what a user subclasses, `cell.py` for what lasts of an actor and `life.py` for one incarnation of it,
+`supervisor.py` for what happens when it fails, `contract.py` for what the runtime needs from the rooms above.
 """
 
 from prime.actor.actor import Actor, Context
