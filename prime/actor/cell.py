@@ -184,7 +184,12 @@ class Cell:
         self.system_queue.append(entry)
         if self.parked is not None:
             self.wake()
-        elif self.paused is not None:
+        else:
+            self.wake_paused()
+
+    def wake_paused(self) -> None:
+        """Let a suspended actor look up: for what its supervisor says, or to fail."""
+        if self.paused is not None:
             task, self.paused = self.paused, None
             trio.lowlevel.reschedule(task)
 

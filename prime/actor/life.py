@@ -574,6 +574,7 @@ class Life:
         elif not self._closing:  # it has no task yet: one is made, to fail
             self._broken = error
             self.cell.wake()
+            self.cell.wake_paused()
 
     # ----------------------------------------------------------------- ending
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
@@ -13,7 +14,7 @@ from prime.actor.deadlines import not_a_time
 from prime.actor.facts import kind_of
 from prime.actor.mailbox import Envelope
 from prime.actor.slots import Slot
-from prime.errors import ActorUsageError, DeadlineError, MailboxFullError, RefusedError
+from prime.errors import ActorUsageError, DeadlineError, MailboxFullError, NoSuchActorError, RefusedError
 
 if TYPE_CHECKING:
     from prime.actor.cell import Cell
@@ -323,7 +324,8 @@ class FarRef(Generic[M_contra]):
         """See `Ref.tell`."""
         if self._kinds is not None:
             check_kind(self._path, self._kinds, message)
-        await self._network.tell(self._peer, self._path, message)
+        with contextlib.suppress(NoSuchActorError):  # one of our own that is gone: a dead letter, as on any other node
+            await self._network.tell(self._peer, self._path, message)
 
     def tell_nowait(self, message: M_contra) -> None:
         """Raise: whether a far mailbox has room cannot be known without waiting."""

@@ -537,6 +537,10 @@ class Links:
 
     async def ask(self, peer: PeerId, path: str, message: Any, *, timeout_s: float, chain: tuple[str, ...] = ()) -> Any:
         """See `Network.ask`."""
+        if not timeout_s > 0:
+            raise DeadlineError(
+                f"an ask of {path} with {timeout_s:g} s left was not sent", hint="give a timeout above 0 seconds"
+            )
         if peer == self._peer:
             return await self._ask_self(path, message, timeout_s, chain)
         payloads: list[memoryview] = []

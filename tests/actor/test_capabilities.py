@@ -11,7 +11,7 @@ import trio
 
 from prime.actor import Actor, DeadLetter, Ref, System, on
 from prime.actor.ref import FarRef, LocalRef
-from prime.errors import ActorUsageError, LocalProtocolError, NoSuchActorError, RefusedError
+from prime.errors import ActorUsageError, DeadlineError, LocalProtocolError, NoSuchActorError, RefusedError
 from prime.node.system import open_system
 from prime.transport.memory import Memory, MemoryHub
 from prime.wire import Ask, message, to_plain
@@ -174,6 +174,28 @@ async def test_a_far_question_that_is_told_and_refused_crashes_nobody(autojump_c
             await far.ask(Get(), timeout=5)
         assert here.tree()[0].children[0].restarts == 0
         assert here.dead_letters == 1
+
+
+async def test_a_ref_to_one_of_ours_that_is_gone_crashes_nobody_who_tells_it(autojump_clock: Clock) -> None:
+    async with two() as (here, there), there.supervisor("t") as t:
+        await t.spawn(Friend, "friend")
+        friend = here.ref(there.peer, "/t/friend", Friend)
+        gone: Ref[Any] = FarRef(here, here.network, there.peer, "/t/nobody")  # type: ignore[arg-type]
+        await friend.ask(Share(gone), timeout=5)
+        assert await friend.ask(Use(put=True), timeout=5) == "told"
+        assert there.dead_letters == 1
+        with pytest.raises(NoSuchActorError):
+            await friend.ask(Use(put=False), timeout=5)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan")])
+async def test_a_far_ask_without_time_is_not_sent(timeout: float, autojump_clock: Clock) -> None:
+    async with two() as (here, there), here.supervisor("h") as h:
+        await h.spawn(Store, "store")
+        with pytest.raises(DeadlineError, match="was not sent"):
+            await there.ref(here.peer, "/h/store", Store).ask(Get(), timeout=timeout)
+        await trio.sleep(1)
+        assert here.tree()[0].children[0].handled == 0
 
 
 async def test_narrow_here_refuses_at_once(autojump_clock: Clock) -> None:

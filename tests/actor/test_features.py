@@ -453,6 +453,25 @@ async def test_a_suspended_actor_hears_only_its_supervisor(autojump_clock: Clock
             sup.suspend(log)
 
 
+async def test_a_suspended_actor_fails_with_its_side_task_at_once(autojump_clock: Clock) -> None:
+    class Sided(Actor[Boom]):
+        @on(Boom)
+        def boom(self, _: Boom) -> None:
+            self.ctx.start_soon(self.fail_soon)
+
+        async def fail_soon(self) -> None:
+            await trio.sleep(5)
+            raise OSError("the side task broke")
+
+    async with open_system(seed=0) as system, system.supervisor("s") as sup:
+        ref = await sup.spawn(Sided, "sided")
+        await ref.tell(Boom())
+        await trio.sleep(1)
+        sup.suspend(ref)
+        await trio.sleep(10)
+        assert system.tree()[0].children[0].restarts == 1
+
+
 # -------------------------------------------------------------------------------------------------------- ask cycles
 
 
