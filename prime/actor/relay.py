@@ -28,6 +28,16 @@ class Relay(Actor[M_contra]):
         if type(self).relay_now is not Relay.relay_now:
             cell.eager = self.relay_now
 
+    @property
+    def stands_for(self) -> str:
+        """Return what introspection shows as its class: that of the actor behind it, if it is one."""
+        return type(self).__qualname__
+
+    def took(self, duration_s: float) -> None:
+        """Tell introspection how long whoever is behind it took with a message, in seconds."""
+        if self._cell.timing is not None:
+            self._cell.timing.took(duration_s)
+
     async def relay(self, entry: Any) -> None:
         """Take one entry: a bare message, or an `Envelope` whose slot and deadline are the relay's from now on.
 

@@ -465,11 +465,16 @@ def _infos(supervisor: Supervisor, now: float) -> Iterator[ActorInfo]:
             yield _info(child.cell, now)
 
 
+def _shown(actor: Actor[Any]) -> str:
+    """Return the class of an actor as introspection shows it."""
+    return str(getattr(actor, "stands_for", type(actor).__qualname__))
+
+
 def _info(cell: Cell, now: float) -> ActorInfo:
     timing = cell.timing or Timing(now)
     return ActorInfo(
         path=cell.path,
-        actor=type(cell.life.actor).__qualname__ if cell.life is not None else "",
+        actor=_shown(cell.life.actor) if cell.life is not None else "",
         state=cell.state,
         age_s=now - cell.started_at,
         restarts=cell.restarts,

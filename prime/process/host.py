@@ -146,6 +146,11 @@ class ProcessActor(Relay[Any]):
 
     # ------------------------------------------------------------------------------------------------ its life
 
+    @property
+    def stands_for(self) -> str:
+        """See `Relay.stands_for`."""
+        return self._plan.target.factory
+
     async def started(self) -> None:
         """Start the process and wait until the actor in it has started."""
         plan = self._plan
@@ -285,8 +290,9 @@ class ProcessActor(Relay[Any]):
     def _ask(self, entry: Envelope, body: list[Any], payloads: list[memoryview]) -> None:
         carrier = self._carrier
         assert carrier is not None  # noqa: S101 - set by `started`, before the first entry
-        flight = self._window.add_ask(entry)
-        left_s = math.inf if entry.deadline is None else entry.deadline - trio.current_time()
+        now_s = trio.current_time()
+        flight = self._window.add_ask(entry, now_s)
+        left_s = math.inf if entry.deadline is None else entry.deadline - now_s
         answer, kind, sender = _Answer(self, flight), type(entry.message), entry.sender or None
         chain = chain_of(entry.chain)
         if not payloads and sender is None:
@@ -342,6 +348,7 @@ class ProcessActor(Relay[Any]):
     def answered(self, flight: Flight) -> None:
         """Hear that an ask is over."""
         self._window.answered(flight)
+        self.took(trio.current_time() - flight.begun_s)
         self._regulate()
 
     def hear(self, message: Any, slot: ReplySlot | None) -> None:

@@ -21,11 +21,12 @@ ASKS_MAX = 4096
 
 @attrs.define(eq=False)
 class Flight:
-    """One entry on its way. A tell has an `index` counted from 1, an ask the link's `token`."""
+    """One entry on its way, since `begun_s`. A tell has an `index` counted from 1, an ask the link's `token`."""
 
     entry: Any
     index: int = 0
     token: int = 0
+    begun_s: float = 0.0
 
 
 class Window:
@@ -55,9 +56,9 @@ class Window:
         self._flights[flight] = None
         return flight
 
-    def add_ask(self, entry: Any) -> Flight:
+    def add_ask(self, entry: Any, now_s: float = 0.0) -> Flight:
         """Note an ask that is handed on now; the caller sets its token."""
-        flight = Flight(entry)
+        flight = Flight(entry, begun_s=now_s)
         self._flights[flight] = None
         return flight
 

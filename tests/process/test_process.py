@@ -487,8 +487,11 @@ async def test_dead_letters_of_the_child_are_heard_of_here_and_its_process_is_in
         await ref.tell(a.WhoAsks())
         await facts.until(lambda: facts.of(DeadLetter))
         assert facts.of(DeadLetter)[0] == DeadLetter("/pool/counter", "WhoAsks", "the actor has no handler for WhoAsks")
+        assert await ref.ask(a.Total(), timeout=WAIT_S) == ()
         (info,) = sup.system.tree()[0].children
         assert [info.process] == children()
+        assert info.actor == "Counter"
+        assert 0 < info.p50_s <= info.p99_s < WAIT_S
 
 
 async def test_the_sender_is_the_far_node_and_nobody_for_a_local_one() -> None:
