@@ -404,7 +404,9 @@ async def test_programs_that_the_child_started_go_with_it() -> None:
         program = await ref.ask(a.StartProgram(), timeout=WAIT_S)
         assert runs(program)
         await sup.stop(ref)
-        assert not runs(program)
+        with trio.fail_after(WAIT_S):
+            while runs(program):  # noqa: ASYNC110 - it is killed; when it is gone is the kernel's business
+                await trio.sleep(0.01)
 
 
 async def test_a_silent_process_is_killed_and_the_reason_says_so() -> None:
