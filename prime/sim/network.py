@@ -1,0 +1,108 @@
+"""The network's model: what becomes of each message, for both engines (pure).
+
+A link from one node to another has latency, jitter and bandwidth (bytes go one after the other), may be cut one way,
+and is judged by chance for each datagram or write. Who moves the bytes asks `datagram` or `segment` what becomes of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from random import Random
+
+import attrs
+
+from prime.sim.plan import NetworkFaults
+from prime.sim.streams import Streams
+
+
+@attrs.frozen
+class Arrival:
+    """One copy of a datagram comes at `at` seconds, changed or not."""
+
+    at: float
+    corrupted: bool = False
+
+
+@attrs.define(slots=True, eq=False)
+class _Way:
+    """One direction between two nodes."""
+
+    random: Random
+    free_at: float = -math.inf
+    """When the last byte that was given to it has left."""
+    cuts: int = 0
+
+
+class Network:
+    """Every link of a world. `faults` may be replaced at any time, and holds from then on."""
+
+    def __init__(self, streams: Streams, faults: NetworkFaults) -> None:
+        self.faults = faults
+        self._streams = streams
+        self._ways: dict[tuple[str, str], _Way] = {}
+
+    def datagram(self, source: str, target: str, size_bytes: int, now: float) -> tuple[Arrival, ...]:
+        """Return when each copy of a datagram arrives: none for one that is lost."""
+        way, faults = self._way(source, target), self.faults
+        random = way.random
+        leaves = self._leaves(way, size_bytes, now)
+        if way.cuts or (faults.loss and random.random() < faults.loss):
+            return ()
+        copies = 2 if faults.duplication and random.random() < faults.duplication else 1
+        return tuple(self._arrival(random, leaves) for _ in range(copies))
+
+    def segment(self, source: str, target: str, size_bytes: int, now: float) -> float | None:
+        """Return when the bytes of one write on a stream arrive, or `None` if the stream dies of it.
+
+        The caller keeps the order of a stream: bytes arrive no sooner than those before them.
+        """
+        way, faults = self._way(source, target), self.faults
+        random = way.random
+        broken = faults.loss + faults.corruption
+        if broken and random.random() < broken:
+            return None
+        leaves = self._leaves(way, size_bytes, now)
+        return leaves + faults.latency_s + (random.random() * faults.jitter_s if faults.jitter_s else 0.0)
+
+    def is_open(self, source: str, target: str) -> bool:
+        """Tell whether anything goes from `source` to `target` now."""
+        way = self._ways.get((source, target))
+        return way is None or way.cuts == 0
+
+    def cut(self, source: str, target: str) -> None:
+        """Let nothing more go from `source` to `target`; cuts add up."""
+        self._way(source, target).cuts += 1
+
+    def mend(self, source: str, target: str) -> None:
+        """Undo one cut."""
+        way = self._way(source, target)
+        way.cuts = max(way.cuts - 1, 0)
+
+    def mend_all(self) -> None:
+        """Undo every cut."""
+        for way in self._ways.values():
+            way.cuts = 0
+
+    def across(self, side: Iterable[str], nodes: Iterable[str]) -> list[tuple[str, str]]:
+        """Return both directions of each pair that a partition of `nodes` into `side` and the others parts."""
+        inside = set(side)
+        one, two = [n for n in nodes if n in inside], [n for n in nodes if n not in inside]
+        return [pair for a in one for b in two for pair in ((a, b), (b, a))]
+
+    def _way(self, source: str, target: str) -> _Way:
+        way = self._ways.get((source, target))
+        if way is None:
+            way = self._ways[source, target] = _Way(self._streams.stream("network", source, target))
+        return way
+
+    def _leaves(self, way: _Way, size_bytes: int, now: float) -> float:
+        way.free_at = max(way.free_at, now) + size_bytes / self.faults.bandwidth_bytes_per_s
+        return way.free_at
+
+    def _arrival(self, random: Random, leaves: float) -> Arrival:
+        faults = self.faults
+        at = leaves + faults.latency_s + (random.random() * faults.jitter_s if faults.jitter_s else 0.0)
+        if faults.reordering and random.random() < faults.reordering:
+            at += random.random() * 4 * (faults.latency_s + faults.jitter_s)
+        return Arrival(at, bool(faults.corruption and random.random() < faults.corruption))

@@ -1,0 +1,284 @@
+"""What goes wrong in one run, as data: how bad the network and the disks are, and what happens to whom and when (pure).
+
+A plan is drawn from a seed (`draw`), written by hand, or found by shrinking; the same plan, seed and scenario make the
+same run. Swarm testing: each seed draws which faults are on at all, then how hard, so that some runs have one fault
+alone and none drowns the others. Source: Groce et al., "Swarm Testing", ISSTA 2012.
+"""
+
+from __future__ import annotations
+
+import math
+from random import Random
+from typing import Literal
+
+import attrs
+
+from prime.sim.streams import Streams
+
+Kind = Literal[
+    "latency",
+    "jitter",
+    "loss",
+    "duplication",
+    "reordering",
+    "corruption",
+    "bandwidth",
+    "cut",
+    "partition",
+    "slow_reader",
+    "unsynced",
+    "torn",
+    "bit_flip",
+    "disk_full",
+    "disk_gone",
+    "crash",
+    "skew",
+    "pause",
+]
+"""Every fault there is; `Space.kinds` names those that a scenario may meet."""
+
+NETWORK: frozenset[Kind] = frozenset(
+    {
+        "latency",
+        "jitter",
+        "loss",
+        "duplication",
+        "reordering",
+        "corruption",
+        "bandwidth",
+        "cut",
+        "partition",
+        "slow_reader",
+    }
+)
+DISK: frozenset[Kind] = frozenset({"unsynced", "torn", "bit_flip", "disk_full", "disk_gone"})
+NODE: frozenset[Kind] = frozenset({"crash", "skew", "pause"})
+ALL: frozenset[Kind] = NETWORK | DISK | NODE
+
+
+@attrs.frozen
+class NetworkFaults:
+    """How bad every link is; times in seconds, the others chances for each message or write on a stream.
+
+    `loss` ends a stream (what was under way on it is lost) and drops a datagram. `duplication` and `reordering` are of
+    datagrams: a stream has neither. `corruption` ends a stream, as an authenticated one does, and changes a datagram.
+    """
+
+    latency_s: float = 0.001
+    jitter_s: float = 0.0
+    loss: float = 0.0
+    duplication: float = 0.0
+    reordering: float = 0.0
+    corruption: float = 0.0
+    bandwidth_bytes_per_s: float = math.inf
+
+
+@attrs.frozen
+class DiskFaults:
+    """What a crash and time do to every disk.
+
+    `unsynced`: a crash takes what was not synced (without it, the disk keeps all that was written); `torn`: it may leave
+    a part of that; `latency_s`: how long each call to the disk takes.
+    """
+
+    unsynced: bool = False
+    torn: bool = False
+    latency_s: float = 0.0
+
+
+@attrs.frozen
+class Crash:
+    """The node's process ends at `at_s`, or `steps` task steps later, and starts again after `down_s`.
+
+    With `machine` its whole machine is off, so that nobody hears of it; else its peers see their streams break. `disk`
+    says whether it comes back with its disk.
+    """
+
+    node: str
+    at_s: float
+    down_s: float = 1.0
+    steps: int = 0
+    machine: bool = False
+    disk: Literal["kept", "lost"] = "kept"
+
+
+@attrs.frozen
+class Pause:
+    """The node stands still: nothing in it runs, while time goes on and its sockets stay open."""
+
+    node: str
+    at_s: float
+    for_s: float
+
+
+@attrs.frozen
+class Skew:
+    """The node's clock (`Node.clock`) is wrong by `offset_s` and runs `rate` times as fast from `at_s` on."""
+
+    node: str
+    at_s: float
+    offset_s: float
+    rate: float = 1.0
+
+
+@attrs.frozen
+class Cut:
+    """Nothing goes from `source` to `target`; the other way is open."""
+
+    source: str
+    target: str
+    at_s: float
+    for_s: float
+
+
+@attrs.frozen
+class Partition:
+    """Nothing goes between the nodes of `side` and the others."""
+
+    side: tuple[str, ...]
+    at_s: float
+    for_s: float
+
+
+@attrs.frozen
+class SlowReader:
+    """The node's sockets are read no faster than `bytes_per_s`."""
+
+    node: str
+    at_s: float
+    for_s: float
+    bytes_per_s: float = 1000.0
+
+
+@attrs.frozen
+class DiskFull:
+    """The node's disk takes no more bytes."""
+
+    node: str
+    at_s: float
+    for_s: float
+
+
+@attrs.frozen
+class DiskGone:
+    """Every call to the node's disk fails."""
+
+    node: str
+    at_s: float
+    for_s: float
+
+
+@attrs.frozen
+class BitFlip:
+    """One bit of what lies on the node's disk changes."""
+
+    node: str
+    at_s: float
+
+
+Action = Crash | Pause | Skew | Cut | Partition | SlowReader | DiskFull | DiskGone | BitFlip
+
+
+@attrs.frozen
+class Plan:
+    """All that goes wrong in a run: faults that hold throughout the storm, and actions in the order of their times."""
+
+    network: NetworkFaults = NetworkFaults()
+    disk: DiskFaults = DiskFaults()
+    actions: tuple[Action, ...] = ()
+    storm_s: float = 20.0
+    """When all faults end and everything is mended; the scenario's quiet period begins."""
+
+
+@attrs.frozen
+class Space:
+    """What a scenario may meet, from which a plan is drawn."""
+
+    nodes: tuple[str, ...]
+    kinds: frozenset[Kind] = ALL
+    storm_s: float = 20.0
+    actions_max: int = 12
+
+
+def draw(seed: int, space: Space) -> Plan:
+    """Return the plan of a seed: about half of the kinds are on, each as hard as was drawn."""
+    streams = Streams(seed)
+    on = {kind for kind in sorted(space.kinds) if streams.stream("plan", "on", kind).random() < 0.5}
+    actions = [
+        action
+        for kind in sorted(on - {"latency", "jitter", "loss", "duplication", "reordering", "corruption", "bandwidth"})
+        for action in _actions(kind, space, streams.stream("plan", "actions", kind))
+    ]
+    if len(actions) > space.actions_max:
+        chosen = streams.stream("plan", "chosen").sample(range(len(actions)), space.actions_max)
+        actions = [actions[index] for index in sorted(chosen)]
+    return Plan(
+        network=_network(on, streams),
+        disk=DiskFaults(
+            unsynced="unsynced" in on,
+            torn="torn" in on,
+            latency_s=_log(streams.stream("plan", "disk"), 1e-4, 0.05),
+        ),
+        actions=tuple(sorted(actions, key=lambda action: (action.at_s, repr(action)))),
+        storm_s=space.storm_s,
+    )
+
+
+def _network(on: set[Kind], streams: Streams) -> NetworkFaults:
+    def amount(kind: Kind, low: float, high: float) -> float:
+        return _log(streams.stream("plan", kind), low, high) if kind in on else 0.0
+
+    return NetworkFaults(
+        latency_s=amount("latency", 0.001, 0.5) or 0.001,
+        jitter_s=amount("jitter", 0.001, 0.5),
+        loss=amount("loss", 0.001, 0.1),
+        duplication=amount("duplication", 0.01, 0.3),
+        reordering=amount("reordering", 0.01, 0.5),
+        corruption=amount("corruption", 0.001, 0.05),
+        bandwidth_bytes_per_s=amount("bandwidth", 2e3, 1e7) or math.inf,
+    )
+
+
+def _log(random: Random, low: float, high: float) -> float:
+    """Draw between two amounts so that each order of magnitude is as likely as another; a few digits, to be read."""
+    return float(f"{low * (high / low) ** random.random():.3g}")
+
+
+def _actions(kind: Kind, space: Space, random: Random) -> list[Action]:
+    made = (_action(kind, space, random) for _ in range(random.randint(1, 4)))
+    return [action for action in made if action is not None]
+
+
+def _action(kind: Kind, space: Space, random: Random) -> Action | None:  # noqa: PLR0911 - one line for each kind
+    node, at_s = random.choice(space.nodes), round(random.uniform(0, space.storm_s), 3)
+    for_s = min(_log(random, 0.05, 10.0), round(max(space.storm_s - at_s, 0.05), 3))
+    others = [other for other in space.nodes if other != node]
+    match kind:
+        case "crash":
+            return Crash(
+                node,
+                at_s,
+                for_s,
+                steps=random.randint(0, 200),
+                machine=random.random() < 0.3,
+                disk="lost" if random.random() < 0.2 else "kept",
+            )
+        case "pause":
+            return Pause(node, at_s, for_s)
+        case "skew":
+            return Skew(node, at_s, round(random.gauss(0, 5), 3), round(random.uniform(0.9, 1.1), 3))
+        case "slow_reader":
+            return SlowReader(node, at_s, for_s, _log(random, 100, 1e6))
+        case "disk_full":
+            return DiskFull(node, at_s, for_s)
+        case "disk_gone":
+            return DiskGone(node, at_s, for_s)
+        case "bit_flip":
+            return BitFlip(node, at_s)
+        case "cut" if others:
+            return Cut(node, random.choice(others), at_s, for_s)
+        case "partition" if others:
+            side = random.sample(space.nodes, random.randint(1, len(others)))
+            return Partition(tuple(sorted(side)), at_s, for_s)
+        case _:
+            return None
