@@ -21,8 +21,8 @@ import attrs
 
 from prime.actor.contract import SavedSnapshot
 from prime.errors import ActorUsageError, CorruptedError, PrimeError, PrimeInternalError, WorldError
+from prime.store.files import SystemFiles, finish, make_folders
 from prime.store.head import Head, checked_bodies, checked_key
-from prime.store.journal import sync_folder
 from prime.store.mark import Mark
 
 SCHEMA_VERSION = 1
@@ -106,10 +106,11 @@ class Database:
         return self._connection
 
     def _connect(self) -> sqlite3.Connection:
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        files = SystemFiles()
+        finish(lambda: make_folders(files, self.path.parent))
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._mark = Mark(self.path.with_name(self.path.name + "-mark"))
-        sync_folder(self.path.parent)
+        files.sync_folder(self.path.parent)
         self._connection = sqlite3.connect(
             self.path, timeout=self._busy_timeout_s, isolation_level=None, check_same_thread=False
         )

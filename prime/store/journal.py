@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import errno
-import functools
-import os
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import trio
 
-from prime.errors import WorldError
-from prime.store.framing import MAGIC, framed, scan
+from prime.errors import CorruptedError, WorldError
+from prime.store.files import Files, SystemFiles, Work, make_folders, write_all
+from prime.store.framing import MAGIC, Scan, framed, scan
+
+T = TypeVar("T")
 
 
 class MemoryJournal:
@@ -42,88 +43,134 @@ class MemoryJournal:
 
 
 class FileJournal:
-    """An append-only file, fsynced at every append. One process at a time may have it open."""
+    """An append-only file, fsynced at every append. One process at a time may have it open.
 
-    def __init__(self, path: Path, handle: int, size_bytes: int) -> None:
+    `files` is the disk it lies on. A journal outlives a disk that fails for a time: an append or replace that fails is
+    undone, at once or before the next one, and may be there after a crash only if not even that came to the disk.
+    """
+
+    def __init__(self, path: Path, files: Files, handle: int, size_bytes: int) -> None:
         self._path = path
+        self._files = files
         self._handle = handle
         self._size_bytes = size_bytes
         self._lock = trio.Lock()
-        self._broken = False
+        self._has_rest = False
+        """Whether something of a failed append may stand behind the last record."""
+        self._is_renamed = False
+        """Whether the file has a new name of which the disk may not know."""
 
     @classmethod
-    async def open(cls, path: Path) -> FileJournal:
+    async def open(cls, path: Path, files: Files | None = None) -> FileJournal:
         """Open or make the journal at `path`; a torn last record is cut off.
 
         Raises `CorruptedError` for damage anywhere else and `WorldError` where the disk refuses.
         """
-        journal: FileJournal = await _on_disk(path, functools.partial(cls._open, path))
-        return journal
+        disk = SystemFiles() if files is None else files
+        with _errors(path):
+            return await disk.run(lambda: cls._open(path, disk))
 
     @classmethod
-    def _open(cls, path: Path) -> FileJournal:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.with_suffix(".new").unlink(missing_ok=True)
-        found = scan(path.read_bytes() if path.exists() else b"", str(path))
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        size_bytes = found.whole_bytes
-        os.ftruncate(handle, size_bytes)
-        os.lseek(handle, size_bytes, os.SEEK_SET)
-        if size_bytes == 0:
-            _write(handle, MAGIC)
-            size_bytes = len(MAGIC)
-        os.fsync(handle)
-        sync_folder(path.parent)
-        return cls(path, handle, size_bytes)
+    def _open(cls, path: Path, files: Files) -> Work[FileJournal]:
+        yield from make_folders(files, path.parent)
+        yield
+        files.remove(_draft(path))
+        yield
+        data = files.read(path)
+        found = scan(data, str(path))
+        yield
+        handle = files.open(path)
+        try:
+            yield
+            files.truncate(handle, found.whole_bytes)
+            yield from _rewritten(files, handle, data, found)
+            yield
+            files.sync(handle)
+            yield
+            files.sync_folder(path.parent)
+        except BaseException:
+            files.close(handle)
+            raise
+        return cls(path, files, handle, max(found.whole_bytes, len(MAGIC)))
 
     async def append(self, record: bytes | memoryview) -> None:
         """See `contract.Journal.append`. Raises `WorldError` when the disk is full or gone; nothing is half kept."""
-        async with self._lock:
-            with trio.CancelScope(shield=True):
-                await _on_disk(self._path, functools.partial(self._append, record))
+        await self._run(lambda: self._append(record))
 
-    def _append(self, record: bytes | memoryview) -> None:
-        if self._broken:
-            raise OSError(errno.EIO, "an earlier write could not be undone: start the node again")
-        head = framed(record)
+    def _append(self, record: bytes | memoryview) -> Work[None]:
+        yield from self._mend()
+        self._has_rest = True
         try:
-            _write(self._handle, head)
-            _write(self._handle, record)
-            os.fsync(self._handle)
+            end = yield from write_all(self._files, self._handle, framed(record), self._size_bytes)
+            end = yield from write_all(self._files, self._handle, record, end)
+            yield
+            self._files.sync(self._handle)
         except OSError:
-            self._broken = True  # until the half-written record is gone again
-            os.ftruncate(self._handle, self._size_bytes)
-            os.lseek(self._handle, self._size_bytes, os.SEEK_SET)
-            self._broken = False
+            with contextlib.suppress(OSError):  # the first error is the one to tell; the next call tries again
+                yield from self._mend()
             raise
-        self._size_bytes += len(head) + len(record)
+        self._size_bytes, self._has_rest = end, False
+
+    def _mend(self) -> Work[None]:
+        """Finish what an earlier call could not: nothing may be promised behind a rest, or under an unsynced name."""
+        if self._has_rest:
+            yield
+            self._files.truncate(self._handle, self._size_bytes)
+            yield  # else a crash could bring the rest back behind what is written over its beginning
+            self._files.sync(self._handle)
+            self._has_rest = False
+        if self._is_renamed:
+            yield
+            self._files.sync_folder(self._path.parent)
+            self._is_renamed = False
 
     async def replace(self, records: Sequence[bytes | memoryview]) -> None:
         """See `contract.Journal.replace`: a fresh file takes the old one's place, whole or not at all."""
-        async with self._lock:
-            with trio.CancelScope(shield=True):
-                await _on_disk(self._path, functools.partial(self._replace, records))
+        await self._run(lambda: self._replace(records))
 
-    def _replace(self, records: Sequence[bytes | memoryview]) -> None:
-        draft = self._path.with_suffix(".new")
-        handle = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    def _replace(self, records: Sequence[bytes | memoryview]) -> Work[None]:
+        draft = _draft(self._path)
+        yield
+        handle = self._files.open(draft)
         try:
-            size_bytes = _write(handle, MAGIC)
-            for record in records:
-                size_bytes += _write(handle, framed(record)) + _write(handle, record)
-            os.fsync(handle)
-            draft.replace(self._path)
-        except OSError:
-            os.close(handle)
+            size_bytes = yield from self._write_draft(handle, records)
+            yield
+            self._files.replace(draft, self._path)
+        except BaseException:
+            self._files.close(handle)
             raise
         old, self._handle, self._size_bytes = self._handle, handle, size_bytes
-        self._broken = False
-        os.close(old)
-        sync_folder(self._path.parent)
+        self._has_rest, self._is_renamed = False, True
+        self._files.close(old)
+        yield from self._mend()
+
+    def _write_draft(self, handle: int, records: Sequence[bytes | memoryview]) -> Work[int]:
+        yield
+        self._files.truncate(handle, 0)
+        end = yield from write_all(self._files, handle, MAGIC, 0)
+        for record in records:
+            end = yield from write_all(self._files, handle, framed(record), end)
+            end = yield from write_all(self._files, handle, record, end)
+        yield
+        self._files.sync(handle)
+        return end
 
     def records(self) -> list[bytes]:
-        """See `contract.Journal.records`: read from the disk, again at every call."""
-        return list(scan(self._path.read_bytes(), str(self._path)).records)
+        """See `contract.Journal.records`: read from the disk, again at every call.
+
+        Raises `CorruptedError` if what was written is there no more, and `WorldError` where the disk refuses.
+        """
+        with _errors(self._path):
+            data = self._files.read(self._path)
+        if self._lock.locked():  # a worker thread changes the file just now
+            return list(scan(data, str(self._path)).records)
+        found = scan(memoryview(data)[: self._size_bytes], str(self._path))
+        if found.whole_bytes != self._size_bytes:
+            raise CorruptedError(
+                f"{self._path}: {self._size_bytes} bytes were written and {found.whole_bytes} are sound",
+                hint="the disk damaged it, or another program wrote to it: look at the disk, start the node again",
+            )
+        return list(found.records)
 
     @property
     def size_bytes(self) -> int:
@@ -131,31 +178,40 @@ class FileJournal:
         return self._size_bytes
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._handle)
+        """Close the file; raises `WorldError` where the disk refuses, and then it is closed too."""
+        with _errors(self._path):
+            self._files.close(self._handle)
+
+    async def _run(self, start: Callable[[], Work[T]]) -> T:
+        async with self._lock:
+            with _errors(self._path), trio.CancelScope(shield=True):
+                result = await self._files.run(start)
+        return result
 
 
-async def _on_disk(path: Path, work: Callable[[], Any]) -> Any:
+def _draft(path: Path) -> Path:
+    """Return where a journal is written anew."""
+    return path.with_name(path.name + ".new")
+
+
+def _rewritten(files: Files, handle: int, data: bytes, found: Scan) -> Work[None]:
+    """Write the last record again, or the beginning of a new journal, so that the sync behind it puts that on the disk.
+
+    A process that ended in an append may have left a record in the system's memory alone, where it is found again. If
+    its sync had failed, another sync would not write it: only bytes that are written once more are tried once more.
+    """
+    if found.records:
+        at = found.whole_bytes - len(framed(b"")) - len(found.records[-1])
+        yield from write_all(files, handle, memoryview(data)[at : found.whole_bytes], at)
+    else:
+        yield from write_all(files, handle, MAGIC, 0)
+
+
+@contextlib.contextmanager
+def _errors(path: Path) -> Iterator[None]:
     try:
-        return await trio.to_thread.run_sync(work)
+        yield
     except OSError as error:
         raise WorldError(
             f"{path}: {error.strerror or error}", hint="free space on that disk, or move the node's state folder"
         ) from error
-
-
-def _write(handle: int, data: bytes | memoryview) -> int:
-    view = memoryview(data).cast("B") if len(data) else memoryview(b"")
-    written = 0
-    while written < len(view):
-        written += os.write(handle, view[written : written + (1 << 30)])
-    return written
-
-
-def sync_folder(folder: Path) -> None:
-    """Sync a folder, so that the names in it survive a crash too; raises `OSError`."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
