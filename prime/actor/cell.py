@@ -143,7 +143,7 @@ class Cell:
         """Where the answer comes, if that is an ask of a local actor."""
         self.mark = ""
         """The ask it waits in, as an ask chain names it; empty until one does."""
-        self.groups: set[str] | None = None
+        self.groups: dict[str, None] | None = None
         self.grants: list[str] | None = None
         self.handled = 0
         self.dropped = 0

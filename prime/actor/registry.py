@@ -37,8 +37,8 @@ class Groups:
         """Add a cell; joining twice is joining once."""
         self._members.setdefault(group, {})[cell] = None
         if cell.groups is None:
-            cell.groups = set()
-        cell.groups.add(group)
+            cell.groups = {}
+        cell.groups[group] = None
         self._notify(group)
 
     def leave(self, group: str, cell: Cell) -> None:
@@ -49,7 +49,7 @@ class Groups:
             if not members:
                 del self._members[group]
         if cell.groups is not None:
-            cell.groups.discard(group)
+            cell.groups.pop(group, None)
         self._notify(group)
 
     def members(self, group: str) -> Iterator[Cell]:

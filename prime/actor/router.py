@@ -83,7 +83,7 @@ class Router(Relay[M_contra]):
         self._backlog = backlog
         self._in_flight = in_flight
         self._lanes: list[_Lane] = []
-        self._waits: set[RoomWait] = set()
+        self._waits: dict[RoomWait, None] = {}
         """The entries for which no routee has room."""
         self._stale = bool(group)
         self._unwatch_group: Callable[[], None] | None = None
@@ -176,12 +176,12 @@ class Router(Relay[M_contra]):
         except AskCycleError as error:
             self.bury(entry, error)
             return True
-        self._waits.add(wait)
+        self._waits[wait] = None
         try:
             with trio.CancelScope(deadline=deadline_of(entry)) as scope:
                 return await wait.wait()
         finally:
-            self._waits.discard(wait)
+            self._waits.pop(wait, None)
             self._cell.asking = None
         if scope.cancelled_caught:
             self.bury(entry, _too_late(self.ctx.path))

@@ -54,10 +54,17 @@ async def open_system(
     system.process_host = _LazyProcesses(system, identity)
     if transport is not None:
         system.network = Links(transport, identity, limits=limits, emit=system.emit, version=version, tracer=tracer)
+    async with serving(system):
+        yield system
+
+
+@contextlib.asynccontextmanager
+async def serving(system: System) -> AsyncIterator[None]:
+    """Run a system that was put together elsewhere, for the length of the block."""
     async with one_error(), trio.open_nursery() as nursery:
         await nursery.start(system.serve)
         try:
-            yield system
+            yield
         finally:
             system.end()
             nursery.cancel_scope.cancel()

@@ -2,3 +2,13 @@
 
 Everything that goes wrong here goes wrong again, by its seed.
 """
+
+from prime.sim.history import Event as Event
+from prime.sim.plan import Plan as Plan
+from prime.sim.run import Outcome as Outcome
+from prime.sim.run import Scenario as Scenario
+from prime.sim.run import run as run
+from prime.sim.run import scenario as scenario
+from prime.sim.world import Node as Node
+from prime.sim.world import ViolationError as ViolationError
+from prime.sim.world import World as World

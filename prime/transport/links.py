@@ -112,7 +112,7 @@ class Links:
         self._up: dict[PeerId, Carrier] = {}
         self._dials: dict[PeerId, _Dial] = {}
         self._held: dict[PeerId, Carrier] = {}
-        self._carriers: set[Carrier] = set()
+        self._carriers: dict[Carrier, None] = {}
         self._greetings = 0
         self._book: dict[PeerId, tuple[str, ...]] = {}
         self._previous: dict[PeerId, int] = {}
@@ -217,7 +217,7 @@ class Links:
         hello = self._hello(channel.peer)
         link = core.Link(channel.peer, hello, self._limits, self._clock.current_time(), dialled=dialled)
         carrier = Carrier(channel, link, self, inbound, self._clock, self._limits, dialled=dialled, address=address)
-        self._carriers.add(carrier)
+        self._carriers[carrier] = None
         self._greetings += 1
         nursery.start_soon(self._run, carrier)
         if dialled:
@@ -252,7 +252,7 @@ class Links:
                 await carrier.run()
                 nursery.cancel_scope.cancel()
         finally:
-            self._carriers.discard(carrier)
+            self._carriers.pop(carrier, None)
 
     async def _limit_greeting(self, carrier: Carrier) -> None:
         try:

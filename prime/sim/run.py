@@ -1,0 +1,179 @@
+"""One run of a scenario under one seed, from its first event to its outcome."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import overload
+
+import attrs
+import trio
+
+from prime.actor.groups import one_error
+from prime.errors import UsageError
+from prime.sim.history import Event, History
+from prime.sim.plan import ALL, Kind, Plan, Space, draw
+from prime.sim.schedule import repeatable, virtual_clock
+from prime.sim.world import ViolationError, World
+
+Body = Callable[[World], Awaitable[None]]
+DEFAULT = "prime.sim.scenarios.round:training_round"
+"""The scenario of `prime sim` where none is named."""
+
+
+@attrs.frozen
+class Scenario:
+    """A scenario: its body, the faults it may meet, and how long it may take (virtual seconds)."""
+
+    body: Body = attrs.field(repr=False)
+    name: str
+    space: Space
+    quiet_s: float
+
+    @property
+    def limit_s(self) -> float:
+        """When a run that has not ended has failed."""
+        return self.space.storm_s + self.quiet_s
+
+    async def __call__(self, world: World) -> None:
+        """Run the body."""
+        await self.body(world)
+
+
+@overload
+def scenario(body: Body, /) -> Scenario: ...
+
+
+@overload
+def scenario(
+    *,
+    nodes: int | Sequence[str] = 3,
+    kinds: frozenset[Kind] = ALL,
+    storm_s: float = 20.0,
+    quiet_s: float = 60.0,
+    actions_max: int = 12,
+) -> Callable[[Body], Scenario]: ...
+
+
+def scenario(
+    body: Body | None = None,
+    /,
+    *,
+    nodes: int | Sequence[str] = 3,
+    kinds: frozenset[Kind] = ALL,
+    storm_s: float = 20.0,
+    quiet_s: float = 60.0,
+    actions_max: int = 12,
+) -> Scenario | Callable[[Body], Scenario]:
+    """Make a scenario of an async function of a `World`.
+
+    `nodes` are names, or how many (`n1`, `n2`, …). `kinds` are the faults it may meet. The storm, in which they happen,
+    takes `storm_s` virtual seconds; the scenario must have ended `quiet_s` after it.
+    """
+    names = tuple(f"n{i + 1}" for i in range(nodes)) if isinstance(nodes, int) else tuple(nodes)
+    space = Space(names, frozenset(kinds), storm_s, actions_max)
+
+    def made(body: Body) -> Scenario:
+        return Scenario(body, f"{body.__module__}:{body.__qualname__}", space, quiet_s)
+
+    return made(body) if body is not None else made
+
+
+def load(name: str) -> Scenario:
+    """Import the scenario `module:name`. Raises `UsageError`."""
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute or "")
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(
+            f"there is no scenario {name}: {error}", hint="write module:name, with the module on the path"
+        ) from error
+    if not isinstance(found, Scenario):
+        raise UsageError(f"{name} is no scenario", hint="decorate it with @prime.sim.scenario")
+    return found
+
+
+@attrs.frozen
+class Outcome:
+    """What came of a run. `trace` is the hash of its whole history; `error` is empty where `ok`."""
+
+    seed: int
+    scenario: str
+    events: int
+    trace: str
+    ok: bool
+    error: str = ""
+    at_s: float = 0.0
+    """The virtual time at which it ended."""
+    plan: Plan = attrs.field(default=Plan(), repr=False)
+    history: tuple[Event, ...] = attrs.field(default=(), repr=False)
+    cause: BaseException | None = attrs.field(default=None, repr=False, eq=False)
+
+    @property
+    def command(self) -> str:
+        """The command that replays it."""
+        named = "" if self.scenario == DEFAULT else f" --scenario {self.scenario}"
+        return f"prime sim replay {self.seed}{named}"
+
+
+def run(seed: int, scenario: Scenario, plan: Plan | None = None) -> Outcome:
+    """Run a scenario under a seed, and a plan (drawn from the seed by default). Not inside another Trio run.
+
+    The same seed, scenario, plan and version of Python give the same trace. Raises `UsageError` for a Trio on which the
+    simulator was not tried; what fails inside the run is in the outcome.
+    """
+    chosen = draw(seed, scenario.space) if plan is None else plan
+    history = History()
+    was_on = gc.isenabled()
+    gc.disable()  # when it runs depends on the process, and so would what it finalises
+    try:
+        with repeatable(seed):
+            failure, at_s = trio.run(_main, seed, scenario, chosen, history, clock=virtual_clock())
+    finally:
+        if was_on:
+            gc.enable()
+    return Outcome(
+        seed=seed,
+        scenario=scenario.name,
+        events=history.count,
+        trace=history.trace,
+        ok=failure is None,
+        error="" if failure is None else _words(failure),
+        at_s=at_s,
+        plan=chosen,
+        history=history.events,
+        cause=failure,
+    )
+
+
+async def _main(seed: int, scenario: Scenario, plan: Plan, history: History) -> tuple[BaseException | None, float]:
+    async with one_error(), trio.open_nursery() as nursery:
+        world = World(seed, scenario, plan, history, nursery)
+        await nursery.start(world.courier.run)
+        nursery.start_soon(world.weather)
+        try:
+            await _play(world, scenario)
+        finally:
+            history.is_closed = True
+            world.scheduler.close()
+        ended_at_s = trio.current_time()
+        nursery.cancel_scope.cancel()
+    return world.failure, ended_at_s
+
+
+async def _play(world: World, scenario: Scenario) -> None:
+    limit_s = world.plan.storm_s + scenario.quiet_s
+    try:
+        with trio.move_on_after(limit_s) as scope:
+            await scenario.body(world)
+        if scope.cancelled_caught:
+            world.fail(ViolationError(f"the scenario has not ended after {limit_s:g} s"))
+    except Exception as error:  # noqa: BLE001 - the border of the run: what a scenario raises is its outcome
+        world.fail(error)
+
+
+def _words(error: BaseException) -> str:
+    name = "" if isinstance(error, ViolationError) else f"{type(error).__name__}: "
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+    return f"{name}{error}{notes}"

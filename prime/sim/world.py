@@ -1,0 +1,449 @@
+"""The world of one run: its nodes, its network, its disks, its faults, and what must hold in it.
+
+A scenario is an async function of a world. It starts a program on each node, drives it, and says what must hold; the
+world carries out the plan meanwhile. A node that crashes loses its tasks and streams at once: what its `finally`
+blocks still do reaches neither the network nor the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+import trio
+
+from prime.actor.contract import PeerId, ProcessOptions
+from prime.actor.system import System
+from prime.errors import ActorUsageError, PrimeError
+from prime.node.system import serving
+from prime.sim import plan as p
+from prime.sim.history import History
+from prime.sim.network import Network
+from prime.sim.schedule import Scheduler
+from prime.sim.streams import Streams
+from prime.sim.transport import Courier, Fabric, SimTransport
+from prime.transport.identity import KeyPair
+from prime.transport.links import LinkLimits, Links
+
+if TYPE_CHECKING:
+    from prime.sim.run import Scenario
+
+Main = Callable[["Node"], Awaitable[None]]
+Check = Callable[[], Any]
+
+
+class ViolationError(PrimeError):
+    """Something that must hold in a simulated world did not; the text has its name."""
+
+
+class NodeClock:
+    """What a node takes the time to be: virtual time, wrong by an offset and too fast or too slow."""
+
+    def __init__(self) -> None:
+        self._base_s = 0.0
+        self._since_s = 0.0
+        self._rate = 1.0
+
+    def current_time(self) -> float:
+        """See `contract.Clock`."""
+        return self._base_s + (trio.current_time() - self._since_s) * self._rate
+
+    def skew(self, offset_s: float, rate: float) -> None:
+        """Be wrong by so much more from now on, and run `rate` times as fast as time."""
+        now = trio.current_time()
+        self._base_s, self._since_s, self._rate = self.current_time() + offset_s, now, rate
+
+
+class Node:
+    """One machine: what survives a crash (its key, its disk, its clock), and the program that runs on it."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.clock = NodeClock()
+        self.is_up = False
+        self.lives = 0
+        self._key = KeyPair.from_seed(world.streams.number("key", name).to_bytes(8, "big") * 4)
+        self._main: Main | None = None
+        self._scope = trio.CancelScope()
+        self._starts_at = math.inf
+        self._held_until = 0.0
+
+    @property
+    def peer(self) -> PeerId:
+        """This node's id, the same in all its lives."""
+        return self._key.peer
+
+    @property
+    def address(self) -> str:
+        """Where its system can be dialled."""
+        return f"/memory/{self.name}/p2p/{self.peer}"
+
+    def random(self, *purpose: str) -> Random:
+        """Return this node's random stream for a purpose."""
+        return self.world.random("node", self.name, *purpose)
+
+    def note(self, kind: str, subject: str = "", **detail: object) -> None:
+        """Put an event of this node into the history; a node that has crashed notes nothing."""
+        if self._is_alive():
+            self.world.record(self.name, kind, subject, _words(detail))
+
+    def start(self, main: Main) -> None:
+        """Run `main(node)` on this node, and again after each crash, until the world ends."""
+        if self._main is not None:
+            raise ActorUsageError(f"{self.name} has a program already", hint="start each node once")
+        self._main = main
+        self._begin()
+
+    @contextlib.asynccontextmanager
+    async def system(
+        self, *, limits: LinkLimits | None = None, version: str = "", statistics: bool = False
+    ) -> AsyncIterator[System]:
+        """Open this node's system of actors on the simulated network; as `prime.open_system`."""
+        life = str(self.lives)
+        random = self.random("runtime", life)
+        tracer = _Follower(self)
+        system = System(random=random, secret=random.randbytes(32), tracer=tracer, statistics=statistics)
+        system.process_host = _NoProcesses()
+        system.subscribe(self._heard)
+        system.network = Links(
+            SimTransport(self.world.fabric, self.name),
+            self._key,
+            limits=limits,
+            emit=system.emit,
+            version=version,
+            clock=self.clock,
+            instance=random.getrandbits(62) + 1,
+            tracer=tracer,
+        )
+        async with serving(system):
+            yield system
+
+    # ---- what is done to it
+
+    def crash(self, down_s: float = 1.0, *, machine: bool = False, disk: Literal["kept", "lost"] = "kept") -> None:
+        """End the node's process now, and start it again after `down_s` (never, if infinite). See `plan.Crash`."""
+        if not self.is_up:
+            return
+        world, now = self.world, trio.current_time()
+        world.record(self.name, "crashes", "machine" if machine else "process", f"disk {disk}")
+        self.is_up = False
+        self.release()
+        world.scheduler.forget_steps(self.name)
+        if machine:
+            world.fabric.switch_off(self.name)
+        endpoint = world.fabric.listener(self.name)
+        if endpoint is not None:
+            world.fabric.leave(endpoint)
+            endpoint.die(silently=machine)
+        self._scope.cancel()
+        self._starts_at = now + down_s
+        if down_s < math.inf:
+            world.courier.at(self._starts_at, self._start_again)
+
+    def restart(self) -> None:
+        """Start the node's program again now, if it has crashed."""
+        self._starts_at = min(self._starts_at, trio.current_time())
+        self._start_again()
+
+    def pause(self, for_s: float) -> None:
+        """Let nothing in the node run for so long; its sockets stay open."""
+        if not self.is_up:
+            return
+        self.world.record(self.name, "pauses", "", f"for {for_s:g} s")
+        self._held_until = max(self._held_until, trio.current_time() + for_s)
+        self.world.scheduler.hold(self.name)
+        self.world.courier.at(self._held_until, self._release_if_due)
+
+    def release(self) -> None:
+        """End a pause."""
+        self._held_until = 0.0
+        self.world.scheduler.release(self.name)
+
+    # ---- its lives
+
+    def _is_alive(self) -> bool:
+        return self.is_up and not self._scope.cancel_called
+
+    def _begin(self) -> None:
+        self.lives += 1
+        self.is_up = True
+        self._scope = trio.CancelScope()
+        self._starts_at = math.inf
+        self.world.record(self.name, "starts", "", f"life {self.lives}")
+        self.world.nursery.start_soon(self._live, self._scope, name=f"{self.name} life {self.lives}")
+
+    async def _live(self, scope: trio.CancelScope) -> None:
+        main, world = self._main, self.world
+        if main is None:
+            return
+        world.scheduler.own(self.name)
+        try:
+            with scope:
+                await main(self)
+        except Exception as error:  # noqa: BLE001 - the border of a node: what its program raises ends the run
+            if scope is self._scope and self._is_alive():
+                world.fail(error, f"the program of {self.name} failed")
+        finally:
+            world.scheduler.disown()
+
+    def _start_again(self) -> None:
+        if not self.is_up and self._main is not None and trio.current_time() >= self._starts_at:
+            self.world.fabric.switch_on(self.name)
+            self._begin()
+
+    def _release_if_due(self) -> None:
+        if self._held_until and trio.current_time() >= self._held_until:
+            self.release()
+
+    def _heard(self, fact: Any) -> None:
+        self.note("reports", str(getattr(fact, "path", "") or getattr(fact, "peer", "")), what=type(fact).__name__)
+
+
+class World:
+    """What a scenario is given. Made by `prime.sim.run`."""
+
+    def __init__(self, seed: int, scenario: Scenario, plan: p.Plan, history: History, nursery: trio.Nursery) -> None:
+        self.seed = seed
+        self.plan = plan
+        self.history = history
+        self.nursery = nursery
+        self.streams = Streams(seed)
+        self.scheduler = Scheduler(self._spins)
+        self.courier = Courier()
+        self.network = Network(self.streams, plan.network)
+        self.fabric = Fabric(self.network, self.courier, history)
+        self.nodes = tuple(Node(self, name) for name in scenario.space.nodes)
+        self.failure: BaseException | None = None
+        self._scenario = scenario
+        self._over = trio.Event()
+        self._always: dict[str, Check] = {}
+        self._dirty = False
+
+    # ---- what a scenario reads
+
+    @property
+    def now(self) -> float:
+        """Virtual seconds since the run began."""
+        return trio.current_time()
+
+    def node(self, name: str) -> Node:
+        """Return the node of that name."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise ActorUsageError(f"no node is called {name}", hint=", ".join(node.name for node in self.nodes))
+
+    def random(self, *name: str) -> Random:
+        """Return the random stream of a name: a new draw in one place shifts no other."""
+        return self.streams.stream("scenario", *name)
+
+    def start(self, main: Main) -> None:
+        """Run `main(node)` on every node."""
+        for node in self.nodes:
+            node.start(main)
+
+    def note(self, kind: str, subject: str = "", **detail: object) -> None:
+        """Put an event of the world into the history."""
+        self.record("", kind, subject, _words(detail))
+
+    def record(self, node: str, kind: str, subject: str = "", detail: str = "") -> None:
+        """Put an event into the history, and let everything that must always hold be checked after this step."""
+        self.history.add(trio.current_time(), node, kind, subject, detail)
+        self._dirty = True
+
+    # ---- what must hold
+
+    def always(self, name: str, check: Check) -> None:
+        """Call `check()` after each step in which something happened: it must not return `False` or raise."""
+        if not self._always:
+            self.scheduler.each_step(self._check_all)
+        self._always[name] = check
+
+    def never_again(self, name: str, condition: Callable[[], bool]) -> None:
+        """Once `condition()` has been true and then false, it must not become true again."""
+        spell = _Spell(condition)
+        self.always(name, spell.check)
+
+    async def eventually(self, name: str, check: Check, within_s: float) -> None:
+        """Wait until `check()` returns a true value, or neither `False` nor an assertion error, for at most so long."""
+        deadline = self.now + within_s
+        while True:
+            problem = _problem(check)
+            if problem is None:
+                return
+            if self.now >= deadline:
+                raise ViolationError(f"{name}: not within {within_s:g} s{problem}")
+            await trio.sleep(min(0.1, max(deadline - self.now, 0.0)))
+
+    def fail(self, error: BaseException, text: str = "") -> None:
+        """End the run as failed; the first failure counts."""
+        if self.failure is None and not self.history.is_closed:
+            if text and not isinstance(error, ViolationError):
+                error.add_note(text)
+            self.failure = error
+            self.history.add(trio.current_time(), "", "fails", type(error).__name__)
+        self.nursery.cancel_scope.cancel()
+
+    # ---- the weather
+
+    async def storm(self) -> None:
+        """Wait until the storm is over: no faults any more, all is mended, and every node runs."""
+        await self._over.wait()
+
+    async def weather(self) -> None:
+        """Carry out the plan."""
+        for action in self.plan.actions:
+            if action.at_s >= self.plan.storm_s:
+                break
+            await trio.sleep_until(action.at_s)
+            self._do(action)
+        await trio.sleep_until(self.plan.storm_s)
+        self._calm()
+
+    def _do(self, action: p.Action) -> None:
+        match action:
+            case p.Crash():
+                self._crash_soon(action)
+            case p.Pause():
+                self.node(action.node).pause(action.for_s)
+            case p.Skew():
+                self.record(action.node, "skews", "", f"by {action.offset_s:g} s, rate {action.rate:g}")
+                self.node(action.node).clock.skew(action.offset_s, action.rate)
+            case p.Cut():
+                self._cut([(action.source, action.target)], action.for_s)
+            case p.Partition():
+                names = [node.name for node in self.nodes]
+                self._cut(self.network.across(action.side, names), action.for_s)
+            case p.SlowReader():
+                self.record(action.node, "reads slowly", "", f"{action.bytes_per_s:g} bytes/s")
+                self.fabric.slow[action.node] = action.bytes_per_s
+                self._later(action.for_s, lambda: self.fabric.slow.pop(action.node, None))
+            case _:
+                pass  # disks
+
+    def _crash_soon(self, crash: p.Crash) -> None:
+        node = self.node(crash.node)
+        act = partial(node.crash, crash.down_s, machine=crash.machine, disk=crash.disk)
+        if crash.steps and node.is_up:
+            self.scheduler.after_steps(crash.node, crash.steps, act)
+        else:
+            act()
+
+    def _cut(self, pairs: list[tuple[str, str]], for_s: float) -> None:
+        for source, target in pairs:
+            self.network.cut(source, target)
+            self.record(source, "cut off from", target, f"for {for_s:g} s")
+
+        def mend() -> None:
+            if not self._over.is_set():
+                for source, target in pairs:
+                    self.network.mend(source, target)
+                    self.record(source, "reaches", target)
+                self.fabric.ways_changed()
+
+        self._later(for_s, mend)
+
+    def _later(self, delay_s: float, act: Callable[[], object]) -> None:
+        self.courier.at(trio.current_time() + delay_s, act)
+
+    def _calm(self) -> None:
+        self.record("", "calms down")
+        self._over.set()
+        self.network.faults = p.NetworkFaults()
+        self.network.mend_all()
+        self.fabric.slow.clear()
+        for node in self.nodes:
+            self.scheduler.forget_steps(node.name)
+            node.release()
+            node.restart()
+        self.fabric.ways_changed()
+
+    # ---- checks
+
+    def _check_all(self) -> None:
+        if not self._dirty or self.failure is not None:
+            return
+        self._dirty = False
+        for name, check in self._always.items():
+            problem = _problem(check)
+            if problem is not None:
+                self.fail(ViolationError(f"{name}{problem}"))
+                return
+
+    def _spins(self) -> None:
+        self.fail(ViolationError("the program spins: it runs on and on at one moment of virtual time"))
+
+
+class _Spell:
+    """A condition that may hold for one spell."""
+
+    def __init__(self, condition: Callable[[], bool]) -> None:
+        self._condition = condition
+        self._state: Literal["before", "during", "after"] = "before"
+
+    def check(self) -> bool:
+        holds = self._condition()
+        if holds and self._state == "after":
+            return False
+        if holds:
+            self._state = "during"
+        elif self._state == "during":
+            self._state = "after"
+        return True
+
+
+class _Follower:
+    """A node's tracer: every message of the world has a number, and its sending and handling are events."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._count = 0
+
+    def sending(self, path: str, kind: str) -> str | None:
+        """See `contract.Tracer`."""
+        node = self._node
+        if not node._is_alive():  # noqa: SLF001 - the node's own
+            return None
+        self._count += 1
+        number = f"{node.name}.{node.lives}.{self._count}"
+        node.world.record(node.name, "sends", path, f"{kind} {number}")
+        return number
+
+    def handling(self, path: str, kind: str, trace: str | None) -> contextlib.AbstractContextManager[object]:
+        """See `contract.Tracer`."""
+        node = self._node
+        if node._is_alive():  # noqa: SLF001 - the node's own
+            node.world.record(node.name, "handles", path, f"{kind} {trace or ''}".rstrip())
+        return _NOTHING
+
+
+_NOTHING: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+
+
+class _NoProcesses:
+    """A simulation has one process."""
+
+    def factory(self, actor: str | Callable[..., Any], options: ProcessOptions) -> NoReturn:  # noqa: ARG002
+        """See `ProcessHost.factory`."""
+        raise ActorUsageError(
+            f"{actor!r} cannot have a process of its own inside a simulation",
+            hint="spawn the actor itself there: sup.spawn(...)",
+        )
+
+
+def _problem(check: Check) -> str | None:
+    """Return what is wrong, for a text after a name; `None` if all is well."""
+    try:
+        answer = check()
+    except AssertionError as error:
+        return f": {error}" if str(error) else " (an assertion failed)"
+    return "" if answer is False or (answer is not None and not answer) else None
+
+
+def _words(detail: dict[str, object]) -> str:
+    return " ".join(f"{key}={value}" for key, value in detail.items())

@@ -1,0 +1,166 @@
+"""Runs of small scenarios: what a plan does to the nodes, and that a seed says it all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import pytest
+import trio
+
+from prime import Actor, Ask, message, on, sim
+from prime.errors import PrimeError
+from prime.sim import plan as p
+
+
+@message(tag=0x2901)
+class Add(Ask[int]):
+    number: int
+
+
+class Sum(Actor[Add]):
+    def __init__(self) -> None:
+        self.total = 0
+
+    @on(Add)
+    async def add(self, message: Add) -> int:
+        self.total += message.number
+        return self.total
+
+
+async def serve(node: sim.Node) -> None:
+    async with node.system() as system, system.supervisor("app") as sup:
+        await sup.spawn(Sum, "sum")
+        node.note("ready")
+        await trio.sleep_forever()
+
+
+@attrs.define
+class Seen:
+    answers: list[int | str] = attrs.Factory(list)
+
+
+def asking(seen: Seen, every_s: float = 1.0) -> Callable[[sim.Node], object]:
+    async def main(node: sim.Node) -> None:
+        world = node.world
+        async with node.system() as system:
+            far = world.node("n2")
+            system.learn(far.peer, (far.address,))
+            ref = system.ref(far.peer, "/app/sum", Sum)
+            while True:
+                try:
+                    seen.answers.append(await ref.ask(Add(1), timeout=2.0))
+                except PrimeError as error:
+                    seen.answers.append(type(error).__name__)
+                await trio.sleep(every_s)
+
+    return main
+
+
+def played(plan: p.Plan, seed: int = 0) -> tuple[sim.Outcome, Seen]:
+    seen = Seen()
+
+    @sim.scenario(nodes=2)
+    async def body(world: sim.World) -> None:
+        world.node("n2").start(serve)
+        world.node("n1").start(asking(seen))  # type: ignore[arg-type]
+        await world.storm()
+        await trio.sleep(10)
+
+    outcome = sim.run(seed, body, plan)
+    assert outcome.ok, outcome.error
+    return outcome, seen
+
+
+def test_without_faults_every_ask_is_answered() -> None:
+    outcome, seen = played(p.Plan(storm_s=10))
+    assert seen.answers == list(range(1, len(seen.answers) + 1))
+    assert len(seen.answers) == 20
+    assert outcome.at_s == 20.0
+
+
+def test_the_same_seed_gives_the_same_trace_and_another_seed_another() -> None:
+    traces = [played(p.Plan(p.NetworkFaults(jitter_s=0.1), storm_s=10), seed)[0].trace for seed in (1, 1, 2)]
+    assert traces[0] == traces[1] != traces[2]
+
+
+@pytest.mark.parametrize("machine", [False, True])
+def test_a_crashed_node_forgets_and_comes_back(machine: bool) -> None:
+    plan = p.Plan(actions=(p.Crash("n2", 4.5, 3.0, machine=machine),), storm_s=10)
+    outcome, seen = played(plan)
+    assert seen.answers[:5] == [1, 2, 3, 4, 5]
+    assert {"UnreachableError", "LinkLostError", "DeadlineError"} & set(seen.answers)
+    assert seen.answers[-1] < 12  # its sum began anew
+    assert [(e.kind, e.node) for e in outcome.history if e.kind in {"crashes", "starts"}].count(("starts", "n2")) == 2
+
+
+def test_a_node_that_stands_still_answers_later() -> None:
+    _, seen = played(p.Plan(actions=(p.Pause("n2", 3.5, 1.5),), storm_s=10))
+    assert seen.answers == list(range(1, len(seen.answers) + 1))
+    assert len(seen.answers) < 20
+
+
+def test_what_is_written_into_a_cut_goes_on_after_it() -> None:
+    _, seen = played(p.Plan(actions=(p.Cut("n1", "n2", 3.5, 1.0),), storm_s=10))
+    assert seen.answers == list(range(1, len(seen.answers) + 1))
+
+
+def test_a_partition_longer_than_a_deadline_fails_asks_and_ends() -> None:
+    _, seen = played(p.Plan(actions=(p.Partition(("n1",), 3.5, 10.0),), storm_s=10))
+    assert "DeadlineError" in seen.answers
+    assert isinstance(seen.answers[-1], int)
+
+
+def test_streams_that_die_are_made_again() -> None:
+    outcome, seen = played(p.Plan(p.NetworkFaults(loss=0.2), storm_s=30))
+    assert [event for event in outcome.history if event.kind == "loses"]
+    assert isinstance(seen.answers[-1], int)
+
+
+def test_a_program_that_fails_ends_the_run_with_its_node() -> None:
+    async def broken(node: sim.Node) -> None:
+        await trio.sleep(1)
+        raise ValueError("boom")
+
+    @sim.scenario(nodes=1)
+    async def body(world: sim.World) -> None:
+        world.start(broken)
+        await trio.sleep_forever()
+
+    outcome = sim.run(0, body)
+    assert not outcome.ok
+    assert "ValueError: boom (the program of n1 failed)" in outcome.error
+    assert outcome.at_s == 1.0
+
+
+def test_what_must_always_hold_is_checked_at_each_step() -> None:
+    @sim.scenario(nodes=1)
+    async def body(world: sim.World) -> None:
+        numbers = [0]
+        world.always("numbers rise", lambda: numbers == sorted(numbers))
+        for number in (1, 3, 2, 4):
+            numbers.append(number)
+            world.note("adds", number=number)
+            await trio.sleep(1)
+
+    outcome = sim.run(0, body)
+    assert (outcome.ok, outcome.error, outcome.at_s) == (False, "numbers rise", 2.0)
+
+
+def test_a_scenario_that_does_not_end_has_failed() -> None:
+    @sim.scenario(nodes=1, storm_s=5, quiet_s=5)
+    async def body(world: sim.World) -> None:
+        await trio.sleep_forever()
+
+    outcome = sim.run(0, body)
+    assert "has not ended after 10 s" in outcome.error
+
+
+def test_a_program_that_spins_is_found() -> None:
+    @sim.scenario(nodes=1, storm_s=5, quiet_s=5)
+    async def body(world: sim.World) -> None:
+        while True:
+            await trio.lowlevel.checkpoint()
+
+    outcome = sim.run(0, body)
+    assert "spins" in outcome.error
