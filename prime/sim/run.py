@@ -157,7 +157,7 @@ async def _main(seed: int, scenario: Scenario, plan: Plan, history: History) -> 
         finally:
             history.is_closed = True
             world.scheduler.close()
-        ended_at_s = trio.current_time()
+            ended_at_s = trio.current_time()
         nursery.cancel_scope.cancel()
     return world.failure, ended_at_s
 

@@ -90,7 +90,7 @@ def test_a_crashed_node_forgets_and_comes_back(machine: bool) -> None:
     outcome, seen = played(plan)
     assert seen.answers[:5] == [1, 2, 3, 4, 5]
     assert {"UnreachableError", "LinkLostError", "DeadlineError"} & set(seen.answers)
-    assert seen.answers[-1] < 12  # its sum began anew
+    assert seen.answers[-1] < 15  # its sum began anew
     assert [(e.kind, e.node) for e in outcome.history if e.kind in {"crashes", "starts"}].count(("starts", "n2")) == 2
 
 
