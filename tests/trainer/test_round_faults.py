@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prime.errors import CorruptedError, UsageError
+from prime.sim.decision import Decisions, RuleBrokenError
 from prime.trainer import commands as cmd
 from prime.trainer import messages as msg
 from prime.trainer.ballot import Ballot
@@ -110,6 +111,7 @@ class World:
         self.votes: dict[tuple[int, Any], bytes] = {}
         self.quiet = False
         self.founders = 1
+        self.rules = Decisions(RUN)
         self.ticks: dict[tuple[str, int], float] = {}
         self.training = True
         self.pace_s = 1.0
@@ -144,6 +146,7 @@ class World:
     def found(self, peer: str, nodes_min: int) -> None:
         self.founders = nodes_min
         node = self.nodes[peer] = Node(peer, [], {}, (0, ZERO), self.random.getrandbits(48))
+        self.rules.lost_disk(peer)
         node.core = RoundCore.found(self.member(node), RUN, self.timing, nodes_min=nodes_min)
         self.begin(node, ())
 
@@ -151,6 +154,7 @@ class World:
         node = self.nodes.get(peer) or Node(peer, [], {}, None, 0)
         self.nodes[peer] = node
         node.disk, node.disk_bytes, node.disk_state = [], {}, None
+        self.rules.lost_disk(peer)
         node.incarnation = self.random.getrandbits(48)
         node.core = RoundCore.join(self.member(node), RUN, self.timing)
         self.begin(node, contacts)
@@ -190,6 +194,7 @@ class World:
             return
         node.core = None
         node.life += 1
+        self.rules.crashed(peer)
         node.ledger, node.mine, node.chunks, node.results = Ledger(), {}, {}, {}
         node.delta, node.state, node.catching_up, node.plans = ZERO, None, False, -1
         node.produced = node.applied = Fraction(0)
@@ -251,6 +256,7 @@ class World:
                 self.persist(node, record)
             case cmd.Send(to, message):
                 assert to != node.peer
+                self.rules.said(node.peer, message)
                 self.post(node.peer, to, lambda n, m=message: self.step(n, cmd.Received(m)))
             case cmd.Transfer(round_, part, to):
                 self.post(node.peer, to, self.store(round_, part, node.peer, node.mine[round_]))
@@ -295,6 +301,7 @@ class World:
 
     def persist(self, node: Node, record: msg.Record) -> None:
         node.disk.append(record)
+        self.rules.wrote(node.peer, record, bytes_held=self.has_bytes(node, record))
         if isinstance(record, msg.Accepted):
             self.check_vote(node, record)
             for part, hash_ in enumerate(record.value.parts):
@@ -302,6 +309,11 @@ class World:
                 node.disk_bytes[key] = node.results[key]
         if isinstance(record, msg.Decided):
             self.check_decision(record.value)
+
+    def has_bytes(self, node: Node, record: msg.Record) -> bool:
+        if not isinstance(record, msg.Accepted):
+            return True
+        return all((record.round, part, hash_) in node.results for part, hash_ in enumerate(record.value.parts))
 
     def store(self, round_: int, part: int, sender: str, y: Sym) -> Callable[[Node], None]:
         def act(node: Node) -> None:
@@ -800,6 +812,25 @@ def test_a_compacted_journal_recovers_the_same_member() -> None:
         assert full.previous is not None
         assert brief.previous is not None
         assert full.previous.results == brief.previous.results
+
+
+@pytest.mark.parametrize(
+    ("rule", "is_lost"),
+    [
+        ("promise_on_disk", lambda r: isinstance(r, msg.Promised)),
+        ("ready_on_disk", lambda r: isinstance(r, msg.Accepted)),
+        ("commit_on_disk", lambda r: isinstance(r, msg.Decided)),
+    ],
+)
+def test_a_disk_that_drops_what_was_written_breaks_a_rule(rule: str, is_lost: Callable[[msg.Record], bool]) -> None:
+    world = World(18).swarm(3)
+    round_, leader, _others = next_round(world)
+    keep = world.persist
+    world.persist = lambda n, r: None if is_lost(r) else keep(n, r)  # type: ignore[method-assign]
+    if rule == "promise_on_disk":
+        crash_when(world, leader, lambda c: says(c, msg.Propose, round_))
+    with pytest.raises(RuleBrokenError, match=rule):
+        world.run(20.0)
 
 
 def test_idle_members_ask_for_no_wakeup() -> None:
