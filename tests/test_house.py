@@ -42,6 +42,11 @@ def test_no_room_loads_anything_heavy(room: str) -> None:
     assert loaded_by(f"import prime.{room}") == []
 
 
+def test_the_round_and_its_actor_load_without_numpy() -> None:
+    blocked = "import sys; sys.modules['numpy'] = None; import prime.trainer.aggregator, prime.store"
+    assert loaded_by(blocked, (*HEAVY, "prime.trainer.codec")) == []
+
+
 def test_pickle_is_banned_by_lint(tmp_path: Path) -> None:
     sinner = tmp_path / "sinner.py"
     sinner.write_text('"""A module."""\n\nimport pickle\n\npickle.loads(b"")\n')

@@ -21,9 +21,11 @@ from prime.config import Config, TrainConfig, derive
 from prime.errors import ActorUsageError, ConfigError, DataError, UnreachableError, WorldError
 from prime.store.journal import FileJournal, MemoryJournal
 from prime.trainer.aggregator import Aggregator, SwarmPlan
+from prime.trainer.codec import Vector
 from prime.trainer.donor import Donor
+from prime.trainer.float32 import Float32
 from prime.trainer.metadata import TrainingConfig
-from prime.trainer.plans import Outcome, Vector
+from prime.trainer.plans import Outcome
 from prime.trainer.progress import Progress
 from prime.trainer.state import OuterState
 from prime.trainer.timing import Timing
@@ -104,7 +106,7 @@ class Training:
             self._done.set()
 
     def _new_aggregator(self) -> Aggregator:
-        self.aggregator = Aggregator(self._plan, self._journal, self._report)
+        self.aggregator = Aggregator(self._plan, self._journal, self._report, Float32())
         return self.aggregator
 
     def _report(self, outcome: Outcome) -> None:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
-import numpy as np
 import trio
 
 from prime.actor import Actor, Down, Ref, on
@@ -23,10 +22,9 @@ from prime.trainer import commands as cmd
 from prime.trainer import messages as msg
 from prime.trainer import plans
 from prime.trainer.carry import Ledger
-from prime.trainer.codec import Int8Codec
 from prime.trainer.dispatch import Job, Outlet
-from prime.trainer.parts import CHUNK_BYTES, Assembly, cuts, digest, expected_bytes, offsets, part_elements
-from prime.trainer.plans import Vector
+from prime.trainer.numbers import Numbers
+from prime.trainer.parts import Assembly, digest, offsets
 from prime.trainer.records import read_record, write_record
 from prime.trainer.round import RoundCore, Status
 from prime.trainer.timing import Timing
@@ -121,20 +119,23 @@ Heard = (
 
 
 class Aggregator(Actor[Heard]):
-    """One node's part in the rounds of one run. `report` takes each outcome for the trainer."""
+    """One node's part in the rounds of one run. `report` takes each outcome for the trainer.
+
+    `numbers` says what a vector is and how its parts become bytes.
+    """
 
     def __init__(
-        self, plan: SwarmPlan, journal: Journal, report: Callable[[plans.Outcome], None], codec: Int8Codec | None = None
+        self, plan: SwarmPlan, journal: Journal, report: Callable[[plans.Outcome], None], numbers: Numbers[Any]
     ) -> None:
         self._plan = plan
         self._journal = journal
         self._report = report
-        self._codec = codec if codec is not None else Int8Codec()
+        self._numbers = numbers
         self._core: RoundCore | None = None
         self._elements = 0
         self._rounds: dict[int, RoundBytes] = {}
         self._recovered: dict[int, dict[tuple[int, bytes], memoryview]] = {}
-        self._ledger: Ledger[Vector] = Ledger()
+        self._ledger: Ledger[Any] = Ledger()
         self._outlets: dict[str, Outlet] = {}
         self._watched: set[str] = set()
         self._birth: dict[type, msg.Record] = {}
@@ -208,7 +209,7 @@ class Aggregator(Actor[Heard]):
             return
         frozen = self._ledger.freeze(m.round, m.delta, m.weight)
         encode = functools.partial(self._encoded, frozen.y, rnd.parts)
-        encoded, hashes = await self._compute(encode, m.delta.nbytes)
+        encoded, hashes = await self._compute(encode, self._numbers.size_bytes(self._elements))
         rnd.own, rnd.own_hashes = dict(enumerate(encoded)), hashes
         await self._step(cmd.Contributed(m.round, msg.Offer(frozen.weight, base[1], hashes)))
 
@@ -288,7 +289,7 @@ class Aggregator(Actor[Heard]):
         assembly = rnd.incoming.get(key)
         if assembly is None:
             self._make_room(rnd, key)
-            assembly = rnd.incoming[key] = Assembly(m.total_bytes, m.hash)
+            assembly = rnd.incoming[key] = Assembly(m.total_bytes, m.hash, self._numbers.chunk_bytes)
         try:
             whole = assembly.add(m.offset, m.data)
         except DecodeError as error:
@@ -304,9 +305,9 @@ class Aggregator(Actor[Heard]):
 
     async def _is_decodable(self, m: msg.Chunk, data: memoryview, parts: int) -> bool:
         """Check a whole contribution before it counts as held: one that no codec wrote would stop the round's sum."""
-        elements = part_elements(self._elements, parts, m.part)
+        elements = self._numbers.part_elements(self._elements, parts, m.part)
         try:
-            await self._compute(functools.partial(self._codec.check, data, elements), len(data))
+            await self._compute(functools.partial(self._numbers.check, data, elements), len(data))
         except DecodeError as error:
             self.ctx.emit(Facts(f"{m.sender}'s contribution to part {m.part} of round {m.round} is refused: {error}"))
             return False
@@ -322,7 +323,11 @@ class Aggregator(Actor[Heard]):
             await self._note_whole(m.round, m.part, m.contributor, m.hash)
             return
         assembly = rnd.incoming.get((m.part, m.contributor, m.hash))
-        wanted = sorted(assembly.missing) if assembly is not None else list(offsets(m.total_bytes))
+        wanted = (
+            sorted(assembly.missing)
+            if assembly is not None
+            else list(offsets(m.total_bytes, self._numbers.chunk_bytes))
+        )
         head = (m.run, m.epoch, m.round, self._plan.member.peer)
         self._outlet(m.sender).send(msg.Missing(*head, m.part, m.contributor, m.hash, tuple(wanted)))
 
@@ -336,7 +341,7 @@ class Aggregator(Actor[Heard]):
         if not m.contributor:
             data = rnd.results.get((m.part, m.hash))
         if data is not None:
-            wanted = tuple(sorted(set(m.offsets) & set(offsets(len(data)))))
+            wanted = tuple(sorted(set(m.offsets) & set(self._offsets(data))))
             self._stream(m.round, rnd, m.part, m.contributor, data, m.hash, m.sender, wanted)
 
     def _round_of(self, m: msg.Chunk | msg.Announce | msg.Missing) -> RoundBytes | None:
@@ -346,7 +351,7 @@ class Aggregator(Actor[Heard]):
             return None
         if rnd.view.find(m.sender) is None or not 0 <= m.part < rnd.parts:
             return None
-        total = expected_bytes(self._elements, rnd.parts, m.part)
+        total = self._numbers.part_bytes(self._elements, rnd.parts, m.part)
         return rnd if isinstance(m, msg.Missing) or m.total_bytes == total else None
 
     def _contradicts(self, rnd: RoundBytes, m: msg.Chunk | msg.Announce) -> bool:
@@ -486,8 +491,9 @@ class Aggregator(Actor[Heard]):
                 self._report(plans.RoundAborted(value))
             case cmd.Apply(value, included):
                 rnd = self._rounds[value.round]
-                joined = functools.partial(self._aggregate, rnd, value.parts)
-                aggregate = await self._compute(joined, 4 * self._elements)
+                encoded = [rnd.results[part, hash_] for part, hash_ in enumerate(value.parts)]
+                join = functools.partial(self._numbers.join, encoded, self._elements)
+                aggregate = await self._compute(join, self._numbers.size_bytes(self._elements))
                 self._ledger.commit(value.round, included=included)
                 self._report(plans.RoundCommitted(value, aggregate, included))
             case cmd.Settle(value, included):
@@ -528,23 +534,12 @@ class Aggregator(Actor[Heard]):
 
     # -------------------------------------------------------------------------------------------- numbers and bytes
 
-    def _encoded(self, y: Vector, parts: int) -> tuple[list[memoryview], tuple[bytes, ...]]:
-        encoded = [self._codec.encode(y[cut]).data for cut in cuts(y.size, parts)]
+    def _encoded(self, y: Any, parts: int) -> tuple[list[memoryview], tuple[bytes, ...]]:
+        encoded = self._numbers.encode(y, parts)
         return encoded, tuple(digest(data) for data in encoded)
 
-    def _aggregate(self, rnd: RoundBytes, hashes: tuple[bytes, ...]) -> Vector:
-        whole = np.empty(self._elements, np.float32)
-        for part, (cut, hash_) in enumerate(zip(cuts(self._elements, rnd.parts), hashes, strict=True)):
-            self._codec.decode(rnd.results[part, hash_], cut.stop - cut.start, whole[cut])
-        return whole
-
     def _reduced(self, inputs: list[memoryview], shares: tuple[Share, ...], elements: int) -> tuple[memoryview, bytes]:
-        """Add the contributions in the order of C with float32, encode once: the same bytes wherever it is done."""
-        total = sum(share.weight for share in shares)
-        sum_ = np.zeros(elements, np.float32)
-        for data, share in zip(inputs, shares, strict=True):
-            self._codec.decode_add(data, sum_, share.weight / total)
-        data = self._codec.encode(sum_).data
+        data = self._numbers.reduce(inputs, [share.weight for share in shares], elements)
         return data, digest(data)
 
     async def _reduce(self, command: cmd.Reduce) -> None:
@@ -552,10 +547,10 @@ class Aggregator(Actor[Heard]):
         if rnd is None:
             return
         inputs = [rnd.held[command.part, share.peer] for share in command.shares]
-        elements = part_elements(self._elements, rnd.parts, command.part)
+        elements = self._numbers.part_elements(self._elements, rnd.parts, command.part)
         try:
             work = functools.partial(self._reduced, inputs, command.shares, elements)
-            data, hash_ = await self._compute(work, 4 * elements)
+            data, hash_ = await self._compute(work, self._numbers.size_bytes(elements))
         except (DecodeError, LocalProtocolError) as error:
             self.ctx.emit(Facts(f"round {command.round}, part {command.part}: {error}"))
             return
@@ -590,10 +585,13 @@ class Aggregator(Actor[Heard]):
         """Send all bytes the first time; afterwards announce them, so that only what is missing travels again."""
         outlet = self._outlet(to)
         if outlet.first_time((round_, part, contributor, hash_)):
-            self._stream(round_, rnd, part, contributor, data, hash_, to, tuple(offsets(len(data))))
+            self._stream(round_, rnd, part, contributor, data, hash_, to, tuple(self._offsets(data)))
         else:
             head = (self._plan.run, rnd.view.epoch, round_, self._plan.member.peer)
             outlet.send(msg.Announce(*head, part, contributor, hash_, len(data)))
+
+    def _offsets(self, data: memoryview) -> Iterator[int]:
+        return offsets(len(data), self._numbers.chunk_bytes)
 
     def _stream(
         self,
@@ -607,15 +605,15 @@ class Aggregator(Actor[Heard]):
         wanted: tuple[int, ...],
     ) -> None:
         head = (self._plan.run, rnd.view.epoch, round_, self._plan.member.peer)
-        elements = part_elements(self._elements, rnd.parts, part)
+        size_bytes = self._numbers.size_bytes(self._numbers.part_elements(self._elements, rnd.parts, part))
 
         async def send(ref: Ref[Any]) -> None:
             for offset in wanted:
                 if round_ not in self._rounds or not 0 <= offset < max(len(data), 1):
                     return
-                piece = data[offset : offset + CHUNK_BYTES]
+                piece = data[offset : offset + self._numbers.chunk_bytes]
                 await ref.tell(msg.Chunk(*head, part, contributor, hash_, offset, len(data), piece))
-                self.float32_bytes += 4 * elements * len(piece) // max(len(data), 1)
+                self.float32_bytes += size_bytes * len(piece) // max(len(data), 1)
 
         self._outlet(to).send_bulk(Job((round_, part, contributor, hash_), send))
 

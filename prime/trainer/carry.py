@@ -1,6 +1,6 @@
 """What a member owes the swarm: the residual of its codec and the contribution that missed a round (pure).
 
-Generic over the kind of number: the aggregator uses float32 vectors, the tests exact fractions.
+Generic over the kind of number: training uses float32 vectors, a simulation exact fractions.
 
 A contribution is `y = (w * delta + w_c * carry) / (w + w_c) + e` with weight `w + w_c`, so its weighted mass is that of
 the new delta plus that of the carried one. `y` is frozen until the outcome:

@@ -28,9 +28,8 @@ import numpy as np
 import numpy.typing as npt
 
 from prime.errors import ConfigError, DecodeError, LocalProtocolError, MissingExtraError
+from prime.trainer.parts import BLOCK, encoded_size_bytes
 
-BLOCK: Final = 256
-"""Elements that share one scale."""
 QMAX: Final = 127
 """The largest code: codes are symmetric, so -128 is never written."""
 SCALE_MIN: Final = np.float32(2.0**-126)
@@ -93,11 +92,6 @@ def _load(name: str) -> Engine:
     if name == "numpy":
         return NumpyEngine()
     raise ConfigError(f"no codec engine is called {name!r}", hint="choose one of auto, numba, torch, numpy")
-
-
-def encoded_size_bytes(elements: int) -> int:
-    """Return the size of the wire form of a vector of that many elements."""
-    return (BLOCK + 4) * _blocks(elements)
 
 
 class Int8Codec:

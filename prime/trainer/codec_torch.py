@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from prime.trainer.codec import BLOCK, QMAX, SCALE_MAX, SCALE_MIN, Codes, Vector
+from prime.trainer.codec import QMAX, SCALE_MAX, SCALE_MIN, Codes, Vector
+from prime.trainer.parts import BLOCK
 
 
 class TorchEngine:

@@ -5,14 +5,22 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator
+from typing import Final
 
 import attrs
 
 from prime.errors import DecodeError
-from prime.trainer.codec import BLOCK, encoded_size_bytes
+
+BLOCK: Final = 256
+"""Elements that share one scale of the codec: a part is a whole number of blocks."""
 
 CHUNK_BYTES = 256 * 1024
 """Bytes of a part that travel in one message."""
+
+
+def encoded_size_bytes(elements: int) -> int:
+    """Return the size of the codec's wire form of a vector of that many elements."""
+    return (BLOCK + 4) * -(-elements // BLOCK)
 
 
 def cuts(elements: int, parts: int) -> tuple[slice, ...]:
@@ -32,9 +40,9 @@ def part_elements(elements: int, parts: int, part: int) -> int:
     return cut.stop - cut.start
 
 
-def offsets(total_bytes: int) -> Iterator[int]:
+def offsets(total_bytes: int, chunk_bytes: int = CHUNK_BYTES) -> Iterator[int]:
     """Yield where each chunk of a part begins; an empty part is one empty chunk."""
-    yield from range(0, max(total_bytes, 1), CHUNK_BYTES)
+    yield from range(0, max(total_bytes, 1), chunk_bytes)
 
 
 def digest(data: bytes | memoryview) -> bytes:
@@ -48,12 +56,13 @@ class Assembly:
 
     total_bytes: int
     hash: bytes
+    chunk_bytes: int = CHUNK_BYTES
     data: bytearray = attrs.field(init=False)
     missing: set[int] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.data = bytearray(self.total_bytes)
-        self.missing = set(offsets(self.total_bytes))
+        self.missing = set(offsets(self.total_bytes, self.chunk_bytes))
 
     def add(self, offset: int, chunk: memoryview) -> bool:
         """Take one chunk; True when it was the last one missing.
@@ -61,8 +70,8 @@ class Assembly:
         Raises `DecodeError` for a chunk that does not lie on the grid. When all are there and the hash is another
         than announced, everything is dropped and asked for again.
         """
-        expected = min(CHUNK_BYTES, self.total_bytes - offset)
-        if offset < 0 or offset % CHUNK_BYTES or offset >= max(self.total_bytes, 1) or len(chunk) != expected:
+        expected = min(self.chunk_bytes, self.total_bytes - offset)
+        if offset < 0 or offset % self.chunk_bytes or offset >= max(self.total_bytes, 1) or len(chunk) != expected:
             raise DecodeError(f"a chunk of {len(chunk)} bytes at {offset} does not fit a part of {self.total_bytes}")
         if offset not in self.missing:
             return False
@@ -74,7 +83,7 @@ class Assembly:
         """Tell whether the whole bytes have the announced hash; if not, start over."""
         if digest(memoryview(self.data)) == self.hash:
             return True
-        self.missing = set(offsets(self.total_bytes))
+        self.missing = set(offsets(self.total_bytes, self.chunk_bytes))
         return False
 
 

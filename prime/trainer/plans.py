@@ -6,14 +6,14 @@ what was decided.
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
+from typing import Any
 
 from prime.trainer.round import Status
 from prime.trainer.view import Value, View
 from prime.wire import Ask, message
 
-Vector = npt.NDArray[np.float32]
+Vector = Any
+"""A vector as the run's `Numbers` has it: float32[D] in training."""
 
 
 @message
@@ -33,7 +33,7 @@ class StateHeld:
 
 @message
 class Contribute:
-    """This node's delta (float32[D], outer minus local parameters) for `round`, and its weight in tokens."""
+    """This node's delta (outer minus local parameters) for `round`, and its weight in tokens."""
 
     round: int
     delta: Vector
@@ -60,7 +60,7 @@ class ViewEntered:
 
 @message
 class RoundCommitted:
-    """`value` was decided; `aggregate` is the weighted mean delta over its contributors (float32[D])."""
+    """`value` was decided; `aggregate` is the weighted mean delta over its contributors."""
 
     value: Value
     aggregate: Vector

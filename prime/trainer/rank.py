@@ -20,8 +20,8 @@ from prime.errors import (
     RunFailedError,
 )
 from prime.trainer import pipe
+from prime.trainer.codec import Vector
 from prime.trainer.metadata import ModelMetadata, TrainingConfig
-from prime.trainer.plans import Vector
 from prime.trainer.worker import Question, Worker
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ import torch
 from prime.errors import ConfigError, PrimeError
 from prime.trainer import pipe
 from prime.trainer.adamw import AdamW
+from prime.trainer.codec import Vector
 from prime.trainer.metadata import ModelMetadata, TensorLayout, TrainingConfig
-from prime.trainer.plans import Vector
 from prime.trainer.task import Data, Model, resolve
 
 SEED_STRIDE = 0x9E37_79B9_7F4A_7C15

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from prime.actor import Ref
+    from prime.trainer.codec import Vector
     from prime.trainer.metadata import TrainingConfig
     from prime.trainer.view import Value, View
 
@@ -165,7 +166,7 @@ class Trainer(Actor[Heard]):
         if state is not None:
             await self._adopt(worker, state)
 
-    async def _measure_first(self, worker: RankWorker, theta: plans.Vector) -> None:
+    async def _measure_first(self, worker: RankWorker, theta: Vector) -> None:
         self._progress.loss_first = await worker.evaluate(theta, BATCHES_WHOLE)
         self._progress.text_first = await worker.write(SAMPLE_PROMPT, SAMPLE_LENGTH, self._config.seed)
 
@@ -266,7 +267,7 @@ class Trainer(Actor[Heard]):
         if round_ > 0 and self._progress.phase == "joining":
             self._set_phase("training")
 
-    async def _commit(self, worker: RankWorker, value: Value, aggregate: plans.Vector) -> None:
+    async def _commit(self, worker: RankWorker, value: Value, aggregate: Vector) -> None:
         state = self._state
         if state is None or state.round >= value.round:
             return
@@ -276,7 +277,7 @@ class Trainer(Actor[Heard]):
         await self._rebase(worker, theta)
         await self._note(worker, value, theta, loss)
 
-    async def _rebase(self, worker: RankWorker, theta: plans.Vector) -> None:
+    async def _rebase(self, worker: RankWorker, theta: Vector) -> None:
         """Move the local replica onto the new state, keeping the steps it made since its snapshot."""
         await worker.rebase(theta)
         self._steps = self._steps - self._steps_at_snapshot if self._contributed else self._steps
@@ -300,7 +301,7 @@ class Trainer(Actor[Heard]):
         await self._donor.tell(HoldState(self._run, state))
         await self._aggregator.tell(plans.StateHeld(state.round, hash_))
 
-    async def _note(self, worker: RankWorker, value: Value, theta: plans.Vector, loss: float | None) -> None:
+    async def _note(self, worker: RankWorker, value: Value, theta: Vector, loss: float | None) -> None:
         """Measure on held-out text where that is this member's turn, record the round, and end the run if it was the last."""
         last = value.round >= self._config.rounds and len(value.shares) >= self._config.contributors_final_min
         held_out = None
@@ -319,7 +320,7 @@ class Trainer(Actor[Heard]):
         self._progress.history.append(decided)
         self.ctx.emit(RoundDecided(decided.round, decided.committed, decided.contributors, loss))
 
-    async def _finish(self, worker: RankWorker, theta: plans.Vector, loss: float) -> None:
+    async def _finish(self, worker: RankWorker, theta: Vector, loss: float) -> None:
         await worker.load(theta)
         self._progress.text_last = await worker.write(SAMPLE_PROMPT, SAMPLE_LENGTH, self._config.seed)
         self._progress.loss_last = loss

@@ -20,7 +20,7 @@ import trio
 from prime.actor import Actor, on
 from prime.errors import PrimeError, RunFailedError
 from prime.trainer import pipe
-from prime.trainer.plans import Vector
+from prime.trainer.codec import Vector
 
 if TYPE_CHECKING:
     from prime.actor.slots import Later

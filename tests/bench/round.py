@@ -41,6 +41,8 @@ from prime.node.training import timing_of  # noqa: E402
 from prime.store.journal import FileJournal  # noqa: E402
 from prime.trainer import plans  # noqa: E402
 from prime.trainer.aggregator import Aggregator, SwarmPlan  # noqa: E402
+from prime.trainer.codec import Vector  # noqa: E402
+from prime.trainer.float32 import Float32  # noqa: E402
 from prime.trainer.view import Member  # noqa: E402
 
 NODES = 2
@@ -52,12 +54,12 @@ ANSWER_S = 300.0
 CHECK_ELEMENTS = 1 << 20
 
 
-def delta(index: int, round_: int, elements: int) -> plans.Vector:
+def delta(index: int, round_: int, elements: int) -> Vector:
     """Return what node `index` contributes: float32[D] of a normal distribution."""
     return np.random.default_rng([index, round_]).standard_normal(elements, np.float32)
 
 
-def error_of(mean: plans.Vector, round_: int) -> float:
+def error_of(mean: Vector, round_: int) -> float:
     """Return the relative error of a mean against the exact one."""
     exact = [delta(index, round_, mean.size) for index in range(NODES)]
     wrong = whole = 0.0
@@ -107,7 +109,7 @@ class Node:
         """Say which state the next contribution starts from: here just its number."""
         await self.aggregator.tell(plans.StateHeld(self.round, hashlib.sha256(b"%d" % self.round).digest()))
 
-    async def run_round(self, contribution: plans.Vector) -> tuple[float, float]:
+    async def run_round(self, contribution: Vector) -> tuple[float, float]:
         """Contribute and wait for the outcome; return when it began and ended (monotonic seconds)."""
         self.round += 1
         started = time.monotonic()
@@ -126,7 +128,7 @@ async def open_node(node: Node, transport: Any, join: str, folder: Path) -> Asyn
         contacts = (await system.network.dial(join),) if join else ()
         member = Member(system.peer, system.addresses, 1.0, 0)
         plan = SwarmPlan("bench", member, not contacts, contacts, NODES, timing)
-        node.aggregator = await sup.spawn(lambda: Aggregator(plan, journal, node.report), "aggregator")
+        node.aggregator = await sup.spawn(lambda: Aggregator(plan, journal, node.report, Float32()), "aggregator")
         await node.aggregator.tell(plans.Begin(node.elements))
         yield system.addresses[0]
 
@@ -159,7 +161,7 @@ async def measure(nodes: list[Node], elements: int) -> None:
     await one_question()
     times: list[tuple[float, float]] = []
 
-    async def run(node: Node, contribution: plans.Vector) -> None:
+    async def run(node: Node, contribution: Vector) -> None:
         times.append(await node.run_round(contribution))
 
     async with trio.open_nursery() as nursery:
@@ -194,7 +196,7 @@ def serve_gloo(index: int, folder: Path, elements: int) -> None:
     distributed.destroy_process_group()
 
 
-def digest(vector: plans.Vector) -> str:
+def digest(vector: Vector) -> str:
     """Return a hash of a vector's bits."""
     return hashlib.sha256(vector.view(np.uint8).data).hexdigest()
 

@@ -18,6 +18,7 @@ from prime.trainer import commands as cmd
 from prime.trainer import messages as msg
 from prime.trainer import plans
 from prime.trainer.aggregator import AGGREGATOR_PATH, Aggregator, SwarmPlan
+from prime.trainer.float32 import Float32
 from prime.trainer.timing import Timing
 from prime.trainer.view import Member
 from prime.transport.identity import KeyPair
@@ -72,7 +73,7 @@ class Mortal(Aggregator):
     """An aggregator whose whole node dies instead of carrying out a chosen command."""
 
     def __init__(self, plan: SwarmPlan, journal: Any, report: Callable[[plans.Outcome], None], node: Node) -> None:
-        super().__init__(plan, journal, report)
+        super().__init__(plan, journal, report, Float32())
         self._node = node
 
     async def _do(self, command: cmd.Command) -> None:
