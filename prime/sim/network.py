@@ -35,10 +35,15 @@ class _Way:
 
 
 class Network:
-    """Every link of a world. `faults` may be replaced at any time, and holds from then on."""
+    """Every link of a world. `faults` may be replaced at any time, and holds from then on.
 
-    def __init__(self, streams: Streams, faults: NetworkFaults) -> None:
+    Each link has a random stream of its own; with `by_source` all from one node share one, as a world of thousands of
+    nodes has too many links for that.
+    """
+
+    def __init__(self, streams: Streams, faults: NetworkFaults, *, by_source: bool = False) -> None:
         self.faults = faults
+        self._by_source = by_source
         self._streams = streams
         self._ways: dict[tuple[str, str], _Way] = {}
 
@@ -93,7 +98,8 @@ class Network:
     def _way(self, source: str, target: str) -> _Way:
         way = self._ways.get((source, target))
         if way is None:
-            way = self._ways[source, target] = _Way(self._streams.stream("network", source, target))
+            name = ("network", source) if self._by_source else ("network", source, target)
+            way = self._ways[source, target] = _Way(self._streams.stream(*name))
         return way
 
     def _leaves(self, way: _Way, size_bytes: int, now: float) -> float:

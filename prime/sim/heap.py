@@ -1,0 +1,697 @@
+"""The fast engine: pure cores on a plain heap of events, without Trio, for thousands of nodes.
+
+A `Program` runs on each node: a pure core in a shell as thin as its core allows. It hears datagrams and channels, sets
+alarms and writes records; nothing in it awaits. The network is the same model as for actors (`network.py`), the plan of
+what goes wrong is the same (`plan.py`), and the same seed gives the same `trace`. Times are seconds of virtual time.
+
+What differs from the world of actors: one call of a program is one step, so a `Crash` with `steps` comes that many calls
+later and never within one; the disk is a list of records, and costs no time.
+"""
+
+# ruff: noqa: SLF001 - a world, its nodes and its channels are one engine in three classes, private to others
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import heapq
+import math
+import struct
+import zlib
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import Any, Final, Protocol
+
+import attrs
+
+from prime.errors import UsageError
+from prime.sim import plan as pl
+from prime.sim.network import Network
+from prime.sim.streams import Streams
+
+_MARK: Final = struct.Struct("<dIBI")
+_STARTED, _CRASHED, _HEARD, _WOKEN, _CALLED, _DIALLED, _RECEIVED, _ENDED = range(8)
+_NEVER: Final = math.inf
+
+_Act = Callable[[Any, Any, Any], None]
+_Event = tuple[float, int, _Act, Any, Any, Any]
+
+
+class Program:
+    """What runs on a node, from one start to the next crash: a new one is made for each life. Override what is needed."""
+
+    def started(self, node: HeapNode) -> None:
+        """Begin; keep `node`."""
+
+    def heard(self, source: str, message: Any) -> None:
+        """Take a datagram from the node `source`."""
+
+    def woken(self, now: float) -> None:
+        """Do what was put off: the alarm of `HeapNode.wake_at` has come."""
+
+    def dialled(self, channel: HeapChannel) -> None:
+        """Take a channel that the node `channel.peer` opened; set its `reader`."""
+
+
+class Reader(Protocol):
+    """Who reads a channel."""
+
+    def received(self, data: bytes) -> None:
+        """Take the bytes of one write of the other end's; writes are neither joined nor split."""
+
+    def ended(self, cause: str) -> None:
+        """Hear, once, that nothing more comes and nothing more goes."""
+
+
+class _Deaf:
+    """Who reads a channel that nobody reads."""
+
+    def received(self, data: bytes) -> None:
+        """Drop them."""
+
+    def ended(self, cause: str) -> None:
+        """Drop it."""
+
+
+_DEAF: Final = _Deaf()
+
+
+class RecordDisk:
+    """The disk of a node: a list of records, of which the synced ones outlive a crash."""
+
+    def __init__(self, faults: pl.DiskFaults, random: Random) -> None:
+        self.records: list[Any] = []
+        self.faults = faults
+        self.full = 0
+        self.gone = 0
+        self._synced = 0
+        self._random = random
+
+    def write(self, record: Any) -> None:
+        """Append a record, which a crash may take until `sync`. Raises `OSError` on a disk that is full or gone."""
+        if self.gone:
+            raise OSError(errno.EIO, "the simulated disk is gone")
+        if self.full:
+            raise OSError(errno.ENOSPC, "the simulated disk is full")
+        self.records.append(record)
+
+    def sync(self) -> None:
+        """Let all that was written outlive a crash. Raises `OSError` on a disk that is gone."""
+        if self.gone:
+            raise OSError(errno.EIO, "the simulated disk is gone")
+        self._synced = len(self.records)
+
+    def replace(self, records: Iterable[Any]) -> None:
+        """Put other records in the place of all, at once and synced, as a rename does."""
+        kept = list(records)
+        if self.gone or self.full:
+            raise OSError(errno.EIO if self.gone else errno.ENOSPC, "the simulated disk takes nothing")
+        self.records = kept
+        self._synced = len(kept)
+
+    def crash(self) -> None:
+        """Lose what the faults say is lost: all that was not synced, or the end of it, torn within a record of bytes."""
+        if not self.faults.unsynced or self._synced >= len(self.records):
+            self._synced = len(self.records)
+            return
+        keep = self._synced
+        if self.faults.torn:
+            keep += self._random.randrange(len(self.records) - keep + 1)
+            if keep < len(self.records) and type(torn := self.records[keep]) is bytes and torn:
+                self.records[keep] = torn[: self._random.randrange(len(torn))]
+                keep += 1
+        del self.records[keep:]
+        self._synced = len(self.records)
+
+    def lose(self) -> None:
+        """Forget everything: the node comes back with another disk."""
+        self.records = []
+        self._synced = 0
+
+    def flip(self) -> None:
+        """Change one bit of one record of bytes; other records have none."""
+        places = [index for index, record in enumerate(self.records) if type(record) is bytes and record]
+        if places:
+            place = self._random.choice(places)
+            self.records[place] = _flipped(self.records[place], self._random)
+
+
+class HeapChannel:
+    """One end of an authenticated byte stream between two nodes: bytes come whole, in order, or it ends."""
+
+    __slots__ = ("_arrives_at", "_calling", "_far", "_held", "_life", "_opens_at", "is_open", "node", "peer", "reader")
+
+    def __init__(self, node: HeapNode, peer: str, opens_at: float) -> None:
+        self.node = node
+        self.peer = peer
+        self.reader: Reader = _DEAF
+        self.is_open = True
+        self._far: HeapChannel
+        self._opens_at = opens_at
+        self._arrives_at = 0.0
+        self._held: list[bytes | None] | None = None
+        self._calling = False  # the call itself waits for a cut to be mended
+        self._life = node.life
+
+    def write(self, data: bytes) -> None:
+        """Send bytes; on a channel that has ended they go nowhere."""
+        if self.is_open and data:
+            self.node.world._write(self, data)
+
+    def close(self) -> None:
+        """End it in order: the other end hears so behind what was written. This one hears nothing more."""
+        if self.is_open:
+            self.is_open = False
+            self.node._channels.pop(self, None)
+            self.node.world._write(self, None)
+
+
+class HeapNode:
+    """One machine of a `HeapWorld`, over all its lives."""
+
+    def __init__(self, world: HeapWorld, index: int, name: str, make: Callable[[], Program]) -> None:
+        self.world = world
+        self.name = name
+        self.life = 0
+        self.is_up = False
+        self.disk = RecordDisk(world.plan.disk, world.streams.stream("disk", name))
+        self.program: Program = Program()
+        self._make = make
+        self._index = index
+        self._careful = True  # it is down, paused, or its steps are counted: look twice before calling its program
+        self._paused = 0
+        self._steps_left = -1
+        self._crash: pl.Crash | None = None
+        self._returns = False
+        self._deferred: list[tuple[_Act, Any, Any, Any]] = []
+        self._wakes_at = _NEVER
+        self._channels: dict[HeapChannel, None] = {}
+        self._skew = (0.0, 0.0, 1.0)
+        self._read_at = 0.0
+        self._read_bytes_per_s = _NEVER
+
+    @property
+    def now(self) -> float:
+        """The virtual time."""
+        return self.world.now
+
+    @property
+    def clock(self) -> float:
+        """What this node's wall clock shows; alarms go by the virtual time, as by a monotonic clock."""
+        since, ahead_s, rate = self._skew
+        return self.world.now + ahead_s + (self.world.now - since) * (rate - 1.0)
+
+    @property
+    def is_paused(self) -> bool:
+        """Tell whether it stands still."""
+        return self._paused > 0
+
+    def random(self, *purpose: str) -> Random:
+        """Return this node's random stream for a purpose; it goes on over crashes."""
+        return self.world.streams.stream("node", self.name, *purpose)
+
+    def note(self, kind: str, subject: str = "", **detail: Any) -> None:
+        """Put something into the history of the run."""
+        self.world.note(kind, subject, node=self.name, **detail)
+
+    # ---- what its program asks for
+
+    def send(self, target: str, message: Any, size_bytes: int = 0) -> None:
+        """Send a datagram: it may be lost, doubled, late or changed.
+
+        Bytes that the network corrupts come with a bit flipped; any other object is then lost, as what does not decode.
+        `size_bytes` is what an object counts on a link with a bandwidth; bytes count themselves.
+        """
+        world = self.world
+        there = world.nodes.get(target)
+        if there is None or not self.is_up:
+            return
+        if there is self:
+            world._push(world.now, world._datagram_came, self, target, message)
+            return
+        is_bytes = type(message) is bytes
+        size = len(message) if is_bytes else size_bytes
+        for arrival in world.network.datagram(self.name, target, size, world.now):
+            copy = message
+            if arrival.corrupted:
+                if not is_bytes or not message:
+                    continue
+                copy = _flipped(message, world.streams.stream("corruption", self.name))
+            at = there._read_from(arrival.at, size)
+            world._push(at, world._datagram_came, there, self.name, copy)
+
+    def dial(self, target: str, reader: Reader) -> HeapChannel:
+        """Open a channel to another node; what is written at once goes once it stands, a round trip from now."""
+        return self.world._dial(self, target, reader)
+
+    def wake_at(self, at: float) -> None:
+        """Have `Program.woken` called at a time, once; of two alarms that were not yet due, the sooner holds."""
+        if at < self._wakes_at:
+            self._wakes_at = at
+            world = self.world
+            world._push(max(at, world.now), world._alarm, self, self.life, at)
+
+    def later(self, delay_s: float, act: Callable[..., None], *arguments: Any) -> None:
+        """Call something in a while, unless this life of the node has ended by then."""
+        world = self.world
+        world._push(world.now + delay_s, world._timer, self, self.life, (act, arguments))
+
+    def persist(self, record: Any) -> None:
+        """Write a record and sync. Raises `OSError` on a disk that is full or gone."""
+        self.disk.write(record)
+        self.disk.sync()
+
+    # ---- what is done to it
+
+    def start(self) -> None:
+        """Start it, with a new program; nothing if it runs."""
+        if self.is_up:
+            return
+        self.is_up = True
+        self.life += 1
+        self._crash = None
+        self._careful = self._paused > 0
+        self._wakes_at = _NEVER
+        self.program = self._make()
+        self.world._mark(self, _STARTED, self.life)
+        self.program.started(self)
+
+    def crash(self, down_s: float | None = None, *, machine: bool = False, disk: str = "kept") -> None:
+        """End its process, and start it again after `down_s` (`None`: not by itself).
+
+        Peers see their channels break, or nothing at all where the whole `machine` is off.
+        """
+        if not self.is_up:
+            return
+        self.world._mark(self, _CRASHED, self.life)
+        self.is_up, self._careful, self._steps_left, self._crash = False, True, -1, None
+        self._returns = down_s is not None
+        self.life += 1
+        self.program = Program()
+        self._deferred.clear()
+        channels, self._channels = self._channels, {}
+        for channel in channels:
+            channel.is_open = False
+            if not machine:
+                self.world._reset(channel)
+        self.disk.crash()
+        if disk == "lost":
+            self.disk.lose()
+        if down_s is not None:
+            self.world.at(down_s, self.start)
+
+    def pause(self) -> None:
+        """Let it stand still: what comes waits in front of it."""
+        self._paused += 1
+        self._careful = True
+
+    def resume(self) -> None:
+        """Undo one pause; what waited is handled now, in order."""
+        self._paused = max(self._paused - 1, 0)
+        if self._paused:
+            return
+        self._careful = not self.is_up or self._steps_left >= 0
+        deferred, self._deferred = self._deferred, []
+        for act, a, b, c in deferred:
+            self.world._push(self.world.now, act, a, b, c)
+
+    def _ready(self, act: _Act, a: Any, b: Any, c: Any) -> bool:
+        """Tell whether its program may be called now; what comes while it is paused is put off."""
+        if not self.is_up:
+            return False
+        if self._paused:
+            self._deferred.append((act, a, b, c))
+            return False
+        if self._steps_left == 0:
+            if self._crash is not None:
+                self.crash(self._crash.down_s, machine=self._crash.machine, disk=self._crash.disk)
+            return False
+        self._steps_left -= self._steps_left > 0
+        return True
+
+    def _read_from(self, at: float, size_bytes: int) -> float:
+        if self._read_bytes_per_s is _NEVER:
+            return at
+        self._read_at = max(self._read_at, at) + size_bytes / self._read_bytes_per_s
+        return self._read_at
+
+
+@attrs.frozen
+class Note:
+    """Something of a run that its history keeps."""
+
+    at_s: float
+    node: str
+    kind: str
+    subject: str
+    detail: dict[str, Any]
+
+
+class HeapWorld:
+    """Nodes, the network between them, what goes wrong, and the heap of what happens next."""
+
+    def __init__(self, seed: int, plan: pl.Plan | None = None) -> None:
+        self.seed = seed
+        self.plan = plan or pl.Plan()
+        self.streams = Streams(seed)
+        self.network = Network(self.streams, self.plan.network, by_source=True)
+        self.now = 0.0
+        self.events = 0
+        self.nodes: dict[str, HeapNode] = {}
+        self.history: list[Note] = []
+        self.is_stormy = True
+        self._heap: list[_Event] = []
+        self._count = 0
+        self._hash = hashlib.blake2b(digest_size=16)
+        self._checks: list[tuple[str, Callable[[], bool | None]]] = []
+        self._stuck: dict[HeapChannel, None] = {}
+        self.at(self.plan.storm_s, self.calm)
+        for action in self.plan.actions:
+            self.at(action.at_s, self._begin, action)
+
+    # ---- what a scenario does
+
+    def add(self, name: str, make: Callable[[], Program]) -> HeapNode:
+        """Make a node and start it; `make` returns the program of each of its lives."""
+        if name in self.nodes:
+            raise UsageError(f"there is a node {name} already", hint="Give each node a name of its own.")
+        node = self.nodes[name] = HeapNode(self, len(self.nodes), name, make)
+        node.start()
+        return node
+
+    def at(self, delay_s: float, act: Callable[..., Any], *arguments: Any) -> None:
+        """Call something in a while, whatever becomes of any node."""
+        self._push(self.now + delay_s, self._call, act, arguments, None)
+
+    def random(self, *name: str) -> Random:
+        """Return the random stream of a name that is the scenario's own."""
+        return self.streams.stream("scenario", *name)
+
+    def note(self, kind: str, subject: str = "", *, node: str = "", **detail: Any) -> None:
+        """Put something into the history of the run, and so into its trace."""
+        self.history.append(Note(self.now, node, kind, subject, detail))
+        self._hash.update(repr((self.now, node, kind, subject, sorted(detail.items()))).encode())
+
+    def always(self, name: str, check: Callable[[], bool | None]) -> None:
+        """Have a check made after each event; it returns `False`, or raises `AssertionError`, where it is broken."""
+        self._checks.append((name, check))
+
+    def never_again(self, name: str, condition: Callable[[], bool]) -> None:
+        """Fail the run if a condition that held, and then did not, holds once more."""
+        was: list[bool] = []  # each change, from the first time it held
+
+        def check() -> bool:
+            holds = condition()
+            if holds != (bool(was) and was[-1]):
+                was.append(holds)
+            return len(was) < 3
+
+        self.always(name, check)
+
+    def run(self, seconds: float) -> None:
+        """Let time go on."""
+        self.run_until(self.now + seconds)
+
+    def run_until(self, time: float) -> None:
+        """Do all that happens until a time."""
+        heap, pop = self._heap, heapq.heappop
+        count, checks = 0, self._checks
+        while heap and heap[0][0] <= time:
+            self.now, _, act, a, b, c = pop(heap)
+            act(a, b, c)
+            count += 1
+            if checks:
+                self._check()
+        self.events += count
+        self.now = time
+
+    def until(self, condition: Callable[[], bool], within_s: float = 60.0, name: str = "") -> None:
+        """Go on until a condition holds. Raises `AssertionError` if it does not in time."""
+        end, heap = self.now + within_s, self._heap
+        while not condition():
+            if not heap or heap[0][0] > end:
+                raise AssertionError(f"{name or 'it'} did not happen within {within_s:g} s ({self._where()})")
+            self.now, _, act, a, b, c = heapq.heappop(heap)
+            act(a, b, c)
+            self.events += 1
+            if self._checks:
+                self._check()
+
+    def calm(self) -> None:
+        """End the storm: no faults any more, everything is mended, every node that the plan took runs again."""
+        self.is_stormy = False
+        self.network.faults = pl.NetworkFaults()
+        self.network.mend_all()
+        self._flow()
+        for node in self.nodes.values():
+            node.disk.faults, node.disk.full, node.disk.gone = pl.DiskFaults(), 0, 0
+            node._steps_left, node._read_bytes_per_s = -1, _NEVER
+            node._careful = not node.is_up or node.is_paused
+            while node.is_paused:
+                node.resume()
+            if node._returns:
+                node.start()
+
+    def cut(self, source: str, target: str) -> None:
+        """Let nothing more go one way; bytes on a channel wait, datagrams are lost."""
+        self.network.cut(source, target)
+
+    def mend(self, source: str, target: str) -> None:
+        """Undo one cut; what waited goes on."""
+        self.network.mend(source, target)
+        self._flow()
+
+    @property
+    def trace(self) -> str:
+        """The hash of all that happened so far: who was called when, with what."""
+        return self._hash.copy().hexdigest()
+
+    # ---- the plan
+
+    def _begin(self, action: pl.Action) -> None:
+        if not self.is_stormy:
+            return
+        named = [getattr(action, field) for field in ("node", "source", "target") if hasattr(action, field)]
+        missing = [name for name in named if name not in self.nodes]
+        if missing:
+            raise UsageError(f"the plan names {missing[0]}, which is no node", hint="Add the node, or draw for others.")
+        self.note("fault", repr(action))
+        match action:
+            case pl.Crash(node, _, _, steps):
+                self.nodes[node]._crash = action
+                self.nodes[node]._steps_left = steps
+                self.nodes[node]._careful = True
+                if not steps:
+                    self.nodes[node].crash(action.down_s, machine=action.machine, disk=action.disk)
+            case pl.Pause(node, _, for_s):
+                self.nodes[node].pause()
+                self.at(for_s, self.nodes[node].resume)
+            case pl.Skew(node, at_s, offset_s, rate):
+                self.nodes[node]._skew = (at_s, offset_s, rate)
+            case pl.Cut(source, target, _, for_s):
+                self._part([(source, target)], for_s)
+            case pl.Partition(side, _, for_s):
+                self._part(self.network.across(side, self.nodes), for_s)
+            case _:
+                self._begin_slow(action)
+
+    def _begin_slow(self, action: pl.Action) -> None:
+        match action:
+            case pl.SlowReader(node, _, for_s, bytes_per_s):
+                self.nodes[node]._read_bytes_per_s = bytes_per_s
+                self.at(for_s, self._read_fast, self.nodes[node])
+            case pl.DiskFull(node, _, for_s):
+                self.nodes[node].disk.full += 1
+                self.at(for_s, self._free, self.nodes[node].disk)
+            case pl.DiskGone(node, _, for_s):
+                self.nodes[node].disk.gone += 1
+                self.at(for_s, self._find, self.nodes[node].disk)
+            case pl.BitFlip(node):
+                self.nodes[node].disk.flip()
+
+    def _part(self, ways: list[tuple[str, str]], for_s: float) -> None:
+        for source, target in ways:
+            self.network.cut(source, target)
+        self.at(for_s, self._join, ways)
+
+    def _join(self, ways: list[tuple[str, str]]) -> None:
+        for source, target in ways:
+            self.network.mend(source, target)
+        self._flow()
+
+    def _read_fast(self, node: HeapNode) -> None:
+        node._read_bytes_per_s = _NEVER
+
+    def _free(self, disk: RecordDisk) -> None:
+        disk.full = max(disk.full - 1, 0)
+
+    def _find(self, disk: RecordDisk) -> None:
+        disk.gone = max(disk.gone - 1, 0)
+
+    # ---- events
+
+    def _push(self, at: float, act: _Act, a: Any, b: Any, c: Any) -> None:
+        self._count += 1
+        heapq.heappush(self._heap, (at, self._count, act, a, b, c))
+
+    def _mark(self, node: HeapNode, kind: int, value: int) -> None:
+        self._hash.update(_MARK.pack(self.now, node._index, kind, value))
+
+    def _check(self) -> None:
+        for name, check in self._checks:
+            try:
+                if check() is False:
+                    raise AssertionError(f"{name} is broken ({self._where()})")
+            except AssertionError as error:
+                error.add_note(f"the invariant {name} at {self._where()}")
+                raise
+
+    def _where(self) -> str:
+        return f"seed {self.seed}, at {self.now:.6f} s"
+
+    def _call(self, act: Any, arguments: Any, _c: Any) -> None:
+        act(*arguments)
+
+    def _timer(self, node: Any, life: Any, call: Any) -> None:
+        if node.life != life or (node._careful and not node._ready(self._timer, node, life, call)):
+            return
+        self._hash.update(_MARK.pack(self.now, node._index, _CALLED, 0))
+        call[0](*call[1])
+
+    def _alarm(self, node: Any, life: Any, at: Any) -> None:
+        if node.life != life or node._wakes_at != at:
+            return
+        if node._careful and not node._ready(self._alarm, node, life, at):
+            return
+        node._wakes_at = _NEVER
+        self._hash.update(_MARK.pack(self.now, node._index, _WOKEN, 0))
+        node.program.woken(self.now)
+
+    def _datagram_came(self, node: Any, source: Any, message: Any) -> None:
+        if node._careful and not node._ready(self._datagram_came, node, source, message):
+            return
+        value = zlib.crc32(message) if type(message) is bytes else self.nodes[source]._index
+        self._hash.update(_MARK.pack(self.now, node._index, _HEARD, value))
+        node.program.heard(source, message)
+
+    # ---- channels
+
+    def _dial(self, node: HeapNode, target: str, reader: Reader) -> HeapChannel:
+        there = self.nodes.get(target)
+        if there is None:
+            raise UsageError(f"{target} is no node of this world", hint="Dial the name of a node that was added.")
+        arrives_at = self.network.segment(node.name, target, 0, self.now)
+        reaches = _NEVER if arrives_at is None else arrives_at
+        near = HeapChannel(node, target, self.now if arrives_at is None else 2 * arrives_at - self.now)
+        far = HeapChannel(there, node.name, 0.0)
+        near.reader = reader
+        near._far, far._far = far, near
+        far.is_open = False  # until the call has reached it
+        node._channels[near] = None
+        if arrives_at is None:
+            self._push(self.now + self.network.faults.latency_s, self._ended, near, "the network lost the call", None)
+        elif self.network.is_open(node.name, target):
+            self._push(reaches, self._call_came, far, None, None)
+        else:
+            near._calling = True
+            self._hold(near)
+        return near
+
+    def _call_came(self, far: Any, _b: Any, _c: Any) -> None:
+        node, near = far.node, far._far
+        if not node.is_up:
+            if near.is_open:
+                self._reset(far)
+            return
+        if node._careful and not node._ready(self._call_came, far, None, None):
+            return
+        far._life, far.is_open, far._opens_at = node.life, True, self.now
+        node._channels[far] = None
+        self._hash.update(_MARK.pack(self.now, node._index, _DIALLED, near.node._index))
+        node.program.dialled(far)
+
+    def _write(self, near: HeapChannel, data: bytes | None) -> None:
+        """Move the bytes of one write, or the end of a channel (`None`), to the far end; or end both."""
+        source, far = near.node, near._far
+        if near._held is not None or not self.network.is_open(source.name, near.peer):
+            self._hold(near, data)
+            return
+        size_bytes = 0 if data is None else len(data)
+        at = self.network.segment(source.name, near.peer, size_bytes, max(self.now, near._opens_at))
+        if at is None:
+            self._break(near)
+            return
+        if far.node._read_bytes_per_s is not _NEVER:
+            at = far.node._read_from(at, size_bytes)
+        near._arrives_at = at = max(at, near._arrives_at)
+        self._count += 1
+        if data is None:
+            heapq.heappush(self._heap, (at, self._count, self._ended, far, "the peer closed the connection", None))
+        else:
+            heapq.heappush(self._heap, (at, self._count, self._bytes_came, far, data, None))
+
+    def _bytes_came(self, end: Any, data: Any, _c: Any) -> None:
+        node = end.node
+        if not end.is_open:
+            if node.is_up and node.is_paused:  # its call may wait in front of it too
+                node._deferred.append((self._bytes_came, end, data, None))
+            elif node.is_up and end._far.is_open:  # nobody here knows of it any more
+                self._reset(end)
+            return
+        if node._careful and not node._ready(self._bytes_came, end, data, None):
+            return
+        self._hash.update(_MARK.pack(self.now, node._index, _RECEIVED, zlib.crc32(data)))
+        end.reader.received(data)
+
+    def _ended(self, end: Any, cause: Any, _c: Any) -> None:
+        node = end.node
+        if not end.is_open:
+            return
+        if node._careful and not node._ready(self._ended, end, cause, None):
+            return
+        end.is_open = False
+        node._channels.pop(end, None)
+        self._hash.update(_MARK.pack(self.now, node._index, _ENDED, 0))
+        end.reader.ended(cause)
+
+    def _reset(self, end: HeapChannel) -> None:
+        """Let the other end know that there is nobody at this one; across a cut it hears nothing."""
+        if self.network.is_open(end.node.name, end.peer):
+            at = self.now + self.network.faults.latency_s
+            self._push(at, self._ended, end._far, "the peer reset the connection", None)
+
+    def _break(self, near: HeapChannel) -> None:
+        """End both ends of a channel: what was under way on it is lost."""
+        at = self.now + self.network.faults.latency_s
+        for end in (near, near._far):
+            self._push(at, self._ended, end, "the network broke the connection", None)
+
+    def _hold(self, near: HeapChannel, *data: bytes | None) -> None:
+        if near._held is None:
+            near._held = []
+            self._stuck[near] = None
+        near._held += data
+
+    def _flow(self) -> None:
+        """Send on what waited for a cut to be mended."""
+        for near in [end for end in self._stuck if self.network.is_open(end.node.name, end.peer)]:
+            del self._stuck[near]
+            held, near._held = near._held or [], None
+            if near.node.life != near._life:  # a process that has gone sends nothing
+                continue
+            if near._calling:
+                self._call_again(near)
+            for data in held:
+                self._write(near, data)
+
+    def _call_again(self, near: HeapChannel) -> None:
+        latency_s = self.network.faults.latency_s
+        near._calling, near._opens_at = False, self.now + 2 * latency_s
+        self._push(self.now + latency_s, self._call_came, near._far, None, None)
+
+
+def _flipped(data: bytes, random: Random) -> bytes:
+    place = random.randrange(len(data) * 8)
+    changed = bytearray(data)
+    changed[place // 8] ^= 1 << place % 8
+    return bytes(changed)
