@@ -20,18 +20,20 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable
 from random import Random
-from typing import Any, Final, Protocol
-
-import attrs
+from typing import Any, Final, Literal, Protocol
 
 from prime.errors import UsageError
 from prime.sim import plan as pl
+from prime.sim.history import History
+from prime.sim.invariants import Check, Spell, ViolationError, problem, words
 from prime.sim.network import Network
 from prime.sim.streams import Streams
 
 _MARK: Final = struct.Struct("<dIBI")
-_STARTED, _CRASHED, _HEARD, _WOKEN, _CALLED, _DIALLED, _RECEIVED, _ENDED = range(8)
+_HEARD, _WOKEN, _CALLED, _DIALLED, _RECEIVED, _ENDED = range(6)
 _NEVER: Final = math.inf
+_AT_ONCE_MAX: Final = 2**20
+"""So many events at one moment of virtual time are a program that spins."""
 
 _Act = Callable[[Any, Any, Any], None]
 _Event = tuple[float, int, _Act, Any, Any, Any]
@@ -151,7 +153,7 @@ class HeapChannel:
         self._arrives_at = 0.0
         self._held: list[bytes | None] | None = None
         self._calling = False  # the call itself waits for a cut to be mended
-        self._life = node.life
+        self._life = node.lives
 
     def write(self, data: bytes) -> None:
         """Send bytes; on a channel that has ended they go nowhere."""
@@ -172,21 +174,21 @@ class HeapNode:
     def __init__(self, world: HeapWorld, index: int, name: str, make: Callable[[], Program]) -> None:
         self.world = world
         self.name = name
-        self.life = 0
+        self.lives = 0
         self.is_up = False
         self.disk = RecordDisk(world.plan.disk, world.streams.stream("disk", name))
         self.program: Program = Program()
         self._make = make
         self._index = index
         self._careful = True  # it is down, paused, or its steps are counted: look twice before calling its program
-        self._paused = 0
+        self._held_until = 0.0
         self._steps_left = -1
         self._crash: pl.Crash | None = None
-        self._returns = False
+        self._starts_at = _NEVER
         self._deferred: list[tuple[_Act, Any, Any, Any]] = []
         self._wakes_at = _NEVER
         self._channels: dict[HeapChannel, None] = {}
-        self._skew = (0.0, 0.0, 1.0)
+        self._base_s, self._since_s, self._rate = 0.0, 0.0, 1.0
         self._read_at = 0.0
         self._read_bytes_per_s = _NEVER
 
@@ -198,21 +200,21 @@ class HeapNode:
     @property
     def clock(self) -> float:
         """What this node's wall clock shows; alarms go by the virtual time, as by a monotonic clock."""
-        since, ahead_s, rate = self._skew
-        return self.world.now + ahead_s + (self.world.now - since) * (rate - 1.0)
+        return self._base_s + (self.world.now - self._since_s) * self._rate
 
     @property
     def is_paused(self) -> bool:
         """Tell whether it stands still."""
-        return self._paused > 0
+        return self._held_until > 0
 
     def random(self, *purpose: str) -> Random:
         """Return this node's random stream for a purpose; it goes on over crashes."""
         return self.world.streams.stream("node", self.name, *purpose)
 
-    def note(self, kind: str, subject: str = "", **detail: Any) -> None:
-        """Put something into the history of the run."""
-        self.world.note(kind, subject, node=self.name, **detail)
+    def note(self, kind: str, subject: str = "", **detail: object) -> None:
+        """Put an event of this node into the history; a node that has crashed notes nothing."""
+        if self.is_up:
+            self.world.record(self.name, kind, subject, words(detail))
 
     # ---- what its program asks for
 
@@ -249,12 +251,12 @@ class HeapNode:
         if at < self._wakes_at:
             self._wakes_at = at
             world = self.world
-            world._push(max(at, world.now), world._alarm, self, self.life, at)
+            world._push(max(at, world.now), world._alarm, self, self.lives, at)
 
     def later(self, delay_s: float, act: Callable[..., None], *arguments: Any) -> None:
         """Call something in a while, unless this life of the node has ended by then."""
         world = self.world
-        world._push(world.now + delay_s, world._timer, self, self.life, (act, arguments))
+        world._push(world.now + delay_s, world._timer, self, self.lives, (act, arguments))
 
     def persist(self, record: Any) -> None:
         """Write a record and sync. Raises `OSError` on a disk that is full or gone."""
@@ -263,63 +265,74 @@ class HeapNode:
 
     # ---- what is done to it
 
-    def start(self) -> None:
-        """Start it, with a new program; nothing if it runs."""
+    def restart(self) -> None:
+        """Start it, with a new program, if it does not run."""
         if self.is_up:
             return
         self.is_up = True
-        self.life += 1
+        self.lives += 1
         self._crash = None
-        self._careful = self._paused > 0
-        self._wakes_at = _NEVER
+        self._steps_left = -1
+        self._careful = False
+        self._wakes_at = self._starts_at = _NEVER
         self.program = self._make()
-        self.world._mark(self, _STARTED, self.life)
+        self.world.record(self.name, "starts", "", f"life {self.lives}")
         self.program.started(self)
 
-    def crash(self, down_s: float | None = None, *, machine: bool = False, disk: str = "kept") -> None:
-        """End its process, and start it again after `down_s` (`None`: not by itself).
-
-        Peers see their channels break, or nothing at all where the whole `machine` is off.
-        """
+    def crash(self, down_s: float = 1.0, *, machine: bool = False, disk: Literal["kept", "lost"] = "kept") -> None:
+        """End its process now, and start it again after `down_s` (never, if infinite). See `plan.Crash`."""
         if not self.is_up:
             return
-        self.world._mark(self, _CRASHED, self.life)
+        world = self.world
+        world.record(self.name, "crashes", "machine" if machine else "process", f"disk {disk}")
         self.is_up, self._careful, self._steps_left, self._crash = False, True, -1, None
-        self._returns = down_s is not None
-        self.life += 1
+        self._held_until = 0.0
         self.program = Program()
         self._deferred.clear()
         channels, self._channels = self._channels, {}
         for channel in channels:
             channel.is_open = False
             if not machine:
-                self.world._reset(channel)
+                world._reset(channel)
         self.disk.crash()
         if disk == "lost":
             self.disk.lose()
-        if down_s is not None:
-            self.world.at(down_s, self.start)
+        self._starts_at = world.now + down_s
+        if down_s < _NEVER:
+            world.at(down_s, self._start_if_due)
 
-    def pause(self) -> None:
-        """Let it stand still: what comes waits in front of it."""
-        self._paused += 1
-        self._careful = True
+    def pause(self, for_s: float) -> None:
+        """Let nothing in it run for so long; its channels stay open, and what comes waits in front of it."""
+        if self.is_up:
+            self.world.record(self.name, "pauses", "", f"for {for_s:g} s")
+            self._held_until = max(self._held_until, self.world.now + for_s)
+            self._careful = True
+            self.world.at(for_s, self._release_if_due)
 
-    def resume(self) -> None:
-        """Undo one pause; what waited is handled now, in order."""
-        self._paused = max(self._paused - 1, 0)
-        if self._paused:
-            return
+    def release(self) -> None:
+        """End a pause; what waited is handled now, in order."""
+        self._held_until = 0.0
         self._careful = not self.is_up or self._steps_left >= 0
         deferred, self._deferred = self._deferred, []
         for act, a, b, c in deferred:
             self.world._push(self.world.now, act, a, b, c)
 
+    def _start_if_due(self) -> None:
+        if self.world.now >= self._starts_at:
+            self.restart()
+
+    def _release_if_due(self) -> None:
+        if self._held_until and self.world.now >= self._held_until:
+            self.release()
+
+    def _skew(self, offset_s: float, rate: float) -> None:
+        self._base_s, self._since_s, self._rate = self.clock + offset_s, self.world.now, rate
+
     def _ready(self, act: _Act, a: Any, b: Any, c: Any) -> bool:
         """Tell whether its program may be called now; what comes while it is paused is put off."""
         if not self.is_up:
             return False
-        if self._paused:
+        if self._held_until:
             self._deferred.append((act, a, b, c))
             return False
         if self._steps_left == 0:
@@ -336,17 +349,6 @@ class HeapNode:
         return self._read_at
 
 
-@attrs.frozen
-class Note:
-    """Something of a run that its history keeps."""
-
-    at_s: float
-    node: str
-    kind: str
-    subject: str
-    detail: dict[str, Any]
-
-
 class HeapWorld:
     """Nodes, the network between them, what goes wrong, and the heap of what happens next."""
 
@@ -358,7 +360,7 @@ class HeapWorld:
         self.now = 0.0
         self.events = 0
         self.nodes: dict[str, HeapNode] = {}
-        self.history: list[Note] = []
+        self.history = History()
         self.is_stormy = True
         self._heap: list[_Event] = []
         self._count = 0
@@ -376,7 +378,7 @@ class HeapWorld:
         if name in self.nodes:
             raise UsageError(f"there is a node {name} already", hint="Give each node a name of its own.")
         node = self.nodes[name] = HeapNode(self, len(self.nodes), name, make)
-        node.start()
+        node.restart()
         return node
 
     def at(self, delay_s: float, act: Callable[..., Any], *arguments: Any) -> None:
@@ -387,26 +389,21 @@ class HeapWorld:
         """Return the random stream of a name that is the scenario's own."""
         return self.streams.stream("scenario", *name)
 
-    def note(self, kind: str, subject: str = "", *, node: str = "", **detail: Any) -> None:
-        """Put something into the history of the run, and so into its trace."""
-        self.history.append(Note(self.now, node, kind, subject, detail))
-        self._hash.update(repr((self.now, node, kind, subject, sorted(detail.items()))).encode())
+    def note(self, kind: str, subject: str = "", **detail: object) -> None:
+        """Put an event of the world into the history."""
+        self.record("", kind, subject, words(detail))
 
-    def always(self, name: str, check: Callable[[], bool | None]) -> None:
-        """Have a check made after each event; it returns `False`, or raises `AssertionError`, where it is broken."""
+    def record(self, node: str, kind: str, subject: str = "", detail: str = "") -> None:
+        """Put an event into the history, and so into the trace."""
+        self.history.add(self.now, node, kind, subject, detail)
+
+    def always(self, name: str, check: Check) -> None:
+        """Have a check made after each event; see `World.always`."""
         self._checks.append((name, check))
 
     def never_again(self, name: str, condition: Callable[[], bool]) -> None:
-        """Fail the run if a condition that held, and then did not, holds once more."""
-        was: list[bool] = []  # each change, from the first time it held
-
-        def check() -> bool:
-            holds = condition()
-            if holds != (bool(was) and was[-1]):
-                was.append(holds)
-            return len(was) < 3
-
-        self.always(name, check)
+        """Once `condition()` has been true and then false, it must not become true again."""
+        self.always(name, Spell(condition).check)
 
     def run(self, seconds: float) -> None:
         """Let time go on."""
@@ -414,23 +411,32 @@ class HeapWorld:
 
     def run_until(self, time: float) -> None:
         """Do all that happens until a time."""
-        heap, pop = self._heap, heapq.heappop
-        count, checks = 0, self._checks
-        while heap and heap[0][0] <= time:
-            self.now, _, act, a, b, c = pop(heap)
-            act(a, b, c)
-            count += 1
-            if checks:
-                self._check()
-        self.events += count
-        self.now = time
+        heap, pop, checks = self._heap, heapq.heappop, self._checks
+        count, turn_at = 0, -_NEVER
+        try:
+            while heap and heap[0][0] <= time:
+                self.now, _, act, a, b, c = pop(heap)
+                act(a, b, c)
+                count += 1
+                if checks:
+                    self._check()
+                if not count % _AT_ONCE_MAX:
+                    self._must_go_on(turn_at)
+                    turn_at = self.now
+        finally:
+            self.events += count
+        self.now = max(self.now, time)
 
-    def until(self, condition: Callable[[], bool], within_s: float = 60.0, name: str = "") -> None:
-        """Go on until a condition holds. Raises `AssertionError` if it does not in time."""
+    def until(self, condition: Callable[[], bool], within_s: float = 60.0) -> None:
+        """Go on until a condition holds; see `eventually`, which takes a name."""
+        self.eventually("it", condition, within_s)
+
+    def eventually(self, name: str, condition: Callable[[], bool], within_s: float) -> None:
+        """Go on until a condition holds. Raises `ViolationError` if it does not in time."""
         end, heap = self.now + within_s, self._heap
         while not condition():
             if not heap or heap[0][0] > end:
-                raise AssertionError(f"{name or 'it'} did not happen within {within_s:g} s ({self._where()})")
+                raise ViolationError(f"{name}: not within {within_s:g} s", hint=self._where())
             self.now, _, act, a, b, c = heapq.heappop(heap)
             act(a, b, c)
             self.events += 1
@@ -439,6 +445,7 @@ class HeapWorld:
 
     def calm(self) -> None:
         """End the storm: no faults any more, everything is mended, every node that the plan took runs again."""
+        self.record("", "calms down")
         self.is_stormy = False
         self.network.faults = pl.NetworkFaults()
         self.network.mend_all()
@@ -446,11 +453,9 @@ class HeapWorld:
         for node in self.nodes.values():
             node.disk.faults, node.disk.full, node.disk.gone = pl.DiskFaults(), 0, 0
             node._steps_left, node._read_bytes_per_s = -1, _NEVER
-            node._careful = not node.is_up or node.is_paused
-            while node.is_paused:
-                node.resume()
-            if node._returns:
-                node.start()
+            node.release()
+            if node._starts_at < _NEVER:
+                node.restart()
 
     def cut(self, source: str, target: str) -> None:
         """Let nothing more go one way; bytes on a channel wait, datagrams are lost."""
@@ -464,7 +469,9 @@ class HeapWorld:
     @property
     def trace(self) -> str:
         """The hash of all that happened so far: who was called when, with what."""
-        return self._hash.copy().hexdigest()
+        whole = self._hash.copy()
+        whole.update(self.history.trace.encode())
+        return whole.hexdigest()
 
     # ---- the plan
 
@@ -475,7 +482,8 @@ class HeapWorld:
         missing = [name for name in named if name not in self.nodes]
         if missing:
             raise UsageError(f"the plan names {missing[0]}, which is no node", hint="Add the node, or draw for others.")
-        self.note("fault", repr(action))
+        if not isinstance(action, pl.Crash | pl.Pause):  # these are noted when they come
+            self.record("", "meets", type(action).__name__, repr(action))
         match action:
             case pl.Crash(node, _, _, steps):
                 self.nodes[node]._crash = action
@@ -484,10 +492,9 @@ class HeapWorld:
                 if not steps:
                     self.nodes[node].crash(action.down_s, machine=action.machine, disk=action.disk)
             case pl.Pause(node, _, for_s):
-                self.nodes[node].pause()
-                self.at(for_s, self.nodes[node].resume)
-            case pl.Skew(node, at_s, offset_s, rate):
-                self.nodes[node]._skew = (at_s, offset_s, rate)
+                self.nodes[node].pause(for_s)
+            case pl.Skew(node, _, offset_s, rate):
+                self.nodes[node]._skew(offset_s, rate)
             case pl.Cut(source, target, _, for_s):
                 self._part([(source, target)], for_s)
             case pl.Partition(side, _, for_s):
@@ -534,17 +541,14 @@ class HeapWorld:
         self._count += 1
         heapq.heappush(self._heap, (at, self._count, act, a, b, c))
 
-    def _mark(self, node: HeapNode, kind: int, value: int) -> None:
-        self._hash.update(_MARK.pack(self.now, node._index, kind, value))
-
     def _check(self) -> None:
         for name, check in self._checks:
-            try:
-                if check() is False:
-                    raise AssertionError(f"{name} is broken ({self._where()})")
-            except AssertionError as error:
-                error.add_note(f"the invariant {name} at {self._where()}")
-                raise
+            if (wrong := problem(check)) is not None:
+                raise ViolationError(f"{name}{wrong}", hint=self._where())
+
+    def _must_go_on(self, since: float) -> None:
+        if self.now == since:
+            raise ViolationError("a program spins: it runs on and on at one moment", hint=self._where())
 
     def _where(self) -> str:
         return f"seed {self.seed}, at {self.now:.6f} s"
@@ -553,13 +557,13 @@ class HeapWorld:
         act(*arguments)
 
     def _timer(self, node: Any, life: Any, call: Any) -> None:
-        if node.life != life or (node._careful and not node._ready(self._timer, node, life, call)):
+        if node.lives != life or (node._careful and not node._ready(self._timer, node, life, call)):
             return
         self._hash.update(_MARK.pack(self.now, node._index, _CALLED, 0))
         call[0](*call[1])
 
     def _alarm(self, node: Any, life: Any, at: Any) -> None:
-        if node.life != life or node._wakes_at != at:
+        if node.lives != life or node._wakes_at != at:
             return
         if node._careful and not node._ready(self._alarm, node, life, at):
             return
@@ -605,7 +609,7 @@ class HeapWorld:
             return
         if node._careful and not node._ready(self._call_came, far, None, None):
             return
-        far._life, far.is_open, far._opens_at = node.life, True, self.now
+        far._life, far.is_open, far._opens_at = node.lives, True, self.now
         node._channels[far] = None
         self._hash.update(_MARK.pack(self.now, node._index, _DIALLED, near.node._index))
         node.program.dialled(far)
@@ -617,10 +621,12 @@ class HeapWorld:
             self._hold(near, data)
             return
         size_bytes = 0 if data is None else len(data)
-        at = self.network.segment(source.name, near.peer, size_bytes, max(self.now, near._opens_at))
+        at = self.network.segment(source.name, near.peer, size_bytes, self.now)
         if at is None:
             self._break(near)
             return
+        if near._opens_at > self.now:  # it waits at its sender until the channel stands
+            at += near._opens_at - self.now
         if far.node._read_bytes_per_s is not _NEVER:
             at = far.node._read_from(at, size_bytes)
         near._arrives_at = at = max(at, near._arrives_at)
@@ -677,7 +683,7 @@ class HeapWorld:
         for near in [end for end in self._stuck if self.network.is_open(end.node.name, end.peer)]:
             del self._stuck[near]
             held, near._held = near._held or [], None
-            if near.node.life != near._life:  # a process that has gone sends nothing
+            if near.node.lives != near._life or not near.node.is_up:  # a process that has gone sends nothing
                 continue
             if near._calling:
                 self._call_again(near)

@@ -13,9 +13,10 @@ import trio
 from prime.actor.groups import one_error
 from prime.errors import UsageError
 from prime.sim.history import Event, History
+from prime.sim.invariants import ViolationError
 from prime.sim.plan import ALL, Kind, Plan, Space, draw
 from prime.sim.schedule import repeatable, virtual_clock
-from prime.sim.world import ViolationError, World
+from prime.sim.world import World
 
 Body = Callable[[World], Awaitable[None]]
 DEFAULT = "prime.sim.scenarios.round:training_round"

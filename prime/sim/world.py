@@ -18,10 +18,12 @@ import trio
 
 from prime.actor.contract import PeerId, ProcessOptions
 from prime.actor.system import System
-from prime.errors import ActorUsageError, PrimeError
+from prime.errors import ActorUsageError
 from prime.node.system import serving
 from prime.sim import plan as p
 from prime.sim.history import History
+from prime.sim.invariants import Check, Spell, ViolationError, words
+from prime.sim.invariants import problem as problem_of
 from prime.sim.network import Network
 from prime.sim.schedule import Scheduler
 from prime.sim.streams import Streams
@@ -33,11 +35,6 @@ if TYPE_CHECKING:
     from prime.sim.run import Scenario
 
 Main = Callable[["Node"], Awaitable[None]]
-Check = Callable[[], Any]
-
-
-class ViolationError(PrimeError):
-    """Something that must hold in a simulated world did not; the text has its name."""
 
 
 class NodeClock:
@@ -90,7 +87,7 @@ class Node:
     def note(self, kind: str, subject: str = "", **detail: object) -> None:
         """Put an event of this node into the history; a node that has crashed notes nothing."""
         if self._is_alive():
-            self.world.record(self.name, kind, subject, _words(detail))
+            self.world.record(self.name, kind, subject, words(detail))
 
     def start(self, main: Main) -> None:
         """Run `main(node)` on this node, and again after each crash, until the world ends."""
@@ -249,7 +246,7 @@ class World:
 
     def note(self, kind: str, subject: str = "", **detail: object) -> None:
         """Put an event of the world into the history."""
-        self.record("", kind, subject, _words(detail))
+        self.record("", kind, subject, words(detail))
 
     def record(self, node: str, kind: str, subject: str = "", detail: str = "") -> None:
         """Put an event into the history, and let everything that must always hold be checked after this step."""
@@ -266,14 +263,14 @@ class World:
 
     def never_again(self, name: str, condition: Callable[[], bool]) -> None:
         """Once `condition()` has been true and then false, it must not become true again."""
-        spell = _Spell(condition)
+        spell = Spell(condition)
         self.always(name, spell.check)
 
     async def eventually(self, name: str, check: Check, within_s: float) -> None:
         """Wait until `check()` returns a true value, or neither `False` nor an assertion error, for at most so long."""
         deadline = self.now + within_s
         while True:
-            problem = _problem(check)
+            problem = problem_of(check)
             if problem is None:
                 return
             if self.now >= deadline:
@@ -370,31 +367,13 @@ class World:
             return
         self._dirty = False
         for name, check in self._always.items():
-            problem = _problem(check)
+            problem = problem_of(check)
             if problem is not None:
                 self.fail(ViolationError(f"{name}{problem}"))
                 return
 
     def _spins(self) -> None:
         self.fail(ViolationError("the program spins: it runs on and on at one moment of virtual time"))
-
-
-class _Spell:
-    """A condition that may hold for one spell."""
-
-    def __init__(self, condition: Callable[[], bool]) -> None:
-        self._condition = condition
-        self._state: Literal["before", "during", "after"] = "before"
-
-    def check(self) -> bool:
-        holds = self._condition()
-        if holds and self._state == "after":
-            return False
-        if holds:
-            self._state = "during"
-        elif self._state == "during":
-            self._state = "after"
-        return True
 
 
 class _Follower:
@@ -434,16 +413,3 @@ class _NoProcesses:
             f"{actor!r} cannot have a process of its own inside a simulation",
             hint="spawn the actor itself there: sup.spawn(...)",
         )
-
-
-def _problem(check: Check) -> str | None:
-    """Return what is wrong, for a text after a name; `None` if all is well."""
-    try:
-        answer = check()
-    except AssertionError as error:
-        return f": {error}" if str(error) else " (an assertion failed)"
-    return "" if answer is False or (answer is not None and not answer) else None
-
-
-def _words(detail: dict[str, object]) -> str:
-    return " ".join(f"{key}={value}" for key, value in detail.items())
