@@ -90,7 +90,7 @@ class Inbound(Protocol):
     ) -> bool:
         """Put a message into the mailbox of the actor at `path`; `False` if a `wait` mailbox has no room now.
 
-        `deadline` is on this system's clock; an ask whose deadline has passed is never run. `trace` is the context that
+        `deadline` is on Trio's clock; an ask whose deadline has passed is never run. `trace` is the context that
         the sender's tracer gave it: text, whoever sent it. Raises
         `NoSuchActorError` (after counting a dead letter), `MailboxFullError` (policy `reject`), and `AskCycleError` where
         the actor waits for the answer of one in `chain`: who waits for the answer of this ask, the first to ask first.

@@ -64,11 +64,18 @@ class Network:
         """
         way, faults = self._way(source, target), self.faults
         random = way.random
-        broken = faults.loss + faults.corruption
+        broken = faults.loss + (faults.corruption if faults.sealed else 0.0)
         if broken and random.random() < broken:
             return None
         leaves = self._leaves(way, size_bytes, now)
         return leaves + faults.latency_s + (random.random() * faults.jitter_s if faults.jitter_s else 0.0)
+
+    def flipped_bit(self, source: str, target: str, size_bytes: int) -> int | None:
+        """Return which bit of a write on an unsealed stream arrives changed, if any does."""
+        faults, random = self.faults, self._way(source, target).random
+        if faults.sealed or not faults.corruption or random.random() >= faults.corruption:
+            return None
+        return random.randrange(8 * size_bytes)
 
     def is_open(self, source: str, target: str) -> bool:
         """Tell whether anything goes from `source` to `target` now."""

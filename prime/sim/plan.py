@@ -61,7 +61,8 @@ class NetworkFaults:
     """How bad every link is; times in seconds, the others chances for each message or write on a stream.
 
     `loss` ends a stream (what was under way on it is lost) and drops a datagram. `duplication` and `reordering` are of
-    datagrams: a stream has neither. `corruption` ends a stream, as an authenticated one does, and changes a datagram.
+    datagrams: a stream has neither. `corruption` ends a stream, as an authenticated one does, and changes a datagram; with
+    `sealed=False` streams have no seal, so that one bit of the write changes and nobody is told.
     """
 
     latency_s: float = 0.001
@@ -71,6 +72,7 @@ class NetworkFaults:
     reordering: float = 0.0
     corruption: float = 0.0
     bandwidth_bytes_per_s: float = math.inf
+    sealed: bool = True
 
 
 @attrs.frozen

@@ -145,8 +145,18 @@ class _Way:
         if at is None:
             fabric.kill(self, "lost")
             return
+        if piece is not None and not fabric.network.faults.sealed:
+            piece = self._as_it_arrives(piece)
         self.arrives_at = max(self.arrives_at, at)
         fabric.courier.at(self.arrives_at, lambda: self._arrive(piece))
+
+    def _as_it_arrives(self, piece: memoryview) -> memoryview:
+        bit = self.fabric.network.flipped_bit(self.source, self.target, len(piece))
+        if bit is None:
+            return piece
+        changed = bytearray(piece)
+        changed[bit // 8] ^= 1 << bit % 8
+        return memoryview(bytes(changed))
 
     def go_on(self, now: float) -> None:
         """Send what waited for a cut to end."""

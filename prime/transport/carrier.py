@@ -397,7 +397,8 @@ class Carrier:
         if command.numbered is not None:
             self._deliver_numbered(command, command.numbered, message)
             return
-        rest = command.target, message, slot, command.deadline, self._sender(command), command.trace, command.chain
+        deadline = None if command.deadline is None else self._on_trios_clock(command.deadline)
+        rest = command.target, message, slot, deadline, self._sender(command), command.trace, command.chain
         if not self._offer(*rest) and self._nursery is not None:
             self._nursery.start_soon(self._deliver_when_room, *rest)
         else:
@@ -636,7 +637,7 @@ class Carrier:
 
     async def _handle_frames(self, parser: FrameParser) -> None:
         handled = 0
-        now = self._now()
+        now = trio.current_time()
         try:
             while (frame := parser.take()) is not None:
                 if not isinstance(frame, bytes):
@@ -647,7 +648,7 @@ class Carrier:
                 if handled % FRAMES_PER_TURN == 0:
                     self._end_turn()
                     await trio.lowlevel.checkpoint()
-                    now = self._now()
+                    now = trio.current_time()
         finally:
             self._end_turn()
 
@@ -782,10 +783,12 @@ class Carrier:
             self.feed(core.Tick())
 
     def _alarm_at(self) -> float:
-        """Return `_alarm_due` on Trio's clock, which need not be this system's; never now, so that time goes on."""
-        own_now = self._now()
-        trio_now = trio.current_time()
-        return max(self._alarm_due + (trio_now - own_now), trio_now + ALARM_AHEAD_S)
+        """Return `_alarm_due` on Trio's clock; never now, so that time goes on."""
+        return max(self._on_trios_clock(self._alarm_due), trio.current_time() + ALARM_AHEAD_S)
+
+    def _on_trios_clock(self, when: float) -> float:
+        """Return a time of this link's clock, which may differ, on the clock of everything else in the system."""
+        return when + (trio.current_time() - self._now())
 
     def _hurry(self) -> None:
         """Let the clock task wake earlier if the core is due earlier than it thinks."""

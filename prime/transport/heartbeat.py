@@ -1,8 +1,8 @@
 """When a silent peer counts as dead: ping after an interval without bytes, give up after a timeout. Pure.
 
-Any received byte is a sign of life, so a link busy with a big payload needs no ping. A tick that comes far too late
-means that this process itself stood still (a suspended machine, a stopped process): the peer gets a fresh timeout
-then, because its bytes may lie unread in the socket.
+Any received byte is a sign of life, so a link busy with a big payload needs no ping. A tick that comes too late means
+that this process itself stood still (a suspended machine, a stopped process): that time is not the peer's silence, since
+its bytes may lie unread in the socket. After a long stall it gets a fresh timeout.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class Heartbeat:
             return Pulse.ALIVE
         if now > self.due + self._timeout_s:  # we stood still, not the peer
             self.heard(now)
+        else:
+            self._heard_at = min(self._heard_at + (now - self.due), now)
         if now < self._heard_at + self._interval_s:
             self.due = self._heard_at + self._interval_s
             return Pulse.ALIVE

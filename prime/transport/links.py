@@ -576,7 +576,7 @@ class Links:
     async def _ask_self(self, path: str, message: Any, timeout_s: float, chain: tuple[str, ...]) -> Any:
         _, inbound = self._serving()
         slot = Slot()
-        deadline = None if timeout_s == math.inf else self._clock.current_time() + timeout_s
+        deadline = None if timeout_s == math.inf else trio.current_time() + timeout_s
         with trio.move_on_after(timeout_s):
             await inbound.deliver(path, message, slot=slot, deadline=deadline, sender=self._peer, chain=chain)
             return await slot.wait()

@@ -848,6 +848,26 @@ def test_our_own_standstill_is_not_the_peers_death() -> None:
     assert heartbeat.due == 102.0
 
 
+@given(stands_at=st.floats(2.0, 2.9), stands_s=st.floats(0.0, 200.0))
+def test_a_standstill_of_any_length_before_an_answer_is_read_ends_nothing(stands_at: float, stands_s: float) -> None:
+    heartbeat = Heartbeat(2, 6, 0.0)
+    assert heartbeat.tick(2.0) is Pulse.SILENT  # the answer comes at `stands_at` and is read after the standstill
+    now = max(stands_at + stands_s, heartbeat.due)
+    assert heartbeat.tick(now) is not Pulse.DEAD
+    heartbeat.heard(now)
+    assert heartbeat.tick(heartbeat.due) is not Pulse.DEAD
+
+
+@given(st.lists(st.floats(0.0, 5.0), min_size=20, max_size=20))
+def test_late_ticks_put_a_silent_peers_end_off_by_no_more_than_they_are_late(late: list[float]) -> None:
+    heartbeat = Heartbeat(2, 6, 0.0)
+    for late_s in late:
+        now = heartbeat.due + late_s
+        if heartbeat.tick(now) is Pulse.DEAD:
+            break
+    assert now <= 6 + sum(late) + 1e-6
+
+
 # ------------------------------------------------------------------------------------------- links that cross
 
 

@@ -598,6 +598,44 @@ async def test_a_silent_peer_is_found_dead_by_heartbeat(autojump_clock: trio.tes
         assert reasons == ["link lost: nothing was heard for 6 s"]
 
 
+class WrongClock:
+    """A clock that is wrong by an offset and runs at another rate than Trio's."""
+
+    def __init__(self, offset_s: float, rate: float) -> None:
+        self.offset_s = offset_s
+        self.rate = rate
+
+    def current_time(self) -> float:
+        return self.offset_s + trio.current_time() * self.rate
+
+
+@pytest.mark.parametrize(("offset_s", "rate"), [(-1000.0, 1.0), (1e6, 1.0), (5.0, 0.5), (5.0, 2.0)])
+async def test_a_clock_that_differs_from_trios_is_no_matter(
+    offset_s: float, rate: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    clock = WrongClock(offset_s, rate)
+    async with swarm(clock=clock) as s:
+        a, b = s.links
+        box = s.nodes[1].boxes["/t"] = Mailbox(handle=lambda m: m.number)
+        s.nodes[1].boxes["/mute"] = Mailbox()
+        await trio.sleep(3)
+        for _ in range(3):
+            await a.ask(b.peer, "/t", Double(1), timeout_s=10)
+            assert box.deadlines.pop() == pytest.approx(trio.current_time() + 10, abs=0.01)
+        await b.ask(b.peer, "/t", Double(1), timeout_s=10)
+        assert box.deadlines.pop() == pytest.approx(trio.current_time() + 10, abs=0.01)
+        started = trio.current_time()
+        with pytest.raises(DeadlineError):
+            await a.ask(b.peer, "/mute", Double(1), timeout_s=3)
+        assert min(3 / rate, 3) - 0.01 <= trio.current_time() - started <= max(3 / rate, 3) + 0.01
+        for jump_s in (-7.0, 3.0, 100.0):
+            clock.offset_s += jump_s
+            await trio.sleep(60)
+        assert a.peers == (b.peer,)
+        assert len(s.nodes[0].of(LinkUp)) == 1
+        s.assert_no_leak()
+
+
 async def test_an_idle_link_is_kept(autojump_clock: trio.testing.MockClock) -> None:
     async with swarm() as s:
         a, b = s.links
