@@ -436,7 +436,7 @@ class HeapWorld:
         end, heap = self.now + within_s, self._heap
         while not condition():
             if not heap or heap[0][0] > end:
-                raise ViolationError(f"{name}: not within {within_s:g} s", hint=self._where())
+                raise ViolationError(f"{name}: not within {within_s:g} s", name=name, hint=self._where())
             self.now, _, act, a, b, c = heapq.heappop(heap)
             act(a, b, c)
             self.events += 1
@@ -544,11 +544,11 @@ class HeapWorld:
     def _check(self) -> None:
         for name, check in self._checks:
             if (wrong := problem(check)) is not None:
-                raise ViolationError(f"{name}{wrong}", hint=self._where())
+                raise ViolationError(f"{name}{wrong}", name=name, hint=self._where())
 
     def _must_go_on(self, since: float) -> None:
         if self.now == since:
-            raise ViolationError("a program spins: it runs on and on at one moment", hint=self._where())
+            raise ViolationError("a program spins: it runs on and on at one moment", name="it ends", hint=self._where())
 
     def _where(self) -> str:
         return f"seed {self.seed}, at {self.now:.6f} s"

@@ -12,7 +12,11 @@ Check = Callable[[], Any]
 
 
 class ViolationError(PrimeError):
-    """Something that must hold in a simulated world did not; the text has its name."""
+    """Something that must hold in a simulated world did not. `name` says what, the text what was there in its place."""
+
+    def __init__(self, message: str, *, name: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.name = name or message
 
 
 class Spell:

@@ -8,6 +8,7 @@ alone and none drowns the others. Source: Groce et al., "Swarm Testing", ISSTA 2
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from random import Random
 from typing import Literal
 
@@ -190,6 +191,10 @@ class Plan:
     actions: tuple[Action, ...] = ()
     storm_s: float = 20.0
     """When all faults end and everything is mended; the scenario's quiet period begins."""
+    params: Mapping[str, int] = attrs.field(factory=dict, hash=False)
+    """What `World.choose` returns, by name; what is not named is drawn from the seed."""
+    without: tuple[str, ...] = ()
+    """Nodes of the scenario that are left out, if it allows that."""
 
 
 @attrs.frozen
@@ -200,6 +205,19 @@ class Space:
     kinds: frozenset[Kind] = ALL
     storm_s: float = 20.0
     actions_max: int = 12
+    nodes_min: int | None = None
+    """How many nodes the scenario can do with; all of them, where it does not say."""
+
+
+def nodes_of(action: Action) -> tuple[str, ...]:
+    """Return the names of the nodes that an action is about."""
+    match action:
+        case Cut():
+            return action.source, action.target
+        case Partition():
+            return action.side
+        case _:
+            return (action.node,)
 
 
 def draw(seed: int, space: Space) -> Plan:

@@ -14,7 +14,7 @@ from prime.actor.groups import one_error
 from prime.errors import UsageError
 from prime.sim.history import Event, History
 from prime.sim.invariants import ViolationError
-from prime.sim.plan import ALL, Kind, Plan, Space, draw
+from prime.sim.plan import ALL, Kind, Plan, Space, draw, nodes_of
 from prime.sim.schedule import repeatable, virtual_clock
 from prime.sim.world import World
 
@@ -54,6 +54,7 @@ def scenario(
     storm_s: float = 20.0,
     quiet_s: float = 60.0,
     actions_max: int = 12,
+    nodes_min: int | None = None,
 ) -> Callable[[Body], Scenario]: ...
 
 
@@ -66,14 +67,16 @@ def scenario(
     storm_s: float = 20.0,
     quiet_s: float = 60.0,
     actions_max: int = 12,
+    nodes_min: int | None = None,
 ) -> Scenario | Callable[[Body], Scenario]:
     """Make a scenario of an async function of a `World`.
 
     `nodes` are names, or how many (`n1`, `n2`, …). `kinds` are the faults it may meet. The storm, in which they happen,
-    takes `storm_s` virtual seconds; the scenario must have ended `quiet_s` after it.
+    takes `storm_s` virtual seconds; the scenario must have ended `quiet_s` after it. Shrinking leaves nodes out only
+    down to `nodes_min`.
     """
     names = tuple(f"n{i + 1}" for i in range(nodes)) if isinstance(nodes, int) else tuple(nodes)
-    space = Space(names, frozenset(kinds), storm_s, actions_max)
+    space = Space(names, frozenset(kinds), storm_s, actions_max, nodes_min)
 
     def made(body: Body) -> Scenario:
         return Scenario(body, f"{body.__module__}:{body.__qualname__}", space, quiet_s)
@@ -90,6 +93,11 @@ def load(name: str) -> Scenario:
         raise UsageError(
             f"there is no scenario {name}: {error}", hint="write module:name, with the module on the path"
         ) from error
+    except Exception as error:
+        raise UsageError(
+            f"{module} cannot be imported: {type(error).__name__}: {error}",
+            hint=f"python -c 'import {module}' shows where it fails",
+        ) from error
     if not isinstance(found, Scenario):
         raise UsageError(f"{name} is no scenario", hint="decorate it with @prime.sim.scenario")
     return found
@@ -105,6 +113,8 @@ class Outcome:
     trace: str
     ok: bool
     error: str = ""
+    violated: str = ""
+    """The name of what did not hold, or the class of what was raised: the same for failures of one cause."""
     at_s: float = 0.0
     """The virtual time at which it ended."""
     plan: Plan = attrs.field(default=Plan(), repr=False)
@@ -122,15 +132,19 @@ def run(seed: int, scenario: Scenario, plan: Plan | None = None) -> Outcome:
     """Run a scenario under a seed, and a plan (drawn from the seed by default). Not inside another Trio run.
 
     The same seed, scenario, plan and version of Python give the same trace. Raises `UsageError` for a Trio on which the
-    simulator was not tried; what fails inside the run is in the outcome.
+    simulator was not tried, a seed below 0 and a plan of other nodes; what fails inside the run is in the outcome.
     """
+    if seed < 0:
+        raise UsageError(f"no seed is {seed}", hint="seeds are whole numbers from 0")
     chosen = draw(seed, scenario.space) if plan is None else plan
+    _check_nodes(chosen, scenario.space)
+    params = dict(chosen.params)
     history = History()
     was_on = gc.isenabled()
     gc.disable()  # when it runs depends on the process, and so would what it finalises
     try:
         with repeatable(seed):
-            failure, at_s = trio.run(_main, seed, scenario, chosen, history, clock=virtual_clock())
+            failure, at_s = trio.run(_main, seed, scenario, chosen, history, params, clock=virtual_clock())
     finally:
         if was_on:
             gc.enable()
@@ -141,14 +155,29 @@ def run(seed: int, scenario: Scenario, plan: Plan | None = None) -> Outcome:
         trace=history.trace,
         ok=failure is None,
         error="" if failure is None else _words(failure),
+        violated="" if failure is None else _name(failure),
         at_s=at_s,
-        plan=chosen,
+        plan=attrs.evolve(chosen, params=params),
         history=history.events,
         cause=failure,
     )
 
 
-async def _main(seed: int, scenario: Scenario, plan: Plan, history: History) -> tuple[BaseException | None, float]:
+def _check_nodes(plan: Plan, space: Space) -> None:
+    there = [name for name in space.nodes if name not in plan.without]
+    if plan.without and len(there) < (len(space.nodes) if space.nodes_min is None else space.nodes_min):
+        raise UsageError("the plan leaves out nodes that the scenario needs", hint="give the scenario `nodes_min`")
+    for action in plan.actions:
+        for name in nodes_of(action):
+            if name not in there:
+                raise UsageError(
+                    f"the plan has {action}, and no node is called {name}", hint=f"nodes: {', '.join(there)}"
+                )
+
+
+async def _main(
+    seed: int, scenario: Scenario, plan: Plan, history: History, params: dict[str, int]
+) -> tuple[BaseException | None, float]:
     async with one_error(), trio.open_nursery() as nursery:
         world = World(seed, scenario, plan, history, nursery)
         await nursery.start(world.courier.run)
@@ -159,6 +188,7 @@ async def _main(seed: int, scenario: Scenario, plan: Plan, history: History) -> 
             history.is_closed = True
             world.scheduler.close()
             ended_at_s = trio.current_time()
+            params.update(world.chosen)
         nursery.cancel_scope.cancel()
     return world.failure, ended_at_s
 
@@ -169,7 +199,7 @@ async def _play(world: World, scenario: Scenario) -> None:
         with trio.move_on_after(limit_s) as scope:
             await scenario.body(world)
         if scope.cancelled_caught:
-            world.fail(ViolationError(f"the scenario has not ended after {limit_s:g} s"))
+            world.fail(ViolationError(f"the scenario has not ended after {limit_s:g} s", name="it ends"))
     except Exception as error:  # noqa: BLE001 - the border of the run: what a scenario raises is its outcome
         world.fail(error)
 
@@ -178,3 +208,7 @@ def _words(error: BaseException) -> str:
     name = "" if isinstance(error, ViolationError) else f"{type(error).__name__}: "
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
     return f"{name}{error}{notes}"
+
+
+def _name(error: BaseException) -> str:
+    return error.name if isinstance(error, ViolationError) else type(error).__name__

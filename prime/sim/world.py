@@ -214,8 +214,10 @@ class World:
         self.courier = Courier()
         self.network = Network(self.streams, plan.network)
         self.fabric = Fabric(self.network, self.courier, history)
-        self.nodes = tuple(Node(self, name) for name in scenario.space.nodes)
+        self.nodes = tuple(Node(self, name) for name in scenario.space.nodes if name not in plan.without)
         self.failure: BaseException | None = None
+        self.chosen: dict[str, int] = {}
+        """What `choose` has returned so far."""
         self._scenario = scenario
         self._over = trio.Event()
         self._always: dict[str, Check] = {}
@@ -238,6 +240,20 @@ class World:
     def random(self, *name: str) -> Random:
         """Return the random stream of a name: a new draw in one place shifts no other."""
         return self.streams.stream("scenario", *name)
+
+    def choose(self, name: str, low: int, high: int) -> int:
+        """Return a number of the scenario's own from `low` to `high`, e.g. how many writes there are.
+
+        It is drawn from the seed, or given by the plan, so that shrinking makes it smaller too: let smaller be simpler.
+        The same name gives the same number.
+        """
+        if low > high:
+            raise ActorUsageError(f"{name} cannot be from {low} to {high}", hint="the lower bound comes first")
+        if name not in self.chosen:
+            given = self.plan.params.get(name)
+            drawn = self.streams.stream("choice", name).randint(low, high) if given is None else given
+            self.chosen[name] = min(max(drawn, low), high)
+        return self.chosen[name]
 
     def start(self, main: Main) -> None:
         """Run `main(node)` on every node."""
@@ -274,7 +290,7 @@ class World:
             if problem is None:
                 return
             if self.now >= deadline:
-                raise ViolationError(f"{name}: not within {within_s:g} s{problem}")
+                raise ViolationError(f"{name}: not within {within_s:g} s{problem}", name=name)
             await trio.sleep(min(0.1, max(deadline - self.now, 0.0)))
 
     def fail(self, error: BaseException, text: str = "") -> None:
@@ -369,11 +385,11 @@ class World:
         for name, check in self._always.items():
             problem = problem_of(check)
             if problem is not None:
-                self.fail(ViolationError(f"{name}{problem}"))
+                self.fail(ViolationError(f"{name}{problem}", name=name))
                 return
 
     def _spins(self) -> None:
-        self.fail(ViolationError("the program spins: it runs on and on at one moment of virtual time"))
+        self.fail(ViolationError("the program spins: it runs on and on at one moment of virtual time", name="it ends"))
 
 
 class _Follower:

@@ -1,0 +1,168 @@
+"""A plan in writing: as JSON, which a tool reads, and as Python, which a test keeps (pure).
+
+Only what differs from the defaults is written, so that a plan reads as what is special about it.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
+
+import attrs
+
+from prime.errors import UsageError
+from prime.sim.plan import Action, DiskFaults, NetworkFaults, Plan
+
+ACTIONS: Final[Mapping[str, type]] = {kind.__name__: kind for kind in get_args(Action)}
+_NEVER: Final = "never"
+"""How an endless time or rate is written: JSON has no infinity."""
+_ENDLESS: Final = frozenset({"down_s", "for_s", "bandwidth_bytes_per_s"})
+_CHANCES: Final = frozenset({"loss", "duplication", "reordering", "corruption"})
+
+
+def to_plain(plan: Plan) -> dict[str, Any]:
+    """Return a plan as what JSON can say."""
+    return _plain_fields(plan)
+
+
+def _plain_fields(value: Any) -> dict[str, Any]:
+    return {name: _plain(field) for name, field in special(value).items()}
+
+
+def special(value: Any) -> dict[str, Any]:
+    """Return the fields of an attrs object that have no default, or another value than it."""
+    found = {}
+    for field in attrs.fields(type(value)):
+        given, default = getattr(value, field.name), field.default
+        if isinstance(default, attrs.Factory):  # type: ignore[arg-type]  # a class at run time
+            default = default.factory()
+        if given != default:
+            found[field.name] = given
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if type(value) in ACTIONS.values():
+        return {"kind": type(value).__name__, **_plain_fields(value)}
+    if attrs.has(type(value)):
+        return _plain_fields(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return dict(value)
+    return _NEVER if value == math.inf else value
+
+
+def from_plain(data: Any) -> Plan:
+    """Return the plan that `to_plain` wrote, or that a person did. Raises `UsageError`, which says where it is wrong."""
+    return _object(Plan, data, "the plan")  # type: ignore[no-any-return]  # of the class that is given
+
+
+def _object(cls: type, data: Any, where: str) -> Any:
+    if not isinstance(data, Mapping):
+        raise _wrong(where, "a JSON object", data)
+    hints = get_type_hints(cls)
+    unknown = [name for name in data if name not in hints]
+    if unknown:
+        raise UsageError(f"{where} has no field {unknown[0]}", hint=f"its fields are {', '.join(hints)}")
+    missing = [field.name for field in attrs.fields(cls) if field.default is attrs.NOTHING and field.name not in data]
+    if missing:
+        raise UsageError(f"{where} lacks {', '.join(missing)}", hint=f"add it: {cls.__name__} needs it")
+    return cls(**{name: _value(hints[name], value, f"{where}: {name}") for name, value in data.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    if hint in (NetworkFaults, DiskFaults):
+        return _object(hint, value, where)
+    if get_origin(hint) is Literal:
+        return _checked(value, where, " or ".join(map(repr, get_args(hint))), holds=value in get_args(hint))
+    if get_origin(hint) is tuple:
+        read = _action if isinstance(get_args(hint)[0], types.UnionType) else _text
+        return tuple(read(item, f"{where} {index}") for index, item in enumerate(_items(value, where)))
+    if get_origin(hint) is Mapping:
+        return {_text(name, where): _whole(number, f"{where}: {name}") for name, number in _pairs(value, where)}
+    readers = {bool: _truth, int: _steps, float: _number, str: _text}
+    return readers[hint](value, where)
+
+
+def _action(data: Any, where: str) -> Any:
+    if not isinstance(data, Mapping):
+        raise _wrong(where, "a JSON object", data)
+    kind = ACTIONS.get(str(data.get("kind", "")))
+    if kind is None:
+        raise UsageError(f"{where} is of no known kind", hint=f'give it "kind", one of {", ".join(ACTIONS)}')
+    return _object(kind, {name: value for name, value in data.items() if name != "kind"}, where)
+
+
+def _items(value: Any, where: str) -> Sequence[Any]:
+    return _checked(value, where, "a list", holds=isinstance(value, list))  # type: ignore[no-any-return]  # just checked
+
+
+def _pairs(value: Any, where: str) -> Any:
+    return _checked(value, where, "a JSON object", holds=isinstance(value, Mapping)).items()
+
+
+def _text(value: Any, where: str) -> Any:
+    return _checked(value, where, "a text", holds=isinstance(value, str))
+
+
+def _truth(value: Any, where: str) -> Any:
+    return _checked(value, where, "true or false", holds=isinstance(value, bool))
+
+
+def _whole(value: Any, where: str) -> Any:
+    return _checked(value, where, "a whole number", holds=isinstance(value, int) and not isinstance(value, bool))
+
+
+def _steps(value: Any, where: str) -> Any:
+    return _checked(value, where, "a whole number from 0", holds=_whole(value, where) >= 0)
+
+
+def _number(value: Any, where: str) -> float:
+    """Read a number: of seconds, of bytes or a chance, none of which is below 0; an offset of a clock may be."""
+    field = where.rpartition(" ")[2]
+    if value == _NEVER and field in _ENDLESS:
+        return math.inf
+    _checked(value, where, "a number", holds=isinstance(value, int | float) and not isinstance(value, bool))
+    _checked(value, where, "a number from 0", holds=math.isfinite(value) and (value >= 0 or field == "offset_s"))
+    _checked(value, where, "a chance, from 0 to 1", holds=value <= 1 or field not in _CHANCES)
+    return float(value)
+
+
+def _checked(value: Any, where: str, wanted: str, *, holds: bool) -> Any:
+    if not holds:
+        raise _wrong(where, wanted, value)
+    return value
+
+
+def _wrong(where: str, wanted: str, value: Any) -> UsageError:
+    return UsageError(f"{where} is {value!r:.40}", hint=f"write {wanted}")
+
+
+def to_source(plan: Plan) -> str:
+    """Return a plan as a Python expression, of names in `prime.sim.plan`; one action a line."""
+    parts = [f"{name}={_source(value)}" for name, value in special(plan).items() if name != "actions"]
+    if plan.actions:
+        lines = "".join(f"        {_source(action)},\n" for action in plan.actions)
+        parts.insert(0, f"actions=(\n{lines}    )")
+    return f"Plan({', '.join(parts)})"
+
+
+def _source(value: Any) -> str:
+    if attrs.has(type(value)):
+        fields = ", ".join(f"{name}={_source(field)}" for name, field in special(value).items())
+        return f"{type(value).__name__}({fields})"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_source, value))}{',' if len(value) == 1 else ''})"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_source(name)}: {_source(item)}' for name, item in value.items())}}}"
+    if isinstance(value, str):
+        return _quoted(value)
+    return "math.inf" if value == math.inf else repr(value)
+
+
+def _quoted(text: str) -> str:
+    shown = repr(text)
+    return f'"{shown[1:-1]}"' if '"' not in shown and "\\" not in shown else shown
