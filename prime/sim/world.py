@@ -12,11 +12,11 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
 import trio
 
-from prime.actor.contract import PeerId, ProcessOptions
+from prime.actor.contract import ProcessOptions
 from prime.actor.system import System
 from prime.errors import ActorUsageError
 from prime.node.system import serving
@@ -44,15 +44,18 @@ class NodeClock:
         self._base_s = 0.0
         self._since_s = 0.0
         self._rate = 1.0
+        self._is_wrong = False
 
     def current_time(self) -> float:
         """See `contract.Clock`."""
-        return self._base_s + (trio.current_time() - self._since_s) * self._rate
+        now = trio.current_time()
+        return self._base_s + (now - self._since_s) * self._rate if self._is_wrong else now
 
     def skew(self, offset_s: float, rate: float) -> None:
         """Be wrong by so much more from now on, and run `rate` times as fast as time."""
         now = trio.current_time()
         self._base_s, self._since_s, self._rate = self.current_time() + offset_s, now, rate
+        self._is_wrong = True
 
 
 class Node:
@@ -65,20 +68,14 @@ class Node:
         self.is_up = False
         self.lives = 0
         self._key = KeyPair.from_seed(world.streams.number("key", name).to_bytes(8, "big") * 4)
+        self.peer: Final = self._key.peer
+        """This node's id, the same in all its lives."""
+        self.address: Final = f"/memory/{name}/p2p/{self.peer}"
+        """Where its system can be dialled."""
         self._main: Main | None = None
         self._scope = trio.CancelScope()
         self._starts_at = math.inf
         self._held_until = 0.0
-
-    @property
-    def peer(self) -> PeerId:
-        """This node's id, the same in all its lives."""
-        return self._key.peer
-
-    @property
-    def address(self) -> str:
-        """Where its system can be dialled."""
-        return f"/memory/{self.name}/p2p/{self.peer}"
 
     def random(self, *purpose: str) -> Random:
         """Return this node's random stream for a purpose."""

@@ -24,7 +24,7 @@ from prime.transport import link as core
 from prime.transport.contract import Channel
 from prime.transport.delivery import Receiver, Verdict
 from prime.wire import Ask, Limits, decode_value, encode_value, from_plain, loads, message_for, reply_type, tag_of
-from prime.wire.cbor import dumps_closed, encodes_to, peek
+from prime.wire.cbor import dumps, dumps_closed, encodes_to, peek
 from prime.wire.codec import Codec, MismatchError, compile_codec
 from prime.wire.frame import FrameParser, pack
 from prime.wire.message import decode_body, encode_body
@@ -46,6 +46,7 @@ EARLY_FRAMES: Final = 16
 PATHS_MAX: Final = 256
 """Target paths known by their bytes."""
 _PREFIX: Final = struct.Struct(">IH")
+_PULSES: Final = {dumps(frame.plain()): frame for frame in (fr.Ping(), fr.Pong())}
 
 
 class Inbox(Protocol):
@@ -276,11 +277,14 @@ class Carrier:
                 self._actions[type(command)](command)
         finally:
             self._busy = False
+        if self._urgent and not self._urgent_written():
+            self._wake.set()
 
     def _send(self, command: core.Send) -> None:
         if command.lane is core.Lane.URGENT:
             self._urgent.append(command)
-        elif command.payloads or len(command.header) > fr.QUICK_BYTES_MAX:
+            return
+        if command.payloads or len(command.header) > fr.QUICK_BYTES_MAX:
             self._run = None
             self._ordinary.append(command)
         else:
@@ -318,6 +322,26 @@ class Carrier:
             return False
         self._ordinary.popleft()
         self._taken_from_queue(run)
+        if sent_bytes < len(data):
+            self._rest = data[sent_bytes:]
+            self._wake.set()
+        self._say_written()
+        return True
+
+    def _urgent_written(self) -> bool:
+        """Write urgent frames at once if the writer idles: a sign of life is not worth waking a task for."""
+        if not self._idle or self._rest:
+            return False
+        frame = self._urgent[0]
+        if len(self._urgent) > 1 or frame.payloads:
+            return False
+        data = _PREFIX.pack(len(frame.header), 0) + frame.header
+        sent_bytes = self._channel.send_nowait(data)
+        if not sent_bytes:
+            return False
+        self._urgent.popleft()
+        self._written[frame.lane] += frame.size_bytes
+        self._owner.count(sent=True, tag=frame.tag, size_bytes=frame.size_bytes)
         if sent_bytes < len(data):
             self._rest = data[sent_bytes:]
             self._wake.set()
@@ -620,14 +644,13 @@ class Carrier:
     async def _read_frames(self) -> None:
         parser = FrameParser(self._wire_limits)
         greeting_bytes = 0
-        heard = core.Heard()
         while True:
             if self.link.up:
                 size = max(READ_BYTES // 4, min(parser.needed_bytes, READ_BYTES * 4))
             else:
                 size = fr.HELLO_BYTES_MAX
             data = await self._channel.receive(size)
-            self.feed(heard)
+            self.link.heard_now(self._now())
             if not self.link.up:
                 greeting_bytes += len(data)
                 if greeting_bytes > fr.HELLO_BYTES_MAX:
@@ -683,7 +706,19 @@ class Carrier:
             return self._tell_arrived(header)
         if start == fr.REPLY_START:
             return self._reply_arrived(header)
-        return start in (fr.ASK_START, fr.CHAINED_ASK_START) and self._ask_arrived(header, now)
+        if start in (fr.ASK_START, fr.CHAINED_ASK_START):
+            return self._ask_arrived(header, now)
+        return self._pulse_arrived(header)
+
+    def _pulse_arrived(self, header: bytes) -> bool:
+        """Handle a sign of life, and the question for one: on a link that idles there is nothing else."""
+        frame = _PULSES.get(header)
+        if frame is None or not self.link.up:
+            return False
+        size_bytes = fr.PREFIX_BYTES + len(header)
+        self._counted[0] = self._counted.get(0, 0) + size_bytes
+        self.feed(core.Arrived(frame, (), size_bytes))
+        return True
 
     def _tell_arrived(self, header: bytes) -> bool:
         end = fr.path_end(header)

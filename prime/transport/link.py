@@ -632,6 +632,11 @@ class Link:
     # objects it is told in. Each says whether it did; where not, it has changed nothing and `step` decides. A shell
     # uses them only while no command of an earlier step is left to carry out, as they would overtake it.
 
+    def heard_now(self, now: float) -> None:
+        """Note that bytes came, as `Heard` does."""
+        if self._phase is not _Phase.CLOSED:
+            self._heartbeat.heard(now)
+
     def tell_now(self, path: str, body: bytes) -> bytes | None:
         """Release a tell as `Submit` would; returns the header to write in the lane of messages."""
         target = self._outgoing.get(path)
