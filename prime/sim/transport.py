@@ -49,7 +49,7 @@ class Courier:
 
     def at(self, when: float, act: Callable[[], object]) -> None:
         """Call `act` at the tick after `when`; what is due at one tick is done in the order in which it was given."""
-        when = math.ceil(when * TICKS_PER_S) / TICKS_PER_S
+        when = math.ceil(when * TICKS_PER_S - 1e-6) / TICKS_PER_S
         self._count += 1
         heapq.heappush(self._heap, (when, self._count, act))
         if when < self._due:

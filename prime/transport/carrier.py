@@ -17,6 +17,7 @@ import attrs
 import trio
 
 from prime.actor.contract import Clock, Inbound, PeerId, ReplySlot
+from prime.actor.deadlines import Deadlines, Timer
 from prime.actor.facts import DeadLetter
 from prime.errors import DecodeError, MailboxFullError, NoSuchActorError, PrimeError
 from prime.transport import frames as fr
@@ -92,6 +93,10 @@ class Owner(Protocol):
         """Hear what the peer has taken of ours."""
 
     @property
+    def timers(self) -> Deadlines:
+        """What wakes the links of a node: one task for all of them."""
+
+    @property
     def vouched(self) -> bool:
         """Tell whether the peer is believed when it says for whom it hands a message on."""
 
@@ -143,7 +148,7 @@ class Carrier:
         self._idle = False
         self._written = [0, 0, 0]
         self._wake = trio.Event()
-        self._alarm = trio.CancelScope()
+        self._alarm: Timer | None = None
         self._alarm_due = math.inf
         self._ending: core.Disconnect | None = None
         self._nursery: trio.Nursery | None = None
@@ -619,7 +624,6 @@ class Carrier:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self._read)
-                nursery.start_soon(self._keep_time)
                 await self._write()
                 nursery.cancel_scope.cancel()
         except Exception as error:  # noqa: BLE001 (the stream handler's border: one link must not take the node down)
@@ -627,6 +631,8 @@ class Carrier:
         finally:
             self._nursery = None
             self.feed(core.Lost("this node let the link go"))
+            if self._alarm is not None:
+                self._alarm.cancel()
             with trio.move_on_after(self._limits.farewell_s, shield=True):
                 await self._channel.aclose()
             self.ended.set()
@@ -810,27 +816,29 @@ class Carrier:
             return self.link.asked_tag(frame.correlation)
         return 0
 
-    async def _keep_time(self) -> None:
-        while True:
-            self._alarm_due = self.link.due
-            with trio.CancelScope(deadline=self._alarm_at()) as self._alarm:
-                await trio.sleep_forever()
+    def _tick(self) -> None:
+        """Tell the core that its time has come; an error of ours ends this link alone."""
+        self._alarm, self._alarm_due = None, math.inf
+        try:
             self.feed(core.Tick())
-
-    def _alarm_at(self) -> float:
-        """Return `_alarm_due` on Trio's clock; never now, so that time goes on."""
-        return max(self._on_trios_clock(self._alarm_due), trio.current_time() + ALARM_AHEAD_S)
+        except Exception as error:  # noqa: BLE001 - as in `run`: the timer's task is that of all links
+            self.feed(core.Lost(f"internal error in the link's handler: {error!r}"))
+        self._hurry()
 
     def _on_trios_clock(self, when: float) -> float:
         """Return a time of this link's clock, which may differ, on the clock of everything else in the system."""
         return when + (trio.current_time() - self._now())
 
     def _hurry(self) -> None:
-        """Let the clock task wake earlier if the core is due earlier than it thinks."""
+        """Have the core's next tick made when it is due, if that is earlier than planned."""
         due = self.link.due
-        if due < self._alarm_due:
-            self._alarm_due = due
-            self._alarm.deadline = self._alarm_at()
+        if due >= self._alarm_due:
+            return
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_due = due
+        when = max(self._on_trios_clock(due), trio.current_time() + ALARM_AHEAD_S)  # never now: time must go on
+        self._alarm = self._owner.timers.at(when, self._tick)
 
     # ---- the writer
 

@@ -7,6 +7,7 @@ its bytes may lie unread in the socket. After a long stall it gets a fresh timeo
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 
 
@@ -18,17 +19,22 @@ class Pulse(Enum):
     DEAD = "dead"
 
 
+STEPS = 16
+"""The steps of an interval at which ticks are wanted, so that the links of a node share their wakes."""
+
+
 class Heartbeat:
     """The detector of one link; `due` is when it wants its next tick, on the clock of `now`."""
 
-    __slots__ = ("_asked", "_heard_at", "_interval_s", "_timeout_s", "due")
+    __slots__ = ("_asked", "_heard_at", "_interval_s", "_step_s", "_timeout_s", "due")
 
     def __init__(self, interval_s: float, timeout_s: float, now: float) -> None:
         self._interval_s = interval_s
+        self._step_s = interval_s / STEPS
         self._timeout_s = timeout_s
         self._heard_at = now
         self._asked = False
-        self.due = now + interval_s
+        self.due = self._step(now + interval_s)
 
     def heard(self, now: float) -> None:
         """Note that bytes came."""
@@ -44,12 +50,16 @@ class Heartbeat:
         else:
             self._heard_at = min(self._heard_at + (now - self.due), now)
         if now < self._heard_at + self._interval_s:
-            self.due = self._heard_at + self._interval_s
+            self.due = self._step(self._heard_at + self._interval_s)
             return Pulse.ALIVE
         if self._asked and now >= self._heard_at + self._timeout_s:
             return Pulse.DEAD
-        self.due = now + self._interval_s
+        self.due = self._step(now + self._interval_s)
         if now < self._heard_at + self._timeout_s < self.due:
             self.due = self._heard_at + self._timeout_s
         self._asked = True
         return Pulse.SILENT
+
+    def _step(self, when: float) -> float:
+        """Return the first step at or after `when`."""
+        return math.ceil(when / self._step_s) * self._step_s

@@ -830,7 +830,10 @@ class Link:
     def _open(self, now: float) -> None:
         self._phase = _Phase.UP
         self._commands.append(Up())
-        self._heartbeat = Heartbeat(self._limits.heartbeat_interval_s, self._limits.heartbeat_timeout_s, now)
+        interval_s, timeout_s = self._limits.heartbeat_interval_s, self._limits.heartbeat_timeout_s
+        if not self._dialled:  # the other side's PING comes first, and is the sign of life for both
+            interval_s = min(1.5 * interval_s, (interval_s + timeout_s) / 2)
+        self._heartbeat = Heartbeat(interval_s, timeout_s, now)
 
     def _hello_arrived(self, frame: fr.Hello, now: float) -> None:
         if self._phase is not _Phase.GREETING:

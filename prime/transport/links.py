@@ -16,6 +16,7 @@ import attrs
 import trio
 
 from prime.actor.contract import Clock, Inbound, PeerId, Tracer
+from prime.actor.deadlines import Deadlines
 from prime.actor.facts import DeadLetter
 from prime.actor.slots import SLOW, Slot
 from prime.errors import (
@@ -122,6 +123,7 @@ class Links:
         self._post = Post(self, window, self._clock.current_time, self._start_task)
         self._sent_bytes: dict[int, int] = {}
         self._received_bytes: dict[int, int] = {}
+        self.timers = Deadlines()
         self.dead_letters = 0
 
     # ---- what others may read
@@ -185,6 +187,7 @@ class Links:
         with farewell:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                nursery.start_soon(self.timers.run)
                 task_status.started()
                 await self._closing.wait()
                 self._nursery = None
