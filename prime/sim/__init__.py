@@ -3,6 +3,7 @@
 Everything that goes wrong here goes wrong again, by its seed.
 """
 
+from prime.sim import linear as linear
 from prime.sim.heap import HeapChannel as HeapChannel
 from prime.sim.heap import HeapNode as HeapNode
 from prime.sim.heap import HeapWorld as HeapWorld

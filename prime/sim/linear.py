@@ -2,7 +2,7 @@
 
 Record in a scenario, check at its end::
 
-    history = linear.History(trio.current_time)
+    history = linear.History(trio.current_time, note=world.note)
     with history.operation("c1", "x", "cas", (1, 2)) as op:
         op.returned(await store.ask(Swap("x", 1, 2)))
     history.check(linear.CompareAndSet(initial=0)).require()
@@ -77,11 +77,18 @@ class History:
     """The operations of every client, in the order in which they began and ended.
 
     `clock` returns seconds on one clock for all clients (`trio.current_time`), not a node's skewed one. An operation
-    that was never ended counts as unknown.
+    that was never ended counts as unknown. `note` (`World.note`) puts calls and ends into the history of the run too.
     """
 
-    def __init__(self, clock: Callable[[], float], *, operations_max: int = 100_000) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        *,
+        note: Callable[..., object] | None = None,
+        operations_max: int = 100_000,
+    ) -> None:
         self._clock = clock
+        self._note = note
         self._max = operations_max
         self._operations: list[Operation] = []
         self._open: dict[int, None] = {}
@@ -143,6 +150,7 @@ class History:
             Operation(client, key, name, arguments, self._clock(), outcome="unknown", began=began),
         )
         self._open[index] = None
+        self._tell("calls", index)
         return index
 
     def _end(self, index: int, outcome: Outcome, settles_s: float = 0.0, *, result: Any = None) -> None:
@@ -156,6 +164,12 @@ class History:
             outcome=outcome,
             result=result,
         )
+        self._tell("ends", index)
+
+    def _tell(self, kind: str, index: int) -> None:
+        if self._note is not None:
+            one = self._operations[index]
+            self._note(kind, f"{one.client}: {one.call if kind == 'calls' else one}", key=one.key)
 
     def _moment(self) -> int:
         self._moments += 1

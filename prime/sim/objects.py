@@ -38,11 +38,13 @@ class Operation:
     began: float = -math.inf
     ended: float = math.inf
 
+    @property
+    def call(self) -> str:
+        """The call without its answer: `cas(1, 2)`."""
+        return f"{self.name}({', '.join(map(repr, self.arguments))})"
+
     def __str__(self) -> str:
-        call = f"{self.name}({', '.join(map(repr, self.arguments))})"
-        if self.outcome == "returned":
-            return f"{call} → {self.result!r}"
-        return f"{call}, {self.outcome}"
+        return f"{self.call} → {self.result!r}" if self.outcome == "returned" else f"{self.call}, {self.outcome}"
 
 
 class Model(Protocol):

@@ -15,6 +15,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prime import sim
 from prime.errors import RefusedError, UnreachableError, UsageError
 from prime.sim import linear
 from prime.sim.linear import CompareAndSet, FencedRegister, Grant, Lease, Model, Operation, Register
@@ -530,6 +531,20 @@ def test_what_is_recorded_is_what_happened() -> None:
         (1.5, 1.5, "returned", 2),
     ]
     assert history.check(REGISTER).ok
+
+
+def test_calls_and_ends_are_noted_in_the_history_of_the_run() -> None:
+    @sim.scenario(nodes=1)
+    async def body(world: sim.World) -> None:
+        history = linear.History(trio.current_time, note=world.note)
+        with history.operation("a", "x", "cas", (0, 1)) as one:
+            one.returned(True)
+
+    outcome = sim.run(0, body)
+    assert [(e.kind, e.subject, e.detail) for e in outcome.history if e.kind in {"calls", "ends"}] == [
+        ("calls", "a: cas(0, 1)", "key=x"),
+        ("ends", "a: cas(0, 1) → True", "key=x"),
+    ]
 
 
 def test_the_order_at_one_time_is_the_recorded_one() -> None:

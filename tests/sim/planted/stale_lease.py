@@ -8,7 +8,6 @@ import trio
 
 from prime import Actor, Ask, Ref, message, on, sim
 from prime.errors import RefusedError, WorldError
-from prime.sim import linear
 from prime.sim.plan import NETWORK
 
 TTL_S = 1.0
@@ -77,7 +76,7 @@ class MendedCounter(Counter):
             raise RefusedError("another has had the lease since", hint="acquire it again")
 
 
-async def increment(name: str, counter: Ref[Acquire | Read | Write | Release], history: linear.History) -> None:
+async def increment(name: str, counter: Ref[Acquire | Read | Write | Release], history: sim.linear.History) -> None:
     """Add one, under the lease."""
     until = trio.current_time() + TTL_S
     token = await counter.ask(Acquire(), timeout=TIMEOUT_S)
@@ -92,7 +91,7 @@ async def increment(name: str, counter: Ref[Acquire | Read | Write | Release], h
 
 
 async def play(world: sim.World, counter: type[Counter]) -> None:
-    history = linear.History(lambda: world.now)
+    history = sim.linear.History(trio.current_time, note=world.note)
 
     async def keeping(node: sim.Node) -> None:
         async with node.system() as system, system.supervisor("app") as sup:
@@ -114,7 +113,7 @@ async def play(world: sim.World, counter: type[Counter]) -> None:
     world.node("bob").start(counting)
     await world.storm()
     await trio.sleep(10)
-    history.check(linear.CompareAndSet(0)).require()
+    history.check(sim.linear.CompareAndSet(0)).require()
 
 
 @sim.scenario(nodes=("store", "ann", "bob"), kinds=NETWORK | {"pause"}, storm_s=15)
