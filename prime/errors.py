@@ -11,6 +11,7 @@
     │   ├── WrongBackendError       started under asyncio: Prime runs on Trio
     │   ├── MissingExtraError       the feature needs an extra that is not installed
     │   ├── ConfigError             a configuration value, key or file that cannot be used
+    │   ├── DeterminismError        simulated code reached for a thread, a socket, a clock or chance outside its world
     │   └── DataError               training data that is missing, empty or not text
     ├── LocalProtocolError          this side tried to send what the protocol does not allow
     └── WorldError                  the world's fault: retrying later or elsewhere can help
@@ -82,6 +83,19 @@ class ConfigError(UsageError):
     """A configuration key, value or file that cannot be used; the text names where it came from."""
 
     exit_code = 3
+
+
+class DeterminismError(UsageError):
+    """Simulated code reached out of its world: a thread, socket, file, clock or chance that no seed gives again.
+
+    `call` is what was called, `place` the file, line and function of the caller, `where` the node and the actor.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", call: str = "", place: str = "", where: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.call = call
+        self.place = place
+        self.where = where
 
 
 class DataError(UsageError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,11 +12,12 @@ import attrs
 import trio
 
 from prime.actor.groups import one_error
-from prime.errors import UsageError
+from prime.errors import DeterminismError, UsageError
 from prime.sim.history import Event, History
 from prime.sim.invariants import ViolationError
 from prime.sim.plan import ALL, Kind, Plan, Space, draw, nodes_of
 from prime.sim.schedule import repeatable, virtual_clock
+from prime.sim.traps import traps
 from prime.sim.world import World
 
 Body = Callable[[World], Awaitable[None]]
@@ -178,19 +180,21 @@ def _check_nodes(plan: Plan, space: Space) -> None:
 async def _main(
     seed: int, scenario: Scenario, plan: Plan, history: History, params: dict[str, int]
 ) -> tuple[BaseException | None, float]:
-    async with one_error(), trio.open_nursery() as nursery:
-        world = World(seed, scenario, plan, history, nursery)
-        await nursery.start(world.courier.run)
-        nursery.start_soon(world.weather)
-        try:
-            await _play(world, scenario)
-        finally:
-            history.is_closed = True
-            world.scheduler.close()
-            ended_at_s = trio.current_time()
-            params.update(world.chosen)
-        nursery.cancel_scope.cancel()
-    return world.failure, ended_at_s
+    with contextlib.ExitStack() as stack:  # around the nursery: what ends with it is trapped too
+        async with one_error(), trio.open_nursery() as nursery:
+            world = World(seed, scenario, plan, history, nursery)
+            stack.enter_context(traps(world.whereabouts, world.fail))
+            await nursery.start(world.courier.run)
+            nursery.start_soon(world.weather)
+            try:
+                await _play(world, scenario)
+            finally:
+                history.is_closed = True
+                world.scheduler.close()
+                ended_at_s = trio.current_time()
+                params.update(world.chosen)
+            nursery.cancel_scope.cancel()
+        return world.failure, ended_at_s
 
 
 async def _play(world: World, scenario: Scenario) -> None:
@@ -207,7 +211,8 @@ async def _play(world: World, scenario: Scenario) -> None:
 def _words(error: BaseException) -> str:
     name = "" if isinstance(error, ViolationError) else f"{type(error).__name__}: "
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-    return f"{name}{error}{notes}"
+    hint = f": {error.hint}" if isinstance(error, DeterminismError) else ""
+    return f"{name}{error}{notes}{hint}"
 
 
 def _name(error: BaseException) -> str:

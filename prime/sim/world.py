@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
@@ -32,6 +32,7 @@ from prime.transport.identity import KeyPair
 from prime.transport.links import LinkLimits, Links
 
 if TYPE_CHECKING:
+    from prime.actor.cell import Cell
     from prime.sim.run import Scenario
 
 Main = Callable[["Node"], Awaitable[None]]
@@ -67,6 +68,8 @@ class Node:
         self.clock = NodeClock()
         self.is_up = False
         self.lives = 0
+        self.running: Mapping[trio.lowlevel.Task, Cell] = {}
+        """Which actor a task is the loop of, in the system that was opened last."""
         self._key = KeyPair.from_seed(world.streams.number("key", name).to_bytes(8, "big") * 4)
         self.peer: Final = self._key.peer
         """This node's id, the same in all its lives."""
@@ -102,6 +105,7 @@ class Node:
         random = self.random("runtime", life)
         tracer = _Follower(self)
         system = System(random=random, secret=random.randbytes(32), tracer=tracer, statistics=statistics)
+        self.running = system.running
         system.process_host = _NoProcesses()
         system.subscribe(self._heard)
         system.network = Links(
@@ -155,10 +159,8 @@ class Node:
 
     def release(self) -> None:
         """End a pause."""
-        if self._held_until:
-            self._held_until = 0.0
-            self.world.record(self.name, "goes on")
-            self.world.scheduler.release(self.name)
+        self._held_until = 0.0
+        self.world.scheduler.release(self.name)
 
     # ---- its lives
 
@@ -197,8 +199,7 @@ class Node:
             self.release()
 
     def _heard(self, fact: Any) -> None:
-        subject = getattr(fact, "path", "") or self.world.name_of(getattr(fact, "peer", ""))
-        self.note("reports", f"{type(fact).__name__} {subject}".rstrip())
+        self.note("reports", str(getattr(fact, "path", "") or getattr(fact, "peer", "")), what=type(fact).__name__)
 
 
 class World:
@@ -215,7 +216,6 @@ class World:
         self.network = Network(self.streams, plan.network)
         self.fabric = Fabric(self.network, self.courier, history)
         self.nodes = tuple(Node(self, name) for name in scenario.space.nodes if name not in plan.without)
-        self._names = {str(node.peer): node.name for node in self.nodes}
         self.failure: BaseException | None = None
         self.chosen: dict[str, int] = {}
         """What `choose` has returned so far."""
@@ -237,10 +237,6 @@ class World:
             if node.name == name:
                 return node
         raise ActorUsageError(f"no node is called {name}", hint=", ".join(node.name for node in self.nodes))
-
-    def name_of(self, peer: str) -> str:
-        """Return the name of the node with that id, or the id if none has it."""
-        return self._names.get(peer, peer)
 
     def random(self, *name: str) -> Random:
         """Return the random stream of a name: a new draw in one place shifts no other."""
@@ -307,6 +303,19 @@ class World:
             self.history.add(trio.current_time(), "", "fails", type(error).__name__)
         self.nursery.cancel_scope.cancel()
 
+    def whereabouts(self) -> str:
+        """Tell which node and actor the running task belongs to; empty for the scenario itself."""
+        task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+        name = self.scheduler.node_of(task)
+        if name is None:
+            return ""
+        running = self.node(name).running
+        while task is not None:
+            if task in running:
+                return f"node {name}, actor {running[task].path}"
+            task = task.parent_nursery.parent_task if task.parent_nursery is not None else None
+        return f"node {name}"
+
     # ---- the weather
 
     async def storm(self) -> None:
@@ -333,11 +342,10 @@ class World:
                 self.record(action.node, "skews", "", f"by {action.offset_s:g} s, rate {action.rate:g}")
                 self.node(action.node).clock.skew(action.offset_s, action.rate)
             case p.Cut():
-                self.record(action.source, "cut off from", action.target, f"for {action.for_s:g} s")
-                again = partial(self.record, action.source, "reaches", action.target)
-                self._cut([(action.source, action.target)], action.for_s, again)
+                self._cut([(action.source, action.target)], action.for_s)
             case p.Partition():
-                self._part(action)
+                names = [node.name for node in self.nodes]
+                self._cut(self.network.across(action.side, names), action.for_s)
             case p.SlowReader():
                 self.record(action.node, "reads slowly", "", f"{action.bytes_per_s:g} bytes/s")
                 self.fabric.slow[action.node] = action.bytes_per_s
@@ -353,24 +361,16 @@ class World:
         else:
             act()
 
-    def _part(self, partition: p.Partition) -> None:
-        names = [node.name for node in self.nodes]
-        sides = " | ".join(
-            " ".join(name for name in names if (name in partition.side) is inside) for inside in (True, False)
-        )
-        self.record("", "parts", sides, f"for {partition.for_s:g} s")
-        again = partial(self.record, "", "joins", sides)
-        self._cut(self.network.across(partition.side, names), partition.for_s, again)
-
-    def _cut(self, pairs: list[tuple[str, str]], for_s: float, again: Callable[[], None]) -> None:
+    def _cut(self, pairs: list[tuple[str, str]], for_s: float) -> None:
         for source, target in pairs:
             self.network.cut(source, target)
+            self.record(source, "cut off from", target, f"for {for_s:g} s")
 
         def mend() -> None:
             if not self._over.is_set():
                 for source, target in pairs:
                     self.network.mend(source, target)
-                again()
+                    self.record(source, "reaches", target)
                 self.fabric.ways_changed()
 
         self._later(for_s, mend)
@@ -397,7 +397,11 @@ class World:
             return
         self._dirty = False
         for name, check in self._always.items():
-            problem = problem_of(check)
+            try:
+                problem = problem_of(check)
+            except Exception as error:  # noqa: BLE001 - a check that cannot be made has not held
+                self.fail(error, f"while {name!r} was checked")
+                return
             if problem is not None:
                 self.fail(ViolationError(f"{name}{problem}", name=name))
                 return
