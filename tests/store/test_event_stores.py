@@ -15,14 +15,20 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from prime.actor.contract import EventStore, SavedSnapshot
 from prime.errors import ActorUsageError, ConflictError, NotFoundError, PrimeError
+from prime.sim.disk import Disk
+from prime.sim.plan import DiskFaults
+from prime.sim.streams import Streams
 from prime.store import MemoryEventStore, SqliteEventStore
 from prime.store.head import KEY_SIZE_BYTES_MAX
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "simulated disk"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[EventStore]:
     if request.param == "memory":
         yield MemoryEventStore()
+    elif request.param == "simulated disk":
+        async with Disk("a", Streams(1)).event_store() as made:
+            yield made
     else:
         async with await SqliteEventStore.open(tmp_path / "deep" / "events.db") as opened:
             yield opened
@@ -313,7 +319,23 @@ class SqliteMachine(MemoryMachine):
             self.folder.cleanup()
 
 
+class SimulatedMachine(MemoryMachine):
+    """The same over a simulated disk, whose node crashes now and then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.disk = Disk("a", Streams(1), DiskFaults(unsynced=True, torn=True))
+        self.store = self.disk.event_store()
+
+    @rule()
+    def crash(self) -> None:
+        self.disk.crash()
+        self.store = self.disk.event_store()
+
+
 TestMemoryMachine = MemoryMachine.TestCase
 TestMemoryMachine.settings = settings(stateful_step_count=30)
 TestSqliteMachine = SqliteMachine.TestCase
 TestSqliteMachine.settings = settings(max_examples=25, stateful_step_count=20)
+TestSimulatedMachine = SimulatedMachine.TestCase
+TestSimulatedMachine.settings = settings(max_examples=25, stateful_step_count=20)
