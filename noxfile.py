@@ -91,6 +91,16 @@ def interop(session: nox.Session) -> None:
 
 
 @nox.session
+def model(session: nox.Session) -> None:
+    """Explore the Promela model of the round's decision, the long searches too (`spec/model/README.md`); needs Spin."""
+    missing = [tool for tool in ("spin", "gcc") if shutil.which(tool) is None]
+    if missing:
+        session.error(f"{' and '.join(missing)} not found: install them first, on Debian `apt-get install spin gcc`")
+    session.install(".", *group("test"))
+    session.run("pytest", "-m", "model or not model", "tests/sim/test_model.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Run each bench, or the named ones (`nox -s bench -- round`)."""
     session.install(".[all]", *group("bench"))
