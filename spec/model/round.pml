@@ -225,7 +225,7 @@ inline open(m, b) {
 
 /* `_count_votes` and `_decided`. */
 #ifdef BUG_ANY_MINORITY
-#define ENOUGH (MAJORITY - 1)
+#define ENOUGH (N - MAJORITY) /* as many as a majority may miss; of four, two would do, as two and three share one */
 #else
 #define ENOUGH MAJORITY
 #endif

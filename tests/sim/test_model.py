@@ -133,7 +133,7 @@ def test_every_run_of_four_members_decides_too(tmp_path: Path) -> None:
 BUGS = {
     "BUG_SKIP_PHASE_ONE": "a ballot above the first proposes what it likes",
     "BUG_CARRY_ANY": "a ballot carries on any vote that is reported, not the highest",
-    "BUG_ANY_MINORITY": "one vote less than a majority decides",
+    "BUG_ANY_MINORITY": "so few votes decide that a majority may miss them all",
     "BUG_BELOW_PROMISE": "a vote is given below the promise",
     "BUG_FORGET_PROMISE": "a promise is not written",
     "BUG_FORGET_READY": "a vote is not written",
