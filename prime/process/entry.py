@@ -1,12 +1,13 @@
 """The first thing a child process runs, as a file: bind its life to its parent's before anything slow is imported.
 
-`python entry.py --fd N --parent PID`. A parent that is killed while its child is stopped takes it along only
+`python entry.py --fd N --parent PID --module NAME`: `NAME.live(N)` is what it is for. A parent that is killed while its child is stopped takes it along only
 once the death signal is set; so that comes some milliseconds after the start of the interpreter, not after Trio's import.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import signal
 import sys
@@ -24,12 +25,10 @@ def die_with(parent: int) -> None:
 
 
 def main() -> None:
-    """Run the child process; the arguments are `--fd N --parent PID`."""
-    _, _, descriptor, _, parent = sys.argv
+    """Run the child process; the arguments are `--fd N --parent PID --module NAME`."""
+    _, _, descriptor, _, parent, _, module = sys.argv
     die_with(int(parent))
-    from prime.process.child import live
-
-    live(int(descriptor))
+    importlib.import_module(module).live(int(descriptor))
 
 
 if __name__ == "__main__":

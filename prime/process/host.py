@@ -31,7 +31,7 @@ from prime.errors import (
     PrimeError,
     UnreachableError,
 )
-from prime.process.launch import Child, launch
+from prime.process.launch import Child, check_clock, launch
 from prime.process.limits import pair_limits
 from prime.process.messages import (
     CONTROL_PATH,
@@ -66,8 +66,6 @@ _ERRORS = {
     kind.__name__: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PrimeError)
 }
 _CUT_OFF = (LinkLostError, UnreachableError)
-IDLE_S_MIN = 1.0
-"""A virtual clock may jump once all tasks wait; with processes only after so many real seconds of that."""
 
 
 T = TypeVar("T")
@@ -115,7 +113,7 @@ class Processes:
 
     def factory(self, actor: str | Callable[..., Any], options: ProcessOptions) -> Callable[[], ProcessActor]:
         """See `ProcessHost.factory`."""
-        _check_clock()
+        check_clock()
         plan = Plan.of(actor, options)
         if self._routes is None:
             self._routes = Routes(self._system.network, self._key.peer)
@@ -495,16 +493,6 @@ class _Ears:
     def watch_path(self, path: str, notify: Callable[[str], None]) -> Callable[[], None]:
         """See `Inbound.watch_path`."""
         return self._system.watch_path(path, notify)
-
-
-def _check_clock() -> None:
-    """Raise `ActorUsageError` on a clock that jumps while a process works: each start would run out of time, for ever."""
-    idle_s = getattr(trio.lowlevel.current_clock(), "autojump_threshold", math.inf)
-    if idle_s < IDLE_S_MIN:
-        raise ActorUsageError(
-            "processes work in real time, and this clock jumps while they do",
-            hint="test process actors on the real clock with trio.fail_after(...), or virtual_clock(idle_s=5)",
-        )
 
 
 def _given_up(entry: Any) -> bool:

@@ -9,6 +9,7 @@ child itself starts is killed with it.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import socket
@@ -19,9 +20,11 @@ from pathlib import Path
 
 import trio
 
-from prime.errors import UnreachableError
+from prime.errors import ActorUsageError, UnreachableError
 
 ENTRY = Path(__file__).with_name("entry.py")
+IDLE_S_MIN = 1.0
+"""A virtual clock may jump once all tasks wait; with processes only after so many real seconds of that."""
 
 
 class Child:
@@ -71,13 +74,36 @@ def how_ended(status: int) -> str:
         return f"signal {-status}"
 
 
-def launch(environment: Mapping[str, str]) -> Child:
-    """Start a child process; call it from the thread that runs the event loop. Raises `UnreachableError`."""
+def check_clock() -> None:
+    """Raise `ActorUsageError` on a clock that jumps while a process works: each start would run out of time, for ever."""
+    idle_s = getattr(trio.lowlevel.current_clock(), "autojump_threshold", math.inf)
+    if idle_s < IDLE_S_MIN:
+        raise ActorUsageError(
+            "processes work in real time, and this clock jumps while they do",
+            hint="test process actors on the real clock with trio.fail_after(...), or virtual_clock(idle_s=5)",
+        )
+
+
+def launch(environment: Mapping[str, str], module: str = "prime.process.child") -> Child:
+    """Start a child process, which calls `live` of a module with its end of the pair.
+
+    Call it from the thread that runs the event loop. Raises `UnreachableError`.
+    """
     ours, theirs = socket.socketpair()
     printed, prints = os.pipe()
     try:
         process = subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-P", str(ENTRY), "--fd", str(theirs.fileno()), "--parent", str(os.getpid())],
+            [
+                sys.executable,
+                "-P",
+                str(ENTRY),
+                "--fd",
+                str(theirs.fileno()),
+                "--parent",
+                str(os.getpid()),
+                "--module",
+                module,
+            ],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=prints,

@@ -16,5 +16,7 @@ from prime.sim.run import Outcome as Outcome
 from prime.sim.run import Scenario as Scenario
 from prime.sim.run import run as run
 from prime.sim.run import scenario as scenario
+from prime.sim.search import run_apart as run_apart
+from prime.sim.search import search as search
 from prime.sim.world import Node as Node
 from prime.sim.world import World as World
