@@ -159,8 +159,10 @@ class Node:
 
     def release(self) -> None:
         """End a pause."""
-        self._held_until = 0.0
-        self.world.scheduler.release(self.name)
+        if self._held_until:
+            self._held_until = 0.0
+            self.world.record(self.name, "goes on")
+            self.world.scheduler.release(self.name)
 
     # ---- its lives
 
@@ -199,7 +201,8 @@ class Node:
             self.release()
 
     def _heard(self, fact: Any) -> None:
-        self.note("reports", str(getattr(fact, "path", "") or getattr(fact, "peer", "")), what=type(fact).__name__)
+        subject = getattr(fact, "path", "") or self.world.name_of(getattr(fact, "peer", ""))
+        self.note("reports", f"{type(fact).__name__} {subject}".rstrip())
 
 
 class World:
@@ -216,6 +219,7 @@ class World:
         self.network = Network(self.streams, plan.network)
         self.fabric = Fabric(self.network, self.courier, history)
         self.nodes = tuple(Node(self, name) for name in scenario.space.nodes if name not in plan.without)
+        self._names = {str(node.peer): node.name for node in self.nodes}
         self.failure: BaseException | None = None
         self.chosen: dict[str, int] = {}
         """What `choose` has returned so far."""
@@ -237,6 +241,10 @@ class World:
             if node.name == name:
                 return node
         raise ActorUsageError(f"no node is called {name}", hint=", ".join(node.name for node in self.nodes))
+
+    def name_of(self, peer: str) -> str:
+        """Return the name of the node with that id, or the id if none has it."""
+        return self._names.get(peer, peer)
 
     def random(self, *name: str) -> Random:
         """Return the random stream of a name: a new draw in one place shifts no other."""
@@ -342,10 +350,11 @@ class World:
                 self.record(action.node, "skews", "", f"by {action.offset_s:g} s, rate {action.rate:g}")
                 self.node(action.node).clock.skew(action.offset_s, action.rate)
             case p.Cut():
-                self._cut([(action.source, action.target)], action.for_s)
+                self.record(action.source, "cut off from", action.target, f"for {action.for_s:g} s")
+                again = partial(self.record, action.source, "reaches", action.target)
+                self._cut([(action.source, action.target)], action.for_s, again)
             case p.Partition():
-                names = [node.name for node in self.nodes]
-                self._cut(self.network.across(action.side, names), action.for_s)
+                self._part(action)
             case p.SlowReader():
                 self.record(action.node, "reads slowly", "", f"{action.bytes_per_s:g} bytes/s")
                 self.fabric.slow[action.node] = action.bytes_per_s
@@ -361,16 +370,24 @@ class World:
         else:
             act()
 
-    def _cut(self, pairs: list[tuple[str, str]], for_s: float) -> None:
+    def _part(self, partition: p.Partition) -> None:
+        names = [node.name for node in self.nodes]
+        sides = " | ".join(
+            " ".join(name for name in names if (name in partition.side) is inside) for inside in (True, False)
+        )
+        self.record("", "parts", sides, f"for {partition.for_s:g} s")
+        again = partial(self.record, "", "joins", sides)
+        self._cut(self.network.across(partition.side, names), partition.for_s, again)
+
+    def _cut(self, pairs: list[tuple[str, str]], for_s: float, again: Callable[[], None]) -> None:
         for source, target in pairs:
             self.network.cut(source, target)
-            self.record(source, "cut off from", target, f"for {for_s:g} s")
 
         def mend() -> None:
             if not self._over.is_set():
                 for source, target in pairs:
                     self.network.mend(source, target)
-                    self.record(source, "reaches", target)
+                again()
                 self.fabric.ways_changed()
 
         self._later(for_s, mend)
