@@ -3,7 +3,7 @@
 | status | meaning | status | meaning |
 |---|---|---|---|
 | 0 | done | 5 | refused by the other side |
-| 1 | our bug: a crash report is written, and its place said | 6 | not found |
+| 1 | our bug: a crash report is written, and its place said (of `prime sim`: a violation) | 6 | not found |
 | 2 | wrong usage | 7 | the deadline passed |
 | 3 | bad configuration | 8 | the run failed |
 | 4 | cannot reach | 130, 143 | interrupted, terminated |

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import pkgutil
 from collections.abc import Awaitable, Callable, Sequence
+from types import ModuleType
 from typing import overload
 
 import attrs
@@ -21,7 +23,8 @@ from prime.sim.traps import traps
 from prime.sim.world import World
 
 Body = Callable[[World], Awaitable[None]]
-DEFAULT = "prime.sim.scenarios.round:training_round"
+SHIPPED = "prime.sim.scenarios"
+DEFAULT = f"{SHIPPED}.round:training_round"
 """The scenario of `prime sim` where none is named."""
 
 
@@ -38,6 +41,11 @@ class Scenario:
     def limit_s(self) -> float:
         """When a run that has not ended has failed."""
         return self.space.storm_s + self.quiet_s
+
+    @property
+    def about(self) -> str:
+        """The first line of its docstring."""
+        return (self.body.__doc__ or "").strip().partition("\n")[0]
 
     async def __call__(self, world: World) -> None:
         """Run the body."""
@@ -89,20 +97,40 @@ def scenario(
 def load(name: str) -> Scenario:
     """Import the scenario `module:name`. Raises `UsageError`."""
     module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise UsageError(f"there is no scenario {name}", hint="write module:name, with the module on the path")
+    found = getattr(_imported(module), attribute, None)
+    if found is None:
+        there = ", ".join(one.name for one in scenarios_in(module))
+        raise UsageError(f"there is no scenario {name}", hint=f"{module} has {there or 'none'}")
+    if not isinstance(found, Scenario):
+        raise UsageError(f"{name} is no scenario", hint="decorate it with @prime.sim.scenario")
+    return found
+
+
+def scenarios_in(module: str) -> list[Scenario]:
+    """Return the scenarios that a module has. Raises `UsageError` if it cannot be imported."""
+    return [value for value in vars(_imported(module)).values() if isinstance(value, Scenario)]
+
+
+def shipped() -> list[str]:
+    """Return the modules of Prime's own scenarios."""
+    package = _imported(SHIPPED)
+    return [f"{SHIPPED}.{found.name}" for found in pkgutil.iter_modules(package.__path__)]
+
+
+def _imported(module: str) -> ModuleType:
     try:
-        found = getattr(importlib.import_module(module), attribute or "")
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(
-            f"there is no scenario {name}: {error}", hint="write module:name, with the module on the path"
-        ) from error
+        return importlib.import_module(module)
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and module.startswith(error.name or "?"):
+            raise UsageError(
+                f"there is no module {module}", hint="write module:name, with the module on the path"
+            ) from None
         raise UsageError(
             f"{module} cannot be imported: {type(error).__name__}: {error}",
             hint=f"python -c 'import {module}' shows where it fails",
         ) from error
-    if not isinstance(found, Scenario):
-        raise UsageError(f"{name} is no scenario", hint="decorate it with @prime.sim.scenario")
-    return found
 
 
 @attrs.frozen

@@ -138,7 +138,7 @@ def test_what_cannot_be_searched_is_refused(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "raises.py").write_text("raise ZeroDivisionError('at import')")
     assert "cannot import the scenario" in str(refused(local, [1]))
     assert "there is no scenario searched:none" in str(refused("searched:none", [1]))
-    assert "there is no scenario nowhere:at_all" in str(refused("nowhere:at_all", [1]))
+    assert "there is no module nowhere" in str(refused("nowhere:at_all", [1]))
     assert "searched:NOT_ONE is no scenario" in str(refused("searched:NOT_ONE", [1]))
     assert "there is no scenario searched" in str(refused("searched", [1]))
     assert "SyntaxError" in str(refused("wrong_syntax:it", [1]))

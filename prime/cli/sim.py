@@ -1,0 +1,230 @@
+"""`prime sim`: scenarios in a deterministic world, by their seeds."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from prime.cli.options import AsJson
+from prime.cli.output import emit, say
+
+if TYPE_CHECKING:
+    from prime.cli.sim_view import Tally
+    from prime.sim import Outcome, Plan, Scenario
+
+app = typer.Typer(help="Run actors in a deterministic world, where every failure has a seed.", no_args_is_help=True)
+
+EXIT_VIOLATED: Final = 1
+EVENTS_SHOWN: Final = 15
+
+ScenarioName = Annotated[
+    str, typer.Option("--scenario", metavar="MODULE:NAME", help="The scenario; without it a training round.")
+]
+PlanFile = Annotated[
+    Path | None,
+    typer.Option("--plan", metavar="FILE.json", help="What goes wrong; without it that is drawn from the seed."),
+]
+Seed = Annotated[int, typer.Argument(min=0, help="The seed.", show_default=False)]
+
+
+@app.command()
+def run(
+    seed: Annotated[int, typer.Option("--seed", min=0, help="All that is drawn follows from it.")] = 0,
+    scenario: ScenarioName = "",
+    plan: PlanFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a scenario under one seed; the exit status is 1 if what must hold did not."""
+    from prime.cli.sim_view import lines, told
+
+    outcome = _played(seed, _scenario(scenario), _plan(plan))
+    emit(told(outcome), "\n".join(lines(outcome, plan)), as_json=as_json)
+    raise typer.Exit(0 if outcome.ok else EXIT_VIOLATED)
+
+
+@app.command()
+def search(
+    seeds: Annotated[int, typer.Option("--seeds", min=1, max=10**9, help="How many seeds.")] = 1_000,
+    first: Annotated[int, typer.Option("--from", min=0, help="The first of them.")] = 0,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, max=1024, help="Processes; without it one for each processor.")
+    ] = None,
+    scenario: ScenarioName = "",
+    keep_going: Annotated[bool, typer.Option("--keep-going/--first", help="Go on after a failure.")] = True,
+    deadline_s: Annotated[float, typer.Option("--deadline-s", min=0.1, help="Real seconds that a run may take.")] = 60,
+    as_json: AsJson = False,
+) -> None:
+    """Run many seeds in parallel processes, and print each that fails with the command that replays it."""
+    import functools
+    import signal
+
+    import trio
+
+    from prime.cli.sim_view import Tally
+
+    found = _scenario(scenario)
+    tally = Tally(seeds, found.name)
+    numbers = range(first, first + seeds)
+    look = functools.partial(_look, tally, numbers, jobs, deadline_s, keep_going=keep_going, as_json=as_json)
+    trio.run(look)
+    emit(tally.result(), tally.text(), as_json=as_json)
+    if tally.ended_by.startswith("SIG"):
+        raise typer.Exit(128 + signal.Signals[tally.ended_by])
+    raise typer.Exit(EXIT_VIOLATED if tally.failures else 0)
+
+
+async def _look(
+    tally: Tally, numbers: range, jobs: int | None, deadline_s: float, *, keep_going: bool, as_json: bool
+) -> None:
+    """Search until all seeds have run, the first failure if so asked, or a signal; the processes end with it."""
+    import trio
+
+    from prime.cli.sim_view import FAILURES_SHOWN, failure_line, progress
+    from prime.sim import search as search_seeds
+
+    show = say if as_json else lambda line: print(line, flush=True)  # noqa: T201 - the result, line by line
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_until_signal, tally, nursery.cancel_scope)
+        with progress(tally) as shown:
+            async with search_seeds(tally.scenario, numbers, jobs=jobs, deadline_s=deadline_s) as outcomes:
+                async for outcome in outcomes:
+                    tally.seconds = trio.current_time() - began
+                    tally.add(outcome)
+                    shown()
+                    if not outcome.ok and tally.failures <= FAILURES_SHOWN:
+                        show(failure_line(outcome))
+                    if not outcome.ok and not keep_going:
+                        tally.ended_by = "first"
+                        break
+        nursery.cancel_scope.cancel()
+    tally.seconds = trio.current_time() - began
+
+
+async def _until_signal(tally: Tally, scope: Any, task_status: Any) -> None:
+    """End the search at Ctrl-C or a request to end, wherever it is."""
+    import signal
+
+    import trio
+
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for number in signals:
+            tally.ended_by = signal.Signals(number).name
+            scope.cancel()
+
+
+@app.command()
+def replay(
+    seed: Seed,
+    scenario: ScenarioName = "",
+    plan: PlanFile = None,
+    events: Annotated[int, typer.Option("--events", min=0, help="Events shown of a failure, its last.")] = EVENTS_SHOWN,
+    as_json: AsJson = False,
+) -> None:
+    """Run a seed twice, each in a fresh process: say whether both went the same way, and what led to the failure."""
+    from attrs import asdict
+
+    from prime.cli.sim_view import difference, event_line, lines, told
+
+    one, other = _twice(seed, _scenario(scenario), _plan(plan))
+    repeatable = bool(one.trace) and one.trace == other.trace
+    last = one.history[-events:] if events and not one.ok else ()
+    text = [*lines(one, plan), *(event_line(event) for event in last)]
+    if repeatable:
+        text.append("repeatable: both runs have this trace")
+    elif one.trace and other.trace:
+        text.append(f"NOT repeatable: another run has trace {other.trace}\n{difference(one.history, other.history)}")
+        text.append("something in it depends on the process: the order of a set, an id, a clock, a file")
+    result = {**told(one), "repeatable": repeatable, "traces": [one.trace, other.trace]}
+    if last:
+        result["history"] = [asdict(event) for event in last]
+    emit(result, "\n".join(text), as_json=as_json)
+    raise typer.Exit(0 if one.ok and other.ok and repeatable else EXIT_VIOLATED)
+
+
+def _twice(seed: int, scenario: Scenario, plan: Plan | None) -> tuple[Outcome, Outcome]:
+    """Run a seed in two processes that differ in what Python itself draws."""
+    import trio
+
+    from prime.sim import run_apart
+
+    found: dict[int, Outcome] = {}
+
+    async def apart(hash_seed: int) -> None:
+        environment = {"PYTHONHASHSEED": str(hash_seed)}
+        found[hash_seed] = await run_apart(seed, scenario.name, plan, environment=environment)
+
+    async def both() -> None:
+        async with trio.open_nursery() as nursery:
+            for hash_seed in (1, 2):
+                nursery.start_soon(apart, hash_seed)
+
+    trio.run(both)
+    return found[1], found[2]
+
+
+@app.command("list")
+def list_scenarios(
+    modules: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODULE]...", help="Where to look; else those that are shipped.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List scenarios, with what each is about."""
+    from prime.sim.run import scenarios_in, shipped
+
+    _look_here()
+    found = {scenario.name: scenario.about for module in (modules or shipped()) for scenario in scenarios_in(module)}
+    text = "\n".join(f"{name}\n  {about or '(it has no docstring)'}" for name, about in found.items())
+    emit({"scenarios": found}, text or "no scenarios", as_json=as_json)
+
+
+def _scenario(name: str) -> Scenario:
+    """Return the scenario of that name; modules in the current folder are found."""
+    from prime.sim.run import DEFAULT, load
+
+    _look_here()
+    return load(name or DEFAULT)
+
+
+def _look_here() -> None:
+    here = str(Path.cwd())
+    if not {"", here} & set(sys.path):
+        sys.path.insert(0, here)
+
+
+def _plan(file: Path | None) -> Plan | None:
+    """Read a plan. Raises `NotFoundError`, `UsageError`."""
+    import json
+
+    from prime.errors import NotFoundError, UsageError
+    from prime.sim.notation import from_plain
+
+    if file is None:
+        return None
+    try:
+        return from_plain(json.loads(file.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise NotFoundError(f"{file}: {error.strerror}", hint="--plan names a file of JSON") from None
+    except ValueError as error:  # JSON's own, and of bytes that are no text
+        raise UsageError(f"{file} is no JSON: {error}", hint="`prime sim shrink SEED --json` prints a plan") from None
+
+
+def _played(seed: int, scenario: Scenario, plan: Plan | None) -> Outcome:
+    from prime.sim import run as play
+
+    with _quiet():
+        return play(seed, scenario, plan)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Send what a scenario prints to standard error: standard output has the result."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
