@@ -162,6 +162,21 @@ class Links:
         """As `sent_bytes`, for frames received; tags unknown here count as 0."""
         return MappingProxyType(self._received_bytes)
 
+    def sizes(self) -> dict[str, int]:
+        """Count what is remembered, by table, over all links: what a leak test looks at."""
+        counted = {
+            "links": len(self._up),
+            "streams": len(self._carriers),
+            "dials": len(self._dials),
+            "held": len(self._held),
+            "greetings": self._greetings,
+            **self._post.sizes(),
+        }
+        for carrier in self._carriers:
+            for name, size in carrier.sizes().items():
+                counted[name] = counted.get(name, 0) + size
+        return counted
+
     # ---- the life of the network
 
     async def serve(self, inbound: Inbound, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
