@@ -38,6 +38,11 @@ TICKS_PER_S = 1000
 _HEAD_BYTES = 60
 
 
+def has_come(when: float) -> bool:
+    """Tell whether a time has come, for what the courier does at its tick: the tick may be a rounding error before it."""
+    return trio.current_time() >= when - 0.01 / TICKS_PER_S
+
+
 class Courier:
     """Does things at their time, one after the other, in one task: `act` must not wait."""
 
@@ -505,7 +510,7 @@ class Fabric:
         self._waiting[way] = None
 
         def give_up() -> None:
-            if way.waiting and trio.current_time() >= way.waiting[0][1] + GIVE_UP_S:
+            if way.waiting and has_come(way.waiting[0][1] + GIVE_UP_S):
                 self.kill(way, "timed out")
 
         self.courier.at(until, give_up)

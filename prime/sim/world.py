@@ -27,7 +27,7 @@ from prime.sim.invariants import problem as problem_of
 from prime.sim.network import Network
 from prime.sim.schedule import Scheduler
 from prime.sim.streams import Streams
-from prime.sim.transport import Courier, Fabric, SimTransport
+from prime.sim.transport import Courier, Fabric, SimTransport, has_come
 from prime.transport.identity import KeyPair
 from prime.transport.links import LinkLimits, Links
 
@@ -192,12 +192,12 @@ class Node:
             world.scheduler.disown()
 
     def _start_again(self) -> None:
-        if not self.is_up and self._main is not None and trio.current_time() >= self._starts_at:
+        if not self.is_up and self._main is not None and has_come(self._starts_at):
             self.world.fabric.switch_on(self.name)
             self._begin()
 
     def _release_if_due(self) -> None:
-        if self._held_until and trio.current_time() >= self._held_until:
+        if self._held_until and has_come(self._held_until):
             self.release()
 
     def _heard(self, fact: Any) -> None:

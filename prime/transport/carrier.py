@@ -39,6 +39,8 @@ SLICE_BYTES: Final = 2**20
 READ_BYTES: Final = 256 * 1024
 ALARM_AHEAD_S: Final = 1e-6
 """The least a clock task sleeps: a rounding error between two clocks must not make it spin."""
+CRAWL_BYTES: Final = 16 * 1024
+"""A frame of which fewer bytes come in two write deadlines is no frame, but a wrong length before signs of life."""
 FRAMES_PER_TURN: Final = 64
 """Frames handled between two checkpoints of the reader, so that the actors get their turn."""
 
@@ -656,6 +658,7 @@ class Carrier:
 
     async def _read_frames(self) -> None:
         parser = FrameParser(self._wire_limits)
+        pace = _Pace(2 * self._limits.write_s)
         greeting_bytes = 0
         while True:
             if self.link.up:
@@ -668,10 +671,15 @@ class Carrier:
                 greeting_bytes += len(data)
                 if greeting_bytes > fr.HELLO_BYTES_MAX:
                     raise DecodeError(f"over {fr.HELLO_BYTES_MAX} bytes before HELLO was settled")
+            begins = parser.is_between_frames
             parser.feed(data)
-            await self._handle_frames(parser)
+            if await self._handle_frames(parser) or begins:
+                pace.begin(trio.current_time())
+            else:
+                pace.go_on(len(data), trio.current_time())
 
-    async def _handle_frames(self, parser: FrameParser) -> None:
+    async def _handle_frames(self, parser: FrameParser) -> int:
+        """Handle the whole frames that are there, and return how many."""
         handled = 0
         now = trio.current_time()
         try:
@@ -687,6 +695,7 @@ class Carrier:
                     now = trio.current_time()
         finally:
             self._end_turn()
+        return handled
 
     def _end_turn(self) -> None:
         """Say what came since the last turn of the reader."""
@@ -940,6 +949,27 @@ class _Run:
     size_bytes: int = 0
     lanes: list[int] = attrs.field(factory=lambda: [0, 0, 0])
     tags: dict[int, int] = attrs.field(factory=dict)
+
+
+@attrs.define(eq=False)
+class _Pace:
+    """How fast a frame comes that came in no single read."""
+
+    within_s: float
+    _since: float = 0.0
+    _bytes: int = 0
+
+    def begin(self, now: float) -> None:
+        """Note that a frame has begun."""
+        self._since, self._bytes = now, 0
+
+    def go_on(self, size_bytes: int, now: float) -> None:
+        """Note that more of it came, and not the end. Raises `DecodeError` if that is far too slow."""
+        self._bytes += size_bytes
+        if self._bytes >= CRAWL_BYTES:
+            self.begin(now)
+        elif now - self._since > self.within_s:
+            raise DecodeError(f"of a frame in progress {self._bytes} bytes came in {now - self._since:.0f} s")
 
 
 class Receipt:

@@ -100,6 +100,16 @@ def test_a_node_that_stands_still_answers_later() -> None:
     assert len(seen.answers) < 20
 
 
+@pytest.mark.parametrize("at_s", [9.993, 3.208, 0.1, 7.77])
+def test_what_begins_at_any_time_ends_in_time(at_s: float) -> None:
+    for for_s in (0.79, 0.3):
+        plan = p.Plan(actions=(p.Pause("n1", at_s, for_s), p.Crash("n2", at_s, for_s)), storm_s=15)
+        outcome, seen = played(plan)
+        starts = [event.at_s for event in outcome.history if (event.node, event.kind) == ("n2", "starts")]
+        assert starts[1:] == [pytest.approx(at_s + for_s, abs=0.002)]
+        assert len(seen.answers) >= 20
+
+
 def test_what_is_written_into_a_cut_goes_on_after_it() -> None:
     _, seen = played(p.Plan(actions=(p.Cut("n1", "n2", 3.5, 1.0),), storm_s=10))
     assert seen.answers == list(range(1, len(seen.answers) + 1))

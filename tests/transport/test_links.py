@@ -925,6 +925,29 @@ async def hostile(**options: Any) -> AsyncIterator[tuple[Swarm, Raw]]:
         assert await s.links[1].ask(s.links[0].peer, "/t", Double(4), timeout_s=1) == 4
 
 
+async def test_a_frame_that_comes_in_drops_is_no_frame(autojump_clock: trio.testing.MockClock) -> None:
+    async with hostile(limits=LinkLimits(write_s=5)) as (s, raw):
+        started = trio.current_time()
+        await raw.send_bytes(struct.pack(">IH", 1_000_000, 0))
+        with contextlib.suppress(anyio.BrokenResourceError):
+            while s.links[0].carrier(key(8).peer) is not None:
+                await raw.send_bytes(b"ping")
+                await trio.sleep(1)
+        assert trio.current_time() - started == pytest.approx(11, abs=1)
+        assert "of a frame in progress" in s.nodes[0].of(LinkDown)[0].reason
+
+
+async def test_a_frame_over_a_slow_line_is_waited_for(autojump_clock: trio.testing.MockClock) -> None:
+    async with hostile(limits=LinkLimits(write_s=5, heartbeat_timeout_s=200)) as (s, raw):
+        await trio.sleep(100)
+        bulk = b"".join(pack(dumps(fr.Tell("/bulk", 1, [0x7A03, 0]).plain()), [memoryview(bytes(200_000))]))
+        box = s.nodes[0].boxes["/bulk"] = Mailbox()
+        for start in range(0, len(bulk), 2000):
+            await raw.send_bytes(bulk[start : start + 2000])
+            await trio.sleep(1)
+        assert [len(m.data) for m in box.got] == [200_000]
+
+
 @pytest.mark.parametrize(
     "body",
     [[0x7AFF, 1], [0x7A02], [0x7A02, "text"], [0x7A02, [1]], [], None, "text", [2**62], [b"x"], [0x7A01, 1]],

@@ -8,12 +8,24 @@ stops sending, and what was sent must be accounted for and nothing be left behin
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from random import Random
 
 import attrs
 import trio
 
-from prime.actor import Actor, Mailbox, Ref, ReliableRef, Stream, Streaming, Supervisor, System, on, open_stream, streams
+from prime.actor import (
+    Actor,
+    Mailbox,
+    Ref,
+    Stream,
+    Streaming,
+    Supervisor,
+    System,
+    on,
+    open_stream,
+    streams,
+)
 from prime.actor.facts import DeadLetter
 from prime.errors import PrimeError
 from prime.sim import plan as p
@@ -167,7 +179,9 @@ class Offices:
         self.closing = False
         self.over = trio.Event()
         random = world.random("limits")
-        self.limits = LinkLimits(reliable_give_up_s=random.choice((60.0, 60.0, 6.0)), reliable_messages=random.choice((256, 4)))
+        self.limits = LinkLimits(
+            reliable_give_up_s=random.choice((60.0, 60.0, 6.0)), reliable_messages=random.choice((256, 4)), write_s=8.0
+        )
 
     async def main(self, node: Node) -> None:
         """Be one life of a node."""
@@ -393,7 +407,7 @@ async def delivery(world: World) -> None:
     """Send everything that can be sent, and account for it."""
     offices = Offices(world)
     for name in books.NAMES:
-        world.always(name, lambda name=name: offices.books.check(name))
+        world.always(name, partial(offices.books.check, name))
     await _play(world, offices)
     missing = list(offices.books.missing(office.life for office in offices.living))
     if missing:
@@ -406,7 +420,9 @@ async def _play(world: World, offices: Offices) -> None:
     calm_at = world.now + CALM_S
     offices.books.link_down_at = max(offices.books.link_down_at, calm_at)
     await trio.sleep(CALM_S)
-    await world.eventually("after the storm every node reaches every other", lambda: offices.all_reached(calm_at), AGAIN_S)
+    await world.eventually(
+        "after the storm every node reaches every other", lambda: offices.all_reached(calm_at), AGAIN_S
+    )
     offices.closing = True
     await world.eventually("everything pending is settled", offices.check_settled, SETTLED_S)
     offices.over.set()

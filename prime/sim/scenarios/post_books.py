@@ -61,7 +61,9 @@ class Line:
         return wrong
 
     def _wrong(self, life: int, before: list[int], number: int) -> str:
-        where = f"{'reliable' if self.reliable else 'plain'} tell {number} of {self.sender} to {self.target}, life {life}"
+        where = (
+            f"{'reliable' if self.reliable else 'plain'} tell {number} of {self.sender} to {self.target}, life {life}"
+        )
         if not 1 <= number <= len(self.told):
             return f"{where} was never sent"
         if number in before:
