@@ -170,11 +170,16 @@ def test_lost_processes_are_failures_with_their_seeds(capsys: pytest.CaptureFixt
     assert [(one["seed"], one["violated"]) for one in last(capsys)["failed"]] == [(2, "it ends")]
 
 
+def workers(folder: Path, search: subprocess.Popen[Any]) -> list[int]:
+    """Return the processes of a search that have imported its scenario."""
+    return [process for file in folder.iterdir() if (process := int(file.name)) != search.pid]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_search_at_once_with_a_summary_and_no_process_left(
     number: signal.Signals, tmp_path: Path
 ) -> None:
-    words = ("search", "--seeds", "1000", "--jobs", "2", "--scenario", "searched:tells_its_process", "--json")
+    words = ("search", "--seeds", "1000", "--jobs", "2", "--scenario", "searched_apart:hangs", "--json")
     with subprocess.Popen(
         [sys.executable, "-m", "prime", "sim", *words],
         env={**os.environ, "SEARCHED_FOLDER": str(tmp_path)},
@@ -182,23 +187,23 @@ def test_a_signal_ends_a_search_at_once_with_a_summary_and_no_process_left(
         stderr=subprocess.PIPE,
         text=True,
     ) as running:
-        until(lambda: len(list(tmp_path.iterdir())) == 2, 60, "two processes at work")
+        until(lambda: len(workers(tmp_path, running)) == 2, 60, "two processes at work")
         running.send_signal(number)
         out, err = running.communicate(timeout=30)
     found = json.loads(out.splitlines()[-1])
     assert (running.returncode, found["ended_by"], found["seeds"]) == (128 + number, number.name, 0)
     assert "Traceback" not in err
-    assert not any(lives(int(file.name)) for file in tmp_path.iterdir())
+    assert not any(lives(process) for process in workers(tmp_path, running))
 
 
 def test_a_search_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
-    words = ("search", "--seeds", "1000", "--jobs", "1", "--scenario", "searched:tells_its_process")
+    words = ("search", "--seeds", "1000", "--jobs", "1", "--scenario", "searched_apart:hangs")
     with subprocess.Popen(
         [sys.executable, "-m", "prime", "sim", *words], env={**os.environ, "SEARCHED_FOLDER": str(tmp_path)}
     ) as running:
-        until(lambda: list(tmp_path.iterdir()), 60, "a process at work")
+        until(lambda: workers(tmp_path, running), 60, "a process at work")
         running.kill()
-    (worker,) = (int(file.name) for file in tmp_path.iterdir())
+    (worker,) = workers(tmp_path, running)
     until(lambda: not lives(worker), 10, "the end of the process")
 
 

@@ -72,7 +72,7 @@ def test_leaving_a_search_kills_its_processes(tmp_path: Path, monkeypatch: pytes
 
     async def left() -> list[int]:
         with trio.fail_after(60):
-            async with sim.search("searched:tells_its_process", count(), jobs=2):
+            async with sim.search("searched_apart:hangs", count(), jobs=2):
                 while len(found := [int(file.name) for file in tmp_path.iterdir()]) < 2:  # noqa: ASYNC110, ASYNC240
                     await trio.sleep(0.02)  # a file of another process, in real time
                 assert all(lives(process) for process in found)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 
 import trio
 
@@ -39,14 +38,6 @@ async def kills_itself(world: sim.World) -> None:
 async def hangs(world: sim.World) -> None:
     """Run on and on without an await, on seed 2."""
     while world.seed == 2:
-        pass
-
-
-@sim.scenario(nodes=1, kinds=frozenset())
-async def tells_its_process(world: sim.World) -> None:
-    """Leave the process id in a file, and hang."""
-    Path(os.environ["SEARCHED_FOLDER"], str(os.getpid())).touch()  # noqa: ASYNC240 - for the test outside
-    while True:
         pass
 
 
