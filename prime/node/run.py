@@ -127,13 +127,14 @@ class _Node:
 
     async def _train(self) -> None:
         """Join or found the run and train until told to stop."""
-        from prime.node.training import dial_contacts, open_trainer, timing_of, training_config
+        from prime.node.contacts import find_contacts
+        from prime.node.training import open_trainer, timing_of, training_config
 
         with trio.CancelScope() as joining:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_on, self._stop, joining)
                 link = self._config.transport
-                contacts = await dial_contacts(self._system, link.join, link.deadline_s, _say)
+                contacts = await find_contacts(self._system, link.join, link.deadline_s, _say)
                 nursery.cancel_scope.cancel()
         if self._stop.is_set():
             return
@@ -141,7 +142,7 @@ class _Node:
             self._system,
             training_config(self._config),
             run=self._config.train.run,
-            contacts=contacts,
+            contacts=(*contacts.peers, *contacts.silent),
             folder=self._places.state,
             timing=timing_of(self._config),
         ) as self._training:

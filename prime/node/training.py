@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +17,25 @@ import trio
 
 from prime.actor import Mailbox, Ref, Restart, Supervisor, System
 from prime.actor.contract import Journal
+from prime.actor.groups import one_error
 from prime.config import Config, TrainConfig, derive
-from prime.errors import ActorUsageError, ConfigError, DataError, UnreachableError, WorldError
+from prime.errors import ActorUsageError, ConfigError, DataError
+from prime.node.contacts import DIAL_DEADLINE_S, dial_silent, find_contacts
 from prime.store.journal import FileJournal, MemoryJournal
-from prime.trainer.aggregator import Aggregator, SwarmPlan
+from prime.trainer.aggregator import AGGREGATOR_PATH, Aggregator, SwarmPlan
 from prime.trainer.codec import Vector
 from prime.trainer.donor import Donor
 from prime.trainer.float32 import Float32
 from prime.trainer.metadata import TrainingConfig
-from prime.trainer.plans import Outcome
+from prime.trainer.plans import FurtherContacts, Outcome, ViewEntered
 from prime.trainer.progress import Progress
+from prime.trainer.records import is_untrained
 from prime.trainer.state import OuterState
 from prime.trainer.timing import Timing
 from prime.trainer.trainer import TRAINER_PATH, Drain, RunDone, Trainer
 from prime.trainer.validity import ADDRESSES_MAX
 from prime.trainer.view import Member
 
-DIAL_RETRY_S = 0.5
-DIAL_DEADLINE_S = 30.0
-"""How long addresses that nobody listens on yet are tried."""
 _BUSY = Mailbox(4096)
 """An aggregator hears chunks, votes and the trainer; link credit bounds the far ones, this bounds the sum."""
 
@@ -51,6 +51,7 @@ class Training:
         self._state: OuterState | None = None
         self._done = trio.Event()
         self._left = trio.Event()
+        self._dialling = trio.CancelScope()
         self._trainer: Ref[Any] | None = None
         self.progress = Progress(config.rounds, config.inner_steps)
         self.aggregator: Aggregator | None = None
@@ -83,7 +84,7 @@ class Training:
         """Start donor, aggregator and trainer (called by `open_trainer`)."""
         donor = await states.spawn(Donor, "donor")
         aggregator = await sup.spawn(self._new_aggregator, "aggregator", mailbox=_BUSY)
-        founder = self._plan.found and not self._journal.records()
+        founder = self._plan.found and is_untrained(self._journal.records())
 
         def new_trainer() -> Trainer:
             return Trainer(
@@ -100,6 +101,17 @@ class Training:
 
         self._trainer = await sup.spawn(new_trainer, "trainer")
 
+    async def find_more(self, addresses: Sequence[str]) -> None:
+        """Dial contacts that did not answer yet, until this node is in a view (called by `open_trainer`)."""
+        with self._dialling:
+            await dial_silent(self._system, addresses, self._ask_too)
+
+    async def _ask_too(self, peers: tuple[str, ...]) -> None:
+        self._plan = attrs.evolve(self._plan, contacts=(*self._plan.contacts, *peers))
+        ref = self._system.whereis(AGGREGATOR_PATH)
+        if ref is not None:
+            await ref.tell(FurtherContacts(peers))
+
     def observe(self, fact: Any) -> None:
         """Notice the end of the run among the system's facts."""
         if isinstance(fact, RunDone):
@@ -111,6 +123,8 @@ class Training:
 
     def _report(self, outcome: Outcome) -> None:
         """Hand an outcome to whatever trainer lives now: through its path, as it starts after the aggregator."""
+        if isinstance(outcome, ViewEntered):
+            self._dialling.cancel()
         ref = self._system.whereis(TRAINER_PATH)
         if ref is not None:
             ref.tell_nowait(outcome)
@@ -143,16 +157,19 @@ async def open_trainer(
     """
     if system.network is None:
         raise ActorUsageError("a system without a network cannot train", hint="open_system(transport=prime.Tcp(...))")
-    peers = await dial_contacts(system, contacts, DIAL_DEADLINE_S)
+    found = await find_contacts(system, contacts, DIAL_DEADLINE_S)
     member = Member(system.peer, system.addresses[:ADDRESSES_MAX], 1.0, secrets.randbits(48) + 1)
     waits = timing if timing is not None else _usual_timing(config)
-    plan = SwarmPlan(run, member, not peers, peers, config.nodes_min, waits)
+    plan = SwarmPlan(run, member, not contacts, found.peers, config.nodes_min, waits)
     async with _open_journal(folder) as journal, system.supervisor("state") as states, _train(system) as sup:
         training = Training(system, config, plan, journal)
         unsubscribe = system.subscribe(training.observe)
         try:
-            await training.spawn(states, sup)
-            yield training
+            async with one_error(), trio.open_nursery() as nursery:
+                await training.spawn(states, sup)
+                nursery.start_soon(training.find_more, found.silent)
+                yield training
+                nursery.cancel_scope.cancel()
         finally:
             unsubscribe()
 
@@ -175,42 +192,6 @@ async def _open_journal(folder: Path | None) -> AsyncIterator[Journal]:
     journal = await FileJournal.open(folder / "rounds.journal")
     with contextlib.closing(journal):
         yield journal
-
-
-async def dial_contacts(
-    system: System, contacts: Sequence[str], deadline_s: float, on_wait: Callable[[str], None] | None = None
-) -> tuple[str, ...]:
-    """Dial the multiaddrs among `contacts` and return the peers that can be asked; tried again until one answers.
-
-    `on_wait(text)` is called once if nobody answers at first. Raises `UnreachableError` after `deadline_s`, and at once what trying again cannot mend, such as `WrongPeerError`.
-    """
-    known = [contact for contact in contacts if not contact.startswith("/")]
-    addresses = [contact for contact in contacts if contact.startswith("/")]
-    deadline = trio.current_time() + deadline_s
-    while addresses:
-        found, errors = await _dial_each(system, addresses)
-        if found or known:
-            return tuple(dict.fromkeys([*known, *found]))
-        if not all(isinstance(error, UnreachableError) for error in errors) or trio.current_time() > deadline:
-            raise errors[0]
-        if on_wait is not None:
-            on_wait(f"{errors[0]}; trying again for up to {deadline_s:g} s")
-            on_wait = None
-        await trio.sleep(DIAL_RETRY_S)
-    return tuple(dict.fromkeys(known))
-
-
-async def _dial_each(system: System, addresses: Sequence[str]) -> tuple[list[str], list[WorldError]]:
-    found: list[str] = []
-    errors: list[WorldError] = []
-    if system.network is None:
-        return found, [UnreachableError("this system has no network", hint="open_system(transport=prime.Tcp(...))")]
-    for address in addresses:
-        try:
-            found.append(await system.network.dial(address))
-        except WorldError as error:
-            errors.append(error)
-    return found, errors
 
 
 # ------------------------------------------------------------------------------------- from a node's configuration

@@ -29,6 +29,7 @@ from prime.trainer.records import read_record, write_record
 from prime.trainer.round import RoundCore, Status
 from prime.trainer.timing import Timing
 from prime.trainer.view import Member, Share, View
+from prime.transport.facts import LinkDown, LinkUp
 from prime.wire import message
 
 AGGREGATOR_PATH = "/train/aggregator"
@@ -43,6 +44,13 @@ _INLINE_BYTES = 1 << 20
 @message
 class _Wake:
     """The core asked to be woken."""
+
+
+@message
+class _LookAgain:
+    """Perhaps a member that was down is not any more."""
+
+    peer: str
 
 
 @message
@@ -110,6 +118,7 @@ Heard = (
     | msg.Announce
     | msg.Missing
     | plans.Begin
+    | plans.FurtherContacts
     | plans.StateHeld
     | plans.Contribute
     | plans.LeaveSwarm
@@ -138,6 +147,8 @@ class Aggregator(Actor[Heard]):
         self._ledger: Ledger[Any] = Ledger()
         self._outlets: dict[str, Outlet] = {}
         self._watched: set[str] = set()
+        self._linked: set[str] = set()
+        self._unsubscribe: Callable[[], None] = lambda: None
         self._birth: dict[type, msg.Record] = {}
         self._wake: Any = None
         self._events: deque[cmd.Event] = deque()
@@ -145,6 +156,14 @@ class Aggregator(Actor[Heard]):
         self._vote: tuple[msg.Accepted, list[memoryview]] | None = None
         self._pending: plans.Contribute | None = None
         self.float32_bytes = 0
+
+    async def started(self) -> None:
+        """Learn when links come and go."""
+        self._unsubscribe = self.ctx.system.subscribe(self._observe)
+
+    async def stopping(self) -> None:
+        """Learn no more."""
+        self._unsubscribe()
 
     # ------------------------------------------------------------------------------------------- from the trainer
 
@@ -160,6 +179,13 @@ class Aggregator(Actor[Heard]):
         self._stepping = False
         if core.seat is None:
             await self._step(cmd.JoinRun(self._plan.contacts))
+
+    @on(plans.FurtherContacts)
+    async def further_contacts(self, m: plans.FurtherContacts) -> None:
+        """Ask these peers too, as long as this node is not in the run."""
+        self._plan = attrs.evolve(self._plan, contacts=(*self._plan.contacts, *m.peers))
+        if self._core is not None and self._core.joining:
+            await self._step(cmd.JoinRun(m.peers))
 
     def _made(self) -> RoundCore:
         plan, records = self._plan, []
@@ -195,9 +221,15 @@ class Aggregator(Actor[Heard]):
 
     @on(plans.Contribute)
     async def contribute(self, m: plans.Contribute) -> None:
-        """Encode and freeze this node's contribution; a later one for the same round changes nothing."""
+        """Encode and freeze this node's contribution; a later one for the same round changes nothing.
+
+        From here on it is this actor's to keep, but for an abort: one that its round does not take is carried.
+        """
         core = self._core
-        if core is None or m.round < core.round:
+        if core is None:
+            return
+        if m.round < core.round:
+            self._missed(core, m)
             return
         rnd = self._rounds.get(m.round)
         if rnd is None:
@@ -205,13 +237,21 @@ class Aggregator(Actor[Heard]):
             return
         self._pending = None
         base = core.own_base
-        if rnd.own or base is None or core.seat is None or core.seat.restarted:
+        if rnd.own:
             return
         frozen = self._ledger.freeze(m.round, m.delta, m.weight)
+        if base is None or core.seat is None or core.seat.restarted:
+            return
         encode = functools.partial(self._encoded, frozen.y, rnd.parts)
         encoded, hashes = await self._compute(encode, self._numbers.size_bytes(self._elements))
         rnd.own, rnd.own_hashes = dict(enumerate(encoded)), hashes
         await self._step(cmd.Contributed(m.round, msg.Offer(frozen.weight, base[1], hashes)))
+
+    def _missed(self, core: RoundCore, m: plans.Contribute) -> None:
+        """Keep what came too late for its round; after an abort the trainer still has it, in its next delta."""
+        value = core.decisions.get(m.round)
+        if value is None or not value.aborted:
+            self._ledger.miss(m.delta, m.weight)
 
     @on(plans.LeaveSwarm)
     async def leave(self, _: plans.LeaveSwarm) -> None:
@@ -272,7 +312,23 @@ class Aggregator(Actor[Heard]):
         self._watched.discard(m.peer)
         if m.peer in self._outlets:
             self._outlets[m.peer].drop_bulk()
+        self.ctx.after(self._plan.timing.suspect_s, _LookAgain(m.peer))
         await self._step(cmd.PeerDown(m.peer))
+
+    @on(_LookAgain)
+    async def look_again(self, m: _LookAgain) -> None:
+        """Watch a member that is down once more: while nobody contributes, none of them would say that it is back."""
+        if self._core is not None and m.peer in self._core.roster.down:
+            self._rewatch(m.peer)
+            if m.peer in self._linked:
+                await self._step(cmd.PeerUp(m.peer))
+
+    def _observe(self, fact: Any) -> None:
+        if isinstance(fact, LinkUp):
+            self._linked.add(fact.peer)
+            self.ctx.after(0, _LookAgain(fact.peer), overtake=True)
+        elif isinstance(fact, LinkDown):
+            self._linked.discard(fact.peer)
 
     # --------------------------------------------------------------------------------------------------- the bytes
 
@@ -444,8 +500,8 @@ class Aggregator(Actor[Heard]):
                 self.ctx.start_soon(self._reduce, command)
             case cmd.SendResult(round_, part, hash_, to):
                 self._send_result(round_, part, hash_, to)
-            case cmd.EnterView(round_, view):
-                await self._enter(round_, view)
+            case cmd.EnterView():
+                await self._enter(command)
             case cmd.Apply() | cmd.Keep() | cmd.Settle() | cmd.CatchUp():
                 await self._settle(command)
             case _:
@@ -520,7 +576,8 @@ class Aggregator(Actor[Heard]):
             if member.peer != self._plan.member.peer:
                 self.ctx.system.learn(member.peer, member.addresses)
 
-    async def _enter(self, round_: int, view: View) -> None:
+    async def _enter(self, command: cmd.EnterView) -> None:
+        round_, view = command.round, command.view
         self._open_round(round_, view)
         for old in [r for r in self._rounds if r < round_ - 1]:
             del self._rounds[old]
@@ -528,9 +585,9 @@ class Aggregator(Actor[Heard]):
         for peer in view.peers():
             if peer != self._plan.member.peer:
                 self._rewatch(peer)
-        self._report(plans.ViewEntered(round_, view))
-        if self._pending is not None and self._pending.round == round_:
-            self.ctx.self_ref.tell_nowait(self._pending)
+        self._report(plans.ViewEntered(round_, view, command.state_round))
+        if self._pending is not None and self._pending.round <= round_:
+            await self.contribute(self._pending)
 
     # -------------------------------------------------------------------------------------------- numbers and bytes
 

@@ -68,6 +68,11 @@ class Ledger(Generic[V]):
         self._drop_carry()
         self.carry, self.carry_weight = frozen.delta, frozen.delta_weight
 
+    def miss(self, delta: V, weight: float) -> None:
+        """Take a contribution that came after its round had committed, as if it had been left out of it."""
+        self._drop_carry()
+        self.carry, self.carry_weight = delta, weight
+
     def abort(self, round_: int) -> None:
         """Settle ⊥: the trainer still has the delta, so only the frozen copy goes."""
         self._take(round_)

@@ -76,6 +76,13 @@ class PeerDown:
 
 
 @attrs.frozen
+class PeerUp:
+    """There is a link to a peer again: it is not down, though it has said nothing yet."""
+
+    peer: str
+
+
+@attrs.frozen
 class JoinRun:
     """Ask to join through these peers (an observer's contacts)."""
 
@@ -92,7 +99,19 @@ class Tick:
     """Time passed: resend, suspect, take over."""
 
 
-Event = Contributed | Received | PartHeld | Reduced | ResultHeld | StateReady | PeerDown | JoinRun | LeaveRun | Tick
+Event = (
+    Contributed
+    | Received
+    | PartHeld
+    | Reduced
+    | ResultHeld
+    | StateReady
+    | PeerDown
+    | PeerUp
+    | JoinRun
+    | LeaveRun
+    | Tick
+)
 
 
 # ---------------------------------------------------------------------------------------------------------- commands
@@ -183,10 +202,14 @@ class CatchUp:
 
 @attrs.frozen
 class EnterView:
-    """`view` decides `round` from now on, and this member is in it. Chunks of rounds before `round - 1` can go."""
+    """`view` decides `round` from now on, and this member is in it. Chunks of rounds before `round - 1` can go.
+
+    `state_round` is the round whose state it starts from: all between them were aborted.
+    """
 
     round: int
     view: View
+    state_round: int
 
 
 @attrs.frozen

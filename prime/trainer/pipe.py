@@ -86,6 +86,11 @@ class Rebase(Ask[None]):
     theta: Payload
 
 
+@message(tag=0x166)
+class ForgetSnapshot(Ask[None]):
+    """snapshot <- the shared parameters last set: what the snapshot stood for is contributed again."""
+
+
 @message(tag=0x169)
 class Evaluate(Ask[float]):
     """Measure the mean loss of held-out batches, with these parameters or (None) the local ones."""

@@ -24,6 +24,13 @@ class Begin:
 
 
 @message
+class FurtherContacts:
+    """More peers that may be asked to be let into the run."""
+
+    peers: tuple[str, ...]
+
+
+@message
 class StateHeld:
     """This node holds the committed state after `round`, with that hash over parameters and momentum."""
 
@@ -52,10 +59,11 @@ class GetRound(Ask[Status]):
 
 @message
 class ViewEntered:
-    """`view` decides `round` from now on and this node is in it."""
+    """`view` decides `round` from now on and this node is in it; it starts from the state after `state_round`."""
 
     round: int
     view: View
+    state_round: int
 
 
 @message

@@ -95,6 +95,10 @@ class RankWorker:
         """Return the local parameters (float32[D], read-only); the worker remembers them."""
         return _vector(await self._ask(pipe.TakeSnapshot()))
 
+    async def forget_snapshot(self) -> None:
+        """Count the next delta from the shared parameters again, not from the last snapshot."""
+        await self._ask(pipe.ForgetSnapshot())
+
     async def train(self, steps: int) -> pipe.Trained:
         """Make inner steps. Cancelled, the worker stops after the step in hand."""
         try:

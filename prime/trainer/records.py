@@ -19,6 +19,12 @@ def write_record(record: msg.Record, payloads: Sequence[memoryview]) -> bytes:
     return b"".join(pack(dumps(to_plain(record, [])), payloads, _LIMITS))
 
 
+def is_untrained(journal: Sequence[bytes]) -> bool:
+    """Tell whether the run that a journal is of has not changed its state yet, so that its founder can make it again."""
+    records = (read_record(data)[0] for data in journal)
+    return all(record.value.state_round == 0 for record in records if isinstance(record, msg.Decided))
+
+
 def read_record(data: bytes) -> tuple[msg.Record, list[memoryview]]:
     """Return one record and its parts. Raises `CorruptedError`."""
     parser = FrameParser(_LIMITS)

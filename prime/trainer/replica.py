@@ -42,7 +42,7 @@ class Replica:
         self._held_out: dict[int, Sequence[Any]] = {}
         self.step = 0
         """Inner steps made since the start; other threads may read it."""
-        self.initial = self.snapshot = self.local()
+        self.initial = self.snapshot = self._shared = self.local()
 
     @property
     def baseline(self) -> float | None:
@@ -62,7 +62,7 @@ class Replica:
     def load(self, theta: Vector) -> None:
         """Set parameters and snapshot; the optimiser keeps its state."""
         self._set(theta)
-        self.snapshot = theta
+        self.snapshot = self._shared = theta
 
     def take_snapshot(self) -> Vector:
         """Return the local parameters and remember them."""
@@ -73,7 +73,11 @@ class Replica:
         """Move onto new shared parameters, keeping what was learnt since the snapshot."""
         self._check(theta)
         self._set(theta + (self.local() - self.snapshot))
-        self.snapshot = theta
+        self.snapshot = self._shared = theta
+
+    def forget_snapshot(self) -> None:
+        """Have the next `rebase` keep all that was learnt since the shared parameters were set."""
+        self.snapshot = self._shared
 
     def train(self, steps: int, halted: Callable[[], bool]) -> pipe.Trained:
         """Make inner steps: AdamW, linear warm-up, clipping by the norm; ends early when halted."""

@@ -153,6 +153,7 @@ class RoundCore:
             cmd.ResultHeld: self._on_result_held,
             cmd.StateReady: self._on_state_ready,
             cmd.PeerDown: self._on_down,
+            cmd.PeerUp: lambda event: self.roster.down.discard(event.peer),
             cmd.JoinRun: self._on_join_run,
             cmd.LeaveRun: self._on_leave_run,
             cmd.Tick: lambda _: None,
@@ -271,7 +272,7 @@ class RoundCore:
         if self.seat is None:
             self._out.append(cmd.Outside(self.round, "not in a view yet", rejoining=False))
         else:
-            self._out.append(cmd.EnterView(self.round, self.seat.view))
+            self._out.append(cmd.EnterView(self.round, self.seat.view, self.seat.state_round))
             if self.seat.restarted:
                 self._activate(self.seat)
                 self._ask_all(self.seat)
@@ -281,7 +282,7 @@ class RoundCore:
         return self._out
 
     def _restart_catch_up(self, seat: Seat) -> cmd.CatchUp:
-        return cmd.CatchUp(self.round - 1, seat.view, None, included=False, reason="restarted")
+        return cmd.CatchUp(seat.state_round, seat.view, None, included=False, reason="restarted")
 
     # -------------------------------------------------------------------------------------------------- the way in
 
@@ -491,7 +492,7 @@ class RoundCore:
         self.behind = True
         if seat is not None or value.next_view.has(self.me):
             reason = "joined" if seat is None else f"missed the outcome of round {seat.round}"
-            self._out.append(cmd.CatchUp(value.round, value.next_view, None, included=False, reason=reason))
+            self._out.append(cmd.CatchUp(value.state_round, value.next_view, None, included=False, reason=reason))
         self.decisions.clear()  # what is remembered has no gaps
         self._move_on(value)
 
@@ -530,7 +531,7 @@ class RoundCore:
         if seat is None or not stale or seat.view.find(refuse.sender) is None or self.behind:
             return
         self.behind = True
-        self._out.append(cmd.CatchUp(self.round - 1, seat.view, None, included=False, reason=refuse.reason))
+        self._out.append(cmd.CatchUp(seat.state_round, seat.view, None, included=False, reason=refuse.reason))
 
     def _hear_report(self, report: msg.Report, seat: Seat) -> None:
         lead_.learn(seat.standings, report)
@@ -952,7 +953,7 @@ class RoundCore:
         self.behind = self.behind and self._base() is None
         self.roster.lapse(value.next_view, self._now, self.timing.join_ttl_s)
         self._last_report = None
-        self._out.append(cmd.EnterView(self.round, value.next_view))
+        self._out.append(cmd.EnterView(self.round, value.next_view, value.state_round))
         if len(value.next_view.members) == 2 and self.previous and len(self.previous.view.members) != 2:
             self._out.append(cmd.Warn("a view of two: if one of them dies, nothing commits until it is back"))
 

@@ -110,6 +110,7 @@ class Trainer(Actor[Heard]):
         self._news = trio.Event()
         self._view: View | None = None
         self._round = 0
+        self._state_round = 0
         self._state: OuterState | None = None
         self._missed: plans.StateMissed | None = None
         self._contributed = 0
@@ -193,7 +194,7 @@ class Trainer(Actor[Heard]):
         return (
             self._view is not None
             and self._state is not None
-            and self._state.round >= self._round - 1
+            and self._state.round >= self._state_round
             and self._progress.phase not in ("done", "left")
         )
 
@@ -242,12 +243,12 @@ class Trainer(Actor[Heard]):
 
     async def _handle(self, worker: RankWorker, event: Any) -> None:
         match event:
-            case plans.ViewEntered(round_, view):
-                self._enter(round_, view)
+            case plans.ViewEntered():
+                self._enter(event)
             case plans.RoundCommitted(value, aggregate):
                 await self._commit(worker, value, aggregate)
             case plans.RoundAborted(value):
-                await self._abort(value)
+                await self._abort(worker, value)
             case plans.StateMissed():
                 self._missed = event
             case plans.LeftView(_, _, rejoining):
@@ -260,11 +261,11 @@ class Trainer(Actor[Heard]):
             case Drain():
                 await self._drain()
 
-    def _enter(self, round_: int, view: View) -> None:
-        self._round, self._view = round_, view
-        self._progress.epoch = view.epoch
-        self._progress.members = view.peers()
-        if round_ > 0 and self._progress.phase == "joining":
+    def _enter(self, event: plans.ViewEntered) -> None:
+        self._round, self._view, self._state_round = event.round, event.view, event.state_round
+        self._progress.epoch = event.view.epoch
+        self._progress.members = event.view.peers()
+        if event.round > 0 and self._progress.phase == "joining":
             self._set_phase("training")
 
     async def _commit(self, worker: RankWorker, value: Value, aggregate: Vector) -> None:
@@ -283,12 +284,14 @@ class Trainer(Actor[Heard]):
         self._steps = self._steps - self._steps_at_snapshot if self._contributed else self._steps
         self._steps_at_snapshot = 0
 
-    async def _abort(self, value: Value) -> None:
+    async def _abort(self, worker: RankWorker, value: Value) -> None:
         """Keep everything: the state is that of the aborted round too, and the delta goes on growing."""
         state = self._state
         if state is not None and state.round < value.round:
             await self._take(attrs.evolve(state, round=value.round))
-        self._steps_at_snapshot = 0
+        if self._steps_at_snapshot:  # else the next commit would drop what was contributed in vain
+            await worker.forget_snapshot()
+            self._steps_at_snapshot = 0
         if value.round > 0:
             self._record(value, None, None)
 

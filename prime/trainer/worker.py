@@ -149,6 +149,8 @@ def answer(replica: Replica, question: Any) -> Any:
             return pipe.Vector(replica.initial.view(np.uint8).data)
         case pipe.TakeSnapshot():
             return pipe.Vector(replica.take_snapshot().view(np.uint8).data)
+        case pipe.ForgetSnapshot():
+            replica.forget_snapshot()
         case pipe.Evaluate(theta, batches):
             return replica.evaluate(None if theta is None else _vector(theta), batches)
         case pipe.Write(prompt, length, seed):

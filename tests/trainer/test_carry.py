@@ -38,6 +38,16 @@ def test_mass_is_applied_or_carried_or_dropped_and_counted(rounds: list[tuple[st
     assert (dropped == 0) or ledger.dropped > 0
 
 
+def test_a_contribution_that_came_too_late_goes_out_with_the_next_one() -> None:
+    ledger: Ledger[Fraction] = Ledger()
+    ledger.miss(Fraction(6), 1.0)
+    frozen = ledger.freeze(2, Fraction(2), 3.0)
+    assert frozen.y * Fraction(frozen.weight) == 6 + 3 * 2
+    ledger.commit(2, included=False)
+    ledger.miss(Fraction(5), 1.0)
+    assert (ledger.carry, ledger.dropped, ledger.dropped_weight) == (5, 2, 4.0)
+
+
 @given(st.lists(st.tuples(st.booleans(), st.integers(-1000, 1000)), max_size=12))
 def test_the_residual_moves_only_when_the_contribution_was_applied(rounds: list[tuple[bool, int]]) -> None:
     """A codec that keeps multiples of 8: what it leaves out comes back in the next contribution."""

@@ -73,6 +73,17 @@ def test_training_is_bit_equal_when_it_is_done_again(config: TrainingConfig) -> 
     assert not np.array_equal(whole.local(), other.local())
 
 
+def test_a_snapshot_that_is_forgotten_keeps_nothing_back(config: TrainingConfig) -> None:
+    replica = Replica(config, 0)
+    replica.train(2, lambda: False)
+    replica.take_snapshot()
+    replica.train(2, lambda: False)
+    local, theta = replica.local(), replica.initial + np.float32(1)
+    replica.forget_snapshot()
+    replica.rebase(theta)
+    assert np.array_equal(replica.local(), theta + (local - replica.initial))
+
+
 def test_rebasing_keeps_what_was_learnt_since_the_snapshot(config: TrainingConfig) -> None:
     replica = Replica(config, rank=0)
     replica.train(2, never)

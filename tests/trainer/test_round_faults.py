@@ -843,6 +843,31 @@ def test_idle_members_ask_for_no_wakeup() -> None:
             assert node.core.next_wakeup(world.now) is None
 
 
+def test_a_member_whose_link_is_back_is_no_longer_down_though_nobody_speaks() -> None:
+    world = World(18).swarm(3)
+    world.training = False
+    world.run(30.0)
+    core = world.core("a")
+    for peer in ("b", "c"):
+        world.step(world.nodes["a"], cmd.PeerDown(peer))
+    assert core.status().stalled
+    world.step(world.nodes["a"], cmd.PeerUp("b"))
+    assert not core.status().stalled
+    assert dict(core.status().alive) == {"a": True, "b": True, "c": False}
+
+
+def test_a_view_says_which_state_its_round_starts_from() -> None:
+    world = World(19).swarm(2)
+    core = world.core("a")
+    seat = core.seat
+    assert seat is not None
+    abort = Value(core.round, seat.view.epoch, b"", (), (), seat.view, seat.state_round)
+    entered = [
+        c for c in core.step(cmd.Received(msg.Commit(RUN, "b", abort, 0)), world.now) if isinstance(c, cmd.EnterView)
+    ]
+    assert [(e.round, e.state_round) for e in entered] == [(abort.round + 1, seat.state_round)]
+
+
 def test_a_promise_on_the_disk_binds_the_next_life() -> None:
     world = World(17).swarm(3)
     round_, leader, (victim, _other) = next_round(world)

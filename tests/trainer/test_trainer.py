@@ -31,17 +31,21 @@ class Worker:
 
     def __init__(self) -> None:
         self.local = np.zeros(SIZE, np.float32)
-        self.base = self.local
+        self.base = self.shared = self.local
         self.steps = 0
 
     async def initial(self) -> Any:
         return np.zeros(SIZE, np.float32)
 
     async def load(self, theta: Any) -> None:
-        self.local = self.base = theta
+        self.local = self.base = self.shared = theta
 
     async def rebase(self, theta: Any) -> None:
         self.local, self.base = theta + (self.local - self.base), theta
+        self.shared = theta
+
+    async def forget_snapshot(self) -> None:
+        self.base = self.shared
 
     async def snapshot(self) -> Any:
         self.base = self.local
@@ -135,7 +139,7 @@ def decided(round_: int, *shares: Share) -> Value:
 
 
 async def enter(found: Bench, round_: int) -> None:
-    await found.ref.tell(plans.ViewEntered(round_, VIEW))
+    await found.ref.tell(plans.ViewEntered(round_, VIEW, round_ - 1))
 
 
 async def test_while_a_round_stalls_local_steps_stop_at_2h(
@@ -173,6 +177,32 @@ async def test_a_commit_keeps_the_steps_made_since_the_snapshot(
         assert found.kept is not None
         assert np.array_equal(found.kept.theta, np.full(SIZE, -1, np.float32))
         assert np.array_equal(found.contributions[1].delta, np.full(SIZE, H, np.float32))  # H of 2H were in round 1
+
+
+async def test_what_was_contributed_to_an_aborted_round_is_not_lost_in_a_later_one_without_it(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with bench(monkeypatch) as found:
+        await trio.sleep(1)
+        await enter(found, 1)
+        await trio.sleep(100)
+        assert [c.round for c in found.contributions] == [1]
+        await found.ref.tell(plans.RoundAborted(decided(1)))
+        aggregate = np.full(SIZE, 1, np.float32)
+        await found.ref.tell(plans.RoundCommitted(decided(2, Share("other", 1.0)), aggregate, False))
+        await enter(found, 3)
+        await trio.sleep(100)
+        assert np.array_equal(found.contributions[1].delta, np.full(SIZE, 2 * H, np.float32))
+
+
+async def test_a_state_is_good_for_a_round_if_all_rounds_since_were_aborted(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with bench(monkeypatch) as found:
+        await trio.sleep(1)
+        await found.ref.tell(plans.ViewEntered(3, VIEW, 0))  # nobody told it of the aborts
+        await trio.sleep(100)
+        assert [c.round for c in found.contributions] == [3]
 
 
 async def test_a_missed_commit_is_fetched_and_again_until_it_is_there(
