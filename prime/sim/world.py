@@ -21,7 +21,6 @@ from prime.actor.system import System
 from prime.errors import ActorUsageError
 from prime.node.system import serving
 from prime.sim import plan as p
-from prime.sim.disk import Disk
 from prime.sim.history import History
 from prime.sim.invariants import Check, Spell, ViolationError, words
 from prime.sim.invariants import problem as problem_of
@@ -67,7 +66,6 @@ class Node:
         self.world = world
         self.name = name
         self.clock = NodeClock()
-        self.disk = Disk(name, world.streams, world.plan.disk)
         self.is_up = False
         self.lives = 0
         self.running: Mapping[trio.lowlevel.Task, Cell] = {}
@@ -140,10 +138,6 @@ class Node:
         if endpoint is not None:
             world.fabric.leave(endpoint)
             endpoint.die(silently=machine)
-        if disk == "lost":
-            self.disk.wipe()
-        else:
-            self.disk.crash(power=machine)
         self._scope.cancel()
         self._starts_at = now + down_s
         if down_s < math.inf:
@@ -191,11 +185,19 @@ class Node:
         try:
             with scope:
                 await main(self)
+        except BaseExceptionGroup as group:
+            ended, rest = group.split(trio.Cancelled)  # the run may end while a dead node is still coming down
+            self._fell(scope, rest)
+            if ended is not None:
+                raise ended from None
         except Exception as error:  # noqa: BLE001 - the border of a node: what its program raises ends the run
-            if scope is self._scope and self._is_alive():
-                world.fail(error, f"the program of {self.name} failed")
+            self._fell(scope, error)
         finally:
             world.scheduler.disown()
+
+    def _fell(self, scope: trio.CancelScope, error: BaseException | None) -> None:
+        if error is not None and scope is self._scope and self._is_alive():
+            self.world.fail(error, f"the program of {self.name} failed")
 
     def _start_again(self) -> None:
         if not self.is_up and self._main is not None and has_come(self._starts_at):
@@ -365,28 +367,8 @@ class World:
                 self.record(action.node, "reads slowly", "", f"{action.bytes_per_s:g} bytes/s")
                 self.fabric.slow[action.node] = action.bytes_per_s
                 self._later(action.for_s, lambda: self.fabric.slow.pop(action.node, None))
-            case p.DiskFull() | p.DiskGone():
-                what: Literal["full", "gone"] = "full" if isinstance(action, p.DiskFull) else "gone"
-                self._ail(self.node(action.node), what, action.for_s)
-            case p.BitFlip():
-                self._flip(self.node(action.node))
-
-    def _flip(self, node: Node) -> None:
-        flip = node.disk.flip()
-        if flip is not None:
-            self.record(node.name, "flips a bit", flip.path, f"{flip.bit} of byte {flip.at}")
-
-    def _ail(self, node: Node, what: Literal["full", "gone"], for_s: float) -> None:
-        """Make a node's disk full or gone for so long."""
-        setattr(node.disk, what, True)
-        self.record(node.name, f"disk is {what}", "", f"for {for_s:g} s")
-
-        def mend() -> None:
-            if getattr(node.disk, what):
-                setattr(node.disk, what, False)
-                self.record(node.name, f"disk is {what} no more")
-
-        self._later(for_s, mend)
+            case _:
+                pass  # disks
 
     def _crash_soon(self, crash: p.Crash) -> None:
         node = self.node(crash.node)
@@ -428,7 +410,6 @@ class World:
         self.network.mend_all()
         self.fabric.slow.clear()
         for node in self.nodes:
-            node.disk.mend()
             self.scheduler.forget_steps(node.name)
             node.release()
             node.restart()

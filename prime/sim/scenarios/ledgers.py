@@ -1,0 +1,193 @@
+"""What must hold of a training round among simulated members, checked at the moment that each of them acts.
+
+The rules of the decision itself are those of `prime.sim.decision`. Here it is said what a decision is worth: the value is
+the exact sum over its contributors, each contribution counts once, nothing of a living member vanishes, and all who
+hold a state hold the same. Source: section 5 of the design of the round, `spec/protocols/round.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from prime.sim.decision import Decisions
+from prime.sim.exact import Exact, Sum
+from prime.sim.invariants import ViolationError
+from prime.sim.world import Node, World
+from prime.trainer import commands as cmd
+from prime.trainer import messages as msg
+from prime.trainer.carry import Frozen, Ledger
+from prime.trainer.parts import digest
+from prime.trainer.view import Value
+
+
+@attrs.define(eq=False)
+class Life:
+    """One life of a node's program, as long as it is the present one, and what its trainer made in it."""
+
+    node: Node
+    number: int
+    steps: int = 0
+    produced: set[str] = attrs.Factory(set)
+    dropped: set[str] = attrs.Factory(set)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the node has crashed since: what still runs of this life has no effect."""
+        return not self.node.is_up or self.node.lives != self.number
+
+
+class Book:
+    """Everything that the members of one run decided, contributed and applied. A broken rule fails the world."""
+
+    def __init__(self, world: World, run: str, numbers: Exact) -> None:
+        self.world = world
+        self.numbers = numbers
+        self.rules = Decisions(run)
+        self.values: dict[int, Value] = {}
+        self.frozen: dict[tuple[int, str], Frozen[Sum]] = {}
+        self.spent: dict[str, int] = {}
+        self.states: dict[int, bytes] = {}
+        self.born: dict[str, int] = {}
+        """Which life each peer's disk is in."""
+
+    def check(self, act: Callable[[], object]) -> None:
+        """Do `act`, whose assertions are about the world: an error in an actor would be that actor's alone."""
+        try:
+            act()
+        except AssertionError as error:
+            self.world.fail(ViolationError(str(error)))
+
+    @property
+    def last(self) -> Value | None:
+        """The newest decision."""
+        return self.values[max(self.values)] if self.values else None
+
+    def commits(self) -> int:
+        """Return how many rounds committed."""
+        return sum(not value.aborted for value in self.values.values())
+
+    # ------------------------------------------------------------------------------------------- what a member does
+
+    def wrote(self, life: Life, record: msg.Record) -> None:
+        """Take what is on a member's disk now."""
+        peer = life.node.peer
+        self.check(lambda: self.rules.wrote(peer, record))
+        if isinstance(record, msg.Born):
+            self.born[peer] = record.member.incarnation
+        if isinstance(record, msg.Decided):
+            life.node.note("decides", f"round {record.value.round}", value=record.value.digest().hex()[:8])
+            self.check(lambda: self._decided(record.value))
+
+    def said(self, life: Life, message: msg.PeerMessage) -> None:
+        """Take what a member sends."""
+        self.check(lambda: self.rules.said(life.node.peer, message))
+
+    def froze(self, life: Life, round_: int, frozen: Frozen[Sum]) -> None:
+        """Take a contribution: what a member says of a round is said once."""
+        key = (round_, life.node.peer)
+        known = self.frozen.setdefault(key, frozen)
+        told = f"{life.node.name} contributes twice to round {round_}: {known.y.text()}, then {frozen.y.text()}"
+        self.check(lambda: _hold("one_contribution", known.y == frozen.y and known.weight == frozen.weight, told))
+
+    def holds_state(self, life: Life, round_: int, state: bytes) -> None:
+        """Take the state that a member has after a round: everybody's is the same."""
+        known = self.states.setdefault(round_, state)
+        self.check(lambda: _hold("one_state", known == state, f"{life.node.name} has another state after {round_}"))
+
+    def settles(self, life: Life, before: Ledger[Sum], command: cmd.Command, after: Ledger[Sum]) -> None:
+        """Take what a member does to what it owes: it was applied, is carried, or was dropped and counted."""
+        self.check(lambda: self._settled(life, before, command, after))
+
+    def owes(self, life: Life, before: Ledger[Sum], after: Ledger[Sum]) -> None:
+        """Take what a contribution did to what a member owes."""
+        self.check(lambda: self._count(life, before, after, names(before) - names(after)))
+
+    def applies(self, life: Life, value: Value, aggregate: Sum, base: bytes) -> None:
+        """Take a sum that a member applies to the state `base`."""
+        exact = self.exact(value)
+        name = life.node.name
+        self.check(lambda: _hold("exact_sum", aggregate == exact, f"{name} applies {aggregate.text()}"))
+        self.check(lambda: _hold("same_base", base == value.base, f"{name} applies round {value.round} elsewhere"))
+
+    # --------------------------------------------------------------------------------------------------- the checks
+
+    def exact(self, value: Value) -> Sum:
+        """Return the weighted mean of what the contributors of a decision froze."""
+        _, aggregate = self._reduced(value)
+        return aggregate
+
+    def _reduced(self, value: Value) -> tuple[list[bytes], Sum]:
+        parts = len(value.parts)
+        frozen = [self.frozen[value.round, share.peer] for share in value.shares]
+        encoded = [self.numbers.encode(one.y, parts) for one in frozen]
+        weights = [share.weight for share in value.shares]
+        reduced = [self.numbers.reduce([e[part] for e in encoded], weights, 0) for part in range(parts)]
+        return [digest(data) for data in reduced], self.numbers.join(reduced, 0)
+
+    def _decided(self, value: Value) -> None:
+        if self.values.setdefault(value.round, value) is not value:
+            return  # the same value: the rules see to that
+        before = self.values.get(value.round - 1)
+        if before is not None:
+            _hold("epoch", value.epoch == before.next_view.epoch, f"round {value.round} is of epoch {value.epoch}")
+            strangers = set(value.contributors()) - set(before.next_view.peers())
+            _hold("contributors", not strangers, f"round {value.round} takes from {sorted(strangers)}")
+            same = value.next_view.members == before.next_view.members
+            _hold("epoch", (value.next_view.epoch == value.epoch) == same, f"the view after {value.round} has no epoch")
+        if not value.aborted:
+            self._committed(value)
+
+    def _committed(self, value: Value) -> None:
+        for share in value.shares:
+            frozen = self.frozen.get((value.round, share.peer))
+            _hold("contributors", frozen is not None, f"{share.peer} did not contribute to round {value.round}")
+            if frozen is not None:
+                _hold("exact_sum", frozen.weight == share.weight, f"{share.peer} weighs {share.weight}")
+                for name in sorted(frozen.y.names()):
+                    earlier = self.spent.setdefault(name, value.round)
+                    _hold("once", earlier == value.round, f"{name} is in round {earlier} and {value.round}")
+        hashes, _ = self._reduced(value)
+        _hold("exact_sum", tuple(hashes) == value.parts, f"round {value.round} decides other bytes")
+
+    def _settled(self, life: Life, before: Ledger[Sum], command: cmd.Command, after: Ledger[Sum]) -> None:
+        frozen = before.frozen
+        held = names(before)
+        rest = held - names(after)
+        match command:
+            case cmd.Keep():
+                carried = before.carry.names() if before.carry is not None else frozenset()
+                _hold("conserved", carried <= names(after), f"{life.node.name} loses what it carried in an abort")
+                return
+            case (
+                cmd.Apply(value, included) | cmd.Settle(value, included) | cmd.CatchUp(_, _, Value() as value, included)
+            ):
+                is_in = life.node.peer in value.contributors()
+                _hold("exactly_once", included == is_in, f"{life.node.name} takes round {value.round} the other way")
+                if included and frozen is not None and frozen.round == value.round:
+                    applied = {name for name in rest if self.spent.get(name) == value.round}
+                    _hold("exactly_once", frozen.y.names() <= applied, f"{life.node.name} is in C and was not added")
+                    rest -= applied
+            case _:
+                pass
+        self._count(life, before, after, rest)
+
+    @staticmethod
+    def _count(life: Life, before: Ledger[Sum], after: Ledger[Sum], rest: set[str]) -> None:
+        counted = after.dropped > before.dropped
+        _hold("conserved", counted == bool(rest), f"{life.node.name} loses {sorted(rest)} without counting it")
+        life.dropped |= rest
+
+
+def names(ledger: Ledger[Sum]) -> set[str]:
+    """Return the deltas that a member owes."""
+    parts = [ledger.carry, ledger.residual]
+    if ledger.frozen is not None:
+        parts += [ledger.frozen.y, ledger.frozen.delta]
+    return {name for part in parts if part is not None for name in part.names()}
+
+
+def _hold(rule: str, holds: bool, detail: str) -> None:  # noqa: FBT001 - reads as a sentence: hold the rule that ...
+    if not holds:
+        raise AssertionError(f"{rule}: {detail}")

@@ -1,0 +1,286 @@
+"""The training round among three to five simulated nodes, under every fault: the scenario of `prime sim run`.
+
+Each node runs a system with the aggregator of production and a stand-in for its trainer, whose numbers are exact. All
+that section 5 of the round's design promises is checked as it happens (`ledgers.py`, `prime.sim.decision`); when the
+storm is over, the run must go on, let everyone in, and come to rest with one state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import trio
+
+from prime.actor import Mailbox, Restart, System, on
+from prime.actor.facts import ActorFailed
+from prime.errors import UnreachableError
+from prime.node.contacts import DIAL_DEADLINE_S, Contacts, dial_silent, find_contacts
+from prime.sim.exact import Exact, Sum
+from prime.sim.invariants import ViolationError
+from prime.sim.run import scenario
+from prime.sim.scenarios.learner import Keeper, Learner, Memory
+from prime.sim.scenarios.ledgers import Book, Life, names
+from prime.sim.world import Node, World
+from prime.store.journal import MemoryJournal
+from prime.trainer import commands as cmd
+from prime.trainer import messages as msg
+from prime.trainer import plans
+from prime.trainer.aggregator import Aggregator, SwarmPlan
+from prime.trainer.carry import Ledger
+from prime.trainer.records import is_untrained, read_record
+from prime.trainer.timing import Timing
+from prime.trainer.view import Member
+
+RUN = "run"
+NODES = ("n1", "n2", "n3", "n4", "n5")
+FOUNDER = NODES[0]
+TIMING = Timing(
+    resend_s=0.25,
+    transfer_s=0.5,
+    suspect_s=2.0,
+    stagger_s=0.5,
+    seal_s=3.0,
+    reduce_s=1.5,
+    deadline_s=6.0,
+    join_ttl_s=5.0,
+)
+COMMITS_QUIET = 2
+"""Rounds that must commit once the storm is over."""
+
+Kill = Callable[[str, cmd.Command], bool]
+"""Whether a node (its name) dies instead of carrying out this command of its round's core."""
+
+
+class DiskJournal(MemoryJournal):
+    """A journal that outlives its node's processes, until its disk is lost; `wrote` hears each record."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wrote: Callable[[bytes], None] = lambda _: None
+
+    async def append(self, record: bytes | memoryview) -> None:
+        """See `contract.Journal.append`: a crash may come before the record is there, or behind it."""
+        await super().append(record)
+        self.wrote(bytes(record))
+        await trio.lowlevel.checkpoint()
+
+
+class Witnessed(Aggregator):
+    """The aggregator of production, looked at while it works; its node may die at any of its commands."""
+
+    def __init__(self, plan: SwarmPlan, journal: DiskJournal, life: Life, swarm: Swarm, report: Any) -> None:
+        super().__init__(plan, journal, report, swarm.numbers)
+        self._life = life
+        self._swarm = swarm
+
+    @property
+    def ledger(self) -> Ledger[Sum]:
+        """What this member owes."""
+        return self._ledger
+
+    async def _do(self, command: cmd.Command) -> None:
+        swarm, life = self._swarm, self._life
+        if not life.is_over and swarm.kill(life.node.name, command):
+            life.node.crash(swarm.down_s)
+        if life.is_over:
+            await trio.sleep_forever()
+        if isinstance(command, cmd.Send):
+            swarm.book.said(life, command.message)
+        await super()._do(command)
+
+    @on(plans.Contribute)
+    async def contribute(self, m: plans.Contribute) -> None:
+        """Contribute, and see that nothing gets lost."""
+        before = attrs.evolve(self._ledger)
+        await super().contribute(m)
+        self._swarm.book.owes(self._life, before, self._ledger)
+
+    async def _step(self, event: cmd.Event) -> None:
+        if isinstance(event, cmd.Contributed) and self._ledger.frozen is not None:
+            self._swarm.book.froze(self._life, event.round, self._ledger.frozen)
+        await super()._step(event)
+
+    async def _settle(self, command: cmd.Apply | cmd.Keep | cmd.Settle | cmd.CatchUp) -> None:
+        before = attrs.evolve(self._ledger)
+        await super()._settle(command)
+        self._swarm.book.settles(self._life, before, command, self._ledger)
+
+
+class Swarm:
+    """All nodes of one run, and what is known of them."""
+
+    def __init__(self, world: World, size: int, kill: Kill | None = None) -> None:
+        self.world = world
+        self.numbers = Exact()
+        self.book = Book(world, RUN, self.numbers)
+        self.nodes = world.nodes[:size]
+        self.kill: Kill = kill if kill is not None else lambda _name, _command: False
+        self.down_s = 1.0
+        self.journals: dict[str, DiskJournal] = {}
+        self.lives: dict[str, Life] = {}
+        self.memories: dict[str, Memory] = {}
+        self.aggregators: dict[str, Witnessed] = {}
+
+    def start(self) -> None:
+        """Start every node's program."""
+        for node in self.nodes:
+            node.start(self._main)
+
+    # ------------------------------------------------------------------------------------------- a node's program
+
+    async def _main(self, node: Node) -> None:
+        life = self.lives[node.name] = Life(node, node.lives)
+        memory = self.memories[node.name] = Memory()
+        journal = self._journal(life)
+        async with node.system() as system, system.supervisor("state") as states:
+            system.subscribe(lambda fact: self._hear(life, fact))
+            found = node.name == FOUNDER and (bool(journal.records()) or not self.book.values)
+            contacts = Contacts() if found else await self._dial(system, node)
+            random = node.random("incarnation", str(node.lives))
+            member = Member(node.peer, system.addresses, 1.0, random.getrandbits(48) + 1)
+            plan = SwarmPlan(RUN, member, found, contacts.peers, len(self.nodes), TIMING)
+            founder = found and is_untrained(journal.records())
+            restart = Restart(max=3, within=120, backoff=(0.5, 10))
+            async with system.supervisor("train", strategy="one_for_all", restart=restart) as sup:
+                keeper = await states.spawn(Keeper, "donor")
+
+                dialling = trio.CancelScope()
+
+                def report(outcome: plans.Outcome) -> None:
+                    if isinstance(outcome, plans.ViewEntered):
+                        dialling.cancel()
+                    ref = system.whereis("/train/trainer")
+                    if ref is not None:
+                        ref.tell_nowait(outcome)
+
+                def aggregator() -> Witnessed:
+                    self.book.rules.crashed(node.peer)
+                    made = self.aggregators[node.name] = Witnessed(plan, journal, life, self, report)
+                    return made
+
+                ref = await sup.spawn(aggregator, "aggregator", mailbox=Mailbox(4096))
+                await sup.spawn(lambda: Learner(life, self.book, memory, ref, keeper, founder=founder), "trainer")
+                with dialling:
+                    await dial_silent(system, contacts.silent, lambda peers: ref.tell(plans.FurtherContacts(peers)))
+                await trio.sleep_forever()
+
+    def _journal(self, life: Life) -> DiskJournal:
+        node = life.node
+        journal = self.journals.get(node.name)
+        if journal is None or _lost_disk(node):
+            if journal is not None:
+                self.book.rules.lost_disk(node.peer)
+            journal = self.journals[node.name] = DiskJournal()
+        journal.wrote = lambda data: self.book.wrote(life, read_record(data)[0])
+        return journal
+
+    async def _dial(self, system: System, node: Node) -> Contacts:
+        """Find members of the run, as often as it takes: a person would start the program again."""
+        others = [other.address for other in self.nodes if other is not node]
+        while True:
+            try:
+                return await find_contacts(system, others, DIAL_DEADLINE_S)
+            except UnreachableError:
+                node.note("finds nobody")
+
+    def _hear(self, life: Life, fact: Any) -> None:
+        """Fail the world when an actor of the round fails."""
+        if isinstance(fact, ActorFailed) and not life.is_over:
+            self.world.fail(ViolationError(f"{life.node.name}: {fact}\n{fact.traceback}"))
+
+    # ------------------------------------------------------------------------------------------------- when it is quiet
+
+    def is_lost(self) -> str:
+        """Say why nobody can carry the run on: more was lost than it outlives. Empty where it must go on."""
+        last = self.book.last
+        if last is None:
+            return ""
+        intact = [m for m in last.next_view.members if self.book.born.get(m.peer) == m.incarnation]
+        if len(intact) < last.next_view.majority():
+            return (
+                f"of the {len(last.next_view.members)} members after round {last.round} {len(intact)} have their disks"
+            )
+        if not any(self._knows(journal, last.round) for journal in self.journals.values()):
+            return f"nobody has the decision of round {last.round} on its disk any more"
+        if not last.state_round and any(r and is_untrained(r) for r in [self.journals[FOUNDER].records()]):
+            return ""  # the founder makes what it began with again, when it starts
+        states = [memory.state for memory in self.memories.values() if memory.state is not None]
+        base = self.book.values[last.state_round].base if last.state_round else b""
+        if not any(state.round >= last.state_round or state.hash == base for state in states):
+            return f"nobody holds the state after round {last.state_round}: it is in no process any more"
+        return ""
+
+    @staticmethod
+    def _knows(journal: DiskJournal, round_: int) -> bool:
+        records = (read_record(data)[0] for data in journal.records())
+        return any(isinstance(r, msg.Decided) and r.value.round == round_ for r in records)
+
+    def all_in(self) -> bool:
+        """Tell whether every node is a member and holds the newest state."""
+        last = self.book.last
+        peers = last.next_view.peers() if last is not None else ()
+        return all(node.peer in peers for node in self.nodes) and self.is_agreed()
+
+    def is_agreed(self) -> bool:
+        """Tell whether every node is in the same round and holds the same state."""
+        states = {self.memories[node.name].state for node in self.nodes}
+        rounds = {self.aggregators[node.name].status().round for node in self.nodes}
+        return len(states) == len(rounds) == 1 and None not in states
+
+    def rest(self) -> None:
+        """Let nobody train any more."""
+        for memory in self.memories.values():
+            memory.is_training = False
+
+    def is_at_rest(self) -> bool:
+        """Tell whether nothing is pending anywhere."""
+        return self.is_agreed() and all(
+            self.aggregators[node.name].status().phase == "training" and self._learner(node).is_idle
+            for node in self.nodes
+        )
+
+    def _learner(self, node: Node) -> Learner:
+        learner = self.memories[node.name].learner
+        assert learner is not None  # noqa: S101 - a node that is a member has one
+        return learner
+
+    def check_conserved(self) -> None:
+        """Assert that all that living members made was applied, is owed, or was dropped and counted."""
+        for node in self.nodes:
+            life, learner, ledger = self.lives[node.name], self._learner(node), self.aggregators[node.name].ledger
+            owed = set(learner.local.names()) | names(ledger)
+            spent = {name for name in life.produced if name in self.book.spent}
+            vanished = life.produced - owed - spent - life.dropped
+            assert not vanished, f"conserved: {sorted(vanished)} of {node.name} vanished"  # noqa: S101
+            again = owed & spent
+            assert not again, f"once: {sorted(again)} of {node.name} were added and are owed still"  # noqa: S101
+
+
+def _lost_disk(node: Node) -> bool:
+    crashes = (e.detail for e in reversed(node.world.history.events) if e.node == node.name and e.kind == "crashes")
+    return next(crashes, "") == "disk lost"
+
+
+@scenario(nodes=NODES, nodes_min=3, storm_s=20.0, quiet_s=120.0)
+async def training_round(world: World) -> None:
+    """Train through the storm; then everybody is let in, two rounds commit, and all come to rest with one state."""
+    await train(world, Swarm(world, world.choose("size", 3, len(world.nodes))))
+
+
+async def train(world: World, swarm: Swarm) -> None:
+    """Play the scenario with this swarm."""
+    swarm.start()
+    await world.storm()
+    book = swarm.book
+    lost = swarm.is_lost()
+    if lost:
+        world.note("is lost", lost)
+        return
+    before = book.commits()
+    await world.eventually("progress", lambda: book.commits() >= before + COMMITS_QUIET, within_s=40.0)
+    await world.eventually("all_in", swarm.all_in, within_s=40.0)
+    swarm.rest()
+    await world.eventually("rest", swarm.is_at_rest, within_s=4 * TIMING.deadline_s)
+    swarm.check_conserved()
