@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from prime.cli.options import AsJson
-from prime.cli.output import emit, say
+from prime.cli.output import emit, json_line, say
 
 if TYPE_CHECKING:
     from prime.cli.sim_view import Tally
@@ -167,6 +167,37 @@ def _twice(seed: int, scenario: Scenario, plan: Plan | None) -> tuple[Outcome, O
 
     trio.run(both)
     return found[1], found[2]
+
+
+@app.command()
+def timeline(
+    seed: Seed,
+    scenario: ScenarioName = "",
+    plan: PlanFile = None,
+    actor: Annotated[str, typer.Option("--actor", metavar="PATH", help="Only its messages: a part of a path.")] = "",
+    node: Annotated[str, typer.Option("--node", metavar="NAME", help="Only what that node sends and meets.")] = "",
+    kind: Annotated[list[str] | None, typer.Option("--kind", help="Only such events; may be given again.")] = None,
+    last: Annotated[int, typer.Option("--last", min=0, help="Only so many lines, the last ones; 0 for all.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Draw a run: a lane for each node, time downwards, messages and faults; `--json` prints its events, one a line."""
+    from prime.cli.output import console
+    from prime.cli.sim_view import lines, told
+    from prime.sim.timeline import as_plain, drawn, rows
+
+    found = _scenario(scenario)
+    outcome = _played(seed, found, _plan(plan))
+    names = [name for name in found.space.nodes if name not in outcome.plan.without]
+    shown = rows(outcome.history, names, actor=actor, node=node, kinds=kind or ())[-last:]
+    if as_json:
+        for row in shown:
+            print(json_line(as_plain(row, names)))  # noqa: T201 - the result, line by line
+    else:
+        page = console()
+        for line in drawn(shown, names, page.width):
+            page.print(line, no_wrap=True, overflow="crop", highlight=False)
+    emit(told(outcome), "\n".join(lines(outcome, plan)), as_json=as_json)
+    raise typer.Exit(0 if outcome.ok else EXIT_VIOLATED)
 
 
 @app.command("list")

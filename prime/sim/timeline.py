@@ -102,6 +102,14 @@ def rows(
     return [row for row in made if shows(row)]
 
 
+def as_plain(row: Row, nodes: Sequence[str]) -> dict[str, object]:
+    """Return a line for a tool: `node` is empty for the world, `from` is where a message came from."""
+    came = nodes[row.origin] if row.origin is not None else None
+    what = {"at_s": row.at_s, "node": nodes[row.lane] if row.lane >= 0 else "", "kind": row.kind}
+    message = {"from": came, "message": row.label} if came is not None else {}
+    return {**what, "text": row.text, "detail": row.detail, **message}
+
+
 class _Rows:
     def __init__(self, nodes: Sequence[str]) -> None:
         self._lanes = {name: index for index, name in enumerate(nodes)}

@@ -246,3 +246,22 @@ def test_two_histories_part_where_they_differ() -> None:
     assert "one goes on" in difference((a,), (a, b))
     assert "the same" in difference((a,), (a,))
     assert len(event_line(Event(0.0, "", "says", "x" * 1000))) < 300
+
+
+# --------------------------------------------------------------------------------------------------------- timelines
+
+
+def test_a_timeline_is_drawn_and_ends_with_the_outcome(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sim("timeline", 4, "--scenario", "searched:holds") == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].split()[:2] == ["time", "s"]
+    assert any("draws number=" in line for line in told)
+    assert any(line.startswith("ok: searched:holds, seed 4") for line in told)
+
+
+def test_a_timeline_for_tools_is_an_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sim("timeline", 4, "--scenario", "searched:holds", "--json", "--kind", "draws", "--last", 1) == 0
+    *rows, outcome = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == 1
+    assert (rows[0]["kind"], rows[0]["node"]) == ("draws", "")
+    assert outcome["ok"] is True
