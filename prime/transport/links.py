@@ -185,8 +185,9 @@ class Links:
             raise ActorUsageError("this network already serves", hint="Call `serve` once; make another `Links`.")
         async with self._transport.open(self._key) as endpoint, trio.open_nursery() as nursery:
             self._endpoint, self._inbound, self._closing = endpoint, inbound, trio.Event()
-            farewell = trio.CancelScope(shield=True)
+            farewell = trio.CancelScope()
             await nursery.start(self._host_links, farewell)
+            farewell.shield = True  # not before: a start that is cancelled waits for its task, which nobody would end
             try:
                 task_status.started()
                 await self._accept(endpoint)

@@ -20,6 +20,7 @@ from prime.errors import (
     WrongBackendError,
     WrongPeerError,
 )
+from prime.testing import cancelled_at
 
 
 @prime.message(tag=0x7001)
@@ -197,3 +198,15 @@ def test_under_anyio_on_trio_it_runs() -> None:
             return await store.ask(Get("a"), timeout=1) == b"1"
 
     assert anyio.run(main, backend="trio")
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_start_that_is_cancelled_ends(late: bool, autojump_clock: trio.testing.MockClock) -> None:
+    async def start() -> None:
+        async with prime.open_system(transport=prime.Memory()):
+            pass
+
+    count = await cancelled_at(0, start)
+    assert count > 0
+    for step in range(1, count + 1):
+        await cancelled_at(step, start, late=late)

@@ -94,6 +94,11 @@ def test_a_crashed_node_forgets_and_comes_back(machine: bool) -> None:
     assert [(e.kind, e.node) for e in outcome.history if e.kind in {"crashes", "starts"}].count(("starts", "n2")) == 2
 
 
+def test_a_node_may_crash_at_any_step_of_its_start() -> None:
+    for steps in range(1, 60, 2):
+        played(p.Plan(actions=(p.Crash("n2", 0.0, 1.0, steps=steps), p.Crash("n1", 0.0, 1.0, steps=steps)), storm_s=5))
+
+
 def test_a_node_that_stands_still_answers_later() -> None:
     _, seen = played(p.Plan(actions=(p.Pause("n2", 3.5, 1.5),), storm_s=10))
     assert seen.answers == list(range(1, len(seen.answers) + 1))
