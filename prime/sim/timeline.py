@@ -4,10 +4,11 @@
 
         time s  n1                n2                n3
          0.000  ● starts          │                 │
-         1.004  ├─Add────────────▶◆ /app/sum        │          0.004 s after it was sent
+         1.004  ├─Add────────────▶◆ sum             │                  +0.004 s
          4.500  │                 ✖ crashes         │          process, disk kept
 
-A message stands in one row, where it was handled; one that was never handled has a row where it was sent.
+A message stands in one row, where it was handled, with the time since it was sent; one that was never handled has a row
+where it was sent. An actor is shown by the last part of its path.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ class Row:
     kind: str
     text: str
     detail: str = ""
+    subject: str = ""
     origin: int | None = None
     label: str = ""
 
@@ -97,7 +99,7 @@ def rows(
             return False
         if lane is not None and lane not in {row.lane, row.origin} and row.lane >= 0:
             return False
-        return not actor or actor in row.text or row.kind in _FAULTS or row.kind in {"starts", "fails", "calms down"}
+        return not actor or actor in row.subject or row.kind in _FAULTS or row.kind in {"starts", "fails", "calms down"}
 
     return [row for row in made if shows(row)]
 
@@ -107,7 +109,7 @@ def as_plain(row: Row, nodes: Sequence[str]) -> dict[str, object]:
     came = nodes[row.origin] if row.origin is not None else None
     what = {"at_s": row.at_s, "node": nodes[row.lane] if row.lane >= 0 else "", "kind": row.kind}
     message = {"from": came, "message": row.label} if came is not None else {}
-    return {**what, "text": row.text, "detail": row.detail, **message}
+    return {**what, "subject": row.subject, "text": row.text, "detail": row.detail, **message}
 
 
 class _Rows:
@@ -123,7 +125,7 @@ class _Rows:
             if event.kind == "sends":
                 sent[number] = event
                 if number not in handled:
-                    made.append(self._row(event, f"{name} to {event.subject}", "never handled"))
+                    made.append(self._row(event, f"{name} → {event.subject.rpartition('/')[2]}", "never handled"))
             elif event.kind == "handles":
                 made.append(self._handled(event, name or event.detail, sent.get(number)))
             else:
@@ -132,15 +134,16 @@ class _Rows:
         return made
 
     def _row(self, event: Event, text: str, detail: str) -> Row:
-        return Row(event.at_s, self._lanes.get(event.node, -1), event.kind, text, detail)
+        return Row(event.at_s, self._lanes.get(event.node, -1), event.kind, text, detail, event.subject)
 
     def _handled(self, event: Event, name: str, sent: Event | None) -> Row:
         lane = self._lanes.get(event.node, -1)
         origin = self._lanes.get(sent.node) if sent is not None else None
-        waited = f"{event.at_s - sent.at_s:.3f} s after it was sent" if sent is not None else ""
+        waited = f"+{event.at_s - sent.at_s:.3f} s" if sent is not None else ""
+        actor = event.subject.rpartition("/")[2]
         if origin is None or origin == lane:
-            return Row(event.at_s, lane, event.kind, f"{event.subject} {name}", waited)
-        return Row(event.at_s, lane, event.kind, event.subject, waited, origin, name)
+            return Row(event.at_s, lane, event.kind, f"{name} → {actor}", waited, event.subject)
+        return Row(event.at_s, lane, event.kind, actor, waited, event.subject, origin, name)
 
 
 def drawn(lines: Sequence[Row], nodes: Sequence[str], width: int = 120) -> list[Text]:

@@ -28,11 +28,11 @@ def test_a_run_is_drawn_in_lanes() -> None:
     assert printed() == [
         "   time s  n1                      n2                      n3",
         "    0.000  ● starts                │                       │                       life 1",
-        "    1.250  ├─Add──────────────────────────────────────────▶◆ /app/sum              0.250 s after it was sent",
-        "    1.750  ◆ /app/log ◀───────────────────────────────Note─┤                       0.250 s after it was sent",
-        "    2.000  │                       ○ Add to /app/sum       │                       never handled",
+        "    1.250  ├─Add──────────────────────────────────────────▶◆ sum                   +0.250 s",
+        "    1.750  ◆ log ◀────────────────────────────────────Note─┤                       +0.250 s",
+        "    2.000  │                       ○ Add → sum             │                       never handled",
         "    2.500  │                       ✖ crashes process       │                       disk kept",
-        "    3.000  │                       │                       ◆ /app/sum Get          0.000 s after it was sent",
+        "    3.000  │                       │                       ◆ Get → sum             +0.000 s",
         "    4.000  ⊗ parts n1 | n2 n3 for 1 s",
     ]
 
