@@ -45,6 +45,8 @@ class Disk:
         self.gone = False
         self.flips: list[Flip] = []
         """The bits that changed since the disk was new."""
+        self.serial = 1
+        """Which disk of the node this is: one more after each that was lost."""
         self._random = streams.stream("disk", name)
         self._root = Folder()
         self._life = SimulatedFiles(self, self._root, self._random)
@@ -73,7 +75,13 @@ class Disk:
         self._life.end()
         self._root = Folder()
         self.flips = []
+        self.serial += 1
         self._life = SimulatedFiles(self, self._root, self._random)
+
+    def mend(self) -> None:
+        """Make it well, quick and faithful from now on."""
+        self.full = self.gone = False
+        self.faults = DiskFaults()
 
     def flip(self) -> Flip | None:
         """Change one bit of what was synced, and return where; `None` on a disk that has nothing such."""

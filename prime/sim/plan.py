@@ -80,8 +80,9 @@ class NetworkFaults:
 class DiskFaults:
     """What a crash and time do to every disk.
 
-    `unsynced`: a crash takes what was not synced (without it, the disk keeps all that was written); `torn`: it may leave
-    a part of that; `latency_s`: how long each call to the disk takes.
+    `unsynced`: a crash of the machine takes what was not synced (without it, the disk keeps all that was written; what a
+    process wrote outlives the process in any case); `torn`: it may leave a part of that; `latency_s`: how long each call
+    to the disk takes.
     """
 
     unsynced: bool = False

@@ -21,6 +21,7 @@ from prime.actor.system import System
 from prime.errors import ActorUsageError
 from prime.node.system import serving
 from prime.sim import plan as p
+from prime.sim.disk import Disk
 from prime.sim.history import History
 from prime.sim.invariants import Check, Spell, ViolationError, words
 from prime.sim.invariants import problem as problem_of
@@ -66,6 +67,7 @@ class Node:
         self.world = world
         self.name = name
         self.clock = NodeClock()
+        self.disk = Disk(name, world.streams, world.plan.disk)
         self.is_up = False
         self.lives = 0
         self.running: Mapping[trio.lowlevel.Task, Cell] = {}
@@ -138,6 +140,10 @@ class Node:
         if endpoint is not None:
             world.fabric.leave(endpoint)
             endpoint.die(silently=machine)
+        if disk == "lost":
+            self.disk.wipe()
+        else:
+            self.disk.crash(power=machine)
         self._scope.cancel()
         self._starts_at = now + down_s
         if down_s < math.inf:
@@ -367,8 +373,28 @@ class World:
                 self.record(action.node, "reads slowly", "", f"{action.bytes_per_s:g} bytes/s")
                 self.fabric.slow[action.node] = action.bytes_per_s
                 self._later(action.for_s, lambda: self.fabric.slow.pop(action.node, None))
-            case _:
-                pass  # disks
+            case p.DiskFull() | p.DiskGone():
+                what: Literal["full", "gone"] = "full" if isinstance(action, p.DiskFull) else "gone"
+                self._ail(self.node(action.node), what, action.for_s)
+            case p.BitFlip():
+                self._flip(self.node(action.node))
+
+    def _flip(self, node: Node) -> None:
+        flip = node.disk.flip()
+        if flip is not None:
+            self.record(node.name, "flips a bit", flip.path, f"{flip.bit} of byte {flip.at}")
+
+    def _ail(self, node: Node, what: Literal["full", "gone"], for_s: float) -> None:
+        """Make a node's disk full or gone for so long."""
+        setattr(node.disk, what, True)
+        self.record(node.name, f"disk is {what}", "", f"for {for_s:g} s")
+
+        def mend() -> None:
+            if getattr(node.disk, what):
+                setattr(node.disk, what, False)
+                self.record(node.name, f"disk is {what} no more")
+
+        self._later(for_s, mend)
 
     def _crash_soon(self, crash: p.Crash) -> None:
         node = self.node(crash.node)
@@ -410,6 +436,7 @@ class World:
         self.network.mend_all()
         self.fabric.slow.clear()
         for node in self.nodes:
+            node.disk.mend()
             self.scheduler.forget_steps(node.name)
             node.release()
             node.restart()

@@ -3,4 +3,6 @@
 - `round:training_round`, played where none is named: the training round, with exact numbers, under every fault there is.
 - `delivery:delivery`: tells, reliable tells, asks, watches and streams between nodes, under every fault there is.
 - `delivery:flipped_bits`: the same over streams without a seal, where bytes change on the way.
+- `store:journals`: a journal on each node, under every fault of a disk, with crashes and stalls.
+- `store:accounts`: actors that persist, under the same.
 """
