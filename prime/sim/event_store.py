@@ -26,7 +26,7 @@ from prime.store.files import Files
 from prime.store.head import Head, checked_bodies, checked_key, page_of
 from prime.store.journal import FileJournal
 
-SLACK_BYTES = 16 << 10
+SLACK_BYTES = 4 << 10
 """By how much the journal may be longer than twice what it has to hold, before it is written anew."""
 
 _HEAD = struct.Struct(">BHIQQQ")

@@ -10,6 +10,7 @@ import trio
 
 from prime import sim
 from prime.errors import CorruptedError, WorldError
+from prime.sim.disk import SimulatedFiles
 from prime.sim.plan import BitFlip, Crash, DiskFaults, DiskFull, DiskGone, Plan
 from prime.sim.run import Scenario, load
 from prime.sim.world import Node, World
@@ -29,6 +30,21 @@ def test_the_journal_outlives_every_fault_of_a_disk(seed: int) -> None:
 def test_actors_that_persist_outlive_every_fault_of_a_disk(seed: int) -> None:
     outcome = sim.run(seed, ACCOUNTS)
     assert outcome.ok, outcome.error
+
+
+@pytest.mark.parametrize(("seed", "scenario"), [(149, JOURNALS), (369, JOURNALS), (17, ACCOUNTS)])
+def test_seeds_that_once_failed(seed: int, scenario: Scenario) -> None:
+    """A crash brings a damaged file back that was thrown away; a number is asked for before the first of a new disk."""
+    outcome = sim.run(seed, scenario)
+    assert outcome.ok, outcome.error
+
+
+@pytest.mark.parametrize("call", ["sync", "sync_folder"])
+def test_a_store_that_does_not_sync_is_found(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the scenarios are for: acknowledged is only what survives."""
+    monkeypatch.setattr(SimulatedFiles, call, lambda _files, _what: None)
+    found = {sim.run(seed, JOURNALS).violated for seed in range(40)}
+    assert "a journal holds what it acknowledged" in found
 
 
 @pytest.mark.parametrize("scenario", [JOURNALS, ACCOUNTS])

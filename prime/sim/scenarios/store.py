@@ -35,19 +35,23 @@ ONE = 1
 
 
 class Excuse:
-    """What happened to one file of a disk since the clerk looked: the disk was lost, or bits changed by themselves."""
+    """What happened to one file of a disk since the clerk looked: the disk was lost, or bits changed by themselves.
+
+    A damaged file is thrown away. A crash may bring it back until a new one in its place has come to the disk.
+    """
 
     def __init__(self, disk: Disk, path: Path) -> None:
         self._disk = disk
         self._path = str(path)
         self._serial = disk.serial
         self._flips = 0
+        self._is_used_up = False
 
     def is_other_disk(self) -> bool:
         """Tell whether the disk was replaced; it is noted as seen."""
         is_other, self._serial = self._disk.serial != self._serial, self._disk.serial
         if is_other:
-            self._flips = 0
+            self._flips, self._is_used_up = 0, False
         return is_other
 
     @property
@@ -55,9 +59,16 @@ class Excuse:
         """How many bits of the file changed."""
         return self._all() - self._flips
 
+    def use(self, error: CorruptedError) -> None:
+        """Take damage for what bits did that changed; raises `ViolationError` where none has."""
+        if not self.is_other_disk() and not self.flips:
+            raise ViolationError(str(error), name="damage has a cause") from error
+        self._is_used_up = True
+
     def forgive(self) -> None:
-        """Count from here."""
-        self._flips = self._all()
+        """Count from here, if there is a new file in the place of a damaged one."""
+        if self._is_used_up:
+            self._flips, self._is_used_up = self._all(), False
 
     def _all(self) -> int:
         return sum(flip.path == self._path for flip in self._disk.flips)
@@ -95,6 +106,7 @@ class Book:
         """Check what was read, and take it for what is there: a life that read it may act on it."""
         if self.excuse.is_other_disk():
             self._sure, self._doubt = [], []
+        self.excuse.forgive()
         if found not in (self._sure, *self._doubt) and self.excuse.flips <= ONE:
             sizes = [[len(record) for record in records] for records in (found, self._sure, *self._doubt)]
             raise ViolationError(
@@ -109,10 +121,8 @@ class Book:
 
     def loses(self, error: CorruptedError) -> None:
         """Begin anew where there is an excuse for damage."""
-        if not self.excuse.is_other_disk() and not self.excuse.flips:
-            raise ViolationError(str(error), name="damage has a cause") from error
+        self.excuse.use(error)
         self._sure, self._doubt = [], []
-        self.excuse.forgive()
 
 
 @scenario(nodes=2, kinds=KINDS, storm_s=20.0, quiet_s=60.0)
@@ -272,6 +282,7 @@ class Ledger:
         if self.excuse.is_other_disk():
             self._begin()
         else:
+            self.excuse.forgive()
             self._acknowledged.append(number)
             self._must(count >= len(self._acknowledged), f"{number} is number {count}")
             self.taken += 1
@@ -280,6 +291,7 @@ class Ledger:
         """Check what the account says that it holds."""
         if self.excuse.is_other_disk():
             self._begin()
+        self.excuse.forgive()
         if self.excuse.flips > ONE:
             return
         rest = iter(numbers)
@@ -291,10 +303,8 @@ class Ledger:
 
     def loses(self, error: CorruptedError) -> None:
         """Begin anew where there is an excuse for damage."""
-        if not self.excuse.is_other_disk() and not self.excuse.flips:
-            raise ViolationError(str(error), name="damage has a cause") from error
+        self.excuse.use(error)
         self._begin()
-        self.excuse.forgive()
 
     def _begin(self) -> None:
         self._first = self.asked + 1
