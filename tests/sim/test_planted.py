@@ -25,6 +25,7 @@ PLANTED = {
     "lost_wakeup": "every job is printed: not within 40 s",
     "double_apply": "nothing is paid in twice",
     "split_brain": "a term has one leader",
+    "ack_before_fsync": "acknowledged and not in the log",
     "stale_lease": "not linearizable: key 'counter'",
     "leaked_ask": "no ask is kept past its deadline",
 }
