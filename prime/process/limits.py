@@ -22,6 +22,7 @@ def pair_limits(silent_s: float) -> LinkLimits:
         allowance,
         heartbeat_interval_s=min(2.0, silent_s / 3),
         heartbeat_timeout_s=silent_s,
+        heartbeat_rest_s=0.0,
         write_s=silent_s,
         dial_s=math.inf,
         greeting_s=math.inf,

@@ -11,6 +11,8 @@ from prime.sim.heap import Program as Program
 from prime.sim.heap import RecordDisk as RecordDisk
 from prime.sim.history import Event as Event
 from prime.sim.invariants import ViolationError as ViolationError
+from prime.sim.linked import LinkedProgram as LinkedProgram
+from prime.sim.plan import NetworkFaults as NetworkFaults
 from prime.sim.plan import Plan as Plan
 from prime.sim.run import Outcome as Outcome
 from prime.sim.run import Scenario as Scenario

@@ -13,6 +13,7 @@ later and never within one; the disk is a list of records, and costs no time.
 from __future__ import annotations
 
 import errno
+import gc
 import hashlib
 import heapq
 import math
@@ -164,6 +165,7 @@ class HeapChannel:
         """End it in order: the other end hears so behind what was written. This one hears nothing more."""
         if self.is_open:
             self.is_open = False
+            self.reader = _DEAF
             self.node._channels.pop(self, None)
             self.node.world._write(self, None)
 
@@ -411,6 +413,16 @@ class HeapWorld:
 
     def run_until(self, time: float) -> None:
         """Do all that happens until a time."""
+        collects = gc.isenabled()
+        gc.disable()  # what is made here is freed by count; to look through a thousand nodes again and again is the price
+        try:
+            self._run_until(time)
+        finally:
+            if collects:
+                gc.enable()
+        self.now = max(self.now, time)
+
+    def _run_until(self, time: float) -> None:
         heap, pop, checks = self._heap, heapq.heappop, self._checks
         count, turn_at = 0, -_NEVER
         try:
@@ -425,7 +437,6 @@ class HeapWorld:
                     turn_at = self.now
         finally:
             self.events += count
-        self.now = max(self.now, time)
 
     def until(self, condition: Callable[[], bool], within_s: float = 60.0) -> None:
         """Go on until a condition holds; see `eventually`, which takes a name."""
@@ -658,7 +669,8 @@ class HeapWorld:
         end.is_open = False
         node._channels.pop(end, None)
         self._hash.update(_MARK.pack(self.now, node._index, _ENDED, 0))
-        end.reader.ended(cause)
+        reader, end.reader = end.reader, _DEAF
+        reader.ended(cause)
 
     def _reset(self, end: HeapChannel) -> None:
         """Let the other end know that there is nobody at this one; across a cut it hears nothing."""

@@ -365,6 +365,7 @@ class Carrier:
     def _say_written(self) -> None:
         written, self._written = self._written, [0, 0, 0]
         self.feed(core.Written(*written))
+        self._hurry()  # what was written may have woken the heartbeat
 
     def _greeted(self, command: core.Greeted) -> None:
         self.hello = command.hello

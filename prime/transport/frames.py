@@ -135,15 +135,33 @@ class Allowance:
 
     def plain(self) -> list[Any]:
         """Return the wire form."""
-        return list(attrs.astuple(self))
+        return [
+            self.frame_bytes_max,
+            self.header_bytes_max,
+            self.payloads_max,
+            self.window_messages,
+            self.window_bytes,
+            self.link_bytes,
+            self.targets_max,
+            self.asks_max,
+            self.watches_max,
+        ]
 
     @classmethod
     def read(cls, plain: Any) -> Allowance:
         """Check and return an allowance; raises `DecodeError`."""
+        if type(plain) is list and tuple(plain) == _COMMON_PLAIN and _INT.issuperset(map(type, plain)):
+            return _COMMON
         names = [field.name for field in attrs.fields(cls)]
         if type(plain) is not list or len(plain) < len(names):
             raise DecodeError(f"link frame: the allowance is not an array of {len(names)} integers")
         return cls(*(_integer(value, name, 1) for name, value in zip(names, plain, strict=False)))
+
+
+_COMMON: Final = Allowance()
+"""What nearly every node allows: read without looking at each number."""
+_COMMON_PLAIN: Final = tuple(_COMMON.plain())
+_INT: Final = frozenset({int})
 
 
 @attrs.define

@@ -23,6 +23,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, IntEnum
+from types import MappingProxyType
 from typing import Any, Final
 
 import attrs
@@ -39,6 +40,7 @@ from prime.transport import frames as fr
 from prime.transport.failures import from_frame, to_frame
 from prime.transport.heartbeat import Heartbeat, Pulse
 from prime.wire import dumps
+from prime.wire.cbor import dumps_closed
 
 Buffers = Sequence[memoryview]
 """The payloads of a frame, in order; never copied here."""
@@ -58,6 +60,8 @@ class LinkLimits:
     waiting_max: int = 65_536
     heartbeat_interval_s: float = 2.0
     heartbeat_timeout_s: float = 6.0
+    heartbeat_rest_s: float = 30.0
+    """After how long a silence a peer is pinged on which nothing depends: no ask, watch or message."""
     dial_s: float = 10.0
     greeting_s: float = 5.0
     write_s: float = 30.0
@@ -431,6 +435,7 @@ class _Obstacle(Enum):
     ASKS = "asks"
 
 
+_NOTHING_SAID: Final = fr.Allowance()
 _LINES: Final = (_Obstacle.ASKS, _Obstacle.ROOM, _Obstacle.OUTBOX)
 
 
@@ -507,9 +512,12 @@ class _Deadlines:
             self._live.add(token)
 
     def forget(self, token: int) -> None:
-        self._live.discard(token)
-        if len(self._heap) > 64 + 2 * len(self._live):
-            self._heap = [item for item in self._heap if item[1] in self._live]
+        live, heap = self._live, self._heap
+        live.discard(token)
+        while heap and heap[0][1] not in live:  # or its time would be waited for
+            heapq.heappop(heap)
+        if len(heap) > 64 + 2 * len(live):
+            self._heap = [item for item in heap if item[1] in live]
             heapq.heapify(self._heap)
 
     def passed(self, now: float) -> list[int]:
@@ -535,12 +543,49 @@ class _Phase(Enum):
 class Link:
     """One link with `peer`. `hello` is what this side says; an accepted link takes over the dialler's link id."""
 
+    __slots__ = (
+        "_asks",
+        "_cause",
+        "_commands",
+        "_deadlines",
+        "_dialled",
+        "_frame_bytes_max",
+        "_heartbeat",
+        "_held",
+        "_hello",
+        "_idle",
+        "_incoming",
+        "_incoming_bytes",
+        "_limits",
+        "_lines",
+        "_lot_bytes",
+        "_lot_messages",
+        "_mine",
+        "_outgoing",
+        "_outstanding_bytes",
+        "_peer",
+        "_phase",
+        "_ponged",
+        "_quick_bytes_max",
+        "_said",
+        "_seq",
+        "_serving",
+        "_targets_open",
+        "_theirs",
+        "_unacknowledged",
+        "_ungranted_bytes",
+        "_unsent",
+        "_waiting",
+        "_watched",
+        "_watches",
+    )
+
     def __init__(self, peer: str, hello: fr.Hello, limits: LinkLimits, now: float, *, dialled: bool) -> None:
         self._peer = peer
         self._hello = hello
         self._limits = limits
         self._mine = limits.allowance
-        self._theirs = fr.Allowance()
+        self._theirs = _NOTHING_SAID
         self._frame_bytes_max = 0
         self._quick_bytes_max = 0
         self._lot_messages = (self._mine.window_messages + 1) // 2
@@ -549,17 +594,19 @@ class Link:
         self._phase = _Phase.GREETING
         self._cause = "it is not up yet"
         self._commands: list[Command] = []
-        self._heartbeat = Heartbeat(limits.heartbeat_interval_s, limits.heartbeat_timeout_s, now)
+        self._heartbeat = _heartbeat(limits, now, dialled=dialled)
+        self._said = False
         self._deadlines = _Deadlines()
         # What goes out.
         self._seq = 0
         self._outgoing: dict[str, _Outgoing] = {}
         self._waiting: dict[int, tuple[_Outgoing, _Entry]] = {}
-        self._lines: dict[_Obstacle, deque[_Outgoing]] = {line: deque() for line in _LINES}
+        self._lines: dict[_Obstacle, deque[_Outgoing]] = {}
         self._targets_open = 0
         self._outstanding_bytes = 0
         self._asks: dict[int, _Asked] = {}
         self._watches: dict[int, str] = {}
+        self._unacknowledged: dict[int, int] = {}
         self._unsent = [0, 0, 0]
         self._ponged = False
         # What comes in.
@@ -570,46 +617,6 @@ class Link:
         self._ungranted_bytes = 0
         self._serving: set[int] = set()
         self._watched: set[int] = set()
-        self._steps = self._event_table()
-        self._frames = self._frame_table()
-
-    def _event_table(self) -> Mapping[type, Callable[[Any, float], None]]:
-        return {
-            Start: self._start,
-            Heard: self._heard,
-            Arrived: self._arrived,
-            Malformed: self._malformed,
-            Admit: self._admit,
-            Submit: self._submit,
-            Acknowledge: self._acknowledge,
-            Withdraw: self._withdraw,
-            Answer: self._answer,
-            Refuse: self._refuse,
-            Taken: self._taken,
-            StartWatch: self._start_watch,
-            StopWatch: self._stop_watch,
-            Ended: self._ended,
-            Written: self._written,
-            Tick: self._tick,
-            Lost: self._lost,
-            Close: self._close,
-        }
-
-    def _frame_table(self) -> Mapping[type, Callable[[Any, float], None]]:
-        return {
-            fr.Hello: self._hello_arrived,
-            fr.Fail: self._fail_arrived,
-            fr.Credit: self._credit_arrived,
-            fr.Watch: self._watch_arrived,
-            fr.Unwatch: self._unwatch_arrived,
-            fr.Down: self._down_arrived,
-            fr.Ping: self._ping_arrived,
-            fr.Pong: self._pong_arrived,
-            fr.Bye: self._bye_arrived,
-            fr.Blocked: self._blocked_arrived,
-            fr.Cancel: self._cancel_arrived,
-            fr.Ack: self._ack_arrived,
-        }
 
     def step(self, event: Event, now: float) -> list[Command]:
         """Take an event at `now` (seconds, monotonic) and return what to do, in order. Never raises for input."""
@@ -619,7 +626,7 @@ class Link:
             self._too_late(event)
             return commands
         try:
-            self._steps[type(event)](event, now)
+            _STEPS[type(event)](self, event, now)
         except RemoteProtocolError as error:
             self._end(fr.Reason.PROTOCOL, f"the peer broke the protocol: {error}", drain=False)
         if self._unsent[Lane.URGENT] > self._limits.urgent_bytes_max:
@@ -634,13 +641,13 @@ class Link:
 
     def heard_now(self, now: float) -> None:
         """Note that bytes came, as `Heard` does."""
-        if self._phase is not _Phase.CLOSED:
-            self._heartbeat.heard(now)
+        self._heartbeat.heard(now)
+        self._said = False
 
     def tell_now(self, path: str, body: bytes) -> bytes | None:
         """Release a tell as `Submit` would; returns the header to write in the lane of messages."""
-        target = self._outgoing.get(path)
-        if target is None or not target.messages or target.queue:
+        target = self._outgoing.get(path) or self._new_target(path)
+        if target is None or target.queue:
             return None
         header = fr.TELL_START + (target.head or _head(target)) + fr.uint(self._seq + 1) + body
         return header if self._release_now(target, fr.PREFIX_BYTES + len(header)) else None
@@ -656,8 +663,8 @@ class Link:
         chain: tuple[str, ...] = (),
     ) -> bytes | None:
         """Release an ask as `Submit` would; returns the header to write in the lane of messages."""
-        target = self._outgoing.get(path)
-        if target is None or not target.messages or target.queue or len(self._asks) >= self._theirs.asks_max:
+        target = self._outgoing.get(path) or self._new_target(path)
+        if target is None or target.queue or len(self._asks) >= self._theirs.asks_max:
             return None
         left = b"\xf6" if timeout_s == math.inf else fr.uint(max(1, math.ceil(timeout_s * 1000)))
         head = target.head or _head(target)
@@ -668,7 +675,15 @@ class Link:
             return None
         self._asks[token] = _Asked(tag, path, now + timeout_s, timeout_s)
         self._deadlines.add(token, now + timeout_s)
+        if self._heartbeat.rests:
+            self._heartbeat.wake(now)
         return header
+
+    def _new_target(self, path: str) -> _Outgoing | None:
+        """Return a target that nothing was sent to, if one more may be open; `_release_now` remembers it."""
+        if self._phase is not _Phase.UP or len(path) > fr.PATH_CHARS_MAX:
+            return None
+        return _Outgoing(path)
 
     def _release_now(self, target: _Outgoing, size_bytes: int) -> bool:
         """Account for a message as `_release` does, if it has no obstacle."""
@@ -682,6 +697,11 @@ class Link:
             or len(self._waiting) >= self._limits.waiting_max
         ):
             return False
+        if not target.messages:
+            if self._targets_open >= theirs.targets_max:
+                return False
+            self._targets_open += 1
+            self._outgoing[target.path] = target
         self._seq += 1
         target.messages += 1
         target.size_bytes += size_bytes
@@ -696,13 +716,20 @@ class Link:
 
     def ask_in(self, path: str, seq: int, size_bytes: int, correlation: int) -> bool:
         """Let an ask arrive, as `tell_in`."""
-        target, serving = self._incoming.get(path), self._serving
+        target, serving = self._incoming.get(path) or self._new_source(path), self._serving
         if target is None or correlation in serving or len(serving) >= self._mine.asks_max:
             return False
         if not self._arrive(target, seq, size_bytes):
             return False
         serving.add(correlation)
         return True
+
+    def _new_source(self, path: str) -> _Incoming | None:
+        """Return a target that nothing came for yet, if one more may be; `_arrive` remembers it."""
+        most = self._mine.targets_max
+        if self._phase is not _Phase.UP or not 0 < len(path) <= fr.PATH_CHARS_MAX or len(self._incoming) >= most:
+            return None
+        return _Incoming(path)
 
     def _arrive(self, target: _Incoming, seq: int, size_bytes: int) -> bool:
         """Account for a message as `_admitted` and `_offer` do, if it may be delivered at once."""
@@ -717,7 +744,10 @@ class Link:
             or self._unsent[0] + self._unsent[1] > self._limits.answers_bytes
         ):
             return False
-        self._idle.pop(target.path, None)
+        if target.messages:
+            self._idle.pop(target.path, None)
+        else:
+            self._incoming[target.path] = target
         target.seq = seq
         target.messages += 1
         target.size_bytes += size_bytes
@@ -754,9 +784,11 @@ class Link:
 
     def reply_in(self, correlation: int) -> bool:
         """Let a reply arrive: the ask is settled."""
-        if self._lines[_Obstacle.ASKS] or self._asks.pop(correlation, None) is None:
+        if (self._lines and self._lines.get(_Obstacle.ASKS)) or self._asks.pop(correlation, None) is None:
             return False
         self._deadlines.forget(correlation)
+        if not self._depends():
+            self._heartbeat.rest()
         return True
 
     def answer_now(self, correlation: int, value: bytes) -> bytes | None:
@@ -769,6 +801,13 @@ class Link:
         self._unsent[1] += size_bytes
         return header
 
+    def written(self, urgent: int, answers: int, messages: int, now: float) -> list[Command] | None:
+        """Do as `step(Written(...))`; `None` is no commands."""
+        if self._lines or self._held or self._phase is _Phase.CLOSED:
+            return self.step(Written(urgent, answers, messages), now)
+        self._count_written(urgent, answers, messages, now)
+        return None
+
     # ---- what the shell may read
 
     @property
@@ -779,7 +818,10 @@ class Link:
     @property
     def due(self) -> float:
         """When the next `Tick` is wanted."""
-        return min(self._heartbeat.due, self._deadlines.due) if self._phase is _Phase.UP else math.inf
+        if self._phase is not _Phase.UP:
+            return math.inf
+        beat_at, deadline = self._heartbeat.due, self._deadlines.due
+        return min(beat_at, deadline)
 
     @property
     def link_id(self) -> int:
@@ -830,10 +872,8 @@ class Link:
     def _open(self, now: float) -> None:
         self._phase = _Phase.UP
         self._commands.append(Up())
-        interval_s, timeout_s = self._limits.heartbeat_interval_s, self._limits.heartbeat_timeout_s
-        if not self._dialled:  # the other side's PING comes first, and is the sign of life for both
-            interval_s = min(1.5 * interval_s, (interval_s + timeout_s) / 2)
-        self._heartbeat = Heartbeat(interval_s, timeout_s, now)
+        self._heartbeat = _heartbeat(self._limits, now, dialled=self._dialled)
+        self._heartbeat.rest()
 
     def _hello_arrived(self, frame: fr.Hello, now: float) -> None:
         if self._phase is not _Phase.GREETING:
@@ -856,7 +896,7 @@ class Link:
     # ---- frames
 
     def _heard(self, _event: Heard, now: float) -> None:
-        self._heartbeat.heard(now)
+        self.heard_now(now)
 
     def _malformed(self, event: Malformed, _now: float) -> None:
         raise RemoteProtocolError(event.text)
@@ -870,7 +910,7 @@ class Link:
         elif type(frame) is fr.Reply:
             self._reply_arrived(frame, event.payloads, now)
         else:
-            self._frames[type(frame)](frame, now)
+            _FRAMES[type(frame)](self, frame, now)
 
     def _arrived_early(self, frame: fr.Frame, now: float) -> None:
         if isinstance(frame, fr.Hello):
@@ -901,6 +941,9 @@ class Link:
         if timeout_s is None:
             frame = fr.Tell(event.target, self._seq, event.body, event.sender, event.trace, event.numbered)
             deadline = timeout_s = math.inf
+            if event.numbered is not None:
+                self._unacknowledged[event.numbered[0]] = event.numbered[1]
+                self._heartbeat.wake(now)
         else:
             left_ms = _milliseconds(timeout_s)
             chain = event.chain
@@ -994,7 +1037,7 @@ class Link:
         """Let a target wait where what it lacks will come."""
         if obstacle is not _Obstacle.CREDIT:
             target.in_line = True
-            self._lines[obstacle].append(target)
+            self._lines.setdefault(obstacle, deque()).append(target)
         elif target.queue[0].size_bytes > self._theirs.window_bytes // 2 and not target.said_blocked:
             # Smaller ones never need to ask: what the receiver may hold back is under half a window.
             target.said_blocked = True
@@ -1013,6 +1056,7 @@ class Link:
         self._outstanding_bytes += entry.size_bytes
         if entry.asks:
             self._asks[entry.token] = _Asked(entry.tag, target.path, entry.deadline, entry.timeout_s)
+            self._heartbeat.wake(now)
         self._emit(entry.header, entry.payloads, entry.size_bytes, Lane.MESSAGE, entry.tag)
         self._commands.append(Released(entry.token))
 
@@ -1031,7 +1075,7 @@ class Link:
 
     def _pump(self, line: _Obstacle, now: float) -> None:
         """Release from the targets that wait in a line, in turns, until the line's obstacle is back."""
-        waiting = self._lines[line]
+        waiting = self._lines.get(line)
         while waiting:
             target = waiting[0]
             if target.queue and self._obstacle(target) is line:
@@ -1041,8 +1085,9 @@ class Link:
             self._advance(target, now)
 
     def _pump_all(self, now: float) -> None:
-        for line in _LINES:
-            self._pump(line, now)
+        if self._lines:
+            for line in _LINES:
+                self._pump(line, now)
 
     def _forget_if_done(self, target: _Outgoing) -> None:
         if not target.messages and not target.queue and not target.in_line:
@@ -1095,6 +1140,8 @@ class Link:
         self._deadlines.forget(frame.correlation)
         self._commands.append(Resolved(frame.correlation, frame.value, payloads))
         self._slot_freed(now)
+        if not self._depends():
+            self._heartbeat.rest()
 
     def _fail_arrived(self, frame: fr.Fail, now: float) -> None:
         if self._asks.pop(frame.correlation, None) is None:
@@ -1105,7 +1152,7 @@ class Link:
         self._slot_freed(now)
 
     def _slot_freed(self, now: float) -> None:
-        if self._lines[_Obstacle.ASKS]:
+        if self._lines and self._lines.get(_Obstacle.ASKS):
             self._pump_all(now)
 
     # ---- messages from the peer
@@ -1232,6 +1279,8 @@ class Link:
             )
 
     def _ack_arrived(self, frame: fr.Ack, _now: float) -> None:
+        if frame.number >= self._unacknowledged.get(frame.series, math.inf):
+            del self._unacknowledged[frame.series]
         self._commands.append(Acknowledged(frame.series, frame.number, frame.again or ""))
 
     # ---- our answers
@@ -1263,12 +1312,13 @@ class Link:
 
     # ---- watches
 
-    def _start_watch(self, event: StartWatch, _now: float) -> None:
+    def _start_watch(self, event: StartWatch, now: float) -> None:
         if self._phase is not _Phase.UP or len(self._watches) >= self._theirs.watches_max:
             full = f"refused: over {self._theirs.watches_max} watches on the link to {self._peer}"
             self._commands.append(Notify(event.token, full if self.up else f"link lost: {self._cause}"))
             return
         self._watches[event.token] = event.target
+        self._heartbeat.wake(now)
         self._send(fr.Watch(event.token, event.target), Lane.URGENT)
 
     def _stop_watch(self, event: StopWatch, _now: float) -> None:
@@ -1300,30 +1350,44 @@ class Link:
     # ---- the writer and the clock
 
     def _written(self, event: Written, now: float) -> None:
-        unsent = self._unsent
-        unsent[Lane.URGENT] -= event.urgent
-        unsent[Lane.ANSWER] -= event.answers
-        unsent[Lane.MESSAGE] -= event.messages
-        if event.urgent:
-            self._ponged = False
-        if event.messages and self._lines[_Obstacle.OUTBOX]:
+        self._count_written(event.urgent, event.answers, event.messages, now)
+        if event.messages and self._lines:
             self._pump(_Obstacle.OUTBOX, now)
         while self._held and not self._holding():
             target = self._held.popleft()
             target.busy = False
             self._offer(target)
 
+    def _count_written(self, urgent: int, answers: int, messages: int, now: float) -> None:
+        unsent = self._unsent
+        unsent[0] -= urgent
+        unsent[1] -= answers
+        unsent[2] -= messages
+        if urgent:
+            self._ponged = False
+        if messages:
+            self._said = True
+        if self._heartbeat.rests and self._depends():
+            self._heartbeat.wake(now)
+
     def _tick(self, _event: Tick, now: float) -> None:
         for token in self._deadlines.passed(now):
             self._expire(token, now)
         if self._phase is not _Phase.UP:
             return
-        pulse = self._heartbeat.tick(now)
+        pulse = self._heartbeat.tick(now, needed=self._depends())
         if pulse is Pulse.SILENT:
             self._send(fr.Ping(), Lane.URGENT)
         elif pulse is Pulse.DEAD:
             silence = f"nothing was heard for {self._limits.heartbeat_timeout_s:g} s"
             self._end(fr.Reason.SILENT, silence, drain=False)
+
+    def _depends(self) -> bool:
+        """Tell whether anything here depends on the peer; else the heartbeat rests.
+
+        What depends there on this side is the peer's to look after: its pings come then.
+        """
+        return bool(self._asks or self._said or self._watches or self._waiting or self._unacknowledged)
 
     def _expire(self, token: int, now: float) -> None:
         expired = self._give_up(token, now)
@@ -1367,11 +1431,11 @@ class Link:
 
     def _forget_everything(self) -> None:
         self._deadlines = _Deadlines()
-        for line in self._lines.values():
-            line.clear()
+        self._lines.clear()
         self._held.clear()
         for table in (self._waiting, self._asks, self._watches, self._outgoing, self._incoming, self._idle):
             table.clear()
+        self._unacknowledged.clear()
         self._serving.clear()
         self._watched.clear()
 
@@ -1392,12 +1456,61 @@ class Link:
     # ---- frames out
 
     def _send(self, frame: fr.Frame, lane: Lane, tag: int = 0) -> None:
-        header = dumps(frame.plain())
-        self._emit(header, (), fr.size_of_frame(header, ()), lane, tag)
+        header = dumps_closed(frame.plain())  # all but messages, which hold what others made
+        self._emit(header, (), fr.PREFIX_BYTES + len(header), lane, tag)
 
     def _emit(self, header: bytes, payloads: Buffers, size_bytes: int, lane: Lane, tag: int) -> None:
         self._unsent[lane] += size_bytes
         self._commands.append(Send(header, payloads, size_bytes, lane, tag))
+
+
+# What each event and each frame is for a link: one table for all links, of which a node may have a thousand.
+_STEPS: Final[Mapping[type, Callable[[Link, Any, float], None]]] = MappingProxyType(
+    {
+        Start: Link._start,  # noqa: SLF001 - tables of the class above, here and below
+        Heard: Link._heard,  # noqa: SLF001
+        Arrived: Link._arrived,  # noqa: SLF001
+        Malformed: Link._malformed,  # noqa: SLF001
+        Admit: Link._admit,  # noqa: SLF001
+        Submit: Link._submit,  # noqa: SLF001
+        Acknowledge: Link._acknowledge,  # noqa: SLF001
+        Withdraw: Link._withdraw,  # noqa: SLF001
+        Answer: Link._answer,  # noqa: SLF001
+        Refuse: Link._refuse,  # noqa: SLF001
+        Taken: Link._taken,  # noqa: SLF001
+        StartWatch: Link._start_watch,  # noqa: SLF001
+        StopWatch: Link._stop_watch,  # noqa: SLF001
+        Ended: Link._ended,  # noqa: SLF001
+        Written: Link._written,  # noqa: SLF001
+        Tick: Link._tick,  # noqa: SLF001
+        Lost: Link._lost,  # noqa: SLF001
+        Close: Link._close,  # noqa: SLF001
+    }
+)
+_FRAMES: Final[Mapping[type, Callable[[Link, Any, float], None]]] = MappingProxyType(
+    {
+        fr.Hello: Link._hello_arrived,  # noqa: SLF001
+        fr.Fail: Link._fail_arrived,  # noqa: SLF001
+        fr.Credit: Link._credit_arrived,  # noqa: SLF001
+        fr.Watch: Link._watch_arrived,  # noqa: SLF001
+        fr.Unwatch: Link._unwatch_arrived,  # noqa: SLF001
+        fr.Down: Link._down_arrived,  # noqa: SLF001
+        fr.Ping: Link._ping_arrived,  # noqa: SLF001
+        fr.Pong: Link._pong_arrived,  # noqa: SLF001
+        fr.Bye: Link._bye_arrived,  # noqa: SLF001
+        fr.Blocked: Link._blocked_arrived,  # noqa: SLF001
+        fr.Cancel: Link._cancel_arrived,  # noqa: SLF001
+        fr.Ack: Link._ack_arrived,  # noqa: SLF001
+    }
+)
+
+
+def _heartbeat(limits: LinkLimits, now: float, *, dialled: bool) -> Heartbeat:
+    interval_s, timeout_s, rest_s = limits.heartbeat_interval_s, limits.heartbeat_timeout_s, limits.heartbeat_rest_s
+    if not dialled:  # the other side's PING comes first, and is the sign of life for both
+        rest_s = rest_s and rest_s + interval_s
+        interval_s = min(1.5 * interval_s, (interval_s + timeout_s) / 2)
+    return Heartbeat(interval_s, timeout_s, now, rest_s)
 
 
 def _head(target: _Outgoing) -> bytes:

@@ -802,19 +802,73 @@ def test_a_stopped_watch_is_silent_on_both_sides() -> None:
 # -------------------------------------------------------------------------------------------------- heartbeats
 
 
-def test_silence_is_pinged_and_then_ends_the_link() -> None:
-    a, b = pair()
+def silence(a: Side) -> int:
+    """Let nothing come to `a` any more until it ends the link; returns how often it pinged."""
     pings = 0
     while a.link.up:
         a.now = a.link.due
         a.feed(core.Tick())
         pings += sum(isinstance(fr.read_frame(loads(send.header)), fr.Ping) for send in a.urgent)
         a.urgent.clear()
-        assert a.now <= 6.0
-    assert a.now == 6.0
-    assert pings == 2
+        assert a.now <= 100.0
     assert "nothing was heard for 6 s" in a.all(core.Disconnect)[0].cause
+    return pings
+
+
+def numbered(a: Side) -> None:
+    a.feed(core.Submit(1, "/t", [TAG, 1], (), TAG, numbered=(1, 1, 1)))
+
+
+@pytest.mark.parametrize(
+    "depend",
+    [
+        lambda a: a.feed(core.StartWatch(1, "/t")),
+        lambda a: a.submit(1, "/t", timeout_s=1000.0),
+        lambda a: (a.submit(1, "/t"), a.write()),
+        numbered,
+    ],
+    ids=["watch", "ask", "tell", "numbered"],
+)
+@pytest.mark.parametrize("quick", [False, True])
+def test_silence_is_pinged_and_then_ends_the_link(depend: Callable[[Side], object], quick: bool) -> None:
+    a, b = pair(quick=quick)
+    depend(a)
+    assert silence(a) == 2
+    assert a.now == 6.0
     assert b.link.up
+
+
+def test_a_peer_on_which_nothing_depends_is_pinged_after_a_longer_silence() -> None:
+    a, _ = pair()
+    assert silence(a) == 2
+    assert a.now == LinkLimits().heartbeat_rest_s + 4.0
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_what_comes_to_depend_on_the_peer_wakes_the_heartbeat(quick: bool) -> None:
+    for depend in (
+        lambda a: a.submit(1, "/t", timeout_s=1000.0),
+        lambda a: (a.submit(1, "/t"), a.write()),
+        lambda a: (a.feed(core.StartWatch(1, "/t")), a.write()),
+    ):
+        a, _ = pair(quick=quick)
+        assert a.link.due == 30.0
+        a.now = 20.0
+        depend(a)
+        assert a.link.due == 22.0
+        silence(a)
+        assert a.now == 26.0
+
+
+def test_an_acknowledged_message_lets_the_heartbeat_rest() -> None:
+    a, b = pair()
+    numbered(a)
+    settle(a, b)
+    b.take("/t")
+    b.feed(core.Acknowledge(1, 1, ""))
+    settle(a, b)
+    silence(a)
+    assert a.now == LinkLimits().heartbeat_rest_s + 4.0
 
 
 def test_an_answered_ping_keeps_the_link() -> None:
