@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -206,9 +206,7 @@ class LinkedProgram(Program):
             return
         if dial is not line:
             dial.abandon()
-        waiting, dial.waiting = dial.waiting, []
-        for one in waiting:
-            line.submit(one)
+        line.ready, dial.waiting = dial.waiting, []
 
     def went_down(self, line: _Line, cause: str, reason: fr.Reason | None) -> None:
         """Hear, once, that a link ended or never came up."""
@@ -271,6 +269,7 @@ class _Line:
         "out",
         "owner",
         "peer",
+        "ready",
         "todo",
         "turn",
         "unsent",
@@ -287,6 +286,7 @@ class _Line:
         self.dialled = channel is None
         self.closed = False
         self.crossed = False
+        self.ready: Sequence[_Waiting] = ()
         self.todo: list[core.Command] | None = None
         self.out: list[bytes] = []
         self.unsent = [0, 0, 0]
@@ -384,6 +384,10 @@ class _Line:
             done += 1
             _ACTIONS[type(command)](self, command)
         self.todo = None
+        if self.ready:
+            ready, self.ready = self.ready, ()
+            for one in ready:
+                self.submit(one)
 
     def _set_alarm(self) -> None:
         self.alarm_at = self.link.due
@@ -533,7 +537,11 @@ class _Line:
     # ---- commands
 
     def _send(self, command: core.Send) -> None:
-        self.out.append(b"".join(pack(command.header, command.payloads, _ANY_SIZE)))
+        header = command.header
+        if command.payloads:
+            self.out.append(b"".join(pack(header, command.payloads, _ANY_SIZE)))
+        else:
+            self.out.append(_PREFIX.pack(len(header), 0) + header)
         self.unsent[command.lane] += command.size_bytes
 
     def _greeted(self, command: core.Greeted) -> None:
