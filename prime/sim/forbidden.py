@@ -61,6 +61,13 @@ class Entry:
     reason: Reason
     unless: int | None = None
 
+    def told(self, name: str) -> str:
+        """Return the name as programs write it."""
+        module = {"builtins": "", "_thread": "threading", "_posixsubprocess": "subprocess"}.get(
+            self.module, self.module
+        )
+        return f"{module}.{name}".removeprefix(".").removesuffix(".__init__").replace("LockType", "Lock")
+
 
 TABLE: tuple[Entry, ...] = (
     Entry("threading", ("Thread.start",), THREAD),

@@ -181,7 +181,7 @@ def _functions(guard: _Guard) -> dict[int, _Trap]:
         for name in entry.names:
             original = getattr(module, name, None)
             if original is not None:
-                found[id(original)] = _Trap(guard, original, f"{entry.module}.{name}", entry.reason, entry.unless)
+                found[id(original)] = _Trap(guard, original, entry.told(name), entry.reason, entry.unless)
     for shared in forbidden.SHARED_BY:
         home = _module(shared.module) if shared.module.partition(".")[0] in sys.modules else None
         for name, value in _methods_of(getattr(home, shared.generator, None), home):
@@ -255,7 +255,7 @@ def _set_methods(guard: _Guard, undo: ExitStack) -> None:
             owner_name, _, method = name.partition(".")
             owner = getattr(_module(entry.module), owner_name, None) if method else None
             if isinstance(owner, type) and method in vars(owner):
-                call = f"{entry.module.removeprefix('_')}.{name.removesuffix('.__init__')}"
+                call = entry.told(name)
                 original = vars(owner)[method]
                 _assign(owner, method, make(guard, call, entry, original))
                 undo.callback(_assign, owner, method, original)
