@@ -75,6 +75,13 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", *paths_of_rooms(session.posargs))
 
 
+@nox.session(python=["3.11", "3.12", "3.13"])
+def sim(session: nox.Session) -> None:
+    """Run the simulator's tests on each Python that is installed, and on the base install: a trace is of one version."""
+    session.install(".[testing]", "pytest-timeout>=2.3")
+    session.run("pytest", "tests/sim", *session.posargs)
+
+
 @nox.session
 def nightly(session: nox.Session) -> None:
     """Run every test, the long ones too, with many more examples that differ each time."""
