@@ -4,6 +4,7 @@ Everything that goes wrong here goes wrong again, by its seed.
 """
 
 from prime.sim import linear as linear
+from prime.sim.disk import Disk as Disk
 from prime.sim.heap import HeapChannel as HeapChannel
 from prime.sim.heap import HeapNode as HeapNode
 from prime.sim.heap import HeapWorld as HeapWorld
