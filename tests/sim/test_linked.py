@@ -15,12 +15,12 @@ TIMEOUT_S = 5.0
 QUIET = p.Plan(storm_s=1e6)
 
 
-@message(tag=0x2911)
+@message(tag=0x2AE1)
 class Double(Ask[int]):
     number: int
 
 
-@message(tag=0x2912)
+@message(tag=0x2AE2)
 class Count:
     number: int
 
