@@ -1,4 +1,4 @@
-"""Planted: a stale lease. Who holds it looks at the clock before it writes, and the write comes late all the same."""
+"""Planted: a stale lease. Who holds it looks at the clock before each step, and the step comes late all the same."""
 
 from __future__ import annotations
 
@@ -76,18 +76,26 @@ class MendedCounter(Counter):
             raise RefusedError("another has had the lease since", hint="acquire it again")
 
 
-async def increment(name: str, counter: Ref[Acquire | Read | Write | Release], history: sim.linear.History) -> None:
-    """Add one, under the lease."""
+Counting = Ref[Acquire | Read | Write | Release]
+
+
+async def count(node: sim.Node, counter: Counting, history: sim.linear.History) -> None:
+    """Add one, again and again, as long as the lease lasts."""
     until = trio.current_time() + TTL_S
     token = await counter.ask(Acquire(), timeout=TIMEOUT_S)
+    while trio.current_time() < until:
+        await increment(node.name, counter, token, history)
+        await trio.sleep(node.random("work").uniform(0, 0.2))
+    await counter.ask(Release(token), timeout=TIMEOUT_S)
+
+
+async def increment(name: str, counter: Counting, token: int, history: sim.linear.History) -> None:
     with history.operation(name, "counter", "read") as op:
         value = await counter.ask(Read(token), timeout=TIMEOUT_S)
         op.returned(value)
-    if trio.current_time() < until:
-        with history.operation(name, "counter", "cas", (value, value + 1)) as op:
-            await counter.ask(Write(token, value + 1), timeout=TIMEOUT_S)
-            op.returned(True)
-    await counter.ask(Release(token), timeout=TIMEOUT_S)
+    with history.operation(name, "counter", "cas", (value, value + 1)) as op:
+        await counter.ask(Write(token, value + 1), timeout=TIMEOUT_S)
+        op.returned(True)
 
 
 async def play(world: sim.World, counter: type[Counter]) -> None:
@@ -105,7 +113,7 @@ async def play(world: sim.World, counter: type[Counter]) -> None:
             ref = system.ref(far.peer, "/app/counter", counter)
             while True:
                 with contextlib.suppress(WorldError):  # it may be done, or not; the history says so
-                    await increment(node.name, ref, history)
+                    await count(node, ref, history)
                 await trio.sleep(node.random("rest").uniform(0.1, 1))
 
     world.node("store").start(keeping)
