@@ -82,6 +82,11 @@ class Node:
         self._starts_at = math.inf
         self._held_until = 0.0
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether it stands still."""
+        return self._held_until > 0
+
     def random(self, *purpose: str) -> Random:
         """Return this node's random stream for a purpose."""
         return self.world.random("node", self.name, *purpose)

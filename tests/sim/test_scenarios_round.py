@@ -6,7 +6,8 @@ import pytest
 
 from prime import sim
 from prime.sim.plan import Crash, NetworkFaults, Partition, Pause, Plan
-from prime.sim.scenarios.round import training_round
+from prime.sim.scenarios.ledgers import Life
+from prime.sim.scenarios.round import Kill, Swarm, train, training_round
 
 NAMED = {
     # Two newcomers had found only each other and asked each other for ever, while the founder was back.
@@ -68,6 +69,70 @@ def test_a_named_plan(name: str) -> None:
     outcome = sim.run(seed, training_round, plan)
     assert outcome.ok, outcome.error
     assert not [event for event in outcome.history if event.kind == "is lost"]
+
+
+ROUND = 2
+"""The round in which a member dies."""
+
+
+def killing(kill: Kill) -> sim.Scenario:
+    @sim.scenario(nodes=3, storm_s=4.0, quiet_s=120.0)
+    async def body(world: sim.World) -> None:
+        await train(world, Swarm(world, 3, kill))
+
+    return body
+
+
+def is_of_round(thing: object) -> bool:
+    """Tell whether a command or an event is about the round in question."""
+    inner = getattr(thing, "message", getattr(thing, "record", thing))
+    value = getattr(inner, "value", None)
+    return ROUND in (getattr(inner, "round", None), getattr(value, "round", None))
+
+
+def steps_of_the_round() -> int:
+    """Return how many commands and events the round consists of in a run without deaths."""
+    seen: list[object] = []
+    outcome = sim.run(
+        0, killing(lambda _life, thing: is_of_round(thing) and bool(seen.append(thing))), Plan(storm_s=4.0)
+    )
+    assert outcome.ok, outcome.error
+    return len(seen)
+
+
+def die_at(step: int) -> sim.Outcome:
+    """Run with a death at the `step`-th command or event of the round: of a process or a machine, short or long."""
+    count = 0
+    down_s, machine = ((0.3, False), (3.0, False), (10.0, True))[step % 3]
+
+    def kill(life: Life, thing: object) -> bool:
+        nonlocal count
+        count += is_of_round(thing)
+        if count != step + 1 or not is_of_round(thing):
+            return False
+        count += 1
+        life.node.note("is killed", type(thing).__name__)
+        life.node.crash(down_s, machine=machine)
+        return True
+
+    outcome = sim.run(0, killing(kill), Plan(storm_s=4.0))
+    killed = [event for event in outcome.history if event.kind == "is killed"]
+    assert len(killed) == 1
+    return outcome
+
+
+@pytest.mark.parametrize(
+    "part", [pytest.param(0, id="a-twelfth"), *(pytest.param(i, marks=pytest.mark.nightly) for i in range(1, 12))]
+)
+def test_a_member_killed_at_each_step_of_a_round(part: int) -> None:
+    steps = steps_of_the_round()
+    assert steps > 100
+    failed = {}
+    for step in range(part, steps, 12):
+        outcome = die_at(step)
+        if not outcome.ok:
+            failed[step] = outcome.error
+    assert not failed
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -80,6 +80,11 @@ class Book:
             life.node.note("decides", f"round {record.value.round}", value=record.value.digest().hex()[:8])
             self.check(lambda: self._decided(record.value))
 
+    def lost_disk(self, life: Life) -> None:
+        """Take that a member's disk is empty: it is another life now, once that is on the new one."""
+        self.rules.lost_disk(life.node.peer)
+        self.born.pop(life.node.peer, None)
+
     def said(self, life: Life, message: msg.PeerMessage) -> None:
         """Take what a member sends."""
         self.check(lambda: self.rules.said(life.node.peer, message))

@@ -7,7 +7,8 @@ storm is over, the run must go on, let everyone in, and come to rest with one st
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -30,8 +31,9 @@ from prime.trainer import plans
 from prime.trainer.aggregator import Aggregator, SwarmPlan
 from prime.trainer.carry import Ledger
 from prime.trainer.records import is_untrained, read_record
+from prime.trainer.round import RoundCore
 from prime.trainer.timing import Timing
-from prime.trainer.view import Member
+from prime.trainer.view import Member, Value, View
 
 RUN = "run"
 NODES = ("n1", "n2", "n3", "n4", "n5")
@@ -46,11 +48,18 @@ TIMING = Timing(
     deadline_s=6.0,
     join_ttl_s=5.0,
 )
+LATENCY_MAX_S = 0.2
+BANDWIDTH_MIN = 1e5
+"""A network worse than this is not said to exchange messages in time (bytes a second)."""
 COMMITS_QUIET = 2
 """Rounds that must commit once the storm is over."""
 
-Kill = Callable[[str, cmd.Command], bool]
-"""Whether a node (its name) dies instead of carrying out this command of its round's core."""
+LATE_S = TIMING.deadline_s + 5.0
+"""How long a round may take while a majority exchanges messages: its deadline, and what links need to be found again."""
+LOOK_S = 0.25
+
+Kill = Callable[[Life, cmd.Command | cmd.Event], bool]
+"""Crashes a node, or not, before it carries out a command of its round's core or takes an event to it: whether it did."""
 
 
 class DiskJournal(MemoryJournal):
@@ -72,8 +81,13 @@ class Witnessed(Aggregator):
 
     def __init__(self, plan: SwarmPlan, journal: DiskJournal, life: Life, swarm: Swarm, report: Any) -> None:
         super().__init__(plan, journal, report, swarm.numbers)
-        self._life = life
+        self.life = self._life = life
         self._swarm = swarm
+
+    @property
+    def core(self) -> RoundCore | None:
+        """The round's core, once it began."""
+        return self._core
 
     @property
     def ledger(self) -> Ledger[Sum]:
@@ -81,14 +95,14 @@ class Witnessed(Aggregator):
         return self._ledger
 
     async def _do(self, command: cmd.Command) -> None:
-        swarm, life = self._swarm, self._life
-        if not life.is_over and swarm.kill(life.node.name, command):
-            life.node.crash(swarm.down_s)
-        if life.is_over:
-            await trio.sleep_forever()
+        await self._may_die(command)
         if isinstance(command, cmd.Send):
-            swarm.book.said(life, command.message)
+            self._swarm.book.said(self._life, command.message)
         await super()._do(command)
+
+    async def _may_die(self, thing: cmd.Command | cmd.Event) -> None:
+        if self._life.is_over or self._swarm.kill(self._life, thing):
+            await trio.sleep_forever()
 
     @on(plans.Contribute)
     async def contribute(self, m: plans.Contribute) -> None:
@@ -100,6 +114,7 @@ class Witnessed(Aggregator):
     async def _step(self, event: cmd.Event) -> None:
         if isinstance(event, cmd.Contributed) and self._ledger.frozen is not None:
             self._swarm.book.froze(self._life, event.round, self._ledger.frozen)
+        await self._may_die(event)
         await super()._step(event)
 
     async def _settle(self, command: cmd.Apply | cmd.Keep | cmd.Settle | cmd.CatchUp) -> None:
@@ -116,8 +131,8 @@ class Swarm:
         self.numbers = Exact()
         self.book = Book(world, RUN, self.numbers)
         self.nodes = world.nodes[:size]
-        self.kill: Kill = kill if kill is not None else lambda _name, _command: False
-        self.down_s = 1.0
+        self.kill: Kill = kill if kill is not None else lambda _life, _thing: False
+        self._since: dict[tuple[int, tuple[str, ...]], float] = {}
         self.journals: dict[str, DiskJournal] = {}
         self.lives: dict[str, Life] = {}
         self.memories: dict[str, Memory] = {}
@@ -171,7 +186,7 @@ class Swarm:
         journal = self.journals.get(node.name)
         if journal is None or _lost_disk(node):
             if journal is not None:
-                self.book.rules.lost_disk(node.peer)
+                self.book.lost_disk(life)
             journal = self.journals[node.name] = DiskJournal()
         journal.wrote = lambda data: self.book.wrote(life, read_record(data)[0])
         return journal
@@ -189,6 +204,60 @@ class Swarm:
         """Fail the world when an actor of the round fails."""
         if isinstance(fact, ActorFailed) and not life.is_over:
             self.world.fail(ViolationError(f"{life.node.name}: {fact}\n{fact.traceback}"))
+
+    # --------------------------------------------------------------------------------------------------- rounds in time
+
+    async def watch(self) -> None:
+        """Fail the world when a round is not decided in time though a majority of its view exchanges messages."""
+        while True:
+            await trio.sleep(LOOK_S)
+            late = self._late()
+            if late:
+                self.world.fail(ViolationError(late, name="in_time"))
+
+    def _late(self) -> str:
+        last = self.book.last
+        if last is None:
+            return ""
+        active = [(last.round + 1, group) for group in self._majorities(last)]
+        self._since = {key: self._since.get(key, self.world.now) for key in active}
+        for (round_, group), since in self._since.items():
+            if self.world.now - since > LATE_S:
+                return f"in_time: round {round_} is not decided after {LATE_S:g} s, though {', '.join(group)} were connected"
+        return ""
+
+    def _majorities(self, last: Value) -> list[tuple[str, ...]]:
+        """Return each majority that could decide the round after `last` now, if one of it has begun to."""
+        view, faults = last.next_view, self.world.network.faults
+        if faults.loss or faults.corruption or faults.latency_s + faults.jitter_s > LATENCY_MAX_S:
+            return []
+        if faults.bandwidth_bytes_per_s < BANDWIDTH_MIN:
+            return []
+        fit = [node for node in self.nodes if self._is_fit(node, view)]
+        groups = itertools.combinations(fit, view.majority())
+        return [tuple(node.name for node in group) for group in groups if self._is_connected(group, last.round + 1)]
+
+    def _is_fit(self, node: Node, view: View) -> bool:
+        member = view.find(node.peer)
+        life, aggregator = self.lives.get(node.name), self.aggregators.get(node.name)
+        return (
+            member is not None
+            and member.incarnation == self.book.born.get(node.peer)
+            and life is not None
+            and aggregator is not None
+            and aggregator.core is not None
+            and aggregator.life is life
+            and not life.is_over
+            and not node.is_paused
+            and node.name not in self.world.fabric.slow
+        )
+
+    def _is_connected(self, group: Sequence[Node], round_: int) -> bool:
+        there = [node.name for node in group]
+        if not all(self.world.network.is_open(a, b) for a, b in itertools.permutations(there, 2)):
+            return False
+        seats = [core.seat for name in there if (core := self.aggregators[name].core) is not None]
+        return any(seat is not None and seat.round == round_ and seat.active_since is not None for seat in seats)
 
     # ------------------------------------------------------------------------------------------------- when it is quiet
 
@@ -272,6 +341,7 @@ async def training_round(world: World) -> None:
 async def train(world: World, swarm: Swarm) -> None:
     """Play the scenario with this swarm."""
     swarm.start()
+    world.nursery.start_soon(swarm.watch)
     await world.storm()
     book = swarm.book
     lost = swarm.is_lost()
