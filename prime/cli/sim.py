@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from prime.cli.border import EXIT_INTERRUPTED
 from prime.cli.options import AsJson
 from prime.cli.output import emit, json_line, say
 
 if TYPE_CHECKING:
     from prime.cli.sim_view import Tally
     from prime.sim import Outcome, Plan, Scenario
+    from prime.sim.shrink import Shrinking
 
 app = typer.Typer(help="Run actors in a deterministic world, where every failure has a seed.", no_args_is_help=True)
 
@@ -198,6 +200,73 @@ def timeline(
             page.print(line, no_wrap=True, overflow="crop", highlight=False)
     emit(told(outcome), "\n".join(lines(outcome, plan)), as_json=as_json)
     raise typer.Exit(0 if outcome.ok else EXIT_VIOLATED)
+
+
+@app.command()
+def shrink(
+    seed: Seed,
+    scenario: ScenarioName = "",
+    plan: PlanFile = None,
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Attempts at most.")] = 500,
+    within_s: Annotated[float, typer.Option("--within-s", min=1, help="Real seconds at most.")] = 60,
+    as_json: AsJson = False,
+) -> None:
+    """Find a smaller plan under which a seed still fails in the same way, and print it as a test to keep."""
+    from prime.cli.sim_view import told
+    from prime.errors import RunFailedError
+    from prime.sim.notation import as_test, to_plain
+    from prime.sim.shrink import Shrinking
+
+    found = _scenario(scenario)
+    failed = _once(seed, found, _plan(plan))
+    if not failed.ok and not failed.trace:
+        raise RunFailedError(
+            f"seed {seed}: {failed.error}", hint="what ends its process, or hangs it, cannot be shrunk"
+        )
+    shrinking = Shrinking(failed, found, runs_max=runs, within_s=within_s, notice=_Smaller())
+    interrupted = not _shrunk(shrinking)
+    best = shrinking.best
+    result = {**told(best), "plan": to_plain(best.plan), "runs": shrinking.runs, "test": as_test(best)}
+    emit(result, as_test(best).rstrip(), as_json=as_json)
+    raise typer.Exit(EXIT_INTERRUPTED if interrupted else 0)
+
+
+def _shrunk(shrinking: Shrinking) -> bool:
+    """Shrink to the end; an interrupt leaves the best so far, and `False`."""
+    try:
+        with _quiet():
+            shrinking.search()
+            shrinking.walk()
+    except KeyboardInterrupt:
+        return False
+    return True
+
+
+class _Smaller:
+    """Says how a failure gets smaller; a line for each fault or node less."""
+
+    def __init__(self) -> None:
+        self._left = ""
+
+    def __call__(self, shrinking: Shrinking) -> None:
+        """Look at the best so far."""
+        from prime.cli.sim_view import size
+
+        left = size(shrinking.best.plan)
+        if left != self._left:
+            say(f"{shrinking.runs} runs: {left}")
+        self._left = left
+
+
+def _once(seed: int, scenario: Scenario, plan: Plan | None) -> Outcome:
+    """Run a seed in a process of its own: it may be one that ends its process."""
+    import functools
+
+    import trio
+
+    from prime.sim import run_apart
+
+    return trio.run(functools.partial(run_apart, seed, scenario.name, plan))
 
 
 @app.command("list")

@@ -77,6 +77,13 @@ def faults(plan: Plan, until_s: float) -> Iterator[str]:
     yield from (_happens(action) for action in plan.actions if action.at_s <= min(until_s, plan.storm_s))
 
 
+def size(plan: Plan) -> str:
+    """Return how much goes wrong in a plan, in words."""
+    settings = len(special(plan.network)) + len(special(plan.disk))
+    without = f", {len(plan.without)} nodes left out" if plan.without else ""
+    return f"{len(plan.actions)} things happen, {settings} settings of network and disk{without}"
+
+
 def _spoken(name: str) -> str:
     return name.replace("_bytes_per_s", " (bytes/s)").replace("_s", " (s)")
 

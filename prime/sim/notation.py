@@ -8,12 +8,15 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import attrs
 
 from prime.errors import UsageError
 from prime.sim.plan import Action, DiskFaults, NetworkFaults, Plan
+
+if TYPE_CHECKING:
+    from prime.sim.run import Outcome
 
 ACTIONS: Final[Mapping[str, type]] = {kind.__name__: kind for kind in get_args(Action)}
 _NEVER: Final = "never"
@@ -142,12 +145,18 @@ def _wrong(where: str, wanted: str, value: Any) -> UsageError:
 
 
 def to_source(plan: Plan) -> str:
-    """Return a plan as a Python expression, of names in `prime.sim.plan`; one action a line."""
-    parts = [f"{name}={_source(value)}" for name, value in special(plan).items() if name != "actions"]
-    if plan.actions:
-        lines = "".join(f"        {_source(action)},\n" for action in plan.actions)
-        parts.insert(0, f"actions=(\n{lines}    )")
-    return f"Plan({', '.join(parts)})"
+    """Return a plan as a Python expression of names in `prime.sim.plan` (and `math`), laid out as formatters do."""
+    found = special(plan)
+    if not found:
+        return "Plan()"
+    lines = (f"    {name}={_laid_out(value)}," for name, value in found.items())
+    return "\n".join(["Plan(", *lines, ")"])
+
+
+def _laid_out(value: Any) -> str:
+    if isinstance(value, tuple) and len(value) > 1 and attrs.has(type(value[0])):
+        return "\n".join(["(", *(f"        {_source(item)}," for item in value), "    )"])
+    return _source(value)
 
 
 def _source(value: Any) -> str:
@@ -166,3 +175,54 @@ def _source(value: Any) -> str:
 def _quoted(text: str) -> str:
     shown = repr(text)
     return f'"{shown[1:-1]}"' if '"' not in shown and "\\" not in shown else shown
+
+
+def as_test(outcome: Outcome) -> str:
+    """Return a failure as a test that can be kept: a module for pytest, which fails until what it shows is mended.
+
+    Raises `UsageError` for a scenario that a module cannot import.
+    """
+    module, _, name = outcome.scenario.partition(":")
+    if module == "__main__" or not name.isidentifier():
+        raise UsageError(
+            f"a test cannot import the scenario {outcome.scenario}", hint="write it at the top of a module"
+        )
+    source = to_source(outcome.plan)
+    names = sorted({"Plan", *(kind for kind in _CLASSES if f"{kind}(" in source)})
+    return _TEST.format(
+        violated=_sentence(outcome.violated),
+        seed=outcome.seed,
+        scenario=outcome.scenario,
+        math="import math\n\n" if "math." in source else "",
+        names=", ".join(names),
+        module=module,
+        name=name,
+        plan=source,
+        function=_identifier(outcome.violated.partition(" at ")[0]),
+    )
+
+
+def _sentence(text: str) -> str:
+    """Return a text that stands in a docstring."""
+    return " ".join(text.replace("\\", "/").replace('"', "'").split())
+
+
+def _identifier(text: str) -> str:
+    return "_".join("".join(letter if letter.isalnum() else " " for letter in text.lower()).split()) or "it"
+
+
+_CLASSES: Final = (*ACTIONS, "DiskFaults", "NetworkFaults")
+_TEST: Final = '''"""{violated}: found with seed {seed} of {scenario}, and made smaller."""
+
+{math}from prime import sim
+from prime.sim.plan import {names}
+
+from {module} import {name}
+
+PLAN = {plan}
+
+
+def test_{function}_with_seed_{seed}() -> None:
+    outcome = sim.run({seed}, {name}, PLAN)
+    assert outcome.ok, outcome.error
+'''

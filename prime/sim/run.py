@@ -7,6 +7,7 @@ import gc
 import importlib
 import pkgutil
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import overload
 
@@ -144,7 +145,7 @@ class Outcome:
     ok: bool
     error: str = ""
     violated: str = ""
-    """The name of what did not hold, or the class of what was raised: the same for failures of one cause."""
+    """The name of what did not hold, or the class of what was raised and where: the same for failures of one cause."""
     at_s: float = 0.0
     """The virtual time at which it ended."""
     plan: Plan = attrs.field(default=Plan(), repr=False)
@@ -244,4 +245,10 @@ def _words(error: BaseException) -> str:
 
 
 def _name(error: BaseException) -> str:
-    return error.name if isinstance(error, ViolationError) else type(error).__name__
+    if isinstance(error, ViolationError):
+        return error.name
+    where = error.__traceback__
+    while where is not None and where.tb_next is not None:
+        where = where.tb_next
+    place = "" if where is None else f" at {Path(where.tb_frame.f_code.co_filename).name}:{where.tb_lineno}"
+    return f"{type(error).__name__}{place}"

@@ -37,7 +37,7 @@ TREE: dict[str, dict[str, str]] = {
         "config": "init show explain set",
         "key": "new show",
         "wire": "decode schema",
-        "sim": "run search replay shrink list",
+        "sim": "run search replay timeline shrink list",
         "bench": "link allreduce",
         "version": "",
     },

@@ -48,7 +48,8 @@ def test_a_search_runs_each_seed_once_and_gives_what_a_run_here_gives() -> None:
 def test_failures_come_with_their_plan_and_their_name() -> None:
     found = trio.run(all_of, "searched:fails_on_7", [6, 7, 8, 17])
     assert {seed: outcome.ok for seed, outcome in found.items()} == {6: True, 7: False, 8: True, 17: False}
-    assert (found[7].violated, found[7].at_s) == ("AssertionError", 1.5)
+    assert found[7].violated.startswith("AssertionError at searched.py:")
+    assert found[7].at_s == 1.5
     assert "sevens are unlucky" in found[7].error
     assert found[7].plan == p.draw(7, load("searched:fails_on_7").space)
 
