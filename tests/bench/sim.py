@@ -32,7 +32,7 @@ ASKS_PER_S = 3
 LOSS = 0.01
 
 
-@message(tag=0x2A01)
+@message(tag=0x2AE0)
 class Double(Ask[int]):
     """Wants twice a number."""
 

@@ -1,13 +1,13 @@
 """The round's core under random schedules: members, links and disks fail while the numbers are followed exactly.
 
-The world is a heap of events over a virtual clock. Numbers are symbols with exact fractions, so that "the aggregate is
+The world stands on the simulator's heap of events. Numbers are symbols with exact fractions, so that "the aggregate is
 the exact aggregate over C" and "at most once" are equalities. One integer seeds everything.
 """
 
 from __future__ import annotations
 
 import hashlib
-import heapq
+import math
 import random
 from collections.abc import Callable
 from fractions import Fraction
@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prime.errors import CorruptedError, UsageError
+from prime.sim import HeapNode, HeapWorld, NetworkFaults, Plan, Program
 from prime.sim.decision import Decisions, RuleBrokenError
 from prime.trainer import commands as cmd
 from prime.trainer import messages as msg
@@ -72,7 +73,7 @@ class Node:
     delta: Sym = ZERO
     catching_up: bool = False
     plans: int = -1
-    life: int = 0
+    machine: HeapNode = attrs.field(init=False)
     produced: Fraction = Fraction(0)
     applied: Fraction = Fraction(0)
     stalls: list[cmd.Stalled] = attrs.Factory(list)
@@ -89,30 +90,53 @@ class Faults:
     cut: float = 0.0
 
 
+class Seat(Program):
+    """What a machine runs: the core of its node, which is fed what comes."""
+
+    def __init__(self, world: World, node: Node) -> None:
+        self.world = world
+        self.node = node
+
+    def heard(self, source: str, message: Any) -> None:
+        if self.node.core is not None:
+            message(self.node)
+
+    def woken(self, now: float) -> None:
+        self.world.step(self.node, cmd.Tick())
+
+
+def _network(faults: Faults) -> NetworkFaults:
+    """Delays about a mean, with some far behind."""
+    delay_s = faults.delay_s
+    return NetworkFaults(
+        latency_s=0.2 * delay_s,
+        jitter_s=1.2 * delay_s,
+        loss=faults.loss,
+        duplication=faults.double,
+        reordering=0.1,
+    )
+
+
 class World:
     """Nodes, links, faults, and the invariants, checked at every step."""
 
     def __init__(self, seed: int, faults: Faults = Faults(), timing: Timing | None = None) -> None:
-        self.random = random.Random(seed)
+        self.sim = HeapWorld(seed, Plan(network=_network(faults), storm_s=1e9))
+        self.random = self.sim.random("schedule")
         self.faults = faults
         self.timing = timing or Timing(
             resend_s=0.2, transfer_s=0.4, suspect_s=1.0, stagger_s=0.3, seal_s=2.0, reduce_s=1.0, deadline_s=6.0
         )
-        self.now = 0.0
-        self.heap: list[tuple[float, int, Callable[[], None]]] = []
-        self.count = 0
         self.nodes: dict[str, Node] = {}
-        self.cuts: set[frozenset[str]] = set()
+        self._cuts: set[frozenset[str]] = set()
         self.decided: dict[int, Value] = {}
         self.deltas: dict[str, Fraction] = {}
         self.spent: dict[str, Fraction] = {}
         self.frozen: dict[tuple[int, str, int], tuple[Sym, Fraction]] = {}
         self.states: dict[int, Sym] = {}
         self.votes: dict[tuple[int, Any], bytes] = {}
-        self.quiet = False
         self.founders = 1
         self.rules = Decisions(RUN)
-        self.ticks: dict[tuple[str, int], float] = {}
         self.training = True
         self.pace_s = 1.0
         self.notice_s = 0.0
@@ -120,23 +144,35 @@ class World:
 
     # ---------------------------------------------------------------------------------------------------- the clock
 
-    def at(self, delay_s: float, act: Callable[[], None]) -> None:
-        self.count += 1
-        heapq.heappush(self.heap, (self.now + delay_s, self.count, act))
+    @property
+    def now(self) -> float:
+        return self.sim.now
+
+    @property
+    def quiet(self) -> bool:
+        return not self.sim.is_stormy
+
+    @property
+    def cuts(self) -> set[frozenset[str]]:
+        return self._cuts
+
+    @cuts.setter
+    def cuts(self, pairs: set[frozenset[str]]) -> None:
+        """Let nothing go either way between the two of each pair, and mend all others."""
+        self.sim.network.mend_all()
+        self._cuts = pairs
+        for one, two in sorted(sorted(pair) for pair in pairs):
+            self.sim.cut(one, two)
+            self.sim.cut(two, one)
+
+    def at(self, delay_s: float, act: Callable[[], object]) -> None:
+        self.sim.at(delay_s, act)
 
     def run(self, seconds: float) -> None:
-        end = self.now + seconds
-        while self.heap and self.heap[0][0] <= end:
-            self.now, _, act = heapq.heappop(self.heap)
-            act()
-        self.now = end
+        self.sim.run(seconds)
 
     def until(self, condition: Callable[[], bool], limit_s: float = 60.0) -> None:
-        end = self.now + limit_s
-        while not condition():
-            assert self.heap and self.heap[0][0] <= end, "it did not happen in time"
-            self.now, _, act = heapq.heappop(self.heap)
-            act()
+        self.sim.until(condition, limit_s)
 
     # ---------------------------------------------------------------------------------------------------- the nodes
 
@@ -145,13 +181,20 @@ class World:
 
     def found(self, peer: str, nodes_min: int) -> None:
         self.founders = nodes_min
-        node = self.nodes[peer] = Node(peer, [], {}, (0, ZERO), self.random.getrandbits(48))
+        node = self.nodes[peer] = self.nodes.get(peer) or self.machine(peer)
+        node.disk, node.disk_bytes, node.disk_state = [], {}, (0, ZERO)
+        node.incarnation = self.random.getrandbits(48)
         self.rules.lost_disk(peer)
         node.core = RoundCore.found(self.member(node), RUN, self.timing, nodes_min=nodes_min)
         self.begin(node, ())
 
+    def machine(self, peer: str) -> Node:
+        node = Node(peer, [], {}, None, 0)
+        node.machine = self.sim.add(peer, lambda: Seat(self, node))
+        return node
+
     def join(self, peer: str, *contacts: str) -> None:
-        node = self.nodes.get(peer) or Node(peer, [], {}, None, 0)
+        node = self.nodes.get(peer) or self.machine(peer)
         self.nodes[peer] = node
         node.disk, node.disk_bytes, node.disk_state = [], {}, None
         self.rules.lost_disk(peer)
@@ -179,7 +222,8 @@ class World:
 
     def begin(self, node: Node, contacts: Any) -> None:
         assert node.core is not None
-        node.life += 1
+        node.machine.crash(math.inf)  # nothing, unless it joins as another life
+        node.machine.restart()
         node.results = dict(node.disk_bytes)
         node.state = node.disk_state
         self.carry_out(node, node.core.start(self.now))
@@ -193,7 +237,7 @@ class World:
         if node.core is None:
             return
         node.core = None
-        node.life += 1
+        node.machine.crash(math.inf)
         self.rules.crashed(peer)
         node.ledger, node.mine, node.chunks, node.results = Ledger(), {}, {}, {}
         node.delta, node.state, node.catching_up, node.plans = ZERO, None, False, -1
@@ -208,13 +252,7 @@ class World:
         return self.random.expovariate(1 / self.faults.delay_s) if not self.quiet else 0.005
 
     def later(self, node: Node, delay_s: float, event: cmd.Event) -> None:
-        life = node.life
-
-        def act() -> None:
-            if node.life == life:
-                self.step(node, event)
-
-        self.at(delay_s, act)
+        node.machine.later(delay_s, self.step, node, event)
 
     def step(self, node: Node, event: cmd.Event) -> None:
         if node.core is None:
@@ -225,12 +263,10 @@ class World:
             self.wake(node, core)
 
     def wake(self, node: Node, core: RoundCore) -> None:
-        """Have the core ticked when it asks for it; one tick in flight for each life is enough."""
+        """Have the core ticked when it asks for it; of its alarms the soonest holds."""
         due = core.next_wakeup(self.now)
-        key = (node.peer, node.life)
-        if due is not None and self.ticks.get(key, -1.0) <= self.now:
-            self.ticks[key] = due + 1e-6
-            self.later(node, self.ticks[key] - self.now, cmd.Tick())
+        if due is not None:
+            node.machine.wake_at(due + 1e-6)
 
     def carry_out(self, node: Node, commands: list[cmd.Command]) -> None:
         core = node.core
@@ -282,22 +318,8 @@ class World:
                 node.stalls.append(command)
 
     def post(self, sender: str, to: str, act: Callable[[Node], None]) -> None:
-        node = self.nodes.get(to)
-        if sender == to and node is not None:
-            self.at(0.0, self.alive(node, act))
-            return
-        if node is None or (frozenset((sender, to)) in self.cuts and not self.quiet):
-            return
-        copies = 1
-        if not self.quiet:
-            copies = 0 if self.random.random() < self.faults.loss else 1 + (self.random.random() < self.faults.double)
-        for _ in range(copies):
-            # a late copy may well reach a later life: the network does not know about lives
-            self.at(self.delay(), lambda: act(node) if node.core is not None else None)
-
-    def alive(self, node: Node, act: Callable[[Node], None]) -> Callable[[], None]:
-        life = node.life
-        return lambda: act(node) if node.life == life else None
+        # a late copy may well reach a later life: the network does not know about lives
+        self.nodes[sender].machine.send(to, act)
 
     def persist(self, node: Node, record: msg.Record) -> None:
         node.disk.append(record)
@@ -366,7 +388,7 @@ class World:
             node.ledger.lose(node.ledger.frozen.round)
             node.delta = ZERO
         node.catching_up = True
-        self.at(self.delay() + 0.05, self.alive(node, lambda n: self.fetch_state(n, round_)))
+        node.machine.later(self.delay() + 0.05, self.fetch_state, node, round_)
 
     def fetch_state(self, node: Node, round_: int) -> None:
         if not node.catching_up or node.core is None:
@@ -379,7 +401,7 @@ class World:
         if node.state is not None:
             self.step(node, cmd.StateReady(node.state[0], hash_of(node.state[1])))
         if node.core is not None and node.core.behind:
-            self.at(0.3, self.alive(node, lambda n: self.fetch_state(n, round_)))
+            node.machine.later(0.3, self.fetch_state, node, round_)
         else:
             node.catching_up = False
             self.plan(node)
@@ -391,16 +413,16 @@ class World:
         if core is None or core.seat is None or not self.training or node.plans == core.round:
             return
         round_ = node.plans = core.round
-        self.at(self.pace_s * (0.5 + self.random.random()), self.alive(node, lambda n: self.contribute(n, round_)))
+        node.machine.later(self.pace_s * (0.5 + self.random.random()), self.contribute, node, round_)
 
     def contribute(self, node: Node, round_: int) -> None:
         core = node.core
         if core is None or core.round != round_ or core.seat is None or core.seat.restarted or core.seat.offer:
             return
         if core.behind or core._applying is not None or node.state is None or round_ == 0:
-            self.at(0.2, self.alive(node, lambda n: self.contribute(n, round_)))
+            node.machine.later(0.2, self.contribute, node, round_)
             return
-        fresh = f"{node.peer}.{node.life}.{round_}"
+        fresh = f"{node.peer}.{node.machine.lives}.{round_}"
         node.delta = node.delta + Sym(((fresh, Fraction(1)),))
         weight = Fraction(self.random.choice((1, 2, 4)))
         frozen = node.ledger.freeze(round_, node.delta, weight)  # type: ignore[arg-type]
@@ -540,7 +562,8 @@ def _forget(world: World, draw: random.Random) -> None:
 
 
 def _quiet(world: World) -> None:
-    world.quiet, world.cuts = True, set()
+    world.sim.calm()
+    world.cuts = set()
     for peer in sorted(world.nodes):
         world.restart(peer)
     before = len(world.commits())
