@@ -1,10 +1,11 @@
-"""How fast simulated worlds go: virtual time of one node, for a second of one CPU core.
+"""How fast simulated worlds go: virtual time of one node, for a second of one CPU core; and how many seeds a minute.
 
 Run: python tests/bench/sim.py [--json] [--cases sim_cores] [--seconds 60] [--pairs 1]
 
-The load: each node asks 3 others, chosen anew by chance, each second of virtual time; every message is really encoded
-and decoded; of each 100 writes one is lost, and its link with it, which is then dialled anew. CPU seconds are this
-process's own, garbage collection included.
+The load of `sim_speed` (100 nodes of real actors) and `sim_cores` (1,000 nodes of the link's core): each node asks 3
+others, chosen anew by chance, each second of virtual time; every message is really encoded and decoded; of each 100
+writes one is lost, and its link with it, which is then dialled anew. CPU seconds are this process's own, garbage
+collection included. `sim_search` is what `prime sim search` makes of the training round on all cores, in real time.
 """
 
 from __future__ import annotations
@@ -21,15 +22,21 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a fresh checkout needs no installation
 
 import attrs
+import trio
 from _report import machine, say, show
 
+from prime.actor import Actor, Ref, on
 from prime.errors import PrimeError
-from prime.sim import HeapWorld, NetworkFaults, Plan
+from prime.sim import HeapWorld, NetworkFaults, Node, Outcome, Plan, World, run, scenario, search
 from prime.sim.linked import LinkedProgram
+from prime.sim.run import DEFAULT
 from prime.wire import Ask, message
 
 ASKS_PER_S = 3
+ASK_TIMEOUT_S = 5.0
 LOSS = 0.01
+SEEDS_PER_S = 0.5
+"""Seeds of `sim_search` for each of `--seconds`."""
 
 
 @message(tag=0x2AE0)
@@ -109,17 +116,108 @@ def sim_cores(seconds: float) -> dict[str, Any]:
     return {"value": nodes * seconds / cpu_s, "shape": shape}
 
 
+class Doubling(Actor[Double]):
+    """Answers who asks it."""
+
+    @on(Double)
+    async def double(self, message: Double) -> int:
+        """Answer."""
+        return message.number * 2
+
+
+@attrs.define
+class Swarm:
+    """Nodes of real actors under the load."""
+
+    answered: int = 0
+    failed: int = 0
+
+    async def live(self, node: Node) -> None:
+        """Answer, and ask some others each second, until the world ends."""
+        others = [other for other in node.world.nodes if other is not node]
+        random = node.random("asks")
+        async with node.system() as system, system.supervisor("app") as sup, trio.open_nursery() as nursery:
+            await sup.spawn(Doubling, "double")
+            for other in others:
+                system.learn(other.peer, (other.address,))
+            await trio.sleep(random.random())
+            while True:
+                for other in random.sample(others, ASKS_PER_S):
+                    nursery.start_soon(self._ask, system.ref(other.peer, "/app/double", Doubling))
+                await trio.sleep(1)
+
+    async def _ask(self, ref: Ref[Double]) -> None:
+        try:
+            await ref.ask(Double(1), timeout=ASK_TIMEOUT_S)
+        except PrimeError:
+            self.failed += 1
+        else:
+            self.answered += 1
+
+
+def actors(nodes: int, seconds: float, seed: int) -> tuple[Outcome, Swarm]:
+    """Run the load on real actors."""
+    swarm = Swarm()
+
+    @scenario(nodes=nodes, quiet_s=1)
+    async def load(world: World) -> None:
+        world.start(swarm.live)
+        await trio.sleep(seconds)
+
+    return run(seed, load, Plan(network=NetworkFaults(loss=LOSS), storm_s=seconds + 1)), swarm
+
+
+def sim_speed(seconds: float) -> dict[str, Any]:
+    """Measure 100 nodes of real actors."""
+    nodes = 100
+    gc.collect()
+    started = time.process_time()
+    outcome, swarm = actors(nodes, seconds, seed=1)
+    cpu_s = time.process_time() - started
+    if not outcome.ok:
+        raise RuntimeError(outcome.error)
+    shape = {
+        "nodes": nodes,
+        "virtual_s": seconds,
+        "cpu_s": round(cpu_s, 2),
+        "events": outcome.events,
+        "asks_answered": swarm.answered,
+        "asks_failed": swarm.failed,
+        "trace": outcome.trace,
+    }
+    return {"value": nodes * seconds / cpu_s, "shape": shape}
+
+
+def sim_search(seconds: float) -> dict[str, Any]:
+    """Measure a search of the training round."""
+    seeds = max(int(seconds * SEEDS_PER_S), 1)
+    failed = 0
+
+    async def look() -> float:
+        nonlocal failed
+        started = time.monotonic()
+        async with search(DEFAULT, range(seeds)) as outcomes:
+            async for outcome in outcomes:
+                failed += not outcome.ok
+        return time.monotonic() - started
+
+    real_s = trio.run(look)
+    return {"value": 60 * seeds / real_s, "shape": {"seeds": seeds, "failed": failed, "real_s": round(real_s, 1)}}
+
+
 @attrs.frozen
 class Case:
     """What is measured, what is wanted of it, and how."""
 
     unit: str
-    reach: float
+    reach: float | None
     measure: Callable[[float], dict[str, Any]]
 
 
 CASES = {
+    "sim_speed": Case("node-seconds/CPU-second", 400, sim_speed),
     "sim_cores": Case("node-seconds/CPU-second", 5000, sim_cores),
+    "sim_search": Case("seeds/minute", None, sim_search),
 }
 
 
@@ -127,8 +225,8 @@ def measured(name: str, case: Case, seconds: float, pairs: int) -> dict[str, Any
     """Measure one case some times, and take the median."""
     runs = [case.measure(seconds) for _ in range(pairs)]
     value = statistics.median(run["value"] for run in runs)
-    short = "" if value >= case.reach else "  SHORT OF IT"
-    say(f"{name:10}{value:>10,.0f} {case.unit}, wanted {case.reach:g}{short}  {runs[0]['shape']}")
+    wanted = "" if case.reach is None else f", wanted {case.reach:g}{'' if value >= case.reach else '  SHORT OF IT'}"
+    say(f"{name:10}{value:>10,.0f} {case.unit}{wanted}  {runs[0]['shape']}")
     return {
         "case": name,
         "value": float(f"{value:.4g}"),
