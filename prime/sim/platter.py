@@ -60,6 +60,8 @@ class StoredFile:
 
     def write(self, at: int, data: bytes) -> None:
         """Write into the system's memory; the bytes before `at` are zeros where there are none."""
+        if not data:
+            return
         self._writes += 1
         end, size_bytes = at + len(data), len(self.data)
         sectors = range(at // SECTOR_BYTES, -(-end // SECTOR_BYTES))

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from prime.errors import CorruptedError, PrimeError, WorldError
 from prime.sim.disk import Disk
 from prime.sim.plan import DiskFaults
+from prime.sim.platter import StoredFile
 from prime.sim.streams import Streams
 from prime.store import FileJournal
 from prime.store.files import Files
@@ -203,6 +208,40 @@ def test_what_was_synced_is_there_and_only_what_was_not_may_go(faults: DiskFault
         assert len(found) > 2
     else:
         assert found == (whole if faults.unsynced else {b"b" * 700 + b"c" * 700})
+
+
+WRITES = st.tuples(st.just("write"), st.integers(0, 1500), st.integers(0, 1200))
+CALLS = st.lists(
+    st.one_of(WRITES, st.tuples(st.just("truncate"), st.integers(0, 2000)), st.just(("sync",))), max_size=8
+)
+
+
+@given(CALLS, st.booleans(), st.booleans(), st.integers(0, 2**20))
+def test_each_byte_that_is_left_was_there_since_the_sync_or_is_a_zero(
+    calls: list[tuple[Any, ...]], unsynced: bool, torn: bool, seed: int
+) -> None:
+    """A model in the plainest way: all contents that the file had since it was synced."""
+    file, contents = StoredFile(), [b""]
+    for number, (what, *arguments) in enumerate(calls, 1):
+        if what == "write":
+            file.write(arguments[0], bytes([number]) * arguments[1])
+        elif what == "truncate":
+            file.truncate(arguments[0])
+        else:
+            file.sync()
+            contents = []
+        contents.append(bytes(file.data))
+    file.lose_power(Random(seed), DiskFaults(unsynced=unsynced, torn=torn))
+    left = bytes(file.data)
+    assert left == file.durable and file.is_synced
+    if not torn:
+        assert left in contents if unsynced else left == contents[-1]
+    always_there = min(map(len, contents))
+    longest = max(map(len, contents))
+    assert always_there <= len(left) <= longest
+    for at, byte in enumerate(left):
+        had = {content[at] for content in contents if at < len(content)}
+        assert byte in had or (byte == 0 and at >= always_there)
 
 
 def test_a_process_that_ends_leaves_all_that_it_wrote_to_the_next() -> None:
