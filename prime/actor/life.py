@@ -141,7 +141,7 @@ class Life:
         self._goodbye = type(actor).__prime_stops__
         self._releases: dict[int, tuple[object, Callable[[], None]]] | None = None
         self._scope: trio.CancelScope | None = None
-        self._sides: set[trio.CancelScope] | None = None
+        self._sides: dict[trio.CancelScope, None] | None = None  # in the order in which they were started
         self._last_left: trio.Event | None = None
         cell.life = self
         actor.bind(cell)
@@ -547,8 +547,8 @@ class Life:
             raise ActorUsageError(f"{self.cell.path} is ending: it cannot start tasks", hint="start them in started()")
         scope = trio.CancelScope()
         if self._sides is None:
-            self._sides = set()
-        self._sides.add(scope)
+            self._sides = {}
+        self._sides[scope] = None
         name = f"{self.cell.path}:{getattr(function, '__qualname__', 'task')}"
         self.spawn(self._run_side, scope, function, args, name=name)
 
@@ -561,7 +561,7 @@ class Life:
         except Exception as error:  # noqa: BLE001 - the supervisor border: a side task's failure is its actor's
             self._fail_beside(error, f"the side task {getattr(function, '__qualname__', '')}")
         finally:
-            sides.discard(scope)
+            sides.pop(scope, None)
             if not sides and self._last_left is not None:
                 self._last_left.set()
 

@@ -80,7 +80,7 @@ class Supervisor:
         self._closed = trio.Event()
         self._dead = trio.Event()
         self._gave_up = False
-        self._restarts_due: set[Timer] = set()
+        self._restarts_due: dict[Timer, None] = {}
         self._nursery: trio.Nursery | None = None
         self._spawned = 0
         self._pools: dict[str, Pool[Any]] = {}
@@ -458,11 +458,11 @@ class Supervisor:
         """Post the restart in `delay_s`, unless this supervisor ends first."""
 
         def due() -> None:
-            self._restarts_due.discard(timer)
+            self._restarts_due.pop(timer, None)
             self._post(restart)
 
         timer = self.system.deadlines.at(trio.current_time() + delay_s, due)
-        self._restarts_due.add(timer)
+        self._restarts_due[timer] = None
 
     def _group(self, child: Child) -> tuple[Child, ...]:
         """Return who restarts with a child, in start order."""
