@@ -43,8 +43,7 @@ def test_seeds_that_once_failed(seed: int, scenario: Scenario) -> None:
 def test_a_store_that_does_not_sync_is_found(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the scenarios are for: acknowledged is only what survives."""
     monkeypatch.setattr(SimulatedFiles, call, lambda _files, _what: None)
-    found = {sim.run(seed, JOURNALS).violated for seed in range(40)}
-    assert "a journal holds what it acknowledged" in found
+    assert any(sim.run(seed, JOURNALS).violated == "a journal holds what it acknowledged" for seed in range(60))
 
 
 @pytest.mark.parametrize("scenario", [JOURNALS, ACCOUNTS])
