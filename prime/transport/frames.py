@@ -85,6 +85,8 @@ def _text(value: Any, what: str, chars_max: int) -> str:
 def _texts(value: Any, what: str, count_max: int, chars_max: int) -> tuple[str, ...]:
     if type(value) is not list or len(value) > count_max:
         raise DecodeError(f"link frame: {what} is not an array of at most {count_max} texts")
+    if not value:
+        return ()
     return tuple(_text(item, what, chars_max) for item in value)
 
 
@@ -181,6 +183,19 @@ class Hello:
     link_id: int
     previous_id: int
     kind: ClassVar[Kind] = Kind.HELLO
+
+    def for_link(self, link_id: int) -> Hello:
+        """Return the same for another link."""
+        return Hello(
+            self.version,
+            self.node_version,
+            self.features,
+            self.allowance,
+            self.addresses,
+            self.instance,
+            link_id,
+            self.previous_id,
+        )
 
     def plain(self) -> list[Any]:
         """Return the wire form."""

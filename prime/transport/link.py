@@ -890,7 +890,7 @@ class Link:
             self._open(now)
         else:
             self._phase = _Phase.GREETED
-            self._hello = attrs.evolve(self._hello, link_id=frame.link_id)
+            self._hello = self._hello.for_link(frame.link_id)
             self._commands.append(Greeted(frame))
 
     # ---- frames
