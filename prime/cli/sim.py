@@ -86,12 +86,13 @@ async def _look(
     """Search until all seeds have run, the first failure if so asked, or a signal; the processes end with it."""
     import trio
 
+    from prime.actor.groups import one_error
     from prime.cli.sim_view import FAILURES_SHOWN, failure_line, progress
     from prime.sim import search as search_seeds
 
     show = say if as_json else lambda line: print(line, flush=True)  # noqa: T201 - the result, line by line
     began = trio.current_time()
-    async with trio.open_nursery() as nursery:
+    async with one_error(), trio.open_nursery() as nursery:
         await nursery.start(_until_signal, tally, nursery.cancel_scope)
         with progress(tally) as shown:
             async with search_seeds(tally.scenario, numbers, jobs=jobs, deadline_s=deadline_s) as outcomes:
@@ -132,11 +133,11 @@ def replay(
     """Run a seed twice, each in a fresh process: say whether both went the same way, and what led to the failure."""
     from attrs import asdict
 
-    from prime.cli.sim_view import difference, event_line, lines, told
+    from prime.cli.sim_view import difference, event_line, lines, told, up_to_failure
 
     one, other = _twice(seed, _scenario(scenario), _plan(plan))
     repeatable = bool(one.trace) and one.trace == other.trace
-    last = one.history[-events:] if events and not one.ok else ()
+    last = up_to_failure(one.history)[-events:] if events and not one.ok else ()
     text = [*lines(one, plan), *(event_line(event) for event in last)]
     if repeatable:
         text.append("repeatable: both runs have this trace")

@@ -56,7 +56,11 @@ def lines(outcome: Outcome, plan: Path | None = None) -> Iterator[str]:
 
 
 def _events(outcome: Outcome) -> str:
-    return f"{outcome.events:,} event{'' if outcome.events == 1 else 's'}"
+    return _many(outcome.events, "event")
+
+
+def _many(count: int, name: str) -> str:
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
 
 
 def command(verb: str, outcome: Outcome, plan: Path | None = None) -> str:
@@ -80,8 +84,8 @@ def faults(plan: Plan, until_s: float) -> Iterator[str]:
 def size(plan: Plan) -> str:
     """Return how much goes wrong in a plan, in words."""
     settings = len(special(plan.network)) + len(special(plan.disk))
-    without = f", {len(plan.without)} nodes left out" if plan.without else ""
-    return f"{len(plan.actions)} things happen, {settings} settings of network and disk{without}"
+    without = f", {_many(len(plan.without), 'node')} left out" if plan.without else ""
+    return f"{_many(len(plan.actions), 'action')}, {_many(settings, 'setting')} of network and disk{without}"
 
 
 def _spoken(name: str) -> str:
@@ -97,6 +101,14 @@ def event_line(event: Event) -> str:
     """Return one event of a history as a line."""
     text = f"{event.at_s:10.4f} s  {event.node or '(world)':<10} {event.kind} {event.subject} {event.detail}".rstrip()
     return text if len(text) <= _TEXT_MAX else f"{text[:_TEXT_MAX]}…"
+
+
+def up_to_failure(history: tuple[Event, ...]) -> tuple[Event, ...]:
+    """Return what came before a failure, and itself; what the same step still did comes after it."""
+    for index, event in enumerate(history):
+        if event.kind == "fails" and not event.node:
+            return history[: index + 1]
+    return history
 
 
 def difference(one: tuple[Event, ...], other: tuple[Event, ...]) -> str:

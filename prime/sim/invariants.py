@@ -12,11 +12,11 @@ Check = Callable[[], Any]
 
 
 class ViolationError(PrimeError):
-    """Something that must hold in a simulated world did not. `name` says what, the text what was there in its place."""
+    """Something that must hold in a simulated world did not. `name` says what (by default the text up to a colon)."""
 
     def __init__(self, message: str, *, name: str = "", hint: str = "") -> None:
         super().__init__(message, hint=hint)
-        self.name = name or message
+        self.name = name or message.partition(": ")[0]
 
 
 class Spell:

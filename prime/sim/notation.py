@@ -193,6 +193,7 @@ def as_test(outcome: Outcome) -> str:
         violated=_sentence(outcome.violated),
         seed=outcome.seed,
         scenario=outcome.scenario,
+        gap="" if module.startswith("prime.") else "\n",
         math="import math\n\n" if "math." in source else "",
         names=", ".join(names),
         module=module,
@@ -216,8 +217,7 @@ _TEST: Final = '''"""{violated}: found with seed {seed} of {scenario}, and made 
 
 {math}from prime import sim
 from prime.sim.plan import {names}
-
-from {module} import {name}
+{gap}from {module} import {name}
 
 PLAN = {plan}
 

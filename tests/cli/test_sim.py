@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from prime.cli.main import run
-from prime.cli.sim_view import FAILURES_SHOWN, Tally, difference, event_line, faults
+from prime.cli.sim_view import FAILURES_SHOWN, Tally, difference, event_line, faults, up_to_failure
 from prime.sim import Event, Outcome
 from prime.sim import plan as p
 from prime.testing.nodes import lives, until
@@ -208,6 +208,41 @@ def test_a_search_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
     until(lambda: not lives(worker), 10, "the end of the process")
 
 
+def test_a_reader_that_leaves_ends_a_search_without_a_word() -> None:
+    words = ("search", "--seeds", "1000", "--jobs", "1", "--scenario", "searched:fails_on_7")
+    command = [sys.executable, "-m", "prime", "sim", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert "replay 7" in running.stdout.readline()
+        running.stdout.close()
+        assert (running.wait(60), running.stderr.read()) == (0, "")
+
+
+def test_a_terminal_has_a_bar_and_a_file_has_the_failures() -> None:
+    ours, theirs = os.openpty()
+    words = ("search", "--seeds", "20", "--jobs", "1", "--scenario", "searched:fails_on_7")
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    environment.pop("NO_COLOR", None)
+    command = [sys.executable, "-m", "prime", "sim", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment, text=True) as running:
+        os.close(theirs)
+        shown = b"".join(iter(lambda: read(ours), b"")).decode()
+        out, _ = running.communicate(timeout=60)
+    os.close(ours)
+    assert running.returncode == 1
+    assert "seeds a minute" in shown
+    assert "20/20" in shown
+    assert [line.split(":")[0] for line in out.splitlines()] == ["seed 7", "seed 17", "20 seeds"]
+
+
+def read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # Linux says so when the other end is closed
+        return b""
+
+
 def test_a_list_says_what_each_scenario_is_about(capsys: pytest.CaptureFixture[str]) -> None:
     assert sim("list", "searched") == 0
     assert "searched:hangs\n  Run on and on without an await, on seed 2." in capsys.readouterr().out
@@ -220,7 +255,7 @@ def test_a_failure_is_made_smaller_and_printed_as_a_test(capsys: pytest.CaptureF
     told = capsys.readouterr()
     assert "def test_nobody_stumbles_with_seed_26() -> None:" in told.out
     assert 'Pause(node="n2", at_s=0.0' in told.out
-    assert "runs: 1 things happen, 0 settings of network and disk, 2 nodes left out" in told.err
+    assert "runs: 1 action, 0 settings of network and disk, 2 nodes left out" in told.err
     assert sim("shrink", 26, "--scenario", "searched:stumbles", "--runs", 5, "--json") == 0
     found = last(capsys)
     assert (found["runs"], found["violated"]) == (5, "nobody stumbles")
@@ -275,6 +310,12 @@ def test_faults_are_said_in_words() -> None:
         "slow reader of n2 at 2 s",
         "cut of n1+n2 at 3 s",
     ]
+
+
+def test_what_led_to_a_failure_ends_with_it() -> None:
+    before, failure, after = Event(1.0, "n1", "sends"), Event(1.0, "", "fails"), Event(1.0, "n1", "reports")
+    assert up_to_failure((before, failure, after)) == (before, failure)
+    assert up_to_failure((before, after)) == (before, after)
 
 
 def test_two_histories_part_where_they_differ() -> None:
