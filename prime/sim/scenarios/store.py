@@ -372,9 +372,9 @@ async def _visit(
             if stored[: len(numbers)] != numbers:
                 raise ViolationError(f"{numbers} is no fold of {stored}", name="the state is the fold of the events")
             ledger.finds(numbers)
-    except (CorruptedError, ViolationError):
+    except ViolationError:
         raise
-    except PrimeError as error:
+    except PrimeError as error:  # damage too: the actor meets it when it persists next, and that ends it
         node.note("fails", str(ledger.path), why=type(error).__name__)
 
 
