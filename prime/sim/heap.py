@@ -636,6 +636,9 @@ class HeapWorld:
         if at is None:
             self._break(near)
             return
+        if data and not self.network.faults.sealed:
+            bit = self.network.flipped_bit(source.name, near.peer, size_bytes)
+            data = data if bit is None else _with_bit(data, bit)
         if near._opens_at > self.now:  # it waits at its sender until the channel stands
             at += near._opens_at - self.now
         if far.node._read_bytes_per_s is not _NEVER:
@@ -709,7 +712,11 @@ class HeapWorld:
 
 
 def _flipped(data: bytes, random: Random) -> bytes:
-    place = random.randrange(len(data) * 8)
+    return _with_bit(data, random.randrange(len(data) * 8))
+
+
+def _with_bit(data: bytes, place: int) -> bytes:
+    """Return bytes of which one bit is another."""
     changed = bytearray(data)
     changed[place // 8] ^= 1 << place % 8
     return bytes(changed)

@@ -205,6 +205,18 @@ def test_loss_and_corruption_end_a_channel_at_both_ends() -> None:
         assert notes(a).said == ["the network broke the connection"]
 
 
+def test_an_unsealed_channel_carries_wrong_bits_and_lives_on() -> None:
+    world, a, b = two(p.Plan(network=p.NetworkFaults(corruption=0.5, sealed=False), storm_s=1e6))
+    near, _ = dial(world, a, b)
+    for _ in range(100):
+        near.write(b"\x00\x00")
+    world.run(1.0)
+    flipped = [int.from_bytes(data, "big").bit_count() for data in notes(b).said]
+    assert set(flipped) == {0, 1}
+    assert 30 < sum(flipped) < 70
+    assert near.is_open
+
+
 def test_nobody_answers_a_call_to_a_node_that_is_down() -> None:
     world, a, b = two()
     b.crash(10.0)
