@@ -81,6 +81,11 @@ class History:
         return self._hash.copy().hexdigest()
 
     @property
+    def last_at_s(self) -> float:
+        """Return when the last event happened that was kept."""
+        return self._events[-1].at_s if self._events else 0.0
+
+    @property
     def events(self) -> tuple[Event, ...]:
         """Return the events that were kept, the first to happen first."""
         return tuple(self._events)

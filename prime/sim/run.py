@@ -19,7 +19,7 @@ from prime.errors import DeterminismError, UsageError
 from prime.sim.history import Event, History
 from prime.sim.invariants import ViolationError
 from prime.sim.plan import ALL, Kind, Plan, Space, draw, nodes_of
-from prime.sim.schedule import repeatable, virtual_clock
+from prime.sim.schedule import HangError, repeatable, virtual_clock
 from prime.sim.traps import traps
 from prime.sim.world import World
 
@@ -175,7 +175,7 @@ def run(seed: int, scenario: Scenario, plan: Plan | None = None) -> Outcome:
     gc.disable()  # when it runs depends on the process, and so would what it finalises
     try:
         with repeatable(seed):
-            failure, at_s = trio.run(_main, seed, scenario, chosen, history, params, clock=virtual_clock())
+            failure, at_s = _run(seed, scenario, chosen, history, params)
     finally:
         if was_on:
             gc.enable()
@@ -194,6 +194,20 @@ def run(seed: int, scenario: Scenario, plan: Plan | None = None) -> Outcome:
     )
 
 
+def _run(
+    seed: int, scenario: Scenario, plan: Plan, history: History, params: dict[str, int]
+) -> tuple[BaseException | None, float]:
+    clock = virtual_clock()
+    try:
+        with contextlib.ExitStack() as stack:  # around the run: what ends with it is trapped too
+            return trio.run(_main, seed, scenario, plan, history, params, stack, clock=clock)
+    except trio.TrioInternalError as error:
+        if not isinstance(error.__cause__, HangError):
+            raise
+    what = "the program hangs: it runs on at one moment of virtual time and swallows every cancellation"
+    return ViolationError(what, name="it ends"), history.last_at_s
+
+
 def _check_nodes(plan: Plan, space: Space) -> None:
     there = [name for name in space.nodes if name not in plan.without]
     if plan.without and len(there) < (len(space.nodes) if space.nodes_min is None else space.nodes_min):
@@ -207,23 +221,27 @@ def _check_nodes(plan: Plan, space: Space) -> None:
 
 
 async def _main(
-    seed: int, scenario: Scenario, plan: Plan, history: History, params: dict[str, int]
+    seed: int,
+    scenario: Scenario,
+    plan: Plan,
+    history: History,
+    params: dict[str, int],
+    stack: contextlib.ExitStack,
 ) -> tuple[BaseException | None, float]:
-    with contextlib.ExitStack() as stack:  # around the nursery: what ends with it is trapped too
-        async with one_error(), trio.open_nursery() as nursery:
-            world = World(seed, scenario, plan, history, nursery)
-            stack.enter_context(traps(world.whereabouts, world.fail))
-            await nursery.start(world.courier.run)
-            nursery.start_soon(world.weather)
-            try:
-                await _play(world, scenario)
-            finally:
-                history.is_closed = True
-                world.scheduler.close()
-                ended_at_s = trio.current_time()
-                params.update(world.chosen)
-            nursery.cancel_scope.cancel()
-        return world.failure, ended_at_s
+    async with one_error(), trio.open_nursery() as nursery:
+        world = World(seed, scenario, plan, history, nursery)
+        stack.enter_context(traps(world.whereabouts, world.fail))
+        await nursery.start(world.courier.run)
+        nursery.start_soon(world.weather)
+        try:
+            await _play(world, scenario)
+        finally:
+            history.is_closed = True
+            world.scheduler.close()
+            ended_at_s = trio.current_time()
+            params.update(world.chosen)
+        nursery.cancel_scope.cancel()
+    return world.failure, ended_at_s
 
 
 async def _play(world: World, scenario: Scenario) -> None:

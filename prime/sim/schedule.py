@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 import trio
 from trio._core import _run as trio_run
+from trio._core._run import CancelStatus
 from trio.abc import Instrument
 from trio.testing import MockClock
 
@@ -169,6 +170,17 @@ class Scheduler(Instrument):
         self._passes += 1
         if self._passes == PASSES_MAX:
             self._stuck()
+        elif self._passes == 2 * PASSES_MAX:  # it was cancelled, and goes on under a shield
+            self._break_shields()
+        elif self._passes == 4 * PASSES_MAX:  # it takes no cancellation
+            self._runner.clock.current_time = _hang  # type: ignore[method-assign]
+
+    def _break_shields(self) -> None:
+        for task in sorted(self._runner.tasks, key=lambda task: task._counter):  # noqa: SLF001 - see the module's text
+            status: CancelStatus | None = task._cancel_status  # noqa: SLF001
+            while status is not None:
+                status._scope.shield = False  # noqa: SLF001
+                status = status._parent  # noqa: SLF001
 
     def close(self) -> None:
         """Let every task run again and steer no more."""
@@ -180,6 +192,14 @@ class Scheduler(Instrument):
             trio.lowlevel.remove_instrument(self._checker)
             self._checker = None
         trio.lowlevel.remove_instrument(self._watch)
+
+
+class HangError(Exception):
+    """A simulated program that neither goes on nor takes a cancellation; Trio's run ends with it, in pieces."""
+
+
+def _hang() -> float:
+    raise HangError
 
 
 class _Watch(Instrument):

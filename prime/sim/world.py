@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
@@ -18,7 +19,7 @@ import trio
 
 from prime.actor.contract import ProcessOptions
 from prime.actor.system import System
-from prime.errors import ActorUsageError
+from prime.errors import ActorUsageError, WorldError
 from prime.node.system import serving
 from prime.sim import plan as p
 from prime.sim.disk import Disk
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
     from prime.sim.run import Scenario
 
 Main = Callable[["Node"], Awaitable[None]]
+
+
+_LIFE: ContextVar[tuple[Node | None, int]] = ContextVar("_LIFE", default=(None, 0))
+"""In which life of which node a task was begun."""
 
 
 class NodeClock:
@@ -67,7 +72,8 @@ class Node:
         self.world = world
         self.name = name
         self.clock = NodeClock()
-        self.disk = Disk(name, world.streams, world.plan.disk)
+        self.machine_disk = Disk(name, world.streams, world.plan.disk)
+        """The disk as the world sees it, whatever life the node is in."""
         self.is_up = False
         self.lives = 0
         self.running: Mapping[trio.lowlevel.Task, Cell] = {}
@@ -81,6 +87,14 @@ class Node:
         self._scope = trio.CancelScope()
         self._starts_at = math.inf
         self._held_until = 0.0
+
+    @property
+    def disk(self) -> Disk:
+        """This node's disk; what is left of a life that has crashed has none (`WorldError`)."""
+        of, life = _LIFE.get()
+        if of is self and life != self.lives:
+            raise WorldError(f"{self.name} has crashed: its earlier life has no disk", hint="nothing: it is over")
+        return self.machine_disk
 
     @property
     def is_paused(self) -> bool:
@@ -107,7 +121,10 @@ class Node:
     async def system(
         self, *, limits: LinkLimits | None = None, version: str = "", statistics: bool = False
     ) -> AsyncIterator[System]:
-        """Open this node's system of actors on the simulated network; as `prime.open_system`."""
+        """Open this node's system of actors on the simulated network; as `prime.open_system`.
+
+        It knows where the other nodes are: `system.ref(world.node("n2").peer, path, Kind)` needs no introduction.
+        """
         life = str(self.lives)
         random = self.random("runtime", life)
         tracer = _Follower(self)
@@ -125,6 +142,9 @@ class Node:
             instance=random.getrandbits(62) + 1,
             tracer=tracer,
         )
+        for other in self.world.nodes:
+            if other is not self:
+                system.learn(other.peer, (other.address,))
         async with serving(system):
             yield system
 
@@ -146,9 +166,9 @@ class Node:
             world.fabric.leave(endpoint)
             endpoint.die(silently=machine)
         if disk == "lost":
-            self.disk.wipe()
+            self.machine_disk.wipe()
         else:
-            self.disk.crash(power=machine)
+            self.machine_disk.crash(power=machine)
         self._scope.cancel()
         self._starts_at = now + down_s
         if down_s < math.inf:
@@ -193,6 +213,7 @@ class Node:
         if main is None:
             return
         world.scheduler.own(self.name)
+        _LIFE.set((self, self.lives))
         try:
             with scope:
                 await main(self)
@@ -464,7 +485,7 @@ class World:
                 return
 
     def _spins(self) -> None:
-        self.fail(ViolationError("the program spins: it runs on and on at one moment of virtual time", name="it ends"))
+        self.fail(ViolationError("the program spins, or waits for ever: virtual time goes no further", name="it ends"))
 
 
 class _Follower:

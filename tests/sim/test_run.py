@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from prime import Actor, Ask, message, on, sim
-from prime.errors import PrimeError
+from prime.errors import PrimeError, WorldError
 from prime.sim import plan as p
 
 
@@ -44,9 +44,7 @@ def asking(seen: Seen, every_s: float = 1.0) -> Callable[[sim.Node], object]:
     async def main(node: sim.Node) -> None:
         world = node.world
         async with node.system() as system:
-            far = world.node("n2")
-            system.learn(far.peer, (far.address,))
-            ref = system.ref(far.peer, "/app/sum", Sum)
+            ref = system.ref(world.node("n2").peer, "/app/sum", Sum)
             while True:
                 try:
                     seen.answers.append(await ref.ask(Add(1), timeout=2.0))
@@ -179,3 +177,39 @@ def test_a_program_that_spins_is_found() -> None:
 
     outcome = sim.run(0, body)
     assert "spins" in outcome.error
+
+
+def test_a_program_that_waits_for_ever_under_a_shield_is_found() -> None:
+    @sim.scenario(nodes=1, storm_s=5, quiet_s=5)
+    async def body(world: sim.World) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep_forever()
+
+    outcome = sim.run(0, body, p.Plan(storm_s=5))
+    assert "spins, or waits for ever" in outcome.error
+    assert sim.run(0, body, p.Plan(storm_s=5)).trace == outcome.trace
+
+
+def test_what_is_left_of_a_life_has_no_disk() -> None:
+    seen: list[str] = []
+
+    async def main(node: sim.Node) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            try:
+                node.disk.files()
+            except WorldError as error:
+                seen.append(str(error))
+
+    @sim.scenario(nodes=1)
+    async def body(world: sim.World) -> None:
+        world.start(main)
+        await trio.sleep(1)
+        world.nodes[0].crash(down_s=0.0)
+        await trio.sleep(1)
+        assert world.nodes[0].lives == 2
+        assert world.nodes[0].disk.files()
+
+    assert sim.run(0, body, p.Plan(storm_s=5)).ok
+    assert seen == ["n1 has crashed: its earlier life has no disk"]
