@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import find, given, settings
 from hypothesis import strategies as st
 
 from prime import sim
@@ -96,6 +96,28 @@ def test_what_is_left_is_what_the_failure_needs() -> None:
     assert (pause.node, pause.at_s) == ("n2", 0.0)
     assert small.plan == p.Plan(actions=(pause,), storm_s=1.0, params={"writes": 5}, without=("n1", "n3"))
     assert sim.run(small.seed, scenario, small.plan) == small
+
+
+@pytest.mark.parametrize("name", ["double_apply", "leaked_ask", "split_brain"])
+def test_a_planted_bug_that_a_lost_message_shows_is_left_with_that(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(TESTDATA.parent))
+    scenario = load(f"planted.{name}:broken")
+    failed = next(outcome for seed in range(100) if not (outcome := sim.run(seed, scenario)).ok)
+    small = shrink(failed, scenario)
+    assert small.plan == p.Plan(p.NetworkFaults(loss=small.plan.network.loss), storm_s=small.plan.storm_s)
+    assert small.plan.network.loss > 0
+
+
+def test_scenario_and_faults_drawn_from_strategies_shrink_as_any_example_does() -> None:
+    scenario = load("searched:stumbles")
+    space = p.Space(scenario.space.nodes, frozenset({"pause", "jitter"}), storm_s=3.0, actions_max=3)
+    drawn = plans(space, writes=st.integers(1, 50))
+    chosen = settings(max_examples=200, deadline=None, database=None, derandomize=True)
+    seed, plan = find(
+        st.tuples(st.integers(0, 9), drawn), lambda run: not sim.run(run[0], scenario, run[1]).ok, settings=chosen
+    )
+    assert seed == 0
+    assert plan == p.Plan(actions=(p.Pause("n2", 0.0, 0.05),), storm_s=3.0, params={"writes": 5})
 
 
 def test_a_failure_that_needs_no_fault_is_left_with_none() -> None:
