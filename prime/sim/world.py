@@ -119,15 +119,17 @@ class Node:
 
     @contextlib.asynccontextmanager
     async def system(
-        self, *, limits: LinkLimits | None = None, version: str = "", statistics: bool = False
+        self, *, limits: LinkLimits | None = None, version: str = "", statistics: bool = False, traced: bool = True
     ) -> AsyncIterator[System]:
         """Open this node's system of actors on the simulated network; as `prime.open_system`.
 
         It knows where the other nodes are: `system.ref(world.node("n2").peer, path, Kind)` needs no introduction.
+        Without `traced` its messages are no events of the history, and take the shorter ways through the runtime that
+        those of a program without a tracer take.
         """
         life = str(self.lives)
         random = self.random("runtime", life)
-        tracer = _Follower(self)
+        tracer = _Follower(self) if traced else None
         system = System(random=random, secret=random.randbytes(32), tracer=tracer, statistics=statistics)
         self.running = system.running
         system.process_host = _NoProcesses()

@@ -5,4 +5,5 @@
 - `delivery:flipped_bits`: the same over streams without a seal, where bytes change on the way.
 - `store:journals`: a journal on each node, under every fault of a disk, with crashes and stalls.
 - `store:accounts`: actors that persist, under the same.
+- `supervision:supervision`: drawn trees of supervisors whose actors fail at every moment, while their nodes do.
 """

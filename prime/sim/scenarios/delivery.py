@@ -27,11 +27,13 @@ from prime.actor import (
     streams,
 )
 from prime.actor.facts import DeadLetter
+from prime.actor.mailbox import Full
 from prime.errors import PrimeError
 from prime.sim import plan as p
 from prime.sim.invariants import ViolationError
 from prime.sim.run import scenario
 from prime.sim.scenarios import post_books as books
+from prime.sim.scenarios.patience import stood_still_s
 from prime.sim.world import Node, World
 from prime.transport.facts import LinkDown
 from prime.transport.link import LinkLimits
@@ -39,6 +41,7 @@ from prime.transport.links import Links
 from prime.wire import Ask, message
 
 MAILBOX = 8
+PADDING_BYTES = (0, 0, 0, 0, 0, 0, 0, 0, 300, 3000)
 CALM_S = 5.0
 """How long after the storm before a tell that is lost on a link that is up counts as lost."""
 AGAIN_S = 40.0
@@ -57,6 +60,7 @@ class Letter:
     life: int
     number: int
     reliable: bool
+    padding: bytes
 
 
 @message(tag=0xE01)
@@ -124,7 +128,7 @@ class Mortal(Actor[Poke]):
     """Lives to be watched."""
 
     @on(Poke)
-    async def poke(self, m: Poke) -> None:
+    async def poke(self, _: Poke) -> None:
         """Hear it."""
 
 
@@ -159,7 +163,7 @@ class Office:
         if not self.is_alive:
             return
         if isinstance(fact, LinkDown):
-            self.books.link_down_at = trio.current_time()
+            self.books.link_down_at = max(self.books.link_down_at, trio.current_time())
         if isinstance(fact, DeadLetter) and fact.kind == "Letter" and fact.path != f"/app/desk-{self.node.name}":
             target = fact.path.removeprefix("/app/desk-")
             self.books.line(self.life, target, reliable=True).give_up(trio.current_time())
@@ -179,13 +183,16 @@ class Offices:
         self.closing = False
         self.over = trio.Event()
         random = world.random("limits")
+        self.traced = random.random() < 0.5
+        """Messages without a trace take shorter ways through the runtime: those of most programs."""
+        self.full: Full = random.choice(("wait", "wait", "reject"))
         self.limits = LinkLimits(
             reliable_give_up_s=random.choice((60.0, 60.0, 6.0)), reliable_messages=random.choice((256, 4)), write_s=8.0
         )
 
     async def main(self, node: Node) -> None:
         """Be one life of a node."""
-        async with node.system(limits=self.limits) as system:
+        async with node.system(limits=self.limits, traced=self.traced) as system:
             office = Office(node, system, self, (node.name, node.lives), node.random("office", str(node.lives)))
             before = system.leftovers()
             self._open(office)
@@ -217,7 +224,8 @@ class Offices:
 
     async def _staff(self, office: Office, sup: Supervisor) -> None:
         name = office.node.name
-        await sup.spawn(lambda: Desk(office), f"desk-{name}", mailbox=Mailbox(MAILBOX))
+        await trio.sleep(office.random.choice((0.0, 0.3)))  # messages may come before there is anybody to take them
+        await sup.spawn(lambda: Desk(office), f"desk-{name}", mailbox=Mailbox(MAILBOX, self.full))
         await sup.spawn(lambda: Projector(office), "projector")
 
     # ---- what must hold
@@ -294,7 +302,7 @@ async def _tell(office: Office, other: Node, ref: Ref[Letter | Question], *, rel
     while not office.all.closing:
         number = line.begin(trio.current_time())
         try:
-            await ref.tell(Letter(*office.life, number, reliable))
+            await ref.tell(Letter(*office.life, number, reliable, bytes(office.random.choice(PADDING_BYTES))))
         except PrimeError as error:
             line.settle(number, "refused")
             office.node.note("cannot tell", other.name, why=type(error).__name__)
@@ -331,19 +339,6 @@ def _check_in_time(office: Office, question: Question, began: float, timeout_s: 
     if office.is_alive and now - began > allowed_s:
         text = f"{question.name} with {timeout_s:g} s, begun at {began:g}, ended at {now:g}"
         office.books.blame(books.ASKS, text)
-
-
-def stood_still_s(plan: p.Plan, node: str, since: float, until: float) -> float:
-    """Return how long a node may have stood still, or its clock have been put back, between two times."""
-    total_s = 0.0
-    for action in plan.actions:
-        if action.node != node if isinstance(action, p.Pause | p.Skew) else True:
-            continue
-        if isinstance(action, p.Pause):
-            total_s += max(min(until, action.at_s + action.for_s) - max(since, action.at_s), 0.0)
-        elif isinstance(action, p.Skew) and since <= action.at_s <= until:
-            total_s += max(-action.offset_s, 0.0)
-    return total_s
 
 
 async def watch(office: Office, other: Node) -> None:
@@ -409,6 +404,7 @@ async def delivery(world: World) -> None:
     for name in books.NAMES:
         world.always(name, partial(offices.books.check, name))
     await _play(world, offices)
+    offices.books.may_drop = offices.full == "reject"
     missing = list(offices.books.missing(office.life for office in offices.living))
     if missing:
         raise ViolationError(f"what was told is handled, reported, or lost with its receiver: {missing[0]}")

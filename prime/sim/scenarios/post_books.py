@@ -106,6 +106,8 @@ class Books:
     notices: dict[int, int] = attrs.Factory(dict)
     """How often each watch was told; a watch that ended is -1."""
     link_down_at: float = 0.0
+    may_drop: bool = False
+    """Whether a full mailbox drops a plain tell."""
     wrong: dict[str, str] = attrs.Factory(dict)
     """What was found wrong first, by the name of what must hold."""
 
@@ -162,6 +164,8 @@ class Books:
                 crashes = self.crashes.get(target, ())
                 if reliable:
                     gone = line.unaccounted(crashes, self.mailbox)
+                elif self.may_drop:
+                    continue
                 else:
                     gone = [
                         n
