@@ -1,7 +1,7 @@
 """From a failing run to the smallest one found that fails in the same way, through Hypothesis (`[testing]`).
 
-Every attempt is a run of the same seed under a plan with some dials turned down (`dials.py`). Hypothesis draws the
-levels, finds a failing row of them and shrinks it; then each dial of the best plan is tried by itself until none goes lower.
+Every attempt is a run of the same seed under a plan with some knobs turned down (`knobs.py`). Hypothesis draws the
+levels, finds a failing row of them and shrinks it; then each knob of the best plan is tried by itself until none goes lower.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from prime.errors import MissingExtraError, UsageError
-from prime.sim.dials import Dials, cost
+from prime.sim.knobs import Knobs, cost
 from prime.sim.notation import to_plain
 from prime.sim.plan import Plan
 from prime.sim.run import Outcome, Scenario, run
@@ -22,7 +22,7 @@ WITHIN_S: Final = 60.0
 _EXAMPLES_MAX: Final = 100
 """How many rows Hypothesis draws until one fails; most are near the plan, so the first ones should."""
 _LEVEL_MAX: Final = 99
-"""A dial is drawn from 0 to this, and everything above its top is the top: at random, nearly all stay where they are."""
+"""A knob is drawn from 0 to this, and everything above its top is the top: at random, nearly all stay where they are."""
 _KEEP_MAX: Final = 9
 """The same for whether an action happens: at random, nine in ten do."""
 
@@ -77,15 +77,15 @@ class Shrinking:
         return True
 
     def search(self) -> None:
-        """Let Hypothesis find and shrink a failing row of dials. Raises `MissingExtraError`."""
+        """Let Hypothesis find and shrink a failing row of knobs. Raises `MissingExtraError`."""
         try:
             from hypothesis import HealthCheck, Phase, find, settings
             from hypothesis import strategies as st
             from hypothesis.errors import NoSuchExample
         except ModuleNotFoundError as error:
             raise MissingExtraError("shrinking needs hypothesis", hint="pip install 'prime-actors[testing]'") from error
-        dials = Dials.of(self.best.plan, self._scenario.space)
-        levels = [st.integers(0, _KEEP_MAX if dial.place[0] == "keep" else _LEVEL_MAX) for dial in dials.dials]
+        knobs = Knobs.of(self.best.plan, self._scenario.space)
+        levels = [st.integers(0, _KEEP_MAX if knob.place[0] == "keep" else _LEVEL_MAX) for knob in knobs.knobs]
         chosen = settings(
             max_examples=_EXAMPLES_MAX,
             deadline=None,
@@ -95,25 +95,25 @@ class Shrinking:
             suppress_health_check=list(HealthCheck),
         )
         try:
-            find(st.tuples(*levels).map(dials.turned), self.fails, settings=chosen)
-        except NoSuchExample:  # only the plan itself fails: what is left is to turn one dial at a time
+            find(st.tuples(*levels).map(knobs.turned), self.fails, settings=chosen)
+        except NoSuchExample:  # only the plan itself fails: what is left is to turn one knob at a time
             return
 
     def walk(self) -> None:
-        """Turn the dials of the best plan down, one at a time, until none goes lower."""
+        """Turn the knobs of the best plan down, one at a time, until none goes lower."""
         while not self.is_over:
             before = cost(self.best.plan)
-            dials = Dials.of(self.best.plan, self._scenario.space)
-            self._walk_once(dials)
+            knobs = Knobs.of(self.best.plan, self._scenario.space)
+            self._walk_once(knobs)
             if cost(self.best.plan) >= before:
                 return
 
-    def _walk_once(self, dials: Dials) -> None:
-        levels = list(dials.tops)
-        for index, top in enumerate(dials.tops):
+    def _walk_once(self, knobs: Knobs) -> None:
+        levels = list(knobs.tops)
+        for index, top in enumerate(knobs.tops):
             for level in range(top):
                 lower = [*levels[:index], level, *levels[index + 1 :]]
-                if self.fails(dials.turned(lower)):
+                if self.fails(knobs.turned(lower)):
                     levels = lower
                     break
 

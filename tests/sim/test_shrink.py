@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from prime import sim
 from prime.errors import MissingExtraError, UsageError
 from prime.sim import plan as p
-from prime.sim.dials import Dials, cost
+from prime.sim.knobs import Knobs, cost
 from prime.sim.notation import as_test, from_plain, to_plain
 from prime.sim.plan import draw
 from prime.sim.run import load
@@ -35,21 +35,21 @@ def scenarios_on_the_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sys.modules.pop("searched", None)
 
 
-# ---- dials
+# ---- knobs
 
 
 @given(PLANS)
-def test_at_the_top_of_its_dials_a_plan_is_itself(plan: p.Plan) -> None:
-    dials = Dials.of(plan, SPACE)
-    assert dials.turned(dials.tops) == plan
-    assert dials.turned([99] * len(dials.tops)) == plan
+def test_at_the_top_of_its_knobs_a_plan_is_itself(plan: p.Plan) -> None:
+    knobs = Knobs.of(plan, SPACE)
+    assert knobs.turned(knobs.tops) == plan
+    assert knobs.turned([99] * len(knobs.tops)) == plan
 
 
 @given(PLANS, st.data())
-def test_a_plan_with_dials_turned_down_is_a_plan_of_the_same_space(plan: p.Plan, data: st.DataObject) -> None:
-    dials = Dials.of(plan, SPACE)
-    levels = [data.draw(st.integers(0, top)) for top in dials.tops]
-    smaller = dials.turned(levels)
+def test_a_plan_with_knobs_turned_down_is_a_plan_of_the_same_space(plan: p.Plan, data: st.DataObject) -> None:
+    knobs = Knobs.of(plan, SPACE)
+    levels = [data.draw(st.integers(0, top)) for top in knobs.tops]
+    smaller = knobs.turned(levels)
     there = set(SPACE.nodes) - set(smaller.without)
     assert len(there) >= 2
     assert all(set(p.nodes_of(action)) <= there for action in smaller.actions)
@@ -59,21 +59,21 @@ def test_a_plan_with_dials_turned_down_is_a_plan_of_the_same_space(plan: p.Plan,
 
 
 @given(PLANS)
-def test_with_all_dials_at_0_nothing_goes_wrong(plan: p.Plan) -> None:
-    dials = Dials.of(plan, SPACE)
-    nothing = dials.turned([0] * len(dials.tops))
+def test_with_all_knobs_at_0_nothing_goes_wrong(plan: p.Plan) -> None:
+    knobs = Knobs.of(plan, SPACE)
+    nothing = knobs.turned([0] * len(knobs.tops))
     assert (nothing.network, nothing.disk, nothing.actions) == (p.NetworkFaults(), p.DiskFaults(), ())
     assert nothing.params == {"writes": 0}
     assert nothing.without == ("n1", "n2")
 
 
 @given(PLANS, st.data())
-def test_each_dial_turned_down_alone_costs_less_or_moves_what_happens(plan: p.Plan, data: st.DataObject) -> None:
-    dials = Dials.of(plan, SPACE)
-    if dials.tops:
-        index = data.draw(st.integers(0, len(dials.tops) - 1))
-        levels = [*dials.tops[:index], 0, *dials.tops[index + 1 :]]
-        assert dials.turned(levels) != plan
+def test_each_knob_turned_down_alone_costs_less_or_moves_what_happens(plan: p.Plan, data: st.DataObject) -> None:
+    knobs = Knobs.of(plan, SPACE)
+    if knobs.tops:
+        index = data.draw(st.integers(0, len(knobs.tops) - 1))
+        levels = [*knobs.tops[:index], 0, *knobs.tops[index + 1 :]]
+        assert knobs.turned(levels) != plan
 
 
 # ---- shrinking

@@ -1,6 +1,6 @@
-"""A failing plan as a row of dials, each of which can be turned down: an action dropped, a time rounded, a fault off (pure).
+"""A failing plan as a row of knobs, each of which can be turned down: an action dropped, a time rounded, a fault off (pure).
 
-At the top of all its dials a plan is itself; at 0 a dial has its simplest value. So what searches for a smaller plan
+At the top of all its knobs a plan is itself; at 0 a knob has its simplest value. So what searches for a smaller plan
 that still fails, Hypothesis or a plain walk, sees nothing but small whole numbers.
 """
 
@@ -25,7 +25,7 @@ _COUNTS: Final = (0, 1, 2, 3, 5, 10, 20, 50, 100)
 
 
 @attrs.frozen
-class Dial:
+class Knob:
     """One thing that may become simpler: `steps` are its values, the simplest first, the plan's own last.
 
     `place` says where: `("keep", index)` of an action, `("node", name)`, `("plan" | "network" | "disk" | "params", field)`
@@ -42,26 +42,26 @@ class Dial:
 
 
 @attrs.frozen
-class Dials:
+class Knobs:
     """A plan, and all that may become simpler in it."""
 
     plan: Plan
     space: Space
-    dials: tuple[Dial, ...]
+    knobs: tuple[Knob, ...]
 
     @classmethod
-    def of(cls, plan: Plan, space: Space) -> Dials:
-        """Return the dials of a plan; those that take most away come first."""
-        return cls(plan, space, tuple(dial for dial in _dials(plan, space) if dial.top > 0))
+    def of(cls, plan: Plan, space: Space) -> Knobs:
+        """Return the knobs of a plan; those that take most away come first."""
+        return cls(plan, space, tuple(knob for knob in _knobs(plan, space) if knob.top > 0))
 
     @property
     def tops(self) -> tuple[int, ...]:
         """The levels at which the plan is itself."""
-        return tuple(dial.top for dial in self.dials)
+        return tuple(knob.top for knob in self.knobs)
 
     def turned(self, levels: Sequence[int]) -> Plan:
-        """Return the plan with its dials at these levels; a level above the top is the top."""
-        at = {dial.place: dial.steps[min(level, dial.top)] for dial, level in zip(self.dials, levels, strict=True)}
+        """Return the plan with its knobs at these levels; a level above the top is the top."""
+        at = {knob.place: knob.steps[min(level, knob.top)] for knob, level in zip(self.knobs, levels, strict=True)}
         plan = self.plan
         without = self._without(at)
         actions = [
@@ -101,18 +101,18 @@ def _least(space: Space) -> int:
     return len(space.nodes) if space.nodes_min is None else space.nodes_min
 
 
-def _dials(plan: Plan, space: Space) -> Iterator[Dial]:
-    yield from (Dial(("keep", index), (False, True)) for index in range(len(plan.actions)))
+def _knobs(plan: Plan, space: Space) -> Iterator[Knob]:
+    yield from (Knob(("keep", index), (False, True)) for index in range(len(plan.actions)))
     for name, value in special(plan.network).items():
-        yield Dial(("network", name), _distinct(getattr(NetworkFaults(), name), _rounded(value), value))
+        yield Knob(("network", name), _distinct(getattr(NetworkFaults(), name), _rounded(value), value))
     for name, value in special(plan.disk).items():
-        yield Dial(("disk", name), _distinct(getattr(DiskFaults(), name), value))
+        yield Knob(("disk", name), _distinct(getattr(DiskFaults(), name), value))
     if len(space.nodes) - len(plan.without) > _least(space):
-        yield from (Dial(("node", node), (False, True)) for node in space.nodes if node not in plan.without)
-    yield from (Dial(("params", name), _counts(number)) for name, number in plan.params.items())
-    yield Dial(("plan", "storm_s"), _times(plan.storm_s, _STORMS))
+        yield from (Knob(("node", node), (False, True)) for node in space.nodes if node not in plan.without)
+    yield from (Knob(("params", name), _counts(number)) for name, number in plan.params.items())
+    yield Knob(("plan", "storm_s"), _times(plan.storm_s, _STORMS))
     for index, action in enumerate(plan.actions):
-        yield from (Dial((index, field), steps) for field, steps in _steps(action))
+        yield from (Knob((index, field), steps) for field, steps in _steps(action))
 
 
 def _steps(action: Action) -> Iterator[tuple[str, tuple[Any, ...]]]:
