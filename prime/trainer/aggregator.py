@@ -155,6 +155,7 @@ class Aggregator(Actor[Heard]):
         self._stepping = False
         self._vote: tuple[msg.Accepted, list[memoryview]] | None = None
         self._pending: plans.Contribute | None = None
+        self.journal_bytes_max = JOURNAL_BYTES_MAX
         self.float32_bytes = 0
 
     async def started(self) -> None:
@@ -218,6 +219,7 @@ class Aggregator(Actor[Heard]):
     async def state_held(self, m: plans.StateHeld) -> None:
         """Note which state contributions start from."""
         await self._step(cmd.StateReady(m.round, m.state_hash))
+        await self._contribute_pending()
 
     @on(plans.Contribute)
     async def contribute(self, m: plans.Contribute) -> None:
@@ -231,21 +233,23 @@ class Aggregator(Actor[Heard]):
         if m.round < core.round:
             self._missed(core, m)
             return
-        rnd = self._rounds.get(m.round)
-        if rnd is None:
-            self._pending = m
+        rnd, base = self._rounds.get(m.round), core.own_base
+        if rnd is None or base is None or core.seat is None or core.seat.restarted:
+            self._pending = m  # until the round can take it, or is over
             return
-        self._pending = None
-        base = core.own_base
         if rnd.own:
             return
         frozen = self._ledger.freeze(m.round, m.delta, m.weight)
-        if base is None or core.seat is None or core.seat.restarted:
-            return
         encode = functools.partial(self._encoded, frozen.y, rnd.parts)
         encoded, hashes = await self._compute(encode, self._numbers.size_bytes(self._elements))
         rnd.own, rnd.own_hashes = dict(enumerate(encoded)), hashes
         await self._step(cmd.Contributed(m.round, msg.Offer(frozen.weight, base[1], hashes)))
+
+    async def _contribute_pending(self) -> None:
+        """Look again at a contribution that could not be taken when it came."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            await self.contribute(pending)
 
     def _missed(self, core: RoundCore, m: plans.Contribute) -> None:
         """Keep what came too late for its round; after an abort the trainer still has it, in its next delta."""
@@ -524,7 +528,7 @@ class Aggregator(Actor[Heard]):
             rnd = self._rounds[record.round]
             payloads = [rnd.results[part, hash_] for part, hash_ in enumerate(record.value.parts)]
             self._vote = (record, payloads)
-        if isinstance(record, msg.Decided) and self._journal.size_bytes > JOURNAL_BYTES_MAX:
+        if isinstance(record, msg.Decided) and self._journal.size_bytes > self.journal_bytes_max:
             await self._journal.replace(self._compacted(record))
             return
         if isinstance(record, msg.Born | msg.Booted):
@@ -586,8 +590,7 @@ class Aggregator(Actor[Heard]):
             if peer != self._plan.member.peer:
                 self._rewatch(peer)
         self._report(plans.ViewEntered(round_, view, command.state_round))
-        if self._pending is not None and self._pending.round <= round_:
-            await self.contribute(self._pending)
+        await self._contribute_pending()
 
     # -------------------------------------------------------------------------------------------- numbers and bytes
 

@@ -287,7 +287,7 @@ class Trainer(Actor[Heard]):
     async def _abort(self, worker: RankWorker, value: Value) -> None:
         """Keep everything: the state is that of the aborted round too, and the delta goes on growing."""
         state = self._state
-        if state is not None and state.round < value.round:
+        if state is not None and value.state_round <= state.round < value.round:  # one that is behind stays behind
             await self._take(attrs.evolve(state, round=value.round))
         if self._steps_at_snapshot:  # else the next commit would drop what was contributed in vain
             await worker.forget_snapshot()

@@ -205,6 +205,22 @@ async def test_a_state_is_good_for_a_round_if_all_rounds_since_were_aborted(
         assert [c.round for c in found.contributions] == [3]
 
 
+async def test_an_abort_makes_no_present_state_of_one_that_misses_a_commit(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with bench(monkeypatch) as found:
+        await trio.sleep(1)
+        held = [m for m in found.told if isinstance(m, plans.StateHeld)]
+        await found.ref.tell(plans.RoundAborted(Value(3, 1, b"", (), (), VIEW, 2)))  # round 2 committed elsewhere
+        await trio.sleep(1)
+        assert [m for m in found.told if isinstance(m, plans.StateHeld)] == held
+        assert found.kept is not None
+        assert found.kept.round == 0
+        await found.ref.tell(plans.RoundAborted(Value(3, 1, b"", (), (), VIEW, 0)))  # all since was aborted
+        await trio.sleep(1)
+        assert found.kept.round == 3
+
+
 async def test_a_missed_commit_is_fetched_and_again_until_it_is_there(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:

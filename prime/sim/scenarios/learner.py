@@ -228,7 +228,7 @@ class Learner(Actor[Any]):
 
     async def _abort(self, value: Value) -> None:
         state = self.state
-        if state is not None and state.round < value.round:
+        if state is not None and value.state_round <= state.round < value.round:
             await self._take(State(value.round, state.hash))
         self._snapshot, self._steps_at_snapshot = Sum(), 0
 

@@ -16,7 +16,7 @@ import trio
 
 from prime.actor import Mailbox, Restart, System, on
 from prime.actor.facts import ActorFailed
-from prime.errors import UnreachableError
+from prime.errors import CorruptedError, RestartLimitError, UnreachableError, WorldError
 from prime.node.contacts import DIAL_DEADLINE_S, Contacts, dial_silent, find_contacts
 from prime.sim.exact import Exact, Sum
 from prime.sim.invariants import ViolationError
@@ -24,17 +24,19 @@ from prime.sim.run import scenario
 from prime.sim.scenarios.learner import Keeper, Learner, Memory
 from prime.sim.scenarios.ledgers import Book, Life, names
 from prime.sim.world import Node, World
-from prime.store.journal import MemoryJournal
+from prime.store.journal import FileJournal
 from prime.trainer import commands as cmd
 from prime.trainer import messages as msg
 from prime.trainer import plans
 from prime.trainer.aggregator import Aggregator, SwarmPlan
 from prime.trainer.carry import Ledger
+from prime.trainer.parts import digest
 from prime.trainer.records import is_untrained, read_record
 from prime.trainer.round import RoundCore
 from prime.trainer.timing import Timing
 from prime.trainer.view import Member, Value, View
 
+_DISK_ERRORS = ("WorldError: /rounds", "CorruptedError: /rounds")
 RUN = "run"
 NODES = ("n1", "n2", "n3", "n4", "n5")
 FOUNDER = NODES[0]
@@ -48,6 +50,10 @@ TIMING = Timing(
     deadline_s=6.0,
     join_ttl_s=5.0,
 )
+JOURNAL_BYTES_MAX = 100_000
+"""So little that a journal is written anew now and then."""
+RESTART_S = 1.0
+"""How long it takes whoever runs a node to see that it ended, and to start it again."""
 LATENCY_MAX_S = 0.2
 BANDWIDTH_MIN = 1e5
 """A network worse than this is not said to exchange messages in time (bytes a second)."""
@@ -62,25 +68,63 @@ Kill = Callable[[Life, cmd.Command | cmd.Event], bool]
 """Crashes a node, or not, before it carries out a command of its round's core or takes an event to it: whether it did."""
 
 
-class DiskJournal(MemoryJournal):
-    """A journal that outlives its node's processes, until its disk is lost; `wrote` hears each record."""
+class WitnessedJournal:
+    """The journal of a node's present life, looked at while it is written. `known` outlives it."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.wrote: Callable[[bytes], None] = lambda _: None
+    def __init__(self, inner: FileJournal, life: Life, book: Book, known: dict[bytes, int]) -> None:
+        self._inner = inner
+        self.life = self._life = life
+        self._book = book
+        self._known = known
+        self.find()
+
+    def find(self) -> None:
+        """Tell what is on the disk though the call that wrote it did not live to say so."""
+        records = self._inner.records()
+        if self._known and not records:
+            self._known.clear()
+            self._book.lost_disk(self._life)
+        for record in records:
+            self._take(record)
 
     async def append(self, record: bytes | memoryview) -> None:
-        """See `contract.Journal.append`: a crash may come before the record is there, or behind it."""
-        await super().append(record)
-        self.wrote(bytes(record))
-        await trio.lowlevel.checkpoint()
+        """See `contract.Journal.append`."""
+        await self._inner.append(record)
+        self._take(bytes(record))
+
+    async def replace(self, records: Sequence[bytes | memoryview]) -> None:
+        """See `contract.Journal.replace`."""
+        await self._inner.replace(records)
+        for record in records:
+            self._take(bytes(record))
+
+    def records(self) -> list[bytes]:
+        """See `contract.Journal.records`."""
+        return self._inner.records()
+
+    def knows(self, round_: int) -> bool:
+        """Tell whether the decision of a round is on the disk."""
+        return round_ in self._known.values()
+
+    @property
+    def size_bytes(self) -> int:
+        """See `contract.Journal.size_bytes`."""
+        return self._inner.size_bytes
+
+    def _take(self, data: bytes) -> None:
+        key = digest(data)
+        if key not in self._known and not self._life.is_over:
+            record, _ = read_record(data)
+            self._known[key] = record.value.round if isinstance(record, msg.Decided) else -1
+            self._book.wrote(self._life, record)
 
 
 class Witnessed(Aggregator):
     """The aggregator of production, looked at while it works; its node may die at any of its commands."""
 
-    def __init__(self, plan: SwarmPlan, journal: DiskJournal, life: Life, swarm: Swarm, report: Any) -> None:
+    def __init__(self, plan: SwarmPlan, journal: WitnessedJournal, life: Life, swarm: Swarm, report: Any) -> None:
         super().__init__(plan, journal, report, swarm.numbers)
+        self.journal_bytes_max = JOURNAL_BYTES_MAX
         self.life = self._life = life
         self._swarm = swarm
 
@@ -133,7 +177,8 @@ class Swarm:
         self.nodes = world.nodes[:size]
         self.kill: Kill = kill if kill is not None else lambda _life, _thing: False
         self._since: dict[tuple[int, tuple[str, ...]], float] = {}
-        self.journals: dict[str, DiskJournal] = {}
+        self.journals: dict[str, WitnessedJournal] = {}
+        self._known: dict[str, dict[bytes, int]] = {node.name: {} for node in self.nodes}
         self.lives: dict[str, Life] = {}
         self.memories: dict[str, Memory] = {}
         self.aggregators: dict[str, Witnessed] = {}
@@ -147,8 +192,32 @@ class Swarm:
 
     async def _main(self, node: Node) -> None:
         life = self.lives[node.name] = Life(node, node.lives)
-        memory = self.memories[node.name] = Memory()
-        journal = self._journal(life)
+        self.memories[node.name] = Memory()
+        try:
+            journal = self.journals[node.name] = await self._open_journal(life)
+            await self._serve(life, journal)
+        except (RestartLimitError, CorruptedError) as error:  # whoever runs it starts it again
+            if not node.disk.flips and isinstance(error, CorruptedError):
+                raise
+            node.note("gives up", "", why=str(error))
+            node.crash(RESTART_S)
+
+    async def _open_journal(self, life: Life) -> WitnessedJournal:
+        """Open the journal, as often as it takes; one that the disk damaged is put away, as its error says."""
+        node = life.node
+        while True:
+            try:
+                return WitnessedJournal(await node.disk.journal("rounds"), life, self.book, self._known[node.name])
+            except CorruptedError as error:
+                if not node.disk.flips:
+                    raise
+                node.note("puts its journal away", "", why=str(error))
+                node.disk.wipe()
+            except WorldError:
+                await trio.sleep(RESTART_S)
+
+    async def _serve(self, life: Life, journal: WitnessedJournal) -> None:
+        node, memory = life.node, self.memories[life.node.name]
         async with node.system() as system, system.supervisor("state") as states:
             system.subscribe(lambda fact: self._hear(life, fact))
             found = node.name == FOUNDER and (bool(journal.records()) or not self.book.values)
@@ -158,38 +227,28 @@ class Swarm:
             plan = SwarmPlan(RUN, member, found, contacts.peers, len(self.nodes), TIMING)
             founder = found and is_untrained(journal.records())
             restart = Restart(max=3, within=120, backoff=(0.5, 10))
+            dialling = trio.CancelScope()
+
+            def report(outcome: plans.Outcome) -> None:
+                if isinstance(outcome, plans.ViewEntered):
+                    dialling.cancel()
+                ref = system.whereis("/train/trainer")
+                if ref is not None:
+                    ref.tell_nowait(outcome)
+
+            def aggregator() -> Witnessed:
+                self.book.rules.crashed(node.peer)
+                journal.find()
+                made = self.aggregators[node.name] = Witnessed(plan, journal, life, self, report)
+                return made
+
             async with system.supervisor("train", strategy="one_for_all", restart=restart) as sup:
                 keeper = await states.spawn(Keeper, "donor")
-
-                dialling = trio.CancelScope()
-
-                def report(outcome: plans.Outcome) -> None:
-                    if isinstance(outcome, plans.ViewEntered):
-                        dialling.cancel()
-                    ref = system.whereis("/train/trainer")
-                    if ref is not None:
-                        ref.tell_nowait(outcome)
-
-                def aggregator() -> Witnessed:
-                    self.book.rules.crashed(node.peer)
-                    made = self.aggregators[node.name] = Witnessed(plan, journal, life, self, report)
-                    return made
-
                 ref = await sup.spawn(aggregator, "aggregator", mailbox=Mailbox(4096))
                 await sup.spawn(lambda: Learner(life, self.book, memory, ref, keeper, founder=founder), "trainer")
                 with dialling:
                     await dial_silent(system, contacts.silent, lambda peers: ref.tell(plans.FurtherContacts(peers)))
                 await trio.sleep_forever()
-
-    def _journal(self, life: Life) -> DiskJournal:
-        node = life.node
-        journal = self.journals.get(node.name)
-        if journal is None or _lost_disk(node):
-            if journal is not None:
-                self.book.lost_disk(life)
-            journal = self.journals[node.name] = DiskJournal()
-        journal.wrote = lambda data: self.book.wrote(life, read_record(data)[0])
-        return journal
 
     async def _dial(self, system: System, node: Node) -> Contacts:
         """Find members of the run, as often as it takes: a person would start the program again."""
@@ -201,8 +260,9 @@ class Swarm:
                 node.note("finds nobody")
 
     def _hear(self, life: Life, fact: Any) -> None:
-        """Fail the world when an actor of the round fails."""
-        if isinstance(fact, ActorFailed) and not life.is_over:
+        """Fail the world when an actor of the round fails, and not of the disk."""
+        is_disk = isinstance(fact, ActorFailed) and fact.error.startswith(_DISK_ERRORS)
+        if isinstance(fact, ActorFailed) and not is_disk and not life.is_over:
             self.world.fail(ViolationError(f"{life.node.name}: {fact}\n{fact.traceback}"))
 
     # --------------------------------------------------------------------------------------------------- rounds in time
@@ -271,7 +331,7 @@ class Swarm:
             return (
                 f"of the {len(last.next_view.members)} members after round {last.round} {len(intact)} have their disks"
             )
-        if not any(self._knows(journal, last.round) for journal in self.journals.values()):
+        if not any(journal.knows(last.round) for journal in self.journals.values()):
             return f"nobody has the decision of round {last.round} on its disk any more"
         if not last.state_round and any(r and is_untrained(r) for r in [self.journals[FOUNDER].records()]):
             return ""  # the founder makes what it began with again, when it starts
@@ -281,10 +341,10 @@ class Swarm:
             return f"nobody holds the state after round {last.state_round}: it is in no process any more"
         return ""
 
-    @staticmethod
-    def _knows(journal: DiskJournal, round_: int) -> bool:
-        records = (read_record(data)[0] for data in journal.records())
-        return any(isinstance(r, msg.Decided) and r.value.round == round_ for r in records)
+    def has_begun(self) -> bool:
+        """Tell whether every node has opened its journal in its present life."""
+        lives = ((self.lives.get(node.name), self.journals.get(node.name)) for node in self.nodes)
+        return all(life and not life.is_over and journal and journal.life is life for life, journal in lives)
 
     def all_in(self) -> bool:
         """Tell whether every node is a member and holds the newest state."""
@@ -327,11 +387,6 @@ class Swarm:
             assert not again, f"once: {sorted(again)} of {node.name} were added and are owed still"  # noqa: S101
 
 
-def _lost_disk(node: Node) -> bool:
-    crashes = (e.detail for e in reversed(node.world.history.events) if e.node == node.name and e.kind == "crashes")
-    return next(crashes, "") == "disk lost"
-
-
 @scenario(nodes=NODES, nodes_min=3, storm_s=20.0, quiet_s=120.0)
 async def training_round(world: World) -> None:
     """Train through the storm; then everybody is let in, two rounds commit, and all come to rest with one state."""
@@ -343,6 +398,7 @@ async def train(world: World, swarm: Swarm) -> None:
     swarm.start()
     world.nursery.start_soon(swarm.watch)
     await world.storm()
+    await world.eventually("start", swarm.has_begun, within_s=10.0)
     book = swarm.book
     lost = swarm.is_lost()
     if lost:
