@@ -48,7 +48,7 @@ class _Wake:
 
 @message
 class _LookAgain:
-    """Perhaps a member that was down is not any more."""
+    """It is time to look whether a member that was down is back."""
 
     peer: str
 
@@ -146,7 +146,8 @@ class Aggregator(Actor[Heard]):
         self._recovered: dict[int, dict[tuple[int, bytes], memoryview]] = {}
         self._ledger: Ledger[Any] = Ledger()
         self._outlets: dict[str, Outlet] = {}
-        self._watched: set[str] = set()
+        self._watched: dict[str, float] = {}
+        self._looking: set[str] = set()
         self._linked: set[str] = set()
         self._unsubscribe: Callable[[], None] = lambda: None
         self._birth: dict[type, msg.Record] = {}
@@ -313,24 +314,36 @@ class Aggregator(Actor[Heard]):
     @on(Down)
     async def down(self, m: Down) -> None:
         """Note that a member's aggregator ended, or that the link to it was lost."""
-        self._watched.discard(m.peer)
+        self._watched.pop(m.peer, None)
         if m.peer in self._outlets:
             self._outlets[m.peer].drop_bulk()
-        self.ctx.after(self._plan.timing.suspect_s, _LookAgain(m.peer))
+        self._look_later(m.peer)
         await self._step(cmd.PeerDown(m.peer))
 
     @on(_LookAgain)
     async def look_again(self, m: _LookAgain) -> None:
-        """Watch a member that is down once more: while nobody contributes, none of them would say that it is back."""
-        if self._core is not None and m.peer in self._core.roster.down:
-            self._rewatch(m.peer)
-            if m.peer in self._linked:
-                await self._step(cmd.PeerUp(m.peer))
+        """Watch a member that is down once more: while nobody contributes, none of them would say that it is back.
+
+        It is, once the watch of its aggregator has stood for a while.
+        """
+        self._looking.discard(m.peer)
+        if self._core is None or m.peer not in self._core.roster.down:
+            return
+        since = self._watched.get(m.peer)
+        if since is not None and m.peer in self._linked and self.ctx.now() - since >= self._plan.timing.suspect_s:
+            await self._step(cmd.PeerUp(m.peer))
+            return
+        self._rewatch(m.peer)
+        self._look_later(m.peer)
+
+    def _look_later(self, peer: str) -> None:
+        if peer not in self._looking:
+            self._looking.add(peer)
+            self.ctx.after(self._plan.timing.suspect_s, _LookAgain(peer), overtake=True)
 
     def _observe(self, fact: Any) -> None:
         if isinstance(fact, LinkUp):
             self._linked.add(fact.peer)
-            self.ctx.after(0, _LookAgain(fact.peer), overtake=True)
         elif isinstance(fact, LinkDown):
             self._linked.discard(fact.peer)
 
@@ -470,8 +483,10 @@ class Aggregator(Actor[Heard]):
 
         Otherwise its commands would overtake the rest of this step, and a vote could leave before its fsync.
         """
+        if self._core is None:
+            return  # before `Begin` it is nobody's: what matters is sent again
         self._events.append(event)
-        if self._stepping or self._core is None:
+        if self._stepping:
             return
         self._stepping = True
         while self._events:
@@ -694,5 +709,5 @@ class Aggregator(Actor[Heard]):
         """Watch a member of the present view, again after it was down and is heard once more."""
         seat = self._core.seat if self._core is not None else None
         if seat is not None and peer not in self._watched and seat.view.find(peer) is not None:
-            self._watched.add(peer)
+            self._watched[peer] = self.ctx.now()
             self.ctx.watch(self.ctx.system.ref(peer, AGGREGATOR_PATH, Aggregator))

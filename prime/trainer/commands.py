@@ -77,7 +77,7 @@ class PeerDown:
 
 @attrs.frozen
 class PeerUp:
-    """There is a link to a peer again: it is not down, though it has said nothing yet."""
+    """A peer and its aggregator are there again, though it has said nothing yet."""
 
     peer: str
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from prime import sim
-from prime.sim.plan import Crash, NetworkFaults, Partition, Pause, Plan
+from prime.sim.plan import Crash, DiskFaults, DiskFull, DiskGone, NetworkFaults, Partition, Pause, Plan, SlowReader
 from prime.sim.scenarios.ledgers import Life
 from prime.sim.scenarios.round import Kill, Swarm, train, training_round
 
@@ -48,6 +48,38 @@ NAMED = {
                 Pause("n3", 16.656, 0.79),
             ),
             params={"size": 3},
+        ),
+    ),
+    # Messages that came before the aggregator knew its journal were handled before its wish to join: let in by one of
+    # them, it took itself for one that had changed its mind, and left again.
+    "a_commit_that_came_before_the_wish_to_join": (
+        211,
+        Plan(
+            NetworkFaults(latency_s=0.00966, loss=0.00594, duplication=0.3, corruption=0.00676),
+            DiskFaults(unsynced=True, torn=True, latency_s=0.0176),
+            actions=(
+                DiskFull("n3", 1.562, 1.48),
+                SlowReader("n5", 2.969, 0.431, 1630.0),
+                DiskFull("n2", 3.244, 8.21),
+                Partition(("n1",), 5.374, 6.76),
+                SlowReader("n5", 7.7, 0.847, 161000.0),
+                Partition(("n1", "n3", "n5"), 10.494, 0.828),
+                DiskGone("n1", 10.692, 0.26),
+                Partition(("n1", "n4", "n5"), 13.738, 1.92),
+                DiskFull("n2", 15.638, 0.526),
+                DiskFull("n3", 16.831, 0.173),
+            ),
+            params={"size": 5},
+        ),
+    ),
+    # A member that came back in a round contributed to it again, and what it had sent before was in the sum: the second
+    # contribution was taken for the first.
+    "a_member_that_contributes_before_and_after_its_disk_was_full": (
+        0,
+        Plan(
+            actions=tuple(DiskFull(f"n{1 + i % 3}", 2.0 + 0.77 * i, 0.2) for i in range(14)),
+            params={"size": 3},
+            storm_s=15.0,
         ),
     ),
 }

@@ -177,6 +177,7 @@ class Swarm:
         self.nodes = world.nodes[:size]
         self.kill: Kill = kill if kill is not None else lambda _life, _thing: False
         self._since: dict[tuple[int, tuple[str, ...]], float] = {}
+        self._is_founded = True
         self.journals: dict[str, WitnessedJournal] = {}
         self._known: dict[str, dict[bytes, int]] = {node.name: {} for node in self.nodes}
         self.lives: dict[str, Life] = {}
@@ -220,7 +221,7 @@ class Swarm:
         node, memory = life.node, self.memories[life.node.name]
         async with node.system() as system, system.supervisor("state") as states:
             system.subscribe(lambda fact: self._hear(life, fact))
-            found = node.name == FOUNDER and (bool(journal.records()) or not self.book.values)
+            found = node.name == FOUNDER and self._founds(journal)
             contacts = Contacts() if found else await self._dial(system, node)
             random = node.random("incarnation", str(node.lives))
             member = Member(node.peer, system.addresses, 1.0, random.getrandbits(48) + 1)
@@ -249,6 +250,11 @@ class Swarm:
                 with dialling:
                     await dial_silent(system, contacts.silent, lambda peers: ref.tell(plans.FurtherContacts(peers)))
                 await trio.sleep_forever()
+
+    def _founds(self, journal: WitnessedJournal) -> bool:
+        """Tell whether the founder's program is started as such: not after its disk was lost, once the run began."""
+        self._is_founded = self._is_founded and (bool(journal.records()) or not self.book.values)
+        return self._is_founded
 
     async def _dial(self, system: System, node: Node) -> Contacts:
         """Find members of the run, as often as it takes: a person would start the program again."""
@@ -333,7 +339,7 @@ class Swarm:
             )
         if not any(journal.knows(last.round) for journal in self.journals.values()):
             return f"nobody has the decision of round {last.round} on its disk any more"
-        if not last.state_round and any(r and is_untrained(r) for r in [self.journals[FOUNDER].records()]):
+        if not last.state_round and self._known[FOUNDER] and self._is_founded:
             return ""  # the founder makes what it began with again, when it starts
         states = [memory.state for memory in self.memories.values() if memory.state is not None]
         base = self.book.values[last.state_round].base if last.state_round else b""

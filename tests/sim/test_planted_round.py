@@ -1,0 +1,67 @@
+"""Bugs planted into the round: each is found, and by what it breaks. A check that cannot fail would be none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from prime import sim
+from prime.sim.decision import RULES
+from prime.sim.plan import Crash, Partition, Pause, Plan
+from prime.sim.scenarios.round import training_round
+from prime.trainer import messages as msg
+from prime.trainer.aggregator import Aggregator
+from prime.trainer.carry import Ledger
+from prime.trainer.view import View
+
+SEEDS = 30
+
+
+def found_by_drawing(plan: Plan | None = None) -> str:
+    """Return what the first failing seed says."""
+    for seed in range(SEEDS):
+        outcome = sim.run(seed, training_round, plan)
+        if not outcome.ok:
+            return outcome.error
+    return "nothing"
+
+
+def test_a_vote_before_its_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Aggregator._persist
+
+    async def persist(self: Any, record: msg.Record) -> None:
+        if isinstance(record, msg.Accepted):
+            self.ctx.start_soon(honest, self, record)
+        else:
+            await honest(self, record)
+
+    monkeypatch.setattr(Aggregator, "_persist", persist)
+    assert found_by_drawing().split(":")[0] in ("ready_on_disk", "majority_ready")
+
+
+def test_a_contribution_that_is_carried_though_it_was_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Ledger.commit
+
+    def commit(self: Ledger[Any], round_: int, *, included: bool, residual: Any = None) -> None:
+        frozen = self.frozen
+        honest(self, round_, included=included, residual=residual)
+        if frozen is not None and included:
+            self.carry, self.carry_weight = frozen.delta, frozen.delta_weight
+
+    monkeypatch.setattr(Ledger, "commit", commit)
+    assert "once" in found_by_drawing()
+
+
+def test_half_of_the_members_for_a_majority(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(View, "majority", lambda self: max(len(self.members) // 2, 1))
+    halves = Plan(actions=(Partition(("n1", "n2"), 4.0, 6.0),), storm_s=12.0, params={"size": 4})
+    found = [sim.run(seed, training_round, halves).error for seed in range(3)]
+    assert {error.split(":")[0] for error in found} <= set(RULES), found
+
+
+def test_a_late_contribution_that_nobody_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Aggregator, "_missed", lambda _self, _core, _m: None)
+    pauses = (Pause("n2", 3.1, 3.2), Pause("n1", 5.2, 3.4))
+    crashes = (Crash("n3", 8.1, 0.2), Crash("n2", 8.6, 0.2), Crash("n1", 9.3, 0.1))
+    assert "conserved" in found_by_drawing(Plan(actions=pauses + crashes, storm_s=12.0))
