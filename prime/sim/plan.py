@@ -238,7 +238,7 @@ def draw(seed: int, space: Space) -> Plan:
         disk=DiskFaults(
             unsynced="unsynced" in on,
             torn="torn" in on,
-            latency_s=_log(streams.stream("plan", "disk"), 1e-4, 0.05),
+            latency_s=_log(streams.stream("plan", "disk"), 1e-4, 0.05) if space.kinds & DISK else 0.0,
         ),
         actions=tuple(sorted(actions, key=lambda action: (action.at_s, repr(action)))),
         storm_s=space.storm_s,

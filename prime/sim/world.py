@@ -350,7 +350,9 @@ class World:
             if text and not isinstance(error, ViolationError):
                 error.add_note(text)
             self.failure = error
-            self.history.add(trio.current_time(), "", "fails", type(error).__name__)
+            name = error.name if isinstance(error, ViolationError) else type(error).__name__
+            self.history.add(trio.current_time(), "", "fails", name)
+            self.history.is_closed = True  # what the end undoes is not part of the run
         self.nursery.cancel_scope.cancel()
 
     def whereabouts(self) -> str:
