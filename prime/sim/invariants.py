@@ -11,7 +11,7 @@ Check = Callable[[], Any]
 """Finds nothing wrong, or returns `False` (anything false but `None`), or raises `AssertionError`."""
 
 
-class ViolationError(PrimeError):
+class ViolationError(PrimeError, AssertionError):
     """Something that must hold in a simulated world did not. `name` says what (by default the text up to a colon)."""
 
     def __init__(self, message: str, *, name: str = "", hint: str = "") -> None:

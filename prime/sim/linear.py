@@ -25,6 +25,7 @@ from typing import Any, Literal
 import attrs
 
 from prime.errors import RefusedError, UsageError
+from prime.sim.invariants import ViolationError
 from prime.sim.objects import CompareAndSet, FencedRegister, Grant, Held, Lease, Model, Operation, Outcome, Register
 
 __all__ = [
@@ -231,9 +232,9 @@ class Verdict:
         return min(found, key=lambda one: (one.culprit.returned_at, one.culprit.ended), default=None)
 
     def require(self) -> None:
-        """Raise `AssertionError` with the whole text unless the history is linearizable."""
+        """Raise `ViolationError` with the whole text unless the history is linearizable."""
         if not self.ok:
-            raise AssertionError(str(self))
+            raise ViolationError(str(self), name="linearizable")
 
     def __str__(self) -> str:
         if self.counterexample:

@@ -44,7 +44,7 @@ def test_the_race_is_found_replayed_drawn_shrunk_and_mended(tmp_path: Path) -> N
     assert (replayed["ok"], replayed["violated"], replayed["repeatable"]) == (False, "one ticket each", True)
     assert "fails one ticket each" in prime(DOCS, "timeline", seed).stdout
     shrunk = prime(DOCS, "shrink", seed)
-    assert shrunk.returncode == 1
+    assert shrunk.returncode == 0
     (tmp_path / "test_tickets.py").write_text(shrunk.stdout, encoding="utf-8")
     for program, passes in (((DOCS / "tickets.py").read_text(encoding="utf-8"), False), (mended(), True)):
         (tmp_path / "tickets.py").write_text(program, encoding="utf-8")
