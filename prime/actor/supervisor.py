@@ -313,8 +313,8 @@ class Supervisor:
         if child.settled is None:
             child.settled = trio.Event()
         await self._until_settled(child)
-        if self._gave_up and child.failure is not None:
-            await self._dead.wait()  # the supervisor gave up: its error cancels its block, and says why
+        if self._gave_up:
+            await self._dead.wait()  # its error cancels its block, and says why
             await trio.lowlevel.checkpoint()
         if not child.started_once:
             raise _stillborn(child) from (child.failure.error if child.failure is not None else None)

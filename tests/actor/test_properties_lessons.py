@@ -279,6 +279,22 @@ async def test_the_rest_come_back_though_the_first_is_stopped_before_it_could(
         assert starts == ["b", "b"]
 
 
+async def test_a_spawn_under_way_when_the_supervisor_gives_up_adds_no_error(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    class Slow(Doer):
+        async def started(self) -> None:
+            await trio.sleep(1)
+
+    async with open_system(seed=0) as system:
+        with pytest.raises(RestartLimitError):
+            async with system.supervisor("s", restart=Restart(max=0)) as sup:
+                a = await sup.spawn(Doer, "a")
+                await a.tell(Do(raises(ValueError("no"))))
+                await sup.spawn(Slow, "slow")
+                pytest.fail("it went on")
+
+
 async def test_a_spawn_by_an_outsider_ends_when_the_supervisor_gives_up(autojump_clock: trio.testing.MockClock) -> None:
     async with open_system(seed=0) as system, trio.open_nursery() as nursery:
         caught: list[Exception] = []

@@ -113,6 +113,34 @@ def test_what_begins_at_any_time_ends_in_time(at_s: float) -> None:
         assert len(seen.answers) >= 20
 
 
+@pytest.mark.parametrize("at_s", [2.05, 3.6, 4.2, 5.01])
+def test_a_link_outlives_a_node_that_stands_still_for_a_while(at_s: float) -> None:
+    outcome, seen = played(p.Plan(p.NetworkFaults(latency_s=0.05), actions=(p.Pause("n2", at_s, 3.9),), storm_s=12))
+    assert isinstance(seen.answers[-1], int)
+    assert not [event for event in outcome.history if "LinkDown" in event.detail and event.at_s < outcome.at_s]
+
+
+def test_a_node_that_stands_still_is_dialled_and_answers_later() -> None:
+    answered_at: list[float] = []
+
+    async def late(node: sim.Node) -> None:
+        async with node.system() as system:
+            await trio.sleep(2.0)
+            await system.ref(node.world.node("n2").peer, "/app/sum", Sum).ask(Add(1), timeout=5.0)
+            answered_at.append(trio.current_time())
+            await trio.sleep_forever()
+
+    @sim.scenario(nodes=2)
+    async def body(world: sim.World) -> None:
+        world.node("n2").start(serve)
+        world.node("n1").start(late)
+        await world.storm()
+
+    outcome = sim.run(0, body, p.Plan(actions=(p.Pause("n2", 1.5, 2.0),), storm_s=10))
+    assert outcome.ok, outcome.error
+    assert answered_at == [pytest.approx(3.5, abs=0.05)]
+
+
 def test_what_is_written_into_a_cut_goes_on_after_it() -> None:
     _, seen = played(p.Plan(actions=(p.Cut("n1", "n2", 3.5, 1.0),), storm_s=10))
     assert seen.answers == list(range(1, len(seen.answers) + 1))
