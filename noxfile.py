@@ -20,6 +20,7 @@ nox.options.error_on_missing_interpreters = False  # `sim` runs on those that ar
 nox.options.sessions = ["lint", "types", "contracts", "sim", "tests"]
 
 ROOT = Path(__file__).parent
+PYTHONS = ("3.11", "3.12", "3.13")
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 NO_TEST_COLLECTED = 5  # pytest's exit status when a selection is empty
 
@@ -76,9 +77,10 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", *paths_of_rooms(session.posargs))
 
 
-@nox.session(python=["3.11", "3.12", "3.13"])
+# The version that nox runs on has these tests in the session `tests`.
+@nox.session(python=[version for version in PYTHONS if version != f"{sys.version_info.major}.{sys.version_info.minor}"])
 def sim(session: nox.Session) -> None:
-    """On each Python that is installed, and the base install: a seed gives one trace, and what is outside is trapped."""
+    """On each other Python there is, with the base install: a seed gives one trace, and what is outside is trapped."""
     session.install(".[testing]", "pytest-timeout>=2.3")
     session.run("pytest", *(session.posargs or ["tests/sim/test_determinism.py", "tests/sim/test_traps.py"]))
 
