@@ -197,7 +197,9 @@ def test_a_scenario_that_does_not_end_has_failed() -> None:
     assert "has not ended after 10 s" in outcome.error
 
 
-def test_a_program_that_spins_is_found() -> None:
+def test_a_program_that_spins_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prime.sim.schedule.PASSES_MAX", 5_000)
+
     @sim.scenario(nodes=1, storm_s=5, quiet_s=5)
     async def body(world: sim.World) -> None:
         while True:
@@ -207,7 +209,9 @@ def test_a_program_that_spins_is_found() -> None:
     assert "spins" in outcome.error
 
 
-def test_a_program_that_waits_for_ever_under_a_shield_is_found() -> None:
+def test_a_program_that_waits_for_ever_under_a_shield_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prime.sim.schedule.PASSES_MAX", 5_000)
+
     @sim.scenario(nodes=1, storm_s=5, quiet_s=5)
     async def body(world: sim.World) -> None:
         with trio.CancelScope(shield=True):
