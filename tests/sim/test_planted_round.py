@@ -55,7 +55,7 @@ def test_a_contribution_that_is_carried_though_it_was_added(monkeypatch: pytest.
 
 def test_half_of_the_members_for_a_majority(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(View, "majority", lambda self: max(len(self.members) // 2, 1))
-    halves = Plan(actions=(Partition(("n1", "n2"), 4.0, 6.0),), storm_s=12.0, params={"size": 4})
+    halves = Plan(actions=(Partition(("n1", "n2"), 4.0, 6.0),), storm_s=12.0, params={"size": 4, "leaver": 0})
     found = [sim.run(seed, training_round, halves).error for seed in range(3)]
     assert {error.split(":")[0] for error in found} <= set(RULES), found
 
@@ -64,4 +64,4 @@ def test_a_late_contribution_that_nobody_keeps(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Aggregator, "_missed", lambda _self, _core, _m: None)
     pauses = (Pause("n2", 3.1, 3.2), Pause("n1", 5.2, 3.4))
     crashes = (Crash("n3", 8.1, 0.2), Crash("n2", 8.6, 0.2), Crash("n1", 9.3, 0.1))
-    assert "conserved" in found_by_drawing(Plan(actions=pauses + crashes, storm_s=12.0))
+    assert "conserved" in found_by_drawing(Plan(actions=pauses + crashes, storm_s=12.0, params={"leaver": 0}))

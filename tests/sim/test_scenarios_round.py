@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
 from prime import sim
@@ -98,9 +99,21 @@ def test_without_faults_a_round_takes_little_more_than_its_steps() -> None:
 @pytest.mark.parametrize("name", NAMED)
 def test_a_named_plan(name: str) -> None:
     seed, plan = NAMED[name]
-    outcome = sim.run(seed, training_round, plan)
+    outcome = sim.run(seed, training_round, attrs.evolve(plan, params={**plan.params, "leaver": 0}))
     assert outcome.ok, outcome.error
     assert not [event for event in outcome.history if event.kind == "is lost"]
+
+
+def test_a_member_leaves_in_order_and_comes_back() -> None:
+    plan = Plan(storm_s=10.0, params={"size": 3, "leaver": 2, "leaves": 3})
+    outcome = sim.run(0, training_round, plan)
+    assert outcome.ok, outcome.error
+    (wish,) = [event for event in outcome.history if event.kind == "wants to leave"]
+    (end,) = [event for event in outcome.history if event.kind == "crashes"]
+    assert wish.node == end.node == "n2"
+    assert 0 < end.at_s - wish.at_s < 3  # let out by a decision, not by its own deadline
+    decided = [event for event in outcome.history if event.kind == "decides" and event.node == "n2"]
+    assert decided[-1].at_s > end.at_s
 
 
 ROUND = 2
@@ -147,7 +160,7 @@ def die_at(step: int) -> sim.Outcome:
         life.node.crash(down_s, machine=machine)
         return True
 
-    outcome = sim.run(0, killing(kill), Plan(storm_s=4.0))
+    outcome = sim.run(0, killing(kill), Plan(storm_s=4.0, params={"leaver": 0}))
     killed = [event for event in outcome.history if event.kind == "is killed"]
     assert len(killed) == 1
     return outcome

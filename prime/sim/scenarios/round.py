@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 import trio
 
-from prime.actor import Mailbox, Restart, System, on
+from prime.actor import Mailbox, Ref, Restart, System, on
 from prime.actor.facts import ActorFailed
 from prime.errors import CorruptedError, RestartLimitError, UnreachableError, WorldError
 from prime.node.contacts import DIAL_DEADLINE_S, Contacts, dial_silent, find_contacts
@@ -52,6 +52,8 @@ TIMING = Timing(
 )
 JOURNAL_BYTES_MAX = 100_000
 """So little that a journal is written anew now and then."""
+AWAY_S = 3.0
+"""How long one that left in order stays away."""
 RESTART_S = 1.0
 """How long it takes whoever runs a node to see that it ended, and to start it again."""
 LATENCY_MAX_S = 0.2
@@ -177,6 +179,9 @@ class Swarm:
         self.nodes = world.nodes[:size]
         self.kill: Kill = kill if kill is not None else lambda _life, _thing: False
         self._since: dict[tuple[int, tuple[str, ...]], float] = {}
+        self.leaver = ("", *(node.name for node in self.nodes))[world.choose("leaver", 0, size)]
+        """Who leaves the run in order, and comes back; nobody, if empty."""
+        self.leaves_s = min(world.choose("leaves", 2, 12), 0.5 * world.plan.storm_s)
         self._is_founded = True
         self.journals: dict[str, WitnessedJournal] = {}
         self._known: dict[str, dict[bytes, int]] = {node.name: {} for node in self.nodes}
@@ -228,11 +233,13 @@ class Swarm:
             plan = SwarmPlan(RUN, member, found, contacts.peers, len(self.nodes), TIMING)
             founder = found and is_untrained(journal.records())
             restart = Restart(max=3, within=120, backoff=(0.5, 10))
-            dialling = trio.CancelScope()
+            dialling, left = trio.CancelScope(), trio.Event()
 
             def report(outcome: plans.Outcome) -> None:
                 if isinstance(outcome, plans.ViewEntered):
                     dialling.cancel()
+                if isinstance(outcome, plans.LeftView) and not outcome.rejoining and not self.leaver:
+                    left.set()
                 ref = system.whereis("/train/trainer")
                 if ref is not None:
                     ref.tell_nowait(outcome)
@@ -249,7 +256,19 @@ class Swarm:
                 await sup.spawn(lambda: Learner(life, self.book, memory, ref, keeper, founder=founder), "trainer")
                 with dialling:
                     await dial_silent(system, contacts.silent, lambda peers: ref.tell(plans.FurtherContacts(peers)))
-                await trio.sleep_forever()
+                if self.leaver != node.name or self.world.now > self.leaves_s:
+                    await trio.sleep_forever()
+                await self._leave(node, ref, left)
+        node.crash(AWAY_S)
+
+    async def _leave(self, node: Node, ref: Ref[Any], left: trio.Event) -> None:
+        """End the program in order, as a person would who wants the machine for something else for a while."""
+        await trio.sleep_until(self.leaves_s)
+        self.leaver = ""
+        node.note("wants to leave")
+        with trio.move_on_after(TIMING.deadline_s):
+            await ref.tell(plans.LeaveSwarm())
+            await left.wait()
 
     def _founds(self, journal: WitnessedJournal) -> bool:
         """Tell whether the founder's program is started as such: not after its disk was lost, once the run began."""
