@@ -229,7 +229,7 @@ async def _main(
     stack: contextlib.ExitStack,
 ) -> tuple[BaseException | None, float]:
     async with one_error(), trio.open_nursery() as nursery:
-        world = World(seed, scenario, plan, history, nursery)
+        world = World(seed, scenario.space, plan, history, nursery)
         stack.enter_context(traps(world.whereabouts, world.fail))
         await nursery.start(world.courier.run)
         nursery.start_soon(world.weather)

@@ -35,7 +35,6 @@ from prime.transport.links import LinkLimits, Links
 
 if TYPE_CHECKING:
     from prime.actor.cell import Cell
-    from prime.sim.run import Scenario
 
 Main = Callable[["Node"], Awaitable[None]]
 
@@ -250,7 +249,7 @@ class Node:
 class World:
     """What a scenario is given. Made by `prime.sim.run`."""
 
-    def __init__(self, seed: int, scenario: Scenario, plan: p.Plan, history: History, nursery: trio.Nursery) -> None:
+    def __init__(self, seed: int, space: p.Space, plan: p.Plan, history: History, nursery: trio.Nursery) -> None:
         self.seed = seed
         self.plan = plan
         self.history = history
@@ -260,12 +259,11 @@ class World:
         self.courier = Courier()
         self.network = Network(self.streams, plan.network)
         self.fabric = Fabric(self.network, self.courier, history)
-        self.nodes = tuple(Node(self, name) for name in scenario.space.nodes if name not in plan.without)
+        self.nodes = tuple(Node(self, name) for name in space.nodes if name not in plan.without)
         self._names = {str(node.peer): node.name for node in self.nodes}
         self.failure: BaseException | None = None
         self.chosen: dict[str, int] = {}
         """What `choose` has returned so far."""
-        self._scenario = scenario
         self._over = trio.Event()
         self._always: dict[str, Check] = {}
         self._dirty = False
