@@ -601,6 +601,7 @@ class Aggregator(Actor[Heard]):
         for old in [r for r in self._rounds if r < round_ - 1]:
             del self._rounds[old]
         self._learn(view)
+        self._close_outlets(view)
         for peer in view.peers():
             if peer != self._plan.member.peer:
                 self._rewatch(peer)
@@ -701,9 +702,17 @@ class Aggregator(Actor[Heard]):
                 self.ctx.system.ref(peer, AGGREGATOR_PATH, Aggregator), lambda text: self.ctx.emit(Facts(text))
             )
             self._outlets[peer] = outlet
-            self.ctx.start_soon(outlet.run_letters)
-            self.ctx.start_soon(outlet.run_bulk)
+            self.ctx.start_soon(outlet.run)
         return outlet
+
+    def _close_outlets(self, view: View) -> None:
+        """End the ways out to those who are no members, do not ask to be, and have had all they were sent."""
+        core = self._core
+        others = () if core is None else (*core.contacts, *core.roster.joining)
+        before = [rnd.view for rnd in self._rounds.values()]
+        stay = {*others, *(peer for known in (view, *before) for peer in known.peers())}
+        for peer in [p for p, outlet in self._outlets.items() if p not in stay and outlet.is_idle]:
+            self._outlets.pop(peer).close()
 
     def _rewatch(self, peer: str) -> None:
         """Watch a member of the present view, again after it was down and is heard once more."""

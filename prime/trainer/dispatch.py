@@ -44,6 +44,12 @@ class Outlet:
         self._offered: dict[tuple[Any, ...], None] = {}
         self._news = trio.Event()
         self._bulk_news = trio.Event()
+        self._scope = trio.CancelScope()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits to be sent."""
+        return not self._letters and not self._jobs
 
     def send(self, message: Any) -> None:
         """Queue a short message."""
@@ -68,6 +74,17 @@ class Outlet:
     def drop_bulk(self) -> None:
         """Forget queued bulk: the peer is gone, and the round asks again for what it still needs."""
         self._jobs.clear()
+
+    async def run(self) -> None:
+        """Send until `close`, or cancelled."""
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.run_letters)
+                nursery.start_soon(self.run_bulk)
+
+    def close(self) -> None:
+        """Send nothing more."""
+        self._scope.cancel()
 
     async def run_letters(self) -> None:
         """Send short messages until cancelled; those that cannot be delivered are lost, as the round expects."""

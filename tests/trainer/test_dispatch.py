@@ -1,0 +1,42 @@
+"""The way out to one peer: what it sends, and that it ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trio
+import trio.testing
+
+from prime.trainer.dispatch import Job, Outlet
+
+
+class Peer:
+    """Takes what it is told."""
+
+    peer = "far"
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    async def tell(self, message: Any) -> None:
+        await trio.lowlevel.checkpoint()
+        self.told.append(message)
+
+
+async def test_an_outlet_sends_until_it_is_closed(autojump_clock: trio.testing.MockClock) -> None:
+    peer = Peer()
+    outlet = Outlet(peer, lambda _: None)  # type: ignore[arg-type]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(outlet.run)
+        outlet.send("letter")
+        outlet.send_bulk(Job(("part",), lambda ref: ref.tell("bulk")))
+        assert not outlet.is_idle
+        await trio.sleep(1)
+        assert sorted(peer.told) == ["bulk", "letter"]
+        assert outlet.is_idle
+        outlet.close()
+        await trio.sleep(1)
+        outlet.send("too late")
+        await trio.sleep(1)
+        assert nursery.child_tasks == frozenset()
+    assert sorted(peer.told) == ["bulk", "letter"]
