@@ -92,9 +92,10 @@ class Network:
         way.cuts = max(way.cuts - 1, 0)
 
     def mend_all(self) -> None:
-        """Undo every cut."""
+        """Undo every cut, and every queue of bytes."""
         for way in self._ways.values():
             way.cuts = 0
+            way.free_at = -math.inf  # what still queues for a slow link goes at once
 
     def across(self, side: Iterable[str], nodes: Iterable[str]) -> list[tuple[str, str]]:
         """Return both directions of each pair that a partition of `nodes` into `side` and the others parts."""

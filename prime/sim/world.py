@@ -105,7 +105,7 @@ class Node:
         return self.world.random("node", self.name, *purpose)
 
     def note(self, kind: str, subject: str = "", **detail: object) -> None:
-        """Put an event of this node into the history; a node that has crashed notes nothing."""
+        """Put an event of this node into the history; a life that has crashed notes nothing."""
         if self._is_alive():
             self.world.record(self.name, kind, subject, words(detail))
 
@@ -199,7 +199,9 @@ class Node:
     # ---- its lives
 
     def _is_alive(self) -> bool:
-        return self.is_up and not self._scope.cancel_called
+        """Tell whether it runs, and whoever asks is no remnant of a life that has crashed."""
+        of, life = _LIFE.get()
+        return self.is_up and not self._scope.cancel_called and (of is not self or life == self.lives)
 
     def _begin(self) -> None:
         self.lives += 1
