@@ -194,7 +194,7 @@ class Trainer(Actor[Heard]):
         return (
             self._view is not None
             and self._state is not None
-            and self._state.round >= self._state_round
+            and self._state_round <= self._state.round < max(self._round, 1)
             and self._progress.phase not in ("done", "left")
         )
 

@@ -205,6 +205,20 @@ async def test_a_state_is_good_for_a_round_if_all_rounds_since_were_aborted(
         assert [c.round for c in found.contributions] == [3]
 
 
+async def test_nothing_is_contributed_to_a_round_before_the_state_that_is_held(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with bench(monkeypatch) as found:
+        await trio.sleep(1)
+        await found.ref.tell(plans.RoundAborted(decided(5)))  # the state is that of round 5 too
+        await found.ref.tell(plans.ViewEntered(4, VIEW, 0))  # while the aggregator still hears of older rounds
+        await trio.sleep(50)
+        assert found.contributions == []
+        await found.ref.tell(plans.ViewEntered(6, VIEW, 0))
+        await trio.sleep(50)
+        assert [c.round for c in found.contributions] == [6]
+
+
 async def test_an_abort_makes_no_present_state_of_one_that_misses_a_commit(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -173,7 +173,7 @@ class Learner(Actor[Any]):
             self._memory.is_training
             and self._view is not None
             and state is not None
-            and state.round >= self._state_round
+            and self._state_round <= state.round < max(self._round, 1)
         )
 
     def _may_contribute(self) -> bool:
