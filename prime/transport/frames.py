@@ -182,20 +182,32 @@ class Hello:
     instance: int
     link_id: int
     previous_id: int
+    front: bytes = attrs.field(default=b"", eq=False, repr=False)
+    """The header up to the instance, once it was made: the same for all links of a node, and made once for them."""
     kind: ClassVar[Kind] = Kind.HELLO
 
-    def for_link(self, link_id: int) -> Hello:
-        """Return the same for another link."""
+    def numbered(self, instance: int, link_id: int, previous_id: int) -> Hello:
+        """Return the same with other numbers."""
         return Hello(
             self.version,
             self.node_version,
             self.features,
             self.allowance,
             self.addresses,
-            self.instance,
+            instance,
             link_id,
-            self.previous_id,
+            previous_id,
+            self.front or self._make_front(),
         )
+
+    def header(self, link_id: int) -> bytes:
+        """Return the header, for a link: what `dumps` makes of the wire form."""
+        return (self.front or self._make_front()) + uint(self.instance) + uint(link_id) + uint(self.previous_id)
+
+    def _make_front(self) -> bytes:
+        plain = self.plain()
+        self.front = HELLO_START[:1] + dumps(plain[:_HELLO_FRONT])[1:]
+        return self.front
 
     def plain(self) -> list[Any]:
         """Return the wire form."""
@@ -595,6 +607,9 @@ PREFIX_BYTES: Final = 6
 QUICK_BYTES_MAX: Final = 4096
 """Headers up to this size may go the short way: TELL and ASK without sender and trace, REPLY; none with payloads."""
 
+HELLO_START: Final = b"\x89\x01"
+_HELLO_FRONT: Final = 6
+"""The elements of a HELLO before its three numbers."""
 TELL_START: Final = b"\x84\x02"
 ASK_START: Final = b"\x86\x03"
 CHAINED_ASK_START: Final = b"\x89\x03"
@@ -629,8 +644,23 @@ _WIDTHS: Final[Mapping[int, int]] = MappingProxyType({0x18: 1, 0x19: 2, 0x1A: 4,
 _LEAST: Final[Mapping[int, int]] = MappingProxyType({0: 0, 1: 24, 2: 0x100, 4: 0x1_0000, 8: 0x1_0000_0000})
 
 
+def read_hello(header: bytes, like: Hello) -> Hello | None:
+    """Read a HELLO that differs from `like` in its numbers alone; `None` for any other, which `Hello.read` judges."""
+    front = like.front
+    if not front or not header.startswith(front):
+        return None
+    instance, end = read_uint(header, len(front))
+    link_id, end = read_uint(header, end)
+    previous_id, end = read_uint(header, end)
+    if end != len(header) or not (0 <= instance <= ID_MAX and 0 <= link_id <= ID_MAX and 0 <= previous_id <= ID_MAX):
+        return None
+    return like.numbered(instance, link_id, previous_id)
+
+
 def path_bytes(path: str) -> bytes:
     """Return the deterministic CBOR of a path, as it stands in a header."""
+    if len(path) < 24 and path.isascii():
+        return bytes((0x60 + len(path),)) + path.encode()
     return dumps(path)
 
 

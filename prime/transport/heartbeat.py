@@ -44,6 +44,16 @@ class Heartbeat:
         self.rests = False
         self.due = self._step(now + interval_s)
 
+    def begin(self, now: float) -> None:
+        """Begin anew, at rest."""
+        self._heard_at = now
+        self._asked = self.rests = False
+        if self._rest_s > self._interval_s:
+            self.rests = True
+            self.due = self._step(now + self._rest_s)
+        else:
+            self.due = self._step(now + self._interval_s)
+
     def heard(self, now: float) -> None:
         """Note that bytes came."""
         self._heard_at = now

@@ -454,12 +454,16 @@ class _Entry:
     timeout_s: float
 
 
+_NONE: Final[deque[Any]] = deque(maxlen=0)
+"""The queue in which nothing ever waited: nearly every one, and a deque of its own would be most of what a link takes."""
+
+
 @attrs.define(eq=False)
 class _Outgoing:
     """A far target: what waits for it, and what was sent and not yet credited."""
 
     path: str
-    queue: deque[_Entry] = attrs.field(factory=deque)
+    queue: deque[_Entry] = _NONE
     messages: int = 0
     size_bytes: int = 0
     in_line: bool = False
@@ -472,7 +476,7 @@ class _Incoming:
     """A local target: `messages` and `size_bytes` came and were not yet granted; `taken_*` of them could be."""
 
     path: str
-    queue: deque[tuple[fr.Tell | fr.Ask, Buffers, int, float | None]] = attrs.field(factory=deque)
+    queue: deque[tuple[fr.Tell | fr.Ask, Buffers, int, float | None]] = _NONE
     messages: int = 0
     size_bytes: int = 0
     taken_messages: int = 0
@@ -496,37 +500,41 @@ class _Asked:
 class _Deadlines:
     """Deadlines by token, soonest first; forgotten ones are swept when they are the most."""
 
-    __slots__ = ("_heap", "_live")
+    __slots__ = ("_heap", "_live", "due")
 
     def __init__(self) -> None:
+        self.due = math.inf
         self._heap: list[tuple[float, int]] = []
-        self._live: set[int] = set()
-
-    @property
-    def due(self) -> float:
-        return self._heap[0][0] if self._heap else math.inf
+        self._live: dict[int, None] = {}
 
     def add(self, token: int, deadline: float) -> None:
         if deadline != math.inf:
             heapq.heappush(self._heap, (deadline, token))
-            self._live.add(token)
+            self._live[token] = None
+            self.due = min(self.due, deadline)
 
     def forget(self, token: int) -> None:
         live, heap = self._live, self._heap
-        live.discard(token)
-        while heap and heap[0][1] not in live:  # or its time would be waited for
+        live.pop(token, None)
+        if not live:
+            heap.clear()
+            self.due = math.inf
+            return
+        while heap[0][1] not in live:  # or its time would be waited for
             heapq.heappop(heap)
         if len(heap) > 64 + 2 * len(live):
             self._heap = [item for item in heap if item[1] in live]
             heapq.heapify(self._heap)
+        self.due = self._heap[0][0]
 
     def passed(self, now: float) -> list[int]:
         tokens: list[int] = []
         while self._heap and self._heap[0][0] <= now:
             token = heapq.heappop(self._heap)[1]
             if token in self._live:
-                self._live.remove(token)
+                del self._live[token]
                 tokens.append(token)
+        self.due = self._heap[0][0] if self._heap else math.inf
         return tokens
 
 
@@ -558,6 +566,7 @@ class Link:
         "_incoming_bytes",
         "_limits",
         "_lines",
+        "_link_id",
         "_lot_bytes",
         "_lot_messages",
         "_mine",
@@ -583,6 +592,7 @@ class Link:
     def __init__(self, peer: str, hello: fr.Hello, limits: LinkLimits, now: float, *, dialled: bool) -> None:
         self._peer = peer
         self._hello = hello
+        self._link_id = hello.link_id
         self._limits = limits
         self._mine = limits.allowance
         self._theirs = _NOTHING_SAID
@@ -612,7 +622,7 @@ class Link:
         # What comes in.
         self._incoming: dict[str, _Incoming] = {}
         self._idle: dict[str, _Incoming] = {}
-        self._held: deque[_Incoming] = deque()
+        self._held: deque[_Incoming] = _NONE
         self._incoming_bytes = 0
         self._ungranted_bytes = 0
         self._serving: set[int] = set()
@@ -638,6 +648,26 @@ class Link:
     # For the commonest messages (small, without payloads) with nothing in their way: what `step` would do, without the
     # objects it is told in. Each says whether it did; where not, it has changed nothing and `step` decides. A shell
     # uses them only while no command of an earlier step is left to carry out, as they would overtake it.
+
+    def start_now(self) -> bytes:
+        """Say HELLO as `Start` would; returns the header to write in the urgent lane."""
+        header = self._hello.header(self._link_id)
+        self._unsent[0] += fr.PREFIX_BYTES + len(header)
+        return header
+
+    def hello_in(self, frame: fr.Hello, now: float) -> bool:
+        """Let a HELLO arrive as `Arrived` would; the shell does what `Greeted` says, and `Up` where this side dialled."""
+        if self._phase is not _Phase.GREETING or frame.version != fr.PROTOCOL_VERSION:
+            return False
+        self._take_hello(frame, now)
+        return True
+
+    def admit_now(self, now: float) -> bytes | None:
+        """Admit as `Admit` would; returns the header to write in the urgent lane, before the shell does what `Up` says."""
+        if self._phase is not _Phase.GREETED:
+            return None
+        self._open(now)
+        return self.start_now()
 
     def heard_now(self, now: float) -> None:
         """Note that bytes came, as `Heard` does."""
@@ -821,12 +851,12 @@ class Link:
         if self._phase is not _Phase.UP:
             return math.inf
         beat_at, deadline = self._heartbeat.due, self._deadlines.due
-        return min(beat_at, deadline)
+        return min(deadline, beat_at)
 
     @property
     def link_id(self) -> int:
         """The id that the dialler chose."""
-        return self._hello.link_id
+        return self._link_id
 
     @property
     def asks_open(self) -> int:
@@ -862,18 +892,21 @@ class Link:
     # ---- greeting
 
     def _start(self, _event: Start, _now: float) -> None:
-        self._send(self._hello, Lane.URGENT)
+        self._greet()
 
     def _admit(self, _event: Admit, now: float) -> None:
         if self._phase is _Phase.GREETED:
-            self._send(self._hello, Lane.URGENT)
+            self._greet()
             self._open(now)
+            self._commands.append(Up())
+
+    def _greet(self) -> None:
+        header = self._hello.header(self._link_id)
+        self._emit(header, (), fr.PREFIX_BYTES + len(header), Lane.URGENT, 0)
 
     def _open(self, now: float) -> None:
         self._phase = _Phase.UP
-        self._commands.append(Up())
-        self._heartbeat = _heartbeat(self._limits, now, dialled=self._dialled)
-        self._heartbeat.rest()
+        self._heartbeat.begin(now)
 
     def _hello_arrived(self, frame: fr.Hello, now: float) -> None:
         if self._phase is not _Phase.GREETING:
@@ -882,16 +915,20 @@ class Link:
             text = f"link protocol {frame.version} is not spoken here, {fr.PROTOCOL_VERSION} is"
             self._end(fr.Reason.VERSION, text, drain=False)
             return
-        self._theirs = frame.allowance
-        self._frame_bytes_max = min(frame.allowance.frame_bytes_max, frame.allowance.link_bytes // 2)
-        self._quick_bytes_max = min(self._frame_bytes_max, frame.allowance.header_bytes_max, fr.QUICK_BYTES_MAX)
+        self._commands.append(Greeted(frame))
+        self._take_hello(frame, now)
         if self._dialled:
-            self._commands.append(Greeted(frame))
+            self._commands.append(Up())
+
+    def _take_hello(self, frame: fr.Hello, now: float) -> None:
+        theirs = self._theirs = frame.allowance
+        self._frame_bytes_max = most = min(theirs.frame_bytes_max, theirs.link_bytes // 2)
+        self._quick_bytes_max = min(most, theirs.header_bytes_max, fr.QUICK_BYTES_MAX)
+        if self._dialled:
             self._open(now)
         else:
             self._phase = _Phase.GREETED
-            self._hello = self._hello.for_link(frame.link_id)
-            self._commands.append(Greeted(frame))
+            self._link_id = frame.link_id
 
     # ---- frames
 
@@ -970,6 +1007,8 @@ class Link:
             target = self._outgoing[path] = _Outgoing(path)
         if entry.asks:
             self._deadlines.add(entry.token, entry.deadline)
+        if target.queue is _NONE:
+            target.queue = deque()
         target.queue.append(entry)
         if len(target.queue) == 1:
             obstacle = self._obstacle(target)
@@ -1163,6 +1202,8 @@ class Link:
         if isinstance(frame, fr.Ask):
             self._serve(frame.correlation)
             deadline = None if frame.left_ms is None else now + frame.left_ms / 1000
+        if target.queue is _NONE:
+            target.queue = deque()
         target.queue.append((frame, payloads, size_bytes, deadline))
         self._offer(target)
 
@@ -1204,6 +1245,8 @@ class Link:
             return
         target.busy = True
         if self._holding():
+            if self._held is _NONE:
+                self._held = deque()
             self._held.append(target)
             return
         frame, payloads, target.offered_bytes, deadline = target.queue.popleft()
