@@ -27,7 +27,7 @@ from prime.errors import UsageError
 from prime.sim import plan as pl
 from prime.sim.history import History
 from prime.sim.invariants import Check, Spell, ViolationError, problem, words
-from prime.sim.network import Network
+from prime.sim.network import Network, Way
 from prime.sim.streams import Streams
 
 _MARK: Final = struct.Struct("<dIBI")
@@ -142,11 +142,24 @@ class RecordDisk:
 class HeapChannel:
     """One end of an authenticated byte stream between two nodes: bytes come whole, in order, or it ends."""
 
-    __slots__ = ("_arrives_at", "_calling", "_far", "_held", "_life", "_opens_at", "is_open", "node", "peer", "reader")
+    __slots__ = (
+        "_arrives_at",
+        "_calling",
+        "_far",
+        "_held",
+        "_life",
+        "_opens_at",
+        "_way",
+        "is_open",
+        "node",
+        "peer",
+        "reader",
+    )
 
-    def __init__(self, node: HeapNode, peer: str, opens_at: float) -> None:
+    def __init__(self, node: HeapNode, peer: str, way: Way, opens_at: float) -> None:
         self.node = node
         self.peer = peer
+        self._way = way
         self.reader: Reader = _DEAF
         self.is_open = True
         self._far: HeapChannel
@@ -158,8 +171,22 @@ class HeapChannel:
 
     def write(self, data: bytes) -> None:
         """Send bytes; on a channel that has ended they go nowhere."""
-        if self.is_open and data:
-            self.node.world._write(self, data)
+        if not self.is_open or not data:
+            return
+        way, world = self._way, self.node.world
+        network, far, now = world.network, self._far, world.now
+        if self._held is not None or way.cuts or not network.faults.sealed or far.node._read_bytes_per_s is not _NEVER:
+            world._write(self, data)
+            return
+        at = network.segment_on(way, len(data), now)  # as `HeapWorld._write`, where nothing is in the way
+        if at is None:
+            world._break(self)
+            return
+        if self._opens_at > now:
+            at += self._opens_at - now
+        self._arrives_at = at = max(at, self._arrives_at)
+        world._count = count = world._count + 1
+        heapq.heappush(world._heap, (at, count, world._bytes_came, far, data, None))
 
     def close(self) -> None:
         """End it in order: the other end hears so behind what was written. This one hears nothing more."""
@@ -419,6 +446,9 @@ class HeapWorld:
             self._run_until(time)
         finally:
             if collects:
+                if not gc.get_freeze_count():  # what is here has become old: it is not looked through at once
+                    gc.freeze()
+                    gc.unfreeze()
                 gc.enable()
         self.now = max(self.now, time)
 
@@ -595,18 +625,19 @@ class HeapWorld:
         there = self.nodes.get(target)
         if there is None:
             raise UsageError(f"{target} is no node of this world", hint="Dial the name of a node that was added.")
-        arrives_at = self.network.segment(node.name, target, 0, self.now)
-        reaches = _NEVER if arrives_at is None else arrives_at
-        near = HeapChannel(node, target, self.now if arrives_at is None else 2 * arrives_at - self.now)
-        far = HeapChannel(there, node.name, 0.0)
+        network, name = self.network, node.name
+        way = network.way(name, target)
+        arrives_at = network.segment_on(way, 0, self.now)
+        near = HeapChannel(node, target, way, self.now if arrives_at is None else 2 * arrives_at - self.now)
+        far = HeapChannel(there, name, network.way(target, name), 0.0)
         near.reader = reader
         near._far, far._far = far, near
         far.is_open = False  # until the call has reached it
         node._channels[near] = None
         if arrives_at is None:
-            self._push(self.now + self.network.faults.latency_s, self._ended, near, "the network lost the call", None)
-        elif self.network.is_open(node.name, target):
-            self._push(reaches, self._call_came, far, None, None)
+            self._push(self.now + network.faults.latency_s, self._ended, near, "the network lost the call", None)
+        elif not way.cuts:
+            self._push(arrives_at, self._call_came, far, None, None)
         else:
             near._calling = True
             self._hold(near)
@@ -627,23 +658,24 @@ class HeapWorld:
 
     def _write(self, near: HeapChannel, data: bytes | None) -> None:
         """Move the bytes of one write, or the end of a channel (`None`), to the far end; or end both."""
-        source, far = near.node, near._far
-        if near._held is not None or not self.network.is_open(source.name, near.peer):
+        way, far, network, now = near._way, near._far, self.network, self.now
+        if near._held is not None or way.cuts:
             self._hold(near, data)
             return
         size_bytes = 0 if data is None else len(data)
-        at = self.network.segment(source.name, near.peer, size_bytes, self.now)
+        at = network.segment_on(way, size_bytes, now)
         if at is None:
             self._break(near)
             return
-        if data and not self.network.faults.sealed:
-            bit = self.network.flipped_bit(source.name, near.peer, size_bytes)
+        if data and not network.faults.sealed:
+            bit = network.flipped_bit(near.node.name, near.peer, size_bytes)
             data = data if bit is None else _with_bit(data, bit)
-        if near._opens_at > self.now:  # it waits at its sender until the channel stands
-            at += near._opens_at - self.now
+        if near._opens_at > now:  # it waits at its sender until the channel stands
+            at += near._opens_at - now
         if far.node._read_bytes_per_s is not _NEVER:
             at = far.node._read_from(at, size_bytes)
-        near._arrives_at = at = max(at, near._arrives_at)
+        at = max(at, near._arrives_at)
+        near._arrives_at = at
         self._count += 1
         if data is None:
             heapq.heappush(self._heap, (at, self._count, self._ended, far, "the peer closed the connection", None))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 import struct
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
@@ -29,6 +30,8 @@ from prime.wire.message import decode_body, encode_body
 _PREFIX: Final = struct.Struct(">IH")
 _CROSSING_S: Final = 2.0
 """How long a dial refused as a duplicate waits for the link that won."""
+_SOON_S: Final = 5.0
+"""Times up to so far ahead mostly come in order, and are mostly over by then: greetings and asks."""
 
 
 @attrs.define(eq=False)
@@ -123,6 +126,9 @@ class LinkedProgram(Program):
         self._instance = node.random("instance").getrandbits(62) + 1
         self._dues: list[tuple[float, int, _Line | None]] = []
         self._due_count = 0
+        self._soon: deque[tuple[float, _Line]] = deque()
+        limits = self.limits
+        self._hello = fr.Hello(fr.PROTOCOL_VERSION, "", (), limits.allowance, (), self._instance, 0, 0)
         self._replies: dict[type, tuple[Any, Codec]] = {}
         self._paths: dict[bytes, str] = {}
         self.begun()
@@ -133,17 +139,29 @@ class LinkedProgram(Program):
 
     def woken(self, now: float) -> None:
         """See `Program.woken`."""
-        dues = self._dues
+        dues, soon = self._dues, self._soon
         while dues and dues[0][0] <= now:
-            _, _, line = heapq.heappop(dues)
+            at, _, line = heapq.heappop(dues)
             if line is None:
                 self.alarmed(now)
-            else:
+            elif at == line.alarm_at:
                 line.tick(now)
-        if dues:
-            self.node.wake_at(dues[0][0])
+        while soon and (soon[0][0] <= now or soon[0][1].due > soon[0][0]):
+            at, line = soon.popleft()
+            if at == line.alarm_at:
+                line.tick(now)
+        at = min(dues[0][0] if dues else math.inf, soon[0][0] if soon else math.inf)
+        if at != math.inf:
+            self.node.wake_at(at)
 
     def _due(self, at: float, line: _Line | None) -> None:
+        """Have a line's `tick` called, or an alarm of the program's made."""
+        soon = self._soon
+        if line is not None and (not soon or soon[-1][0] <= at <= self.node.world.now + _SOON_S):
+            soon.append((at, line))
+            if len(soon) == 1:
+                self.node.wake_at(at)
+            return
         self._due_count += 1
         dues = self._dues
         heapq.heappush(dues, (at, self._due_count, line))
@@ -152,17 +170,9 @@ class LinkedProgram(Program):
 
     def _link(self, peer: str, *, dialled: bool) -> core.Link:
         self.links_made += 1
-        hello = fr.Hello(
-            fr.PROTOCOL_VERSION,
-            "",
-            (),
-            self.limits.allowance,
-            (),
-            self._instance,
-            (self._instance + self.links_made) % fr.ID_MAX + 1,
-            self._previous.get(peer, 0),
-        )
-        return core.Link(peer, hello, self.limits, self.node.now, dialled=dialled)
+        link_id = (self._instance + self.links_made) % fr.ID_MAX + 1
+        hello = self._hello.numbered(self._instance, link_id, self._previous.get(peer, 0))
+        return core.Link(peer, hello, self.limits, self.node.world.now, dialled=dialled)
 
     # ---- who is linked with whom; see `Links`
 
@@ -171,7 +181,7 @@ class LinkedProgram(Program):
         if dial is None:
             dial = self._dials[peer] = _Line(self, peer, self._link(peer, dialled=True), None)
             dial.channel = self.node.dial(peer, dial)
-            dial.feed(core.Start())
+            dial.start()
         dial.wait(waiting)
 
     def greeted(self, line: _Line, hello: fr.Hello) -> None:
@@ -189,7 +199,7 @@ class LinkedProgram(Program):
         else:
             if standing is not None:
                 standing.feed(core.Close(fr.Reason.REPLACED, "the peer opened a newer link"))
-            line.feed(core.Admit())
+            line.admit()
 
     def came_up(self, line: _Line) -> None:
         """Use a link from now on, and send what waited for one."""
@@ -199,14 +209,14 @@ class LinkedProgram(Program):
             return
         self._lines[peer] = line
         self._previous[peer] = line.link.link_id
-        dial, held = self._dials.pop(peer, None), self._held.pop(peer, None)
-        if held is not None and held is not line:
+        dial = self._dials.pop(peer, None)
+        if self._held and (held := self._held.pop(peer, None)) is not None and held is not line:
             held.feed(core.Close(fr.Reason.DUPLICATE, "there is a link already"))
         if dial is None:
             return
         if dial is not line:
             dial.abandon()
-        line.ready, dial.waiting = dial.waiting, []
+        line.ready, dial.waiting = dial.waiting, ()
 
     def went_down(self, line: _Line, cause: str, reason: fr.Reason | None) -> None:
         """Hear, once, that a link ended or never came up."""
@@ -222,7 +232,7 @@ class LinkedProgram(Program):
     def _dial_failed(self, dial: _Line, cause: str, reason: fr.Reason | None) -> None:
         held = self._held.pop(dial.peer, None)
         if held is not None:
-            held.feed(core.Admit())
+            held.admit()
         elif reason is fr.Reason.DUPLICATE and not dial.crossed:
             dial.crossed = True  # the link that won is on its way
             dial.alarm_at = dial.expires_at = self.node.now + _CROSSING_S
@@ -232,7 +242,7 @@ class LinkedProgram(Program):
 
     def _forget_dial(self, dial: _Line, cause: str) -> None:
         del self._dials[dial.peer]
-        waiting, dial.waiting = dial.waiting, []
+        waiting, dial.waiting = dial.waiting, ()
         for one in waiting:
             self.resolve_failed(
                 one.token, UnreachableError(f"{dial.peer} cannot be reached: {cause}", hint="Ask again later.")
@@ -282,7 +292,7 @@ class _Line:
         self.link = link
         self.channel = channel
         self.hello: fr.Hello | None = None
-        self.waiting: list[_Waiting] = []
+        self.waiting: Sequence[_Waiting] = ()
         self.dialled = channel is None
         self.closed = False
         self.crossed = False
@@ -291,10 +301,13 @@ class _Line:
         self.out: list[bytes] = []
         self.unsent = [0, 0, 0]
         self.turn = False
-        limits = owner.limits
-        self.expires_at = owner.node.now + (limits.greeting_s if channel is not None else limits.dial_s)
-        self.alarm_at = min(self.expires_at, owner.node.now + limits.heartbeat_interval_s)
-        owner._due(self.alarm_at, self)  # noqa: SLF001 - one shell in two classes
+        limits, now = owner.limits, owner.node.world.now
+        self.alarm_at = math.inf
+        if channel is not None:
+            self.expires_at = self.alarm_at = now + limits.greeting_s
+            owner._due(self.alarm_at, self)  # noqa: SLF001 - one shell in two classes
+        else:
+            self.expires_at = now + limits.dial_s
 
     @property
     def standing(self) -> core.Standing:
@@ -304,12 +317,25 @@ class _Line:
 
     # ---- messages out
 
+    @property
+    def due(self) -> float:
+        """When the next `tick` is wanted."""
+        if self.link.up:
+            return self.link.due
+        if self.closed and not self.crossed:
+            return math.inf
+        at = self.expires_at
+        for one in self.waiting:
+            at = min(at, one.deadline)
+        return at
+
     def wait(self, waiting: _Waiting) -> None:
         """Keep a message until the dial is settled."""
-        self.waiting.append(waiting)
-        if waiting.deadline < self.alarm_at:
-            self.alarm_at = waiting.deadline
-            self.owner._due(waiting.deadline, self)  # noqa: SLF001
+        self.waiting = (*self.waiting, waiting)
+        due = min(waiting.deadline, self.expires_at)
+        if due < self.alarm_at:
+            self.alarm_at = due
+            self.owner._due(due, self)  # noqa: SLF001
 
     def submit(self, one: _Waiting) -> None:
         """Send what waited."""
@@ -351,15 +377,45 @@ class _Line:
 
     def _flush(self, now: float) -> None:
         """Write what is queued as one write, and tell the core."""
-        while self.out and self.channel is not None:
-            out, unsent = self.out, self.unsent
-            self.out, self.unsent = [], [0, 0, 0]
-            self.channel.write(out[0] if len(out) == 1 else b"".join(out))
-            commands = self.link.written(unsent[0], unsent[1], unsent[2], now)
+        out, unsent, channel = self.out, self.unsent, self.channel
+        while out and channel is not None:
+            data = out[0] if len(out) == 1 else b"".join(out)
+            urgent, answers, messages = unsent
+            out.clear()
+            unsent[0] = unsent[1] = unsent[2] = 0
+            channel.write(data)
+            commands = self.link.written(urgent, answers, messages, now)
             if commands:
                 self._carry_out(commands)
 
     # ---- the core
+
+    def start(self) -> None:
+        """Say HELLO."""
+        self._append(self.link.start_now(), 0)
+        self._flush(self.owner.node.world.now)
+
+    def admit(self) -> None:
+        """Use the link, which the peer dialled."""
+        now = self.owner.node.world.now
+        header = self.link.admit_now(now) if self.todo is None else None
+        if header is None:
+            self.feed(core.Admit())
+            return
+        self._append(header, 0)
+        self._come_up()
+        if not self.turn:
+            self._flush(now)
+
+    def _come_up(self) -> None:
+        self.owner.came_up(self)
+        if self.ready:
+            self._submit_ready()
+
+    def _submit_ready(self) -> None:
+        ready, self.ready = self.ready, ()
+        for one in ready:
+            self.submit(one)
 
     def feed(self, event: core.Event) -> None:
         """Step the core and carry its commands out; write, unless that is done at the end of this turn anyhow."""
@@ -385,9 +441,7 @@ class _Line:
             _ACTIONS[type(command)](self, command)
         self.todo = None
         if self.ready:
-            ready, self.ready = self.ready, ()
-            for one in ready:
-                self.submit(one)
+            self._submit_ready()
 
     def _set_alarm(self) -> None:
         self.alarm_at = self.link.due
@@ -395,17 +449,17 @@ class _Line:
 
     def tick(self, now: float) -> None:
         """Hear that an alarm has come, perhaps an old one."""
-        if now < self.alarm_at or (self.closed and not self.crossed):
-            return
-        if not self.link.up:
-            self._tick_early(now)
-            return
         self.alarm_at = math.inf
-        if self.link.due <= now:
-            self.feed(core.Tick())
-        due = self.link.due
-        if due < self.alarm_at and self.link.up:
-            self._set_alarm()
+        due = self.due
+        if due <= now:
+            if self.link.up:
+                self.feed(core.Tick())
+            else:
+                self._tick_early(now)
+            due = self.due
+        if due < self.alarm_at:
+            self.alarm_at = due
+            self.owner._due(due, self)  # noqa: SLF001
 
     def _tick_early(self, now: float) -> None:
         late = [one for one in self.waiting if one.deadline <= now]
@@ -416,9 +470,9 @@ class _Line:
                 one.token, DeadlineError(f"no link with {self.peer} within {one.timeout_s:g} s", hint="Ask again.")
             )
         if now < self.expires_at:
-            self.alarm_at = min([self.expires_at, *(one.deadline for one in self.waiting)])
-            self.owner._due(self.alarm_at, self)  # noqa: SLF001
-        elif self.crossed:
+            return
+        if self.crossed:
+            self.crossed = False
             if self.owner._dials.get(self.peer) is self:  # noqa: SLF001
                 self.owner._forget_dial(self, "the link that crossed ours did not come")  # noqa: SLF001
         else:
@@ -439,7 +493,11 @@ class _Line:
         self.turn = True
         self.link.heard_now(now)
         try:
-            self._take_frames(data, now)
+            header_size, payloads = _PREFIX.unpack_from(data) if len(data) > _PREFIX.size else (0, 0)
+            if header_size + 6 == len(data) and not payloads:  # one frame: nearly always
+                self._take_frame(data[6:], now)
+            else:
+                self._take_frames(data, now)
         except DecodeError as error:
             self.feed(core.Malformed(str(error)))
         self.turn = False
@@ -460,9 +518,19 @@ class _Line:
                 return
             header = data[position + 6 : end]
             position = end
-            if not self._take_quickly(header):
-                frame = fr.read_frame(loads(header, _LIMITS))
-                self._carry_out(self.link.step(core.Arrived(frame, (), 6 + header_size), now))
+            self._take_frame(header, now)
+
+    def _take_frame(self, header: bytes, now: float) -> None:
+        start = header[:2]
+        if start == fr.REPLY_START:
+            quickly = self._reply_came(header)
+        elif start == fr.ASK_START:
+            quickly = self._ask_came(header)
+        else:
+            quickly = start == fr.HELLO_START and self._hello_came(header, now)
+        if not quickly:
+            frame = fr.read_frame(loads(header, _LIMITS))
+            self._carry_out(self.link.step(core.Arrived(frame, (), 6 + len(header)), now))
 
     def _take_slowly(self, data: bytes) -> None:
         parser = FrameParser(_LIMITS)
@@ -471,11 +539,18 @@ class _Line:
             frame = fr.read_frame(loads(taken.header, _LIMITS))
             self.feed(core.Arrived(frame, taken.payloads, taken.size_bytes))
 
-    def _take_quickly(self, header: bytes) -> bool:
-        start = header[:2]
-        if start == fr.REPLY_START:
-            return self._reply_came(header)
-        return start == fr.ASK_START and self._ask_came(header)
+    def _hello_came(self, header: bytes, now: float) -> bool:
+        hello = fr.read_hello(header, self.owner._hello)  # noqa: SLF001
+        if hello is None or self.todo is not None or (self.dialled and hello.link_id != self.link.link_id):
+            return False
+        if not self.link.hello_in(hello, now):
+            return False
+        self.hello = hello
+        if self.dialled:
+            self._come_up()
+        else:
+            self.owner.greeted(self, hello)
+        return True
 
     def _ask_came(self, header: bytes) -> bool:
         plain = peek(header, _LIMITS)
@@ -590,7 +665,7 @@ class _Line:
         if self.channel is not None:
             if self.out:
                 self.channel.write(b"".join(self.out))
-                self.out = []
+                self.out.clear()
             self.channel.close()
         self.owner.went_down(self, command.cause, command.reason)
 

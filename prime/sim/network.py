@@ -25,7 +25,7 @@ class Arrival:
 
 
 @attrs.define(slots=True, eq=False)
-class _Way:
+class Way:
     """One direction between two nodes."""
 
     random: Random
@@ -45,11 +45,24 @@ class Network:
         self.faults = faults
         self._by_source = by_source
         self._streams = streams
-        self._ways: dict[tuple[str, str], _Way] = {}
+        self._sources: dict[str, Random] = {}
+        self._ways: dict[tuple[str, str], Way] = {}
+
+    @property
+    def faults(self) -> NetworkFaults:
+        """What goes wrong from now on."""
+        return self._faults
+
+    @faults.setter
+    def faults(self, faults: NetworkFaults) -> None:
+        self._faults = faults
+        self._broken = faults.loss + (faults.corruption if faults.sealed else 0.0)
+        self._latency_s, self._jitter_s = faults.latency_s, faults.jitter_s
+        self._bandwidth_bytes_per_s = faults.bandwidth_bytes_per_s
 
     def datagram(self, source: str, target: str, size_bytes: int, now: float) -> tuple[Arrival, ...]:
         """Return when each copy of a datagram arrives: none for one that is lost."""
-        way, faults = self._way(source, target), self.faults
+        way, faults = self.way(source, target), self.faults
         random = way.random
         leaves = self._leaves(way, size_bytes, now)
         if way.cuts or (faults.loss and random.random() < faults.loss):
@@ -62,17 +75,19 @@ class Network:
 
         The caller keeps the order of a stream: bytes arrive no sooner than those before them.
         """
-        way, faults = self._way(source, target), self.faults
-        random = way.random
-        broken = faults.loss + (faults.corruption if faults.sealed else 0.0)
-        if broken and random.random() < broken:
+        return self.segment_on(self.way(source, target), size_bytes, now)
+
+    def segment_on(self, way: Way, size_bytes: int, now: float) -> float | None:
+        """As `segment`, for who has looked the way up."""
+        if self._broken and way.random.random() < self._broken:
             return None
-        leaves = self._leaves(way, size_bytes, now)
-        return leaves + faults.latency_s + (random.random() * faults.jitter_s if faults.jitter_s else 0.0)
+        free_at = way.free_at
+        leaves = way.free_at = (free_at if free_at > now else now) + size_bytes / self._bandwidth_bytes_per_s  # noqa: FURB136 - half the price
+        return leaves + self._latency_s + (way.random.random() * self._jitter_s if self._jitter_s else 0.0)
 
     def flipped_bit(self, source: str, target: str, size_bytes: int) -> int | None:
         """Return which bit of a write on an unsealed stream arrives changed, if any does."""
-        faults, random = self.faults, self._way(source, target).random
+        faults, random = self.faults, self.way(source, target).random
         if faults.sealed or not faults.corruption or random.random() >= faults.corruption:
             return None
         return random.randrange(8 * size_bytes)
@@ -84,11 +99,11 @@ class Network:
 
     def cut(self, source: str, target: str) -> None:
         """Let nothing more go from `source` to `target`; cuts add up."""
-        self._way(source, target).cuts += 1
+        self.way(source, target).cuts += 1
 
     def mend(self, source: str, target: str) -> None:
         """Undo one cut."""
-        way = self._way(source, target)
+        way = self.way(source, target)
         way.cuts = max(way.cuts - 1, 0)
 
     def mend_all(self) -> None:
@@ -103,14 +118,22 @@ class Network:
         one, two = [n for n in nodes if n in inside], [n for n in nodes if n not in inside]
         return [pair for a in one for b in two for pair in ((a, b), (b, a))]
 
-    def _way(self, source: str, target: str) -> _Way:
+    def way(self, source: str, target: str) -> Way:
+        """Return one direction between two nodes, which stays the same as long as the network."""
         way = self._ways.get((source, target))
         if way is None:
-            name = ("network", source) if self._by_source else ("network", source, target)
-            way = self._ways[source, target] = _Way(self._streams.stream(*name))
+            way = self._ways[source, target] = Way(self._random(source, target))
         return way
 
-    def _leaves(self, way: _Way, size_bytes: int, now: float) -> float:
+    def _random(self, source: str, target: str) -> Random:
+        if not self._by_source:
+            return self._streams.stream("network", source, target)
+        found = self._sources.get(source)
+        if found is None:
+            found = self._sources[source] = self._streams.stream("network", source)
+        return found
+
+    def _leaves(self, way: Way, size_bytes: int, now: float) -> float:
         way.free_at = max(way.free_at, now) + size_bytes / self.faults.bandwidth_bytes_per_s
         return way.free_at
 

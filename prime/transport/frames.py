@@ -202,6 +202,8 @@ class Hello:
 
     def header(self, link_id: int) -> bytes:
         """Return the header, for a link: what `dumps` makes of the wire form."""
+        if self.instance >= 2**32 <= link_id and not self.previous_id:
+            return (self.front or self._make_front()) + _NUMBERS.pack(0x1B, self.instance, 0x1B, link_id, 0)
         return (self.front or self._make_front()) + uint(self.instance) + uint(link_id) + uint(self.previous_id)
 
     def _make_front(self) -> bytes:
@@ -608,6 +610,7 @@ QUICK_BYTES_MAX: Final = 4096
 """Headers up to this size may go the short way: TELL and ASK without sender and trace, REPLY; none with payloads."""
 
 HELLO_START: Final = b"\x89\x01"
+_NUMBERS: Final = struct.Struct(">BQBQB")
 _HELLO_FRONT: Final = 6
 """The elements of a HELLO before its three numbers."""
 TELL_START: Final = b"\x84\x02"
@@ -649,6 +652,15 @@ def read_hello(header: bytes, like: Hello) -> Hello | None:
     front = like.front
     if not front or not header.startswith(front):
         return None
+    if len(header) == len(front) + _NUMBERS.size:  # big ones, as they nearly always are, and no link before
+        head, instance, next_head, link_id, previous_id = _NUMBERS.unpack_from(header, len(front))
+        if (
+            head == next_head == 0x1B
+            and previous_id == 0
+            and 2**32 <= instance <= ID_MAX
+            and 2**32 <= link_id <= ID_MAX
+        ):
+            return like.numbered(instance, link_id, 0)
     instance, end = read_uint(header, len(front))
     link_id, end = read_uint(header, end)
     previous_id, end = read_uint(header, end)

@@ -32,22 +32,22 @@ class Heartbeat:
     `rest_s` is the silence after which a resting one pings: never sooner than after `interval_s`.
     """
 
-    __slots__ = ("_asked", "_heard_at", "_interval_s", "_rest_s", "_step_s", "_timeout_s", "due", "rests")
+    __slots__ = ("_interval_s", "_rest_s", "_step_s", "_timeout_s", "asked", "due", "heard_at", "rests")
 
     def __init__(self, interval_s: float, timeout_s: float, now: float, rest_s: float = math.inf) -> None:
         self._interval_s = interval_s
         self._step_s = interval_s / STEPS
         self._timeout_s = timeout_s
         self._rest_s = max(rest_s, interval_s)
-        self._heard_at = now
-        self._asked = False
+        self.heard_at = now
+        self.asked = False
         self.rests = False
         self.due = self._step(now + interval_s)
 
     def begin(self, now: float) -> None:
         """Begin anew, at rest."""
-        self._heard_at = now
-        self._asked = self.rests = False
+        self.heard_at = now
+        self.asked = self.rests = False
         if self._rest_s > self._interval_s:
             self.rests = True
             self.due = self._step(now + self._rest_s)
@@ -56,14 +56,14 @@ class Heartbeat:
 
     def heard(self, now: float) -> None:
         """Note that bytes came."""
-        self._heard_at = now
-        self._asked = False
+        self.heard_at = now
+        self.asked = False
 
     def rest(self) -> None:
         """Rest from now on: nothing depends on the peer any more."""
-        if not self._asked and self._rest_s > self._interval_s:
+        if not self.asked and self._rest_s > self._interval_s:
             self.rests = True
-            self.due = self._step(self._heard_at + self._rest_s)
+            self.due = self._step(self.heard_at + self._rest_s)
 
     def wake(self, now: float) -> None:
         """Rest no longer: from now on the peer is to be heard again."""
@@ -82,27 +82,27 @@ class Heartbeat:
         if now > self.due + self._timeout_s:  # we stood still, not the peer
             self.heard(now)
         else:
-            self._heard_at = min(self._heard_at + (now - self.due), now)
-        if now < self._heard_at + self._interval_s:
+            self.heard_at = min(self.heard_at + (now - self.due), now)
+        if now < self.heard_at + self._interval_s:
             self.rests = False
-            self.due = self._step(self._heard_at + self._interval_s)
+            self.due = self._step(self.heard_at + self._interval_s)
             return Pulse.ALIVE
-        if not self._asked and not needed and now < self._heard_at + self._rest_s:
+        if not self.asked and not needed and now < self.heard_at + self._rest_s:
             self.rests = True
-            self.due = self._step(self._heard_at + self._rest_s)
+            self.due = self._step(self.heard_at + self._rest_s)
             return Pulse.ALIVE
         return self._judge(now)
 
     def _judge(self, now: float) -> Pulse:
         if self.rests:  # the long silence counts as one interval of it
             self.rests = False
-            self._heard_at = now - self._interval_s
-        if self._asked and now >= self._heard_at + self._timeout_s:
+            self.heard_at = now - self._interval_s
+        if self.asked and now >= self.heard_at + self._timeout_s:
             return Pulse.DEAD
         self.due = self._step(now + self._interval_s)
-        if now < self._heard_at + self._timeout_s < self.due:
-            self.due = self._heard_at + self._timeout_s
-        self._asked = True
+        if now < self.heard_at + self._timeout_s < self.due:
+            self.due = self.heard_at + self._timeout_s
+        self.asked = True
         return Pulse.SILENT
 
     def _step(self, when: float) -> float:

@@ -671,8 +671,9 @@ class Link:
 
     def heard_now(self, now: float) -> None:
         """Note that bytes came, as `Heard` does."""
-        self._heartbeat.heard(now)
-        self._said = False
+        beat = self._heartbeat  # as `Heartbeat.heard`, for every read
+        beat.heard_at = now
+        beat.asked = self._said = False
 
     def tell_now(self, path: str, body: bytes) -> bytes | None:
         """Release a tell as `Submit` would; returns the header to write in the lane of messages."""
@@ -835,7 +836,16 @@ class Link:
         """Do as `step(Written(...))`; `None` is no commands."""
         if self._lines or self._held or self._phase is _Phase.CLOSED:
             return self.step(Written(urgent, answers, messages), now)
-        self._count_written(urgent, answers, messages, now)
+        unsent = self._unsent  # as `_count_written`
+        unsent[0] -= urgent
+        unsent[1] -= answers
+        unsent[2] -= messages
+        if urgent:
+            self._ponged = False
+        if messages:
+            self._said = True
+        if self._heartbeat.rests and self._depends():
+            self._heartbeat.wake(now)
         return None
 
     # ---- what the shell may read
