@@ -319,6 +319,7 @@ class RoundCore:
         if seat is None:
             return False
         self._form(seat)
+        self._ask_if_over(seat)
         self._take_over_if_due(seat)
         self._try_reduce(seat)
         self._try_ready(seat)
@@ -706,6 +707,13 @@ class RoundCore:
         self.roster.lapse(seat.view, self._now, self.timing.join_ttl_s)
         if self.round == 0 and 1 + len(self.roster.joining) >= self.nodes_min:
             self._activate(seat)
+
+    def _ask_if_over(self, seat: Seat) -> None:
+        """Ask for the outcome of a round that must be over: the state that was fetched is of it, or of a later one."""
+        ahead = self.own_base is not None and self.own_base[0] >= max(self.round, 1)
+        if ahead and seat.active_since is None:
+            self._activate(seat)
+            self._ask_all(seat)
 
     def _take_over_if_due(self, seat: Seat) -> None:
         if seat.active_since is None or seat.lead is not None:
