@@ -329,6 +329,7 @@ class SimEndpoint:
 
     def __init__(self, fabric: Fabric, node: str, peer: PeerId, *, backlog_max: int, dial_timeout_s: float) -> None:
         self.node = node
+        self._addresses = (str(Address(MemoryPlace(node), peer)),)
         self.is_dead = False
         self._fabric = fabric
         self._peer = peer
@@ -344,7 +345,7 @@ class SimEndpoint:
     @property
     def addresses(self) -> tuple[str, ...]:
         """The one address, `/memory/NODE/p2p/ID`."""
-        return (str(Address(MemoryPlace(self.node), self._peer)),)
+        return self._addresses
 
     async def dial(self, address: str, peer: PeerId | None = None) -> Channel:
         """See `Endpoint.dial`."""
@@ -482,7 +483,9 @@ class Fabric:
                 there = self.network.segment(source, target, _HEAD_BYTES, now)
                 back = self.network.segment(target, source, _HEAD_BYTES, there) if there is not None else None
                 if back is not None:
-                    await trio.sleep_until(back)
+                    come = _Waiter()
+                    self.courier.at(back, come.wake)
+                    await come.wait()
                     return
             await trio.sleep(1.0)
 

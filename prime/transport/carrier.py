@@ -6,10 +6,12 @@ A send in progress is never cancelled (that would tear the stream); a send past 
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 import anyio
@@ -79,6 +81,9 @@ class Owner(Protocol):
     def went_down(self, carrier: Carrier, cause: str) -> None:
         """Hear, exactly once, that the link ended or never came up."""
 
+    def settled(self, carrier: Carrier) -> None:
+        """Hear, exactly once, that the greeting is over: the link came up, or never will."""
+
     def count(self, *, sent: bool, tag: int, size_bytes: int) -> None:
         """Count a whole frame handed to the stream, or taken from it; tag 0 is the link's own traffic."""
 
@@ -97,6 +102,10 @@ class Owner(Protocol):
     @property
     def timers(self) -> Deadlines:
         """What wakes the links of a node: one task for all of them."""
+
+    @property
+    def replies(self) -> dict[type, tuple[Any, Codec]]:
+        """The reply type of each message class and its codec, looked up once for all links."""
 
     @property
     def vouched(self) -> bool:
@@ -133,10 +142,9 @@ class Carrier:
         self._now = clock.current_time
         self._is_trios_clock = clock.current_time is trio.current_time
         self._limits = limits
-        self._wire_limits = wire_limits(limits.allowance)
+        self._wire_limits, self._quick_limits = _both_limits(limits.allowance)
         self._token = 0
-        self._quick_limits = attrs.evolve(self._wire_limits, depth_max=self._wire_limits.depth_max - 1)
-        self._replies: dict[type, tuple[Any, Codec]] = {}
+        self._replies = owner.replies
         self._paths: dict[bytes, str] = {}
         self._counted: dict[int, int] = {}
         self._todo: deque[core.Command] = deque()
@@ -148,7 +156,7 @@ class Carrier:
         self._ordinary: deque[core.Send | _Run] = deque()
         self._run: _Run | None = None
         self._rest = b""
-        self._idle = False
+        self._idle = True  # nothing waits, so what comes before the writer's first turn need not wait for it
         self._written = [0, 0, 0]
         self._wake = trio.Event()
         self._alarm: Timer | None = None
@@ -156,21 +164,6 @@ class Carrier:
         self._alarm_at = math.inf  # the same on Trio's clock
         self._ending: core.Disconnect | None = None
         self._nursery: trio.Nursery | None = None
-        self._actions: dict[type, Callable[[Any], None]] = {
-            core.Send: self._send,
-            core.Greeted: self._greeted,
-            core.Up: self._up,
-            core.Released: self._released,
-            core.Resolved: self._resolved,
-            core.Rejected: self._rejected,
-            core.Acknowledged: self._acknowledged,
-            core.Deliver: self._deliver,
-            core.Observe: self._observe,
-            core.Unobserve: self._unobserve,
-            core.Notify: self._notify,
-            core.Dropped: self._dropped,
-            core.Disconnect: self._disconnect,
-        }
 
     # ---- what the network asks for
 
@@ -288,7 +281,7 @@ class Carrier:
         try:
             while self._todo:
                 command = self._todo.popleft()
-                self._actions[type(command)](command)
+                _ACTIONS[type(command)](self, command)
         finally:
             self._busy = False
         if self._urgent and not self._urgent_written():
@@ -373,7 +366,7 @@ class Carrier:
 
     def _up(self, _command: core.Up) -> None:
         self._owner.came_up(self)
-        self.settled.set()
+        self._settle()
         self._hurry()
 
     def _released(self, command: core.Released) -> None:
@@ -419,7 +412,12 @@ class Carrier:
             self._run = None
         self._wake.set()
         self._owner.went_down(self, command.cause)
-        self.settled.set()
+        self._settle()
+
+    def _settle(self) -> None:
+        if not self.settled.is_set():
+            self.settled.set()
+            self._owner.settled(self)
 
     # ---- messages from the peer
 
@@ -929,6 +927,11 @@ class Carrier:
 
     async def _push_slice(self, piece: bytes | memoryview, deadline: float) -> None:
         """Send, shielded: a caller's cancel never tears the stream, only the write deadline does."""
+        if len(piece) <= JOIN_BYTES:
+            sent_bytes = self._channel.send_nowait(piece)
+            if sent_bytes == len(piece):
+                return
+            piece = piece[sent_bytes:]
         deadline = min(deadline, trio.current_time() + self._limits.write_s)
         with trio.CancelScope(shield=True, deadline=deadline) as scope:
             await self._channel.send(piece)
@@ -940,6 +943,26 @@ class Carrier:
         self._ordinary.clear()
         self._run = None
         self._rest = b""
+
+
+# One table for all carriers, of which a node may have a thousand.
+_ACTIONS: Final[Mapping[type, Callable[[Carrier, Any], None]]] = MappingProxyType(
+    {
+        core.Send: Carrier._send,  # noqa: SLF001 - the table of the class above
+        core.Greeted: Carrier._greeted,  # noqa: SLF001
+        core.Up: Carrier._up,  # noqa: SLF001
+        core.Released: Carrier._released,  # noqa: SLF001
+        core.Resolved: Carrier._resolved,  # noqa: SLF001
+        core.Rejected: Carrier._rejected,  # noqa: SLF001
+        core.Acknowledged: Carrier._acknowledged,  # noqa: SLF001
+        core.Deliver: Carrier._deliver,  # noqa: SLF001
+        core.Observe: Carrier._observe,  # noqa: SLF001
+        core.Unobserve: Carrier._unobserve,  # noqa: SLF001
+        core.Notify: Carrier._notify,  # noqa: SLF001
+        core.Dropped: Carrier._dropped,  # noqa: SLF001
+        core.Disconnect: Carrier._disconnect,  # noqa: SLF001
+    }
+)
 
 
 @attrs.define(eq=False)
@@ -1056,6 +1079,13 @@ _ANY_SIZE: Final = Limits(
     frame_size_bytes_max=2**63,
 )
 """The core has checked every frame against what the peer announced."""
+
+
+@functools.lru_cache(maxsize=16)
+def _both_limits(allowance: fr.Allowance) -> tuple[Limits, Limits]:
+    """Return the limits of a header, and of a value that stands alone though it belongs into one."""
+    limits = wire_limits(allowance)
+    return limits, attrs.evolve(limits, depth_max=limits.depth_max - 1)
 
 
 def wire_limits(allowance: fr.Allowance) -> Limits:

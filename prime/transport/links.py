@@ -16,7 +16,7 @@ import attrs
 import trio
 
 from prime.actor.contract import Clock, Inbound, PeerId, Tracer
-from prime.actor.deadlines import Deadlines
+from prime.actor.deadlines import Deadlines, Timer
 from prime.actor.facts import DeadLetter
 from prime.actor.slots import SLOW, Slot
 from prime.errors import (
@@ -40,6 +40,7 @@ from prime.transport.link import LinkLimits, Standing, Verdict, judge
 from prime.transport.multiaddr import parse_address
 from prime.transport.series import FEATURE, Inbox, Post
 from prime.wire import to_plain
+from prime.wire.codec import Codec
 
 __all__ = ["LinkLimits", "Links"]
 
@@ -106,6 +107,7 @@ class Links:
         self._instance = secrets.randbits(62) + 1 if instance is None else instance
         self._peer = key.peer
         self._links_made = 0
+        self._said: fr.Hello | None = None
         self._endpoint: Endpoint | None = None
         self._nursery: trio.Nursery | None = None
         self._inbound: Inbound | None = None
@@ -114,7 +116,7 @@ class Links:
         self._dials: dict[PeerId, _Dial] = {}
         self._held: dict[PeerId, Carrier] = {}
         self._carriers: dict[Carrier, None] = {}
-        self._greetings = 0
+        self._greetings: dict[Carrier, Timer] = {}
         self._book: dict[PeerId, tuple[str, ...]] = {}
         self._previous: dict[PeerId, int] = {}
         self._tells = 0
@@ -124,6 +126,7 @@ class Links:
         self._sent_bytes: dict[int, int] = {}
         self._received_bytes: dict[int, int] = {}
         self.timers = Deadlines()
+        self.replies: dict[type, tuple[Any, Codec]] = {}
         self.dead_letters = 0
 
     # ---- what others may read
@@ -169,7 +172,7 @@ class Links:
             "streams": len(self._carriers),
             "dials": len(self._dials),
             "held": len(self._held),
-            "greetings": self._greetings,
+            "greetings": len(self._greetings),
             **self._post.sizes(),
         }
         for carrier in self._carriers:
@@ -224,7 +227,7 @@ class Links:
     async def _accept(self, endpoint: Endpoint) -> None:
         while True:
             channel = await endpoint.accept()
-            if self._greetings >= self._limits.greetings_max or self._nursery is None:
+            if len(self._greetings) >= self._limits.greetings_max or self._nursery is None:
                 with trio.move_on_after(self._limits.farewell_s):
                     await channel.aclose()
             else:
@@ -237,7 +240,7 @@ class Links:
         link = core.Link(channel.peer, hello, self._limits, self._clock.current_time(), dialled=dialled)
         carrier = Carrier(channel, link, self, inbound, self._clock, self._limits, dialled=dialled, address=address)
         self._carriers[carrier] = None
-        self._greetings += 1
+        self._greetings[carrier] = self._limit_greeting(carrier, self._limits.greeting_s)
         nursery.start_soon(self._run, carrier)
         if dialled:
             carrier.feed(core.Start())
@@ -253,36 +256,28 @@ class Links:
 
     def _hello(self, peer: PeerId) -> fr.Hello:
         self._links_made += 1
-        return fr.Hello(
-            fr.PROTOCOL_VERSION,
-            self._version[:64],
-            self._features[: fr.FEATURES_MAX],
-            self._limits.allowance,
-            self.addresses[: fr.ADDRESSES_MAX],
-            self._instance,
-            (self._instance + self._links_made) % fr.ID_MAX + 1,
-            self._previous.get(peer, 0),
-        )
+        said, addresses = self._said, self.addresses[: fr.ADDRESSES_MAX]
+        if said is None or said.addresses != addresses:
+            version, features = self._version[:64], self._features[: fr.FEATURES_MAX]
+            said = self._said = fr.Hello(
+                fr.PROTOCOL_VERSION, version, features, self._limits.allowance, addresses, self._instance, 0, 0
+            )
+        link_id = (self._instance + self._links_made) % fr.ID_MAX + 1
+        return said.numbered(self._instance, link_id, self._previous.get(peer, 0))
 
     async def _run(self, carrier: Carrier) -> None:
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._limit_greeting, carrier)
-                await carrier.run()
-                nursery.cancel_scope.cancel()
+            await carrier.run()
         finally:
             self._carriers.pop(carrier, None)
 
-    async def _limit_greeting(self, carrier: Carrier) -> None:
-        try:
-            with trio.move_on_after(self._limits.greeting_s):
-                await carrier.settled.wait()
-            if carrier.hello is not None:  # it waits for the outcome of our own dial
-                with trio.move_on_after(self._limits.dial_s):
-                    await carrier.settled.wait()
-        finally:
-            self._greetings -= 1
-        if not carrier.settled.is_set():
+    def _limit_greeting(self, carrier: Carrier, within_s: float, *, held: bool = False) -> Timer:
+        return self.timers.at(trio.current_time() + within_s, lambda: self._greeting_late(carrier, held=held))
+
+    def _greeting_late(self, carrier: Carrier, *, held: bool) -> None:
+        if carrier.hello is not None and not held:  # it waits for the outcome of our own dial
+            self._greetings[carrier] = self._limit_greeting(carrier, self._limits.dial_s, held=True)
+        else:
             carrier.close(fr.Reason.PROTOCOL, f"no HELLO within {self._limits.greeting_s:g} s")
 
     # ---- what carriers tell
@@ -343,6 +338,12 @@ class Links:
             del self._up[peer]
             self._post.link_changed(peer)
             self._emit(LinkDown(peer, cause))
+
+    def settled(self, carrier: Carrier) -> None:
+        """See `Owner.settled`."""
+        timer = self._greetings.pop(carrier, None)
+        if timer is not None:
+            timer.cancel()
 
     def count(self, *, sent: bool, tag: int, size_bytes: int) -> None:
         """See `Owner.count`."""

@@ -12,6 +12,7 @@ be written: a mistyped peer id shall be an error, not a path.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 
@@ -83,6 +84,7 @@ class Address:
         return attrs.evolve(self, peer=peer or self.peer)
 
 
+@functools.lru_cache(maxsize=4096)
 def parse_address(text: str) -> Address:
     """Parse a multiaddr. Raises `ConfigError` saying which part is wrong."""
     if len(text) > _LENGTH_MAX or not text.startswith("/") or not text.isprintable():

@@ -1056,7 +1056,7 @@ async def test_who_never_says_hello_is_let_go(data: bytes, autojump_clock: trio.
         await raw.read_end()
         assert trio.current_time() - started < 7
         await until(lambda: not s.links[0]._carriers)
-        assert s.links[0]._greetings == 0
+        assert not s.links[0]._greetings
         assert not s.nodes[0].facts
 
 
