@@ -42,20 +42,25 @@ class Timer:
 
     def __init__(self, owner: Deadlines, call: Callable[[], Any]) -> None:
         self._owner = owner
-        self._call = call
+        self._call: Callable[[], Any] | None = call
         self.live = True
 
     def fire(self) -> bool:
         """See `Due.fire`."""
+        call, self._call = (
+            self._call,
+            None,
+        )  # what it would call often holds the timer: freed at once, not by collection
         was_live, self.live = self.live, False
-        if was_live:
-            self._call()
+        if call is not None:
+            call()
         return was_live
 
     def cancel(self) -> None:
         """Forget the call; harmless if it has already been made."""
         if self.live:
             self.live = False
+            self._call = None
             self._owner.note_cancelled()
 
 

@@ -51,10 +51,13 @@ class Courier:
         self._count = 0
         self._due = math.inf
         self._scope = trio.CancelScope()
+        self._is_over = False
 
     def at(self, when: float, act: Callable[[], object]) -> None:
         """Call `act` at the tick after `when`; what is due at one tick is done in the order in which it was given."""
         when = math.ceil(when * TICKS_PER_S - 1e-6) / TICKS_PER_S
+        if self._is_over:
+            return
         self._count += 1
         heapq.heappush(self._heap, (when, self._count, act))
         if when < self._due:
@@ -65,13 +68,17 @@ class Courier:
         """Run until cancelled."""
         task_status.started()
         heap = self._heap
-        while True:
-            self._due = heap[0][0] if heap else math.inf
-            with trio.CancelScope(deadline=self._due) as self._scope:
-                await trio.sleep_forever()
-            now = trio.current_time()
-            while heap and heap[0][0] <= now:
-                heapq.heappop(heap)[2]()
+        try:
+            while True:
+                self._due = heap[0][0] if heap else math.inf
+                with trio.CancelScope(deadline=self._due) as self._scope:
+                    await trio.sleep_forever()
+                now = trio.current_time()
+                while heap and heap[0][0] <= now:
+                    heapq.heappop(heap)[2]()
+        finally:
+            self._is_over = True
+            heap.clear()  # what would have come holds the whole world
 
 
 class _Waiter:
@@ -317,6 +324,8 @@ class SimChannel(Channel):
         self.outward.writer.wake()
         self.inward.close_there()
         self._endpoint.channels.pop(self, None)
+        if self.outward.closed_there:  # the other end has closed too: they need not know each other any more
+            self.outward.reverse = self.inward.reverse = None
 
 
 def _unchanging(item: Buffer) -> memoryview:

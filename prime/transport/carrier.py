@@ -641,6 +641,7 @@ class Carrier:
             self.feed(core.Lost("this node let the link go"))
             if self._alarm is not None:
                 self._alarm.cancel()
+                self._alarm = None
             with trio.move_on_after(self._limits.farewell_s, shield=True):
                 await self._channel.aclose()
             self.ended.set()
