@@ -174,10 +174,10 @@ async def search(
     send, receive = trio.open_memory_channel[Outcome](0)
     slots = _Slots(_name_of(scenario), iter(seeds), deadline_s)
     async with one_error(), trio.open_nursery() as nursery:
-        async with send:
+        with send:  # no checkpoint at its end, where `Cancelled` could take the place of an error
             for _ in range(count):
                 nursery.start_soon(slots.work, send.clone())
-        async with receive:
+        with receive:
             yield receive
         nursery.cancel_scope.cancel()
 
@@ -199,7 +199,7 @@ class _Slots:
 
     async def work(self, send: trio.MemorySendChannel[Outcome]) -> None:
         """Keep one process at work until there are no seeds left."""
-        async with send:
+        with send:
             seed = self._next()
             while seed is not None:
                 async with open_worker(self.scenario) as worker:

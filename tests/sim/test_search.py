@@ -148,6 +148,11 @@ def test_what_cannot_be_searched_is_refused(tmp_path: Path, monkeypatch: pytest.
     assert "0 processes" in str(refused("searched:holds", [1], jobs=0))
 
 
+def test_an_error_of_a_search_is_never_lost() -> None:
+    for _ in range(50):  # Trio's scheduler draws which task is first
+        assert "no seed is -3" in str(refused("searched:holds", [-3]))
+
+
 def test_no_seeds_are_no_outcomes() -> None:
     assert trio.run(all_of, "searched:holds", []) == {}
 
