@@ -625,8 +625,8 @@ class Link:
         self._held: deque[_Incoming] = _NONE
         self._incoming_bytes = 0
         self._ungranted_bytes = 0
-        self._serving: set[int] = set()
-        self._watched: set[int] = set()
+        self._serving: dict[int, None] = {}
+        self._watched: dict[int, None] = {}
 
     def step(self, event: Event, now: float) -> list[Command]:
         """Take an event at `now` (seconds, monotonic) and return what to do, in order. Never raises for input."""
@@ -752,7 +752,7 @@ class Link:
             return False
         if not self._arrive(target, seq, size_bytes):
             return False
-        serving.add(correlation)
+        serving[correlation] = None
         return True
 
     def _new_source(self, path: str) -> _Incoming | None:
@@ -828,7 +828,7 @@ class Link:
         size_bytes = fr.PREFIX_BYTES + len(header)
         if correlation not in self._serving or size_bytes > self._quick_bytes_max:
             return None
-        self._serving.discard(correlation)
+        self._serving.pop(correlation, None)
         self._unsent[1] += size_bytes
         return header
 
@@ -861,7 +861,7 @@ class Link:
         if self._phase is not _Phase.UP:
             return math.inf
         beat_at, deadline = self._heartbeat.due, self._deadlines.due
-        return min(deadline, beat_at)
+        return beat_at if beat_at < deadline else deadline  # noqa: FURB136 - half the price
 
     @property
     def link_id(self) -> int:
@@ -1244,7 +1244,7 @@ class Link:
             raise RemoteProtocolError("two open asks with one correlation")
         if len(self._serving) >= self._mine.asks_max:
             raise RemoteProtocolError(f"over {self._mine.asks_max} open asks")
-        self._serving.add(correlation)
+        self._serving[correlation] = None
 
     def _holding(self) -> bool:
         return self._unsent[Lane.URGENT] + self._unsent[Lane.ANSWER] > self._limits.answers_bytes
@@ -1321,7 +1321,7 @@ class Link:
             target.wanted = True
 
     def _cancel_arrived(self, frame: fr.Cancel, _now: float) -> None:
-        self._serving.discard(frame.correlation)
+        self._serving.pop(frame.correlation, None)
 
     # ---- reliable delivery: numbers are checked above this core, which only carries them
 
@@ -1353,14 +1353,14 @@ class Link:
             )
             self._refuse(Refuse(event.correlation, error, event.tag), now)
             return
-        self._serving.discard(event.correlation)
+        self._serving.pop(event.correlation, None)
         self._emit(header, event.payloads, size_bytes, Lane.ANSWER, event.tag)
 
     def _refuse(self, event: Refuse, _now: float) -> None:
         if event.correlation not in self._serving:
             self._commands.append(Dropped("a failure that came after its asker gave up"))
             return
-        self._serving.discard(event.correlation)
+        self._serving.pop(event.correlation, None)
         self._send(to_frame(event.correlation, event.error), Lane.URGENT, event.tag)
 
     # ---- watches
@@ -1387,17 +1387,17 @@ class Link:
             raise RemoteProtocolError("two watches with one id")
         if len(self._watched) >= self._mine.watches_max:
             raise RemoteProtocolError(f"over {self._mine.watches_max} watches")
-        self._watched.add(frame.watch_id)
+        self._watched[frame.watch_id] = None
         self._commands.append(Observe(frame.watch_id, frame.target))
 
     def _unwatch_arrived(self, frame: fr.Unwatch, _now: float) -> None:
         if frame.watch_id in self._watched:
-            self._watched.remove(frame.watch_id)
+            del self._watched[frame.watch_id]
             self._commands.append(Unobserve(frame.watch_id))
 
     def _ended(self, event: Ended, _now: float) -> None:
         if event.watch_id in self._watched:
-            self._watched.remove(event.watch_id)
+            del self._watched[event.watch_id]
             self._send(fr.Down(event.watch_id, fr.clipped(event.reason)), Lane.URGENT)
 
     # ---- the writer and the clock
