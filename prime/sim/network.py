@@ -110,7 +110,7 @@ class Network:
         """Undo every cut, and every queue of bytes."""
         for way in self._ways.values():
             way.cuts = 0
-            way.free_at = -math.inf  # what still queues for a slow link goes at once
+            way.free_at = -math.inf  # what is sent from now on waits for none of it
 
     def across(self, side: Iterable[str], nodes: Iterable[str]) -> list[tuple[str, str]]:
         """Return both directions of each pair that a partition of `nodes` into `side` and the others parts."""
