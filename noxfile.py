@@ -20,7 +20,10 @@ nox.options.error_on_missing_interpreters = False  # `sim` runs on those that ar
 nox.options.sessions = ["lint", "types", "contracts", "sim", "tests"]
 
 ROOT = Path(__file__).parent
-PYTHONS = ("3.11", "3.12", "3.13")
+PYTHONS = sorted({"3.11", "3.12", "3.13", f"3.{sys.version_info.minor}"})
+SIMULATED = ["tests/sim/test_determinism.py", "tests/sim/test_traps.py"]
+"""What the session `sim` runs on each Python, and the session `tests` leaves to it."""
+TRIO = "trio<0.36"
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 NO_TEST_COLLECTED = 5  # pytest's exit status when a selection is empty
 
@@ -74,15 +77,22 @@ def contracts(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run unit, property and integration tests; a room's name selects its folder."""
     session.install(".[all]", *group("test"))
-    session.run("pytest", *paths_of_rooms(session.posargs))
+    rest = [f"--ignore={path}" for path in SIMULATED]  # those of the session `sim`
+    session.run("pytest", *(paths_of_rooms(session.posargs) or rest))
 
 
-# The version that nox runs on has these tests in the session `tests`.
-@nox.session(python=[version for version in PYTHONS if version != f"{sys.version_info.major}.{sys.version_info.minor}"])
+@nox.session(python=PYTHONS)
 def sim(session: nox.Session) -> None:
-    """On each other Python there is, with the base install: a seed gives one trace, and what is outside is trapped."""
-    session.install(".[testing]", "pytest-timeout>=2.3")
-    session.run("pytest", *(session.posargs or ["tests/sim/test_determinism.py", "tests/sim/test_traps.py"]))
+    """On each Python there is, with the base install: a seed gives one trace, and what is outside is trapped."""
+    session.install(".[testing]", "pytest-timeout>=2.3", TRIO)
+    session.run("pytest", *(session.posargs or SIMULATED))
+
+
+@nox.session
+def oldest(session: nox.Session) -> None:
+    """Try the simulator on the oldest Trio that it says it works with."""
+    session.install(".[testing]", "pytest-timeout>=2.3", "trio==0.31")
+    session.run("pytest", *(session.posargs or [*SIMULATED, "tests/sim/test_run.py"]))
 
 
 @nox.session

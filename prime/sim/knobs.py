@@ -1,4 +1,4 @@
-"""A failing plan as a row of knobs, each of which can be turned down: an action dropped, a time rounded, a fault off (pure).
+"""A failing plan as a row of knobs, each of which can be turned down: an action dropped, a time rounded, a fault off.
 
 At the top of all its knobs a plan is itself; at 0 a knob has its simplest value. So what searches for a smaller plan
 that still fails, Hypothesis or a plain walk, sees nothing but small whole numbers.

@@ -1,4 +1,4 @@
-"""A plan in writing: as JSON, which a tool reads, and as Python, which a test keeps (pure).
+"""A plan in writing: as JSON, which a tool reads, and as Python, which a test keeps.
 
 Only what differs from the defaults is written, so that a plan reads as what is special about it.
 """
