@@ -36,7 +36,6 @@ class History:
 
     def __init__(self, notice: Callable[[Event], None] | None = None) -> None:
         self.count = 0
-        self.dropped = 0
         self.is_closed = False
         """Whether the run is over: what its end undoes is not part of it."""
         self._notice = notice
@@ -51,8 +50,6 @@ class History:
         event = Event(at_s, node, kind, subject, detail)
         if self.count < EVENTS_MAX:
             self._events.append(event)
-        else:
-            self.dropped += 1
         self.count += 1
         self._write(f"{at_s!r}\x1f{node}\x1f{kind}\x1f{subject}\x1f{detail}")
         if self._notice is not None:

@@ -130,7 +130,6 @@ class LinkedProgram(Program):
         limits = self.limits
         self._hello = fr.Hello(fr.PROTOCOL_VERSION, "", (), limits.allowance, (), self._instance, 0, 0)
         self._replies: dict[type, tuple[Any, Codec]] = {}
-        self._paths: dict[bytes, str] = {}
         self.begun()
 
     def dialled(self, channel: HeapChannel) -> None:

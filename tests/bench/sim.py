@@ -138,8 +138,6 @@ class Swarm:
         random = node.random("asks")
         async with node.system() as system, system.supervisor("app") as sup, trio.open_nursery() as nursery:
             await sup.spawn(Doubling, "double")
-            for other in others:
-                system.learn(other.peer, (other.address,))
             await trio.sleep(random.random())
             while True:
                 for other in random.sample(others, ASKS_PER_S):

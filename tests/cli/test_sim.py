@@ -167,7 +167,7 @@ def test_lost_processes_are_failures_with_their_seeds(capsys: pytest.CaptureFixt
     words = ("--seeds", 5, "--jobs", 1, "--json")
     assert sim("search", *words, "--scenario", "searched:kills_itself") == 1
     assert [(one["seed"], one["violated"]) for one in last(capsys)["failed"]] == [(3, "its process lives")]
-    assert sim("search", *words, "--scenario", "searched:hangs", "--deadline-s", 1) == 1
+    assert sim("search", *words, "--scenario", "searched:hangs", "--deadline-s", 5) == 1
     assert [(one["seed"], one["violated"]) for one in last(capsys)["failed"]] == [(2, "it ends")]
 
 

@@ -107,8 +107,6 @@ class Crier(Actor[Tick | Down]):
 
 async def trade(node: sim.Node) -> None:
     async with node.system() as system, system.supervisor("bazaar", restart=PATIENT) as sup:
-        for other in node.world.nodes:
-            system.learn(other.peer, (other.address,))
         await sup.spawn_pool(lambda: Trader(node), "traders", size=4, restart=PATIENT)
         await sup.spawn(Stall, "stall")
         await sup.spawn(lambda: Router(group="traders", route=ConsistentHash(key=lambda m: m.price)), "gate")

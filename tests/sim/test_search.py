@@ -63,9 +63,9 @@ def test_a_process_that_is_killed_fails_its_seed_and_another_takes_its_place() -
 
 
 def test_a_run_that_hangs_fails_after_real_time_and_the_search_goes_on() -> None:
-    found = trio.run(all_of, "searched:hangs", [1, 2, 3, 4], 1, 1.0)
-    assert {seed: outcome.ok for seed, outcome in found.items()} == {1: True, 2: False, 3: True, 4: True}
-    assert "1 s of real time" in found[2].error
+    found = trio.run(all_of, "searched:hangs", [2, 3], 1, 5.0)
+    assert {seed: outcome.ok for seed, outcome in found.items()} == {2: False, 3: True}
+    assert "5 s of real time" in found[2].error
 
 
 def test_leaving_a_search_kills_its_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

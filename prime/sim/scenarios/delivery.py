@@ -215,9 +215,6 @@ class Offices:
         if earlier is not None:
             self.books.crashes.setdefault(node.name, []).append((earlier.life[1], self.crashed_at(node.name)))
         office.system.subscribe(office.hear)
-        for other in self.world.nodes:
-            if other is not node:
-                office.system.learn(other.peer, (other.address,))
 
     def crashed_at(self, name: str) -> float:
         """Return when a node crashed last."""

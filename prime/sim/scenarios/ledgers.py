@@ -2,7 +2,7 @@
 
 The rules of the decision itself are those of `prime.sim.decision`. Here it is said what a decision is worth: the value is
 the exact sum over its contributors, each contribution counts once, nothing of a living member vanishes, and all who
-hold a state hold the same. Source: section 5 of the design of the round, `spec/protocols/round.md`.
+hold a state hold the same. Source: `spec/protocols/round.md`, "What holds".
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The training round among three to five simulated nodes, under every fault: the scenario of `prime sim run`.
 
 Each node runs a system with the aggregator of production and a stand-in for its trainer, whose numbers are exact. All
-that section 5 of the round's design promises is checked as it happens (`ledgers.py`, `prime.sim.decision`); when the
-storm is over, the run must go on, let everyone in, and come to rest with one state.
+that `spec/protocols/round.md` promises ("What holds") is checked as it happens (`ledgers.py`, `prime.sim.decision`);
+when the storm is over, the run must go on, let everyone in, and come to rest with one state.
 """
 
 from __future__ import annotations

@@ -571,8 +571,6 @@ class Crews:
             before = system.leftovers()
             self.open[node.name] = crew
             system.subscribe(crew.hear)
-            for other in self.world.nodes:
-                system.learn(other.peer, (other.address,))
             async with trio.open_nursery() as nursery:
                 for number, client in enumerate((tell, tell, ask, send_far, watch, watch, meddle)):
                     nursery.start_soon(_be_busy, crew, client, f"client{number}")

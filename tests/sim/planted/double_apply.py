@@ -58,7 +58,6 @@ async def play(world: sim.World, bank: type[Bank]) -> None:
     async def selling(node: sim.Node) -> None:
         far = world.node("bank")
         async with node.system() as system:
-            system.learn(far.peer, (far.address,))
             ref = system.ref(far.peer, "/app/bank", bank)
             for receipt in range(20):
                 await trio.sleep(node.random("sales").expovariate(2))

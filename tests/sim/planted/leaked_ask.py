@@ -90,7 +90,6 @@ async def play(world: sim.World, shop: type[Shop]) -> None:
     async def selling(node: sim.Node) -> None:
         lab = world.node("lab")
         async with node.system() as system, system.supervisor("app") as sup:
-            system.learn(lab.peer, (lab.address,))
             far = system.ref(lab.peer, "/app/lab", Lab)
             counter = await sup.spawn(lambda: shop(far, waiting), "shop")
             for picture in range(40):

@@ -76,7 +76,6 @@ async def play(world: sim.World, spool: type[Spool]) -> None:
     async def printing(node: sim.Node) -> None:
         office = world.node("office")
         async with node.system() as system, system.supervisor("app") as sup:
-            system.learn(office.peer, (office.address,))
             lamp = system.ref(office.peer, "/app/lamp", Lamp)
             await sup.spawn(lambda: spool(lamp, printed), "spool")
             await trio.sleep_forever()
@@ -85,7 +84,6 @@ async def play(world: sim.World, spool: type[Spool]) -> None:
         far = world.node("spool")
         async with node.system() as system, system.supervisor("app") as sup:
             await sup.spawn(Lamp, "lamp")
-            system.learn(far.peer, (far.address,))
             ref = system.ref(far.peer, "/app/spool", spool)
             for number in range(JOBS):
                 await trio.sleep(node.random("jobs").expovariate(2))

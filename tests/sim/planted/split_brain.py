@@ -119,8 +119,6 @@ async def play(world: sim.World, member: type[Member]) -> None:
     async def main(node: sim.Node) -> None:
         others = [other for other in world.nodes if other is not node]
         async with node.system() as system, system.supervisor("app") as sup:
-            for other in others:
-                system.learn(other.peer, (other.address,))
             refs = [system.ref(other.peer, "/app/member", member) for other in others]
             await sup.spawn(lambda: member(node, refs, throne), "member")
             await trio.sleep_forever()

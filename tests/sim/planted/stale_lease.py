@@ -109,7 +109,6 @@ async def play(world: sim.World, counter: type[Counter]) -> None:
     async def counting(node: sim.Node) -> None:
         far = world.node("store")
         async with node.system() as system:
-            system.learn(far.peer, (far.address,))
             ref = system.ref(far.peer, "/app/counter", counter)
             while True:
                 with contextlib.suppress(WorldError):  # it may be done, or not; the history says so
