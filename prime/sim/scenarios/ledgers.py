@@ -7,7 +7,7 @@ hold a state hold the same. Source: `spec/protocols/round.md`, "What holds".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -70,10 +70,11 @@ class Book:
 
     # ------------------------------------------------------------------------------------------- what a member does
 
-    def wrote(self, life: Life, record: msg.Record) -> None:
-        """Take what is on a member's disk now."""
+    def wrote(self, life: Life, record: msg.Record, parts: Sequence[memoryview]) -> None:
+        """Take what is on a member's disk now: a record, and the bytes beside it."""
         peer = life.node.peer
-        self.check(lambda: self.rules.wrote(peer, record))
+        held = not isinstance(record, msg.Accepted) or record.value.parts == tuple(map(digest, parts))
+        self.check(lambda: self.rules.wrote(peer, record, bytes_held=held))
         if isinstance(record, msg.Born):
             self.born[peer] = record.member.incarnation
         if isinstance(record, msg.Decided):

@@ -116,9 +116,9 @@ class WitnessedJournal:
     def _take(self, data: bytes) -> None:
         key = digest(data)
         if key not in self._known and not self._life.is_over:
-            record, _ = read_record(data)
+            record, parts = read_record(data)
             self._known[key] = record.value.round if isinstance(record, msg.Decided) else -1
-            self._book.wrote(self._life, record)
+            self._book.wrote(self._life, record, parts)
 
 
 class Witnessed(Aggregator):
