@@ -13,6 +13,7 @@
     │   ├── ConfigError             a configuration value, key or file that cannot be used
     │   ├── DeterminismError        simulated code reached for a thread, a socket, a clock or chance outside its world
     │   └── DataError               training data that is missing, empty or not text
+    ├── ViolationError              something that must hold in a simulated world did not: the program's fault
     ├── LocalProtocolError          this side tried to send what the protocol does not allow
     └── WorldError                  the world's fault: retrying later or elsewhere can help
         ├── RemoteProtocolError     the other side sent what the protocol does not allow
@@ -100,6 +101,14 @@ class DeterminismError(UsageError):
 
 class DataError(UsageError):
     """Training data that is missing, empty, too short or not text."""
+
+
+class ViolationError(PrimeError, AssertionError):
+    """Something that must hold in a simulated world did not. `name` says what (by default the text up to a colon)."""
+
+    def __init__(self, message: str, *, name: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.name = name or message.partition(": ")[0]
 
 
 class LocalProtocolError(PrimeError):

@@ -181,7 +181,9 @@ def timeline(
     node: Annotated[str, typer.Option("--node", metavar="NAME", help="Only what that node sends and meets.")] = "",
     kind: Annotated[list[str] | None, typer.Option("--kind", help="Only such events; may be given again.")] = None,
     last: Annotated[int, typer.Option("--last", min=0, help="Only so many lines, the last ones; 0 for all.")] = 0,
-    as_json: AsJson = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print each event, and then the outcome, as a line of JSON.")
+    ] = False,
 ) -> None:
     """Draw a run: a lane for each node, time downwards, messages and faults; `--json` prints its events, one a line."""
     from prime.cli.output import console

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FAILURES_SHOWN: Final = 20
 """A search prints so many failures; those after are counted."""
 _CHANCES: Final = ("loss", "duplication", "reordering", "corruption")
+_OF_DATAGRAMS: Final = frozenset({"duplication", "reordering"})
 _LINE_EVERY_S: Final = 10.0
 _TEXT_MAX: Final = 200
 
@@ -47,7 +48,9 @@ def lines(outcome: Outcome, plan: Path | None = None) -> Iterator[str]:
         yield f"violated at {outcome.at_s:g} s: {outcome.error}"
         yield f"  {about}: {_events(outcome)}"
     yield f"  trace {outcome.trace or '(none)'}"
-    yield f"  faults: {', '.join(faults(outcome.plan, outcome.at_s)) or 'none'}"
+    met = list(faults(outcome.plan, outcome.at_s))
+    yield "  faults:" if met else "  faults: none"
+    yield from (f"    {fault}" for fault in met)
     if outcome.plan.params:
         yield f"  chosen: {', '.join(f'{name} {value}' for name, value in outcome.plan.params.items())}"
     if not outcome.ok:
@@ -65,14 +68,13 @@ def _many(count: int, name: str) -> str:
 
 def command(verb: str, outcome: Outcome, plan: Path | None = None) -> str:
     """Return the command that does something with a run."""
-    words = outcome.command.split(" ", 3)
-    given = f" --plan {shlex.quote(str(plan))}" if plan is not None else ""
-    return f"prime sim {verb} {words[3]}{given}"
+    words = outcome.command.replace(" replay ", f" {verb} ", 1)
+    return words if plan is None else words.removesuffix(" PLAN.json") + f" {shlex.quote(str(plan))}"
 
 
 def faults(plan: Plan, until_s: float) -> Iterator[str]:
-    """Yield the faults of a plan until a time, in words."""
-    for name, amount in special(plan.network).items():
+    """Yield the faults of a plan until a time, in words; not those of datagrams, of which a scenario's nodes send none."""
+    for name, amount in _network(plan).items():
         yield f"{name} {amount:.3g}" if name in _CHANCES else f"{_spoken(name)} {amount:g}"
     for name, value in special(plan.disk).items():
         yield f"disk {name}" if value is True else f"disk {_spoken(name)} {value:g}"
@@ -83,9 +85,14 @@ def faults(plan: Plan, until_s: float) -> Iterator[str]:
 
 def size(plan: Plan) -> str:
     """Return how much goes wrong in a plan, in words."""
-    settings = len(special(plan.network)) + len(special(plan.disk))
+    settings = len(_network(plan)) + len(special(plan.disk))
     without = f", {_many(len(plan.without), 'node')} left out" if plan.without else ""
     return f"{_many(len(plan.actions), 'action')}, {_many(settings, 'setting')} of network and disk{without}"
+
+
+def _network(plan: Plan) -> dict[str, Any]:
+    """Return what is special about the network for streams."""
+    return {name: amount for name, amount in special(plan.network).items() if name not in _OF_DATAGRAMS}
 
 
 def _spoken(name: str) -> str:

@@ -23,10 +23,10 @@ from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any, Final, Literal, Protocol
 
-from prime.errors import UsageError
+from prime.errors import UsageError, ViolationError
 from prime.sim import plan as pl
 from prime.sim.history import History
-from prime.sim.invariants import Check, Spell, ViolationError, problem, words
+from prime.sim.invariants import Check, Spell, problem, words
 from prime.sim.network import Network, Way
 from prime.sim.streams import Streams
 

@@ -5,18 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from prime.errors import PrimeError
-
 Check = Callable[[], Any]
 """Finds nothing wrong, or returns `False` (anything false but `None`), or raises `AssertionError`."""
-
-
-class ViolationError(PrimeError, AssertionError):
-    """Something that must hold in a simulated world did not. `name` says what (by default the text up to a colon)."""
-
-    def __init__(self, message: str, *, name: str = "", hint: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.name = name or message.partition(": ")[0]
 
 
 class Spell:

@@ -24,8 +24,7 @@ from typing import Any, Literal
 
 import attrs
 
-from prime.errors import RefusedError, UsageError
-from prime.sim.invariants import ViolationError
+from prime.errors import RefusedError, UsageError, ViolationError
 from prime.sim.objects import CompareAndSet, FencedRegister, Grant, Held, Lease, Model, Operation, Outcome, Register
 
 __all__ = [

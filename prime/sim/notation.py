@@ -145,7 +145,7 @@ def _wrong(where: str, wanted: str, value: Any) -> UsageError:
 
 
 def to_source(plan: Plan) -> str:
-    """Return a plan as a Python expression of names in `prime.sim.plan` (and `math`), laid out as formatters do."""
+    """Return a plan as a Python expression of names in `prime.sim` (and `math`), laid out as formatters do."""
     found = special(plan)
     if not found:
         return "Plan()"
@@ -216,7 +216,7 @@ _CLASSES: Final = (*ACTIONS, "DiskFaults", "NetworkFaults")
 _TEST: Final = '''"""{violated}: found with seed {seed} of {scenario}, and made smaller."""
 
 {math}from prime import sim
-from prime.sim.plan import {names}
+from prime.sim import {names}
 {gap}from {module} import {name}
 
 PLAN = {plan}

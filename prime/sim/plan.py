@@ -36,7 +36,11 @@ Kind = Literal[
     "skew",
     "pause",
 ]
-"""Every fault there is; `Space.kinds` names those that a scenario may meet."""
+"""Every fault there is; `Space.kinds` names those that a scenario may meet.
+
+`duplication` and `reordering` are of datagrams (`HeapNode.send`): a scenario of real actors, whose links are streams,
+meets neither.
+"""
 
 NETWORK: frozenset[Kind] = frozenset(
     {
@@ -62,7 +66,7 @@ class NetworkFaults:
     """How bad every link is; times in seconds, the others chances for each message or write on a stream.
 
     `loss` ends a stream (what was under way on it is lost) and drops a datagram. `duplication` and `reordering` are of
-    datagrams: a stream has neither. `corruption` ends a stream, as an authenticated one does, and changes a datagram; with
+    datagrams: a stream has neither, and so a scenario of real actors meets neither. `corruption` ends a stream, as an authenticated one does, and changes a datagram; with
     `sealed=False` streams have no seal, so that one bit of the write changes and nobody is told.
     """
 

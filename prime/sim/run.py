@@ -15,9 +15,8 @@ import attrs
 import trio
 
 from prime.actor.groups import one_error
-from prime.errors import DeterminismError, UsageError
+from prime.errors import DeterminismError, UsageError, ViolationError
 from prime.sim.history import Event, History
-from prime.sim.invariants import ViolationError
 from prime.sim.plan import ALL, Kind, Plan, Space, draw, nodes_of
 from prime.sim.schedule import HangError, repeatable, virtual_clock
 from prime.sim.traps import traps
@@ -84,8 +83,11 @@ def scenario(
 
     `nodes` are names, or how many (`n1`, `n2`, …). `kinds` are the faults it may meet. The storm, in which they happen,
     takes `storm_s` virtual seconds; the scenario must have ended `quiet_s` after it. Shrinking leaves nodes out only
-    down to `nodes_min`.
+    down to `nodes_min`. Raises `UsageError` for a kind of fault that there is not.
     """
+    unknown = sorted(frozenset(kinds) - ALL)
+    if unknown:
+        raise UsageError(f"no fault is called {', '.join(unknown)}", hint=f"there are {', '.join(sorted(ALL))}")
     names = tuple(f"n{i + 1}" for i in range(nodes)) if isinstance(nodes, int) else tuple(nodes)
     space = Space(names, frozenset(kinds), storm_s, actions_max, nodes_min)
 
@@ -151,12 +153,15 @@ class Outcome:
     plan: Plan = attrs.field(default=Plan(), repr=False)
     history: tuple[Event, ...] = attrs.field(default=(), repr=False)
     cause: BaseException | None = attrs.field(default=None, repr=False, eq=False)
+    is_drawn: bool = True
+    """Whether the plan was drawn from the seed; else it was given."""
 
     @property
     def command(self) -> str:
-        """The command that replays it."""
+        """The command that replays it; a plan that was given is to be in the file PLAN.json (`--plan`)."""
         named = "" if self.scenario == DEFAULT else f" --scenario {self.scenario}"
-        return f"prime sim replay {self.seed}{named}"
+        given = "" if self.is_drawn else " --plan PLAN.json"
+        return f"prime sim replay {self.seed}{named}{given}"
 
 
 def run(seed: int, scenario: Scenario, plan: Plan | None = None) -> Outcome:
@@ -191,6 +196,7 @@ def run(seed: int, scenario: Scenario, plan: Plan | None = None) -> Outcome:
         plan=attrs.evolve(chosen, params=params),
         history=history.events,
         cause=failure,
+        is_drawn=plan is None,
     )
 
 

@@ -79,7 +79,17 @@ class Worker:
 
     def _failed(self, seed: int, plan: Plan | None, error: str, violated: str) -> Outcome:
         self.is_lost = True
-        return Outcome(seed, self._scenario, 0, "", ok=False, error=error, violated=violated, plan=plan or Plan())
+        return Outcome(
+            seed,
+            self._scenario,
+            0,
+            "",
+            ok=False,
+            error=error,
+            violated=violated,
+            plan=plan or Plan(),
+            is_drawn=plan is None,
+        )
 
     async def _write(self, request: dict[str, Any]) -> None:
         try:

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 import attrs
 from rich.text import Text
 
+from prime.errors import UsageError
 from prime.sim.history import Event
 
 LANE_CHARS = 24
@@ -88,11 +89,13 @@ def rows(
 ) -> list[Row]:
     """Return the lines of a run. Only what concerns `actor` (a part of its path), `node`, or one of `kinds`, if given.
 
-    What goes wrong stays in, whatever the actor: a filter must not hide why.
+    What goes wrong stays in, whatever the actor: a filter must not hide why. Raises `UsageError` for a node that is not there.
     """
+    if node and node not in nodes:
+        raise UsageError(f"no node is called {node}", hint=f"nodes: {', '.join(nodes)}")
     made = _Rows(nodes).of(list(events))
     wanted = frozenset(kinds)
-    lane = list(nodes).index(node) if node in nodes else None
+    lane = list(nodes).index(node) if node else None
 
     def shows(row: Row) -> bool:
         if wanted and row.kind not in wanted:

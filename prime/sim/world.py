@@ -19,12 +19,12 @@ import trio
 
 from prime.actor.contract import ProcessOptions
 from prime.actor.system import System
-from prime.errors import ActorUsageError, WorldError
+from prime.errors import ActorUsageError, ViolationError, WorldError
 from prime.node.system import serving
 from prime.sim import plan as p
 from prime.sim.disk import Disk
 from prime.sim.history import History
-from prime.sim.invariants import Check, Spell, ViolationError, words
+from prime.sim.invariants import Check, Spell, words
 from prime.sim.invariants import problem as problem_of
 from prime.sim.network import Network
 from prime.sim.schedule import Scheduler

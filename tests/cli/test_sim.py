@@ -76,7 +76,7 @@ def test_a_plan_is_read_from_a_file_and_named_in_the_command(
     plan.write_text('{"actions": [{"kind": "Pause", "node": "n1", "at_s": 0.5, "for_s": 1}], "storm_s": 5}')
     assert sim("run", "--seed", 7, "--scenario", "searched:fails_on_7", "--plan", plan) == 1
     told = capsys.readouterr().out
-    assert "faults: pause of n1 at 0.5 s" in told
+    assert "  faults:\n    pause of n1 at 0.5 s\n" in told
     assert f"replay 7 --scenario searched:fails_on_7 --plan '{plan}'" in told
 
 
@@ -94,6 +94,7 @@ def test_a_plan_is_read_from_a_file_and_named_in_the_command(
         (("search", "--scenario", "searched:holds", "--seeds", "0"), 2, "--seeds"),
         (("search", "--scenario", "searched:holds", "--jobs", "0"), 2, "--jobs"),
         (("search", "--scenario", "searched:none"), 2, "there is no scenario"),
+        (("timeline", "4", "--scenario", "searched:holds", "--node", "bogus"), 2, "nodes: n1, n2"),
         (("list", "nowhere"), 2, "there is no module nowhere"),
     ],
 )
@@ -300,7 +301,8 @@ def test_failures_are_counted_beyond_those_shown() -> None:
 
 def test_faults_are_said_in_words() -> None:
     actions = (p.Crash("n1", 1.0), p.SlowReader("n2", 2.0, 1.0), p.Cut("n1", "n2", 3.0, 1.0), p.Pause("n1", 9.0, 1.0))
-    plan = p.Plan(p.NetworkFaults(loss=0.12345, jitter_s=0.5), p.DiskFaults(torn=True), actions, without=("n3",))
+    network = p.NetworkFaults(loss=0.12345, jitter_s=0.5, duplication=0.2, reordering=0.1)  # two are of datagrams
+    plan = p.Plan(network, p.DiskFaults(torn=True), actions, without=("n3",))
     assert list(faults(plan, 5.0)) == [
         "jitter (s) 0.5",
         "loss 0.123",

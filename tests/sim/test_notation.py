@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from prime import sim
 from prime.errors import UsageError
 from prime.sim import plan as p
-from prime.sim.notation import from_plain, to_plain, to_source
+from prime.sim.notation import ACTIONS, from_plain, to_plain, to_source
 from prime.sim.plan import Kind
 from prime.sim.strategies import plans
 
@@ -124,3 +124,15 @@ def test_a_plan_of_nodes_that_are_not_there_is_refused(plan: p.Plan) -> None:
 def test_no_seed_is_below_0() -> None:
     with pytest.raises(UsageError, match="no seed is -1"):
         sim.run(-1, idle)
+
+
+def test_a_fault_that_there_is_not_is_refused() -> None:
+    kinds: Any = frozenset({"los"})
+    with pytest.raises(UsageError, match="no fault is called los") as caught:
+        sim.scenario(kinds=kinds)
+    assert "latency, loss" in caught.value.hint
+
+
+def test_the_names_of_a_printed_plan_are_those_of_the_room() -> None:
+    for kind in (*ACTIONS, "Plan", "NetworkFaults", "DiskFaults"):
+        assert getattr(sim, kind) is getattr(p, kind)

@@ -104,6 +104,8 @@ def test_a_run_apart_is_the_run_here_with_its_history() -> None:
     drawn, given = trio.run(apart)
     assert (drawn, drawn.history) == (here, here.history)
     assert given == sim.run(4, scenario, plan)
+    assert (drawn.command, given.command) == (here.command, f"{here.command} --plan PLAN.json")
+    assert here.command == "prime sim replay 4 --scenario searched:holds"
 
 
 def test_what_follows_the_hash_of_texts_differs_between_processes() -> None:

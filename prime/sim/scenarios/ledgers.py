@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
+from prime.errors import ViolationError
 from prime.sim.decision import Decisions
 from prime.sim.exact import Exact, Sum
-from prime.sim.invariants import ViolationError
 from prime.sim.world import Node, World
 from prime.trainer import commands as cmd
 from prime.trainer import messages as msg

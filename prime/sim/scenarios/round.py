@@ -16,10 +16,9 @@ import trio
 
 from prime.actor import Mailbox, Ref, Restart, System, on
 from prime.actor.facts import ActorFailed
-from prime.errors import CorruptedError, RestartLimitError, UnreachableError, WorldError
+from prime.errors import CorruptedError, RestartLimitError, UnreachableError, ViolationError, WorldError
 from prime.node.contacts import DIAL_DEADLINE_S, Contacts, dial_silent, find_contacts
 from prime.sim.exact import Exact, Sum
-from prime.sim.invariants import ViolationError
 from prime.sim.run import scenario
 from prime.sim.scenarios.learner import Keeper, Learner, Memory
 from prime.sim.scenarios.ledgers import Book, Life, names

@@ -15,10 +15,9 @@ import trio
 
 from prime.actor import Persistent, Ref, Restart, applies, on
 from prime.actor.persistent import decoded
-from prime.errors import CorruptedError, PrimeError, RestartLimitError, WorldError
+from prime.errors import CorruptedError, PrimeError, RestartLimitError, ViolationError, WorldError
 from prime.sim.disk import Disk
 from prime.sim.event_store import JournalEventStore
-from prime.sim.invariants import ViolationError
 from prime.sim.plan import DISK, Kind
 from prime.sim.run import scenario
 from prime.sim.world import Node, World

@@ -19,9 +19,8 @@ from prime.actor import Actor, Context, Down, Mailbox, Ref, Supervisor, System, 
 from prime.actor.cell import Cell
 from prime.actor.facts import ActorFailed, DeadLetter
 from prime.actor.ref import LocalRef
-from prime.errors import ActorUsageError, PrimeError, RefusedError, RestartLimitError
+from prime.errors import ActorUsageError, PrimeError, RefusedError, RestartLimitError, ViolationError
 from prime.sim import plan as p
-from prime.sim.invariants import ViolationError
 from prime.sim.run import scenario
 from prime.sim.scenarios import grove
 from prime.sim.scenarios.grove import Branch, Leaf
