@@ -413,7 +413,16 @@ class Swarm:
 
 @scenario(nodes=NODES, nodes_min=3, storm_s=20.0, quiet_s=120.0)
 async def training_round(world: World) -> None:
-    """Train through the storm; then everybody is let in, two rounds commit, and all come to rest with one state."""
+    """Train through the storm; then everybody is let in, two rounds commit, and all come to rest with one state.
+
+    The storm may take more than a run outlives: fewer than a majority of the newest view still have their disks, or
+    nobody has the newest decision, or its state, any more. Nothing could decide or go on then (`round.md`, "Below a
+    majority"), so nothing is asked of what follows: the event `is lost` says so, and the run counts as one that held.
+    What happened until then was checked like everything else. The tests see to it that this is rare.
+
+    `in_time` (a round that a majority could decide is decided before its deadline) is judged only while the network
+    neither loses nor corrupts bytes, and is not slower than `LATENCY_MAX_S` and `BANDWIDTH_MIN` say.
+    """
     await train(world, Swarm(world, world.choose("size", 3, len(world.nodes))))
 
 
