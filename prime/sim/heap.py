@@ -80,7 +80,7 @@ _DEAF: Final = _Deaf()
 
 
 class RecordDisk:
-    """The disk of a node: a list of records, of which the synced ones outlive a crash."""
+    """The disk of a node: a list of records, of which the synced ones outlive a crash of the machine."""
 
     def __init__(self, faults: pl.DiskFaults, random: Random) -> None:
         self.records: list[Any] = []
@@ -91,7 +91,7 @@ class RecordDisk:
         self._random = random
 
     def write(self, record: Any) -> None:
-        """Append a record, which a crash may take until `sync`. Raises `OSError` on a disk that is full or gone."""
+        """Append a record, which a crash of the machine may take until `sync`. Raises `OSError` on a disk that is full or gone."""
         if self.gone:
             raise OSError(errno.EIO, "the simulated disk is gone")
         if self.full:
@@ -99,7 +99,7 @@ class RecordDisk:
         self.records.append(record)
 
     def sync(self) -> None:
-        """Let all that was written outlive a crash. Raises `OSError` on a disk that is gone."""
+        """Let all that was written outlive any crash. Raises `OSError` on a disk that is gone."""
         if self.gone:
             raise OSError(errno.EIO, "the simulated disk is gone")
         self._synced = len(self.records)
@@ -112,9 +112,12 @@ class RecordDisk:
         self.records = kept
         self._synced = len(kept)
 
-    def crash(self) -> None:
-        """Lose what the faults say is lost: all that was not synced, or the end of it, torn within a record of bytes."""
-        if not self.faults.unsynced or self._synced >= len(self.records):
+    def crash(self, *, power: bool = True) -> None:
+        """Lose what the faults say is lost: all that was not synced, or the end of it, torn within a record of bytes.
+
+        Without `power` lost only the process has ended: the system keeps what it wrote.
+        """
+        if not power or not self.faults.unsynced or self._synced >= len(self.records):
             self._synced = len(self.records)
             return
         keep = self._synced
@@ -220,6 +223,7 @@ class HeapNode:
         self._base_s, self._since_s, self._rate = 0.0, 0.0, 1.0
         self._read_at = 0.0
         self._read_bytes_per_s = _NEVER
+        self._reads_slowly_until = 0.0
 
     @property
     def now(self) -> float:
@@ -323,7 +327,7 @@ class HeapNode:
             channel.is_open = False
             if not machine:
                 world._reset(channel)
-        self.disk.crash()
+        self.disk.crash(power=machine)
         if disk == "lost":
             self.disk.lose()
         self._starts_at = world.now + down_s
@@ -440,23 +444,29 @@ class HeapWorld:
 
     def run_until(self, time: float) -> None:
         """Do all that happens until a time."""
+        self._go(time, None)
+        self.now = max(self.now, time)
+
+    def _go(self, time: float, done: Callable[[], bool] | None) -> bool:
         collects = gc.isenabled()
         gc.disable()  # what is made here is freed by count; to look through a thousand nodes again and again is the price
         try:
-            self._run_until(time)
+            return self._run_until(time, done)
         finally:
             if collects:
                 if not gc.get_freeze_count():  # what is here has become old: it is not looked through at once
                     gc.freeze()
                     gc.unfreeze()
                 gc.enable()
-        self.now = max(self.now, time)
 
-    def _run_until(self, time: float) -> None:
+    def _run_until(self, time: float, done: Callable[[], bool] | None) -> bool:
+        """Do what happens until a time, or until `done` holds; tell whether it does."""
         heap, pop, checks = self._heap, heapq.heappop, self._checks
         count, turn_at = 0, -_NEVER
         try:
             while heap and heap[0][0] <= time:
+                if done is not None and done():
+                    return True
                 self.now, _, act, a, b, c = pop(heap)
                 act(a, b, c)
                 count += 1
@@ -467,6 +477,7 @@ class HeapWorld:
                     turn_at = self.now
         finally:
             self.events += count
+        return done is not None and done()
 
     def until(self, condition: Callable[[], bool], within_s: float = 60.0) -> None:
         """Go on until a condition holds; see `eventually`, which takes a name."""
@@ -474,15 +485,8 @@ class HeapWorld:
 
     def eventually(self, name: str, condition: Callable[[], bool], within_s: float) -> None:
         """Go on until a condition holds. Raises `ViolationError` if it does not in time."""
-        end, heap = self.now + within_s, self._heap
-        while not condition():
-            if not heap or heap[0][0] > end:
-                raise ViolationError(f"{name}: not within {within_s:g} s", name=name, hint=self._where())
-            self.now, _, act, a, b, c = heapq.heappop(heap)
-            act(a, b, c)
-            self.events += 1
-            if self._checks:
-                self._check()
+        if not self._go(self.now + within_s, condition):
+            raise ViolationError(f"{name}: not within {within_s:g} s", name=name, hint=self._where())
 
     def calm(self) -> None:
         """End the storm: no faults any more, everything is mended, every node that the plan took runs again."""
@@ -494,6 +498,7 @@ class HeapWorld:
         for node in self.nodes.values():
             node.disk.faults, node.disk.full, node.disk.gone = pl.DiskFaults(), 0, 0
             node._steps_left, node._read_bytes_per_s = -1, _NEVER
+            node._skew(0.0, 1.0)
             node.release()
             if node._starts_at < _NEVER:
                 node.restart()
@@ -519,19 +524,14 @@ class HeapWorld:
     def _begin(self, action: pl.Action) -> None:
         if not self.is_stormy:
             return
-        named = [getattr(action, field) for field in ("node", "source", "target") if hasattr(action, field)]
-        missing = [name for name in named if name not in self.nodes]
+        missing = [name for name in pl.nodes_of(action) if name not in self.nodes]
         if missing:
             raise UsageError(f"the plan names {missing[0]}, which is no node", hint="Add the node, or draw for others.")
         if not isinstance(action, pl.Crash | pl.Pause):  # these are noted when they come
             self.record("", "meets", type(action).__name__, repr(action))
         match action:
-            case pl.Crash(node, _, _, steps):
-                self.nodes[node]._crash = action
-                self.nodes[node]._steps_left = steps
-                self.nodes[node]._careful = True
-                if not steps:
-                    self.nodes[node].crash(action.down_s, machine=action.machine, disk=action.disk)
+            case pl.Crash(node):
+                self._crash_soon(self.nodes[node], action)
             case pl.Pause(node, _, for_s):
                 self.nodes[node].pause(for_s)
             case pl.Skew(node, _, offset_s, rate):
@@ -543,10 +543,23 @@ class HeapWorld:
             case _:
                 self._begin_slow(action)
 
+    def _crash_soon(self, node: HeapNode, crash: pl.Crash) -> None:
+        if not crash.steps:
+            node.crash(crash.down_s, machine=crash.machine, disk=crash.disk)
+        elif node.is_up:
+            if node._steps_left < 0 or crash.steps < node._steps_left:
+                node._crash, node._steps_left, node._careful = crash, crash.steps, True
+            self.at(pl.STEPS_WITHIN_S, self._crash_late, node, node.lives, crash)
+
+    def _crash_late(self, node: HeapNode, life: int, crash: pl.Crash) -> None:
+        if self.is_stormy and node.lives == life:
+            node.crash(crash.down_s, machine=crash.machine, disk=crash.disk)
+
     def _begin_slow(self, action: pl.Action) -> None:
         match action:
             case pl.SlowReader(node, _, for_s, bytes_per_s):
                 self.nodes[node]._read_bytes_per_s = bytes_per_s
+                self.nodes[node]._reads_slowly_until = max(self.nodes[node]._reads_slowly_until, self.now + for_s)
                 self.at(for_s, self._read_fast, self.nodes[node])
             case pl.DiskFull(node, _, for_s):
                 self.nodes[node].disk.full += 1
@@ -568,7 +581,8 @@ class HeapWorld:
         self._flow()
 
     def _read_fast(self, node: HeapNode) -> None:
-        node._read_bytes_per_s = _NEVER
+        if self.now >= node._reads_slowly_until:
+            node._read_bytes_per_s = _NEVER
 
     def _free(self, disk: RecordDisk) -> None:
         disk.full = max(disk.full - 1, 0)

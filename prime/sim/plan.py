@@ -94,10 +94,17 @@ class DiskFaults:
     latency_s: float = 0.0
 
 
+STEPS_WITHIN_S = 1.0
+"""Virtual seconds after which a `Crash` waits for no more steps."""
+
+
 @attrs.frozen
 class Crash:
     """The node's process ends at `at_s`, or `steps` task steps later, and starts again after `down_s`.
 
+    A node that hardly runs does not outrun it: a crash with `steps` comes 1 s after `at_s` at the latest. Where several
+    wait on one node, the first to come ends the life that the others waited in, and they come no more. With an infinite
+    `down_s` the node stays down, in the quiet period too.
     With `machine` its whole machine is off, so that nobody hears of it; else its peers see their streams break. `disk`
     says whether it comes back with its disk.
     """
@@ -121,7 +128,10 @@ class Pause:
 
 @attrs.frozen
 class Skew:
-    """The node's clock (`Node.clock`) is wrong by `offset_s` and runs `rate` times as fast from `at_s` on."""
+    """The node's clock (`Node.clock`) is wrong by `offset_s` and runs `rate` times as fast from `at_s` on.
+
+    At the end of the storm it runs as fast as time again; by what it is wrong then, it stays wrong.
+    """
 
     node: str
     at_s: float

@@ -69,7 +69,7 @@ class Scheduler(Instrument):
         self._stuck = stuck
         self._roots: dict[trio.lowlevel.Task, str] = {}
         self._held: dict[str, deque[trio.lowlevel.Task]] = {}
-        self._alarms: dict[str, tuple[int, Callable[[], None]]] = {}
+        self._alarms: dict[str, list[tuple[int, Callable[[], None]]]] = {}
         self._passes = 0
         self._pass_at = -1.0
         self._watch = _Watch(self)
@@ -129,10 +129,10 @@ class Scheduler(Instrument):
     # ---- counting steps
 
     def after_steps(self, node: str, steps: int, act: Callable[[], None]) -> None:
-        """Call `act` when the tasks of a node have run so many more steps from one await to the next."""
+        """Call `act` when the tasks of a node have run so many more steps from one await to the next; each call counts."""
         if not self._alarms:
             trio.lowlevel.add_instrument(self._counter)
-        self._alarms[node] = (max(steps, 1), act)
+        self._alarms.setdefault(node, []).append((max(steps, 1), act))
 
     def forget_steps(self, node: str) -> None:
         """Undo `after_steps`."""
@@ -142,15 +142,15 @@ class Scheduler(Instrument):
     def stepped(self, task: trio.lowlevel.Task) -> None:
         """Count a step."""
         node = self.node_of(task)
-        alarm = self._alarms.get(node) if node is not None else None
-        if node is None or alarm is None:
+        alarms = self._alarms.get(node) if node is not None else None
+        if node is None or alarms is None:
             return
-        steps, act = alarm
-        if steps > 1:
-            self._alarms[node] = (steps - 1, act)
-        else:
+        self._alarms[node] = [(steps - 1, act) for steps, act in alarms if steps > 1]
+        if not self._alarms[node]:
             self.forget_steps(node)
-            act()
+        for steps, act in alarms:
+            if steps == 1:
+                act()
 
     # ---- watching
 

@@ -59,6 +59,8 @@ class NodeClock:
 
     def skew(self, offset_s: float, rate: float) -> None:
         """Be wrong by so much more from now on, and run `rate` times as fast as time."""
+        if not self._is_wrong and not offset_s and rate == 1.0:
+            return
         now = trio.current_time()
         self._base_s, self._since_s, self._rate = self.current_time() + offset_s, now, rate
         self._is_wrong = True
@@ -94,6 +96,11 @@ class Node:
         if of is self and life != self.lives:
             raise WorldError(f"{self.name} has crashed: its earlier life has no disk", hint="nothing: it is over")
         return self.machine_disk
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether it is down and will start again by itself."""
+        return self._starts_at < math.inf
 
     @property
     def is_paused(self) -> bool:
@@ -268,7 +275,7 @@ class World:
         """What `choose` has returned so far."""
         self._over = trio.Event()
         self._always: dict[str, Check] = {}
-        self._dirty = False
+        self._fault_ends_at: dict[tuple[str, str], float] = {}
 
     # ---- what a scenario reads
 
@@ -316,14 +323,13 @@ class World:
         self.record("", kind, subject, words(detail))
 
     def record(self, node: str, kind: str, subject: str = "", detail: str = "") -> None:
-        """Put an event into the history, and let everything that must always hold be checked after this step."""
+        """Put an event into the history."""
         self.history.add(trio.current_time(), node, kind, subject, detail)
-        self._dirty = True
 
     # ---- what must hold
 
     def always(self, name: str, check: Check) -> None:
-        """Call `check()` after each step in which something happened: it must not return `False` or raise."""
+        """Call `check()` after each step of each task, so let it be quick: it must not return `False` or raise."""
         if not self._always:
             self.scheduler.each_step(self._check_all)
         self._always[name] = check
@@ -371,7 +377,11 @@ class World:
     # ---- the weather
 
     async def storm(self) -> None:
-        """Wait until the storm is over: no faults any more, all is mended, and every node runs."""
+        """Wait until the storm is over: no faults any more, all is mended, and every node runs.
+
+        Two things stay: a node that a `Crash` put down for ever is down, and a clock that was set wrong is wrong by as
+        much as it then is, though it runs as fast as time again.
+        """
         await self._over.wait()
 
     async def weather(self) -> None:
@@ -402,7 +412,9 @@ class World:
             case p.SlowReader():
                 self.record(action.node, "reads slowly", "", f"{action.bytes_per_s:g} bytes/s")
                 self.fabric.slow[action.node] = action.bytes_per_s
-                self._later(action.for_s, lambda: self.fabric.slow.pop(action.node, None))
+                self._at_last(
+                    action.node, "reads slowly", action.for_s, lambda: self.fabric.slow.pop(action.node, None)
+                )
             case p.DiskFull() | p.DiskGone():
                 what: Literal["full", "gone"] = "full" if isinstance(action, p.DiskFull) else "gone"
                 self._ail(self.node(action.node), what, action.for_s)
@@ -424,15 +436,33 @@ class World:
                 setattr(node.disk, what, False)
                 self.record(node.name, f"disk is {what} no more")
 
-        self._later(for_s, mend)
+        self._at_last(node.name, what, for_s, mend)
+
+    def _at_last(self, node: str, fault: str, for_s: float, end: Callable[[], object]) -> None:
+        """End a fault of a node in so long, unless another of its kind, which began before or since, still holds."""
+        ends_at = self.now + for_s
+        self._fault_ends_at[node, fault] = max(self._fault_ends_at.get((node, fault), 0.0), ends_at)
+
+        def end_if_last() -> None:
+            if has_come(self._fault_ends_at[node, fault]):
+                end()
+
+        self._later(for_s, end_if_last)
 
     def _crash_soon(self, crash: p.Crash) -> None:
         node = self.node(crash.node)
         act = partial(node.crash, crash.down_s, machine=crash.machine, disk=crash.disk)
-        if crash.steps and node.is_up:
-            self.scheduler.after_steps(crash.node, crash.steps, act)
-        else:
+        if not crash.steps or not node.is_up:
             act()
+            return
+        self.scheduler.after_steps(crash.node, crash.steps, act)
+        life = node.lives
+
+        def at_the_latest() -> None:
+            if node.lives == life and not self._over.is_set():
+                act()
+
+        self._later(p.STEPS_WITHIN_S, at_the_latest)
 
     def _part(self, partition: p.Partition) -> None:
         names = [node.name for node in self.nodes]
@@ -468,16 +498,17 @@ class World:
         for node in self.nodes:
             node.disk.mend()
             self.scheduler.forget_steps(node.name)
+            node.clock.skew(0.0, 1.0)
             node.release()
-            node.restart()
+            if node.comes_back:
+                node.restart()
         self.fabric.ways_changed()
 
     # ---- checks
 
     def _check_all(self) -> None:
-        if not self._dirty or self.failure is not None:
+        if self.failure is not None:
             return
-        self._dirty = False
         for name, check in self._always.items():
             try:
                 problem = problem_of(check)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -306,10 +307,48 @@ def test_a_crash_comes_so_many_steps_later() -> None:
     world, a, b = two(doing(p.Crash("b", at_s=0.0, down_s=100.0, steps=3)))
     program = notes(b)
     for number in range(6):
-        world.at(1.0 + number, a.send, "b", number)
+        world.at(0.1 + 0.1 * number, a.send, "b", number)
     world.run(10.0)
     assert program.said == [0, 1, 2]
     assert not b.is_up
+
+
+def test_of_two_crashes_that_count_steps_the_first_to_come_ends_the_life() -> None:
+    for steps in ((2, 9), (9, 2)):
+        world, a, b = two(doing(*(p.Crash("b", at_s=0.0, down_s=100.0, steps=count) for count in steps)))
+        program = notes(b)
+        for number in range(12):
+            world.at(0.05 + 0.01 * number, a.send, "b", number)
+        world.run(10.0)
+        assert program.said == [0, 1]
+
+
+def test_a_node_that_hardly_runs_crashes_a_second_later_at_the_latest() -> None:
+    world, _, b = two(doing(p.Crash("b", at_s=2.0, down_s=100.0, steps=200)))
+    world.run_until(2.9)
+    assert b.is_up
+    world.run_until(3.1)
+    assert not b.is_up
+
+
+def test_of_faults_that_overlap_the_later_holds_to_its_end() -> None:
+    faults = (p.SlowReader("b", 0.0, 3.0, bytes_per_s=10.0), p.SlowReader("b", 0.5, 1.0, bytes_per_s=10.0))
+    world, a, b = two(doing(*faults))
+    world.run_until(2.0)
+    a.send("b", b"x" * 5)
+    world.run_until(4.0)
+    assert [round(at, 1) for at, _ in notes(b).came] == [2.5]
+    a.send("b", b"x" * 5)
+    world.run(0.1)
+    assert len(notes(b).came) == 2
+
+
+def test_a_node_that_is_down_for_ever_stays_so_and_a_clock_runs_true_after_the_storm() -> None:
+    actions = (p.Crash("a", 1.0, down_s=math.inf), p.Skew("b", 1.0, 5.0, rate=2.0))
+    world, a, b = two(p.Plan(actions=actions, storm_s=3.0))
+    world.run_until(10.0)
+    assert not a.is_up
+    assert b.clock == 1.0 + 5.0 + 2 * 2.0 + 7.0
 
 
 def test_what_comes_to_a_paused_node_is_handled_after_the_pause_in_order() -> None:
@@ -338,15 +377,16 @@ def test_a_skewed_clock_is_wrong_and_alarms_are_not() -> None:
     assert notes(a).came == [(4.0, "woken")]
 
 
-def test_a_crash_takes_what_was_not_synced() -> None:
-    for faults, kept in (
-        (p.DiskFaults(), [b"one", b"two"]),
-        (p.DiskFaults(unsynced=True), [b"one"]),
+def test_a_crash_of_the_machine_takes_what_was_not_synced() -> None:
+    for faults, machine, kept in (
+        (p.DiskFaults(), True, [b"one", b"two"]),
+        (p.DiskFaults(unsynced=True), True, [b"one"]),
+        (p.DiskFaults(unsynced=True), False, [b"one", b"two"]),
     ):
         world, a, _ = two(p.Plan(disk=faults, storm_s=1e6))
         a.persist(b"one")
         a.disk.write(b"two")
-        a.crash(1.0)
+        a.crash(1.0, machine=machine)
         world.run(2.0)
         assert a.disk.records == kept
         a.crash(1.0, disk="lost")
@@ -360,7 +400,7 @@ def test_a_torn_write_leaves_a_part() -> None:
         a.persist(b"synced")
         a.disk.write(b"12")
         a.disk.write(b"34")
-        a.crash()
+        a.crash(machine=True)
         left.add(b"|".join(a.disk.records))
     assert left == {b"synced|", b"synced|1", b"synced|12|", b"synced|12|3", b"synced|12|34"}
 
@@ -437,11 +477,15 @@ def test_a_plan_for_other_nodes_is_refused() -> None:
     world, _, _ = two(doing(p.Pause("z", 1.0, 1.0)))
     with pytest.raises(UsageError, match="names z"):
         world.run(2.0)
+    with pytest.raises(UsageError, match="names z"):
+        two(doing(p.Partition(("a", "z"), 1.0, 1.0)))[0].run(2.0)
     with pytest.raises(UsageError, match="there is a node a already"):
         world.add("a", Note)
 
 
-def test_a_world_that_spins_is_found() -> None:
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_world_that_spins_is_found(waits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prime.sim.heap._AT_ONCE_MAX", 2**12)
     world, a, _ = two()
 
     def again() -> None:
@@ -449,7 +493,10 @@ def test_a_world_that_spins_is_found() -> None:
 
     again()
     with pytest.raises(ViolationError, match="spins"):
-        world.run(1.0)
+        if waits:
+            world.until(lambda: False)
+        else:
+            world.run(1.0)
 
 
 # -------------------------------------------------------------------------------------------------------- a seed

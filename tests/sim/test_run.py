@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import attrs
@@ -97,6 +98,49 @@ def test_a_node_may_crash_at_any_step_of_its_start() -> None:
         played(p.Plan(actions=(p.Crash("n2", 0.0, 1.0, steps=steps), p.Crash("n1", 0.0, 1.0, steps=steps)), storm_s=5))
 
 
+@pytest.mark.parametrize(("steps", "at_s"), [((3, 10**6), 0.0), ((10**6, 3), 0.0), ((10**6, 10**7), 1.0)])
+def test_each_of_two_crashes_that_count_steps_counts_and_comes_within_a_second(
+    steps: tuple[int, int], at_s: float
+) -> None:
+    crashes = tuple(p.Crash("n2", 0.0, 50.0, steps=count) for count in steps)
+    outcome, _ = played(p.Plan(actions=crashes, storm_s=10))
+    crashed = [event.at_s for event in outcome.history if event.kind == "crashes"]
+    assert crashed == [pytest.approx(at_s, abs=0.002)]
+
+
+def test_of_faults_that_overlap_the_later_holds_to_its_end() -> None:
+    kinds = (p.DiskFull, p.DiskGone, p.SlowReader)
+    spans = ((1.0, 6.0), (2.0, 1.0), (3.0, 2.0))
+    plan = p.Plan(actions=tuple(kind("n1", at_s, for_s) for at_s, for_s in spans for kind in kinds), storm_s=20)
+    seen: list[tuple[bool, bool, bool]] = []
+
+    @sim.scenario(nodes=1)
+    async def body(world: sim.World) -> None:
+        for at_s in (0.5, 4.0, 5.5, 7.5):
+            await trio.sleep_until(at_s)
+            disk = world.node("n1").machine_disk
+            seen.append((disk.full, disk.gone, "n1" in world.fabric.slow))
+
+    assert sim.run(0, body, plan).ok
+    assert seen == [(False,) * 3, (True,) * 3, (True,) * 3, (False,) * 3]
+
+
+def test_a_node_that_is_down_for_ever_stays_so_and_a_clock_runs_true_after_the_storm() -> None:
+    actions = (p.Crash("n1", 1.0, down_s=math.inf), p.Skew("n2", 1.0, 5.0, rate=2.0))
+    clocks: list[float] = []
+
+    @sim.scenario(nodes=2)
+    async def body(world: sim.World) -> None:
+        world.start(serve)
+        await trio.sleep_until(10.0)
+        assert not world.node("n1").is_up
+        clocks.append(world.node("n2").clock.current_time())
+
+    outcome = sim.run(0, body, p.Plan(actions=actions, storm_s=3.0))
+    assert outcome.ok, outcome.error
+    assert clocks == [1.0 + 5.0 + 2 * 2.0 + 7.0]
+
+
 def test_a_node_that_stands_still_answers_later() -> None:
     _, seen = played(p.Plan(actions=(p.Pause("n2", 3.5, 1.5),), storm_s=10))
     assert seen.answers == list(range(1, len(seen.answers) + 1))
@@ -186,6 +230,27 @@ def test_what_must_always_hold_is_checked_at_each_step() -> None:
 
     outcome = sim.run(0, body)
     assert (outcome.ok, outcome.error, outcome.at_s) == (False, "numbers rise", 2.0)
+
+
+def test_what_must_always_hold_is_checked_at_steps_that_record_nothing() -> None:
+    numbers = [0]
+
+    async def quietly(node: sim.Node) -> None:
+        async with node.system(traced=False):
+            await trio.sleep(1.5)
+            numbers.append(1)
+            await trio.lowlevel.checkpoint()
+            numbers.clear()
+            await trio.sleep_forever()
+
+    @sim.scenario(nodes=1)
+    async def body(world: sim.World) -> None:
+        world.always("one number", lambda: len(numbers) <= 1)
+        world.start(quietly)
+        await trio.sleep(5)
+
+    outcome = sim.run(0, body)
+    assert (outcome.ok, outcome.error, outcome.at_s) == (False, "one number", 1.5)
 
 
 def test_a_scenario_that_does_not_end_has_failed() -> None:
