@@ -51,17 +51,21 @@ class Disk:
         self._root = Folder()
         self._life = SimulatedFiles(self, self._root, self._random)
 
+        self.guard: Callable[[], None] = lambda: None
+        """Raises for who may not touch the disk, such as what is left of a life that has crashed."""
+
     def files(self) -> Files:
         """Return the disk as the node sees it in its present life."""
+        self.guard()
         return self._life
 
     async def journal(self, name: str) -> FileJournal:
         """Open or make a journal; raises as `FileJournal.open` does."""
-        return await FileJournal.open(Path("/", name), self._life)
+        return await FileJournal.open(Path("/", name), self.files())
 
     def event_store(self, name: str = "events") -> JournalEventStore:
         """Return an event store in one journal of the disk, which it opens at its first call."""
-        return JournalEventStore(Path("/", name), self._life)
+        return JournalEventStore(Path("/", name), self.files())
 
     def crash(self, *, power: bool = True) -> None:
         """End the present life: its calls fail from now on. Without `power` lost, the system keeps what was written."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
+
+from prime.errors import UsageError, ViolationError
 
 Check = Callable[[], Any]
 """Finds nothing wrong, or returns `False` (anything false but `None`), or raises `AssertionError`."""
@@ -34,7 +37,29 @@ def problem(check: Check) -> str | None:
         answer = check()
     except AssertionError as error:
         return f": {error}" if str(error) else " (an assertion failed)"
+    if inspect.iscoroutine(answer):
+        answer.close()
+        raise UsageError("a check must not be async", hint="it is called between two steps: let it look, not wait")
     return "" if answer is False or (answer is not None and not answer) else None
+
+
+def told(error: BaseException) -> BaseException:
+    """Return the error that a group is about: what did not hold, else the first of several, with how many there were."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    inner = list(_leaves(error))
+    first = next((one for one in inner if isinstance(one, ViolationError)), inner[0])
+    if len(inner) > 1:
+        first.add_note(f"the first of {len(inner)} errors in one group")
+    return first
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _leaves(one)
+    else:
+        yield error
 
 
 def words(detail: dict[str, object]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -14,9 +15,9 @@ from typing import overload
 import attrs
 import trio
 
-from prime.actor.groups import one_error
-from prime.errors import DeterminismError, UsageError, ViolationError
+from prime.errors import PrimeError, UsageError, ViolationError
 from prime.sim.history import Event, History
+from prime.sim.invariants import told
 from prime.sim.plan import ALL, Kind, Plan, Space, draw, nodes_of
 from prime.sim.schedule import HangError, repeatable, virtual_clock
 from prime.sim.traps import traps
@@ -91,7 +92,14 @@ def scenario(
     names = tuple(f"n{i + 1}" for i in range(nodes)) if isinstance(nodes, int) else tuple(nodes)
     space = Space(names, frozenset(kinds), storm_s, actions_max, nodes_min)
 
+    if not names or "" in names or len(set(names)) < len(names):
+        raise UsageError(
+            f"no scenario has the nodes {list(names)}", hint="one node or more, each with a name of its own"
+        )
+
     def made(body: Body) -> Scenario:
+        if not inspect.iscoroutinefunction(body):
+            raise UsageError(f"{body!r} is no async function", hint="write `async def scenario(world)`")
         return Scenario(body, f"{body.__module__}:{body.__qualname__}", space, quiet_s)
 
     return made(body) if body is not None else made
@@ -170,6 +178,8 @@ def run(seed: int, scenario: Scenario, plan: Plan | None = None) -> Outcome:
     The same seed, scenario, plan and version of Python give the same trace. Raises `UsageError` for a Trio on which the
     simulator was not tried, a seed below 0 and a plan of other nodes; what fails inside the run is in the outcome.
     """
+    if not isinstance(scenario, Scenario):
+        raise UsageError(f"{scenario!r} is no scenario", hint="decorate it with @prime.sim.scenario")
     if seed < 0:
         raise UsageError(f"no seed is {seed}", hint="seeds are whole numbers from 0")
     chosen = draw(seed, scenario.space) if plan is None else plan
@@ -234,20 +244,24 @@ async def _main(
     params: dict[str, int],
     stack: contextlib.ExitStack,
 ) -> tuple[BaseException | None, float]:
-    async with one_error(), trio.open_nursery() as nursery:
-        world = World(seed, scenario.space, plan, history, nursery)
-        stack.enter_context(traps(world.whereabouts, world.fail))
-        await nursery.start(world.courier.run)
-        nursery.start_soon(world.weather)
-        try:
-            await _play(world, scenario)
-        finally:
-            history.is_closed = True
-            world.scheduler.close()
-            ended_at_s = trio.current_time()
-            params.update(world.chosen)
-        nursery.cancel_scope.cancel()
-    return world.failure, ended_at_s
+    failure: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            world = World(seed, scenario.space, plan, history, nursery)
+            stack.enter_context(traps(world.whereabouts, world.fail))
+            await nursery.start(world.courier.run)
+            nursery.start_soon(world.weather)
+            try:
+                await _play(world, scenario)
+            finally:
+                history.is_closed = True
+                world.scheduler.close()
+                ended_at_s = trio.current_time()
+                params.update(world.chosen)
+            nursery.cancel_scope.cancel()
+    except Exception as error:  # noqa: BLE001 - the border of the run: a task that the scenario put into it has failed
+        failure = told(error)
+    return world.failure or failure, ended_at_s
 
 
 async def _play(world: World, scenario: Scenario) -> None:
@@ -255,6 +269,7 @@ async def _play(world: World, scenario: Scenario) -> None:
     try:
         with trio.move_on_after(limit_s) as scope:
             await scenario.body(world)
+            world.check()
         if scope.cancelled_caught:
             world.fail(ViolationError(f"the scenario has not ended after {limit_s:g} s", name="it ends"))
     except Exception as error:  # noqa: BLE001 - the border of the run: what a scenario raises is its outcome
@@ -264,7 +279,7 @@ async def _play(world: World, scenario: Scenario) -> None:
 def _words(error: BaseException) -> str:
     name = "" if isinstance(error, ViolationError) else f"{type(error).__name__}: "
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-    hint = f": {error.hint}" if isinstance(error, DeterminismError) else ""
+    hint = f": {error.hint}" if isinstance(error, PrimeError) and error.hint else ""
     return f"{name}{error}{notes}{hint}"
 
 

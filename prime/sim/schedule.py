@@ -8,6 +8,7 @@ queue. So the versions of Trio on which this was tried are named here, and other
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -22,8 +23,12 @@ from prime.errors import UsageError
 TRIO_FROM = (0, 31)
 TRIO_BELOW = (0, 36)
 """The versions of Trio on which the simulator's own tests pass."""
-PASSES_MAX = 200_000
+PASSES_MAX = 50_000
 """Scheduler passes at one moment of virtual time, after which the simulated program is taken to spin for ever."""
+
+
+_ONE = threading.Lock()
+"""Held while a simulation runs: Trio's generator is the process's, so another would change what it draws."""
 
 
 def check_trio(version: str) -> None:
@@ -41,6 +46,14 @@ def check_trio(version: str) -> None:
 def repeatable(seed: int) -> Iterator[None]:
     """Make every choice of Trio's scheduler follow from the seed, for runs that begin inside the block."""
     check_trio(trio.__version__)
+    if trio.lowlevel.in_trio_run():
+        raise UsageError(
+            "a simulation runs Trio by itself", hint="inside a Trio program: await sim.run_apart(seed, name)"
+        )
+    if not _ONE.acquire(blocking=False):
+        raise UsageError(
+            "a simulation runs in this process already", hint="run them one after the other, or sim.run_apart"
+        )
     state, flag = trio_run._r.getstate(), trio_run._ALLOW_DETERMINISTIC_SCHEDULING  # noqa: SLF001 - see above
     trio_run._r.seed(seed)  # noqa: SLF001
     trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]  # noqa: SLF001
@@ -49,6 +62,7 @@ def repeatable(seed: int) -> Iterator[None]:
     finally:
         trio_run._r.setstate(state)  # noqa: SLF001
         trio_run._ALLOW_DETERMINISTIC_SCHEDULING = flag  # type: ignore[misc]  # noqa: SLF001
+        _ONE.release()
 
 
 def virtual_clock() -> MockClock:
@@ -183,7 +197,7 @@ class Scheduler(Instrument):
                 status = status._parent  # noqa: SLF001
 
     def close(self) -> None:
-        """Let every task run again and steer no more."""
+        """Let every task run again and steer no more; that time goes on is watched to the end of the run."""
         for node in tuple(self._held):
             self.release(node)
         for node in tuple(self._alarms):
@@ -191,7 +205,6 @@ class Scheduler(Instrument):
         if self._checker is not None:
             trio.lowlevel.remove_instrument(self._checker)
             self._checker = None
-        trio.lowlevel.remove_instrument(self._watch)
 
 
 class HangError(Exception):

@@ -19,12 +19,12 @@ import trio
 
 from prime.actor.contract import ProcessOptions
 from prime.actor.system import System
-from prime.errors import ActorUsageError, ViolationError, WorldError
+from prime.errors import ActorUsageError, UsageError, ViolationError, WorldError
 from prime.node.system import serving
 from prime.sim import plan as p
 from prime.sim.disk import Disk
 from prime.sim.history import History
-from prime.sim.invariants import Check, Spell, words
+from prime.sim.invariants import Check, Spell, told, words
 from prime.sim.invariants import problem as problem_of
 from prime.sim.network import Network
 from prime.sim.schedule import Scheduler
@@ -75,6 +75,7 @@ class Node:
         self.clock = NodeClock()
         self.machine_disk = Disk(name, world.streams, world.plan.disk)
         """The disk as the world sees it, whatever life the node is in."""
+        self.machine_disk.guard = self._refuse_remnants
         self.is_up = False
         self.lives = 0
         self.running: Mapping[trio.lowlevel.Task, Cell] = {}
@@ -92,15 +93,23 @@ class Node:
     @property
     def disk(self) -> Disk:
         """This node's disk; what is left of a life that has crashed has none (`WorldError`)."""
-        of, life = _LIFE.get()
-        if of is self and life != self.lives:
-            raise WorldError(f"{self.name} has crashed: its earlier life has no disk", hint="nothing: it is over")
+        self._refuse_remnants()
         return self.machine_disk
 
     @property
     def comes_back(self) -> bool:
         """Whether it is down and will start again by itself."""
         return self._starts_at < math.inf
+
+    @property
+    def _is_remnant(self) -> bool:
+        """Whether the running task is what is left of a life of this node that has crashed."""
+        of, life = _LIFE.get()
+        return of is self and (life != self.lives or not self.is_up)
+
+    def _refuse_remnants(self) -> None:
+        if self._is_remnant:
+            raise WorldError(f"{self.name} has crashed: its earlier life has no machine", hint="nothing: it is over")
 
     @property
     def is_paused(self) -> bool:
@@ -133,6 +142,7 @@ class Node:
         Without `traced` its messages are no events of the history, and take the shorter ways through the runtime that
         those of a program without a tracer take.
         """
+        self._refuse_remnants()
         life = str(self.lives)
         random = self.random("runtime", life)
         tracer = _Follower(self) if traced else None
@@ -160,7 +170,7 @@ class Node:
 
     def crash(self, down_s: float = 1.0, *, machine: bool = False, disk: Literal["kept", "lost"] = "kept") -> None:
         """End the node's process now, and start it again after `down_s` (never, if infinite). See `plan.Crash`."""
-        if not self.is_up:
+        if not self.is_up or self._is_remnant:
             return
         world, now = self.world, trio.current_time()
         world.record(self.name, "crashes", "machine" if machine else "process", f"disk {disk}")
@@ -184,12 +194,14 @@ class Node:
 
     def restart(self) -> None:
         """Start the node's program again now, if it has crashed."""
+        if self._is_remnant:
+            return
         self._starts_at = min(self._starts_at, trio.current_time())
         self._start_again()
 
     def pause(self, for_s: float) -> None:
         """Let nothing in the node run for so long; its sockets stay open."""
-        if not self.is_up:
+        if not self.is_up or self._is_remnant:
             return
         self.world.record(self.name, "pauses", "", f"for {for_s:g} s")
         self._held_until = max(self._held_until, trio.current_time() + for_s)
@@ -207,8 +219,7 @@ class Node:
 
     def _is_alive(self) -> bool:
         """Tell whether it runs, and whoever asks is no remnant of a life that has crashed."""
-        of, life = _LIFE.get()
-        return self.is_up and not self._scope.cancel_called and (of is not self or life == self.lives)
+        return self.is_up and not self._scope.cancel_called and not self._is_remnant
 
     def _begin(self) -> None:
         self.lives += 1
@@ -330,6 +341,10 @@ class World:
 
     def always(self, name: str, check: Check) -> None:
         """Call `check()` after each step of each task, so let it be quick: it must not return `False` or raise."""
+        if not name or name in self._always:
+            raise UsageError(
+                f"{name!r} cannot be the name of a check", hint="each has a name of its own: it is what fails"
+            )
         if not self._always:
             self.scheduler.each_step(self._check_all)
         self._always[name] = check
@@ -352,6 +367,7 @@ class World:
 
     def fail(self, error: BaseException, text: str = "") -> None:
         """End the run as failed; the first failure counts."""
+        error = told(error)
         if self.failure is None and not self.history.is_closed:
             if text and not isinstance(error, ViolationError):
                 error.add_note(text)
@@ -519,8 +535,15 @@ class World:
                 self.fail(ViolationError(f"{name}{problem}", name=name))
                 return
 
+    def check(self) -> None:
+        """Check now what must always hold, once more at the end."""
+        self._check_all()
+
     def _spins(self) -> None:
-        self.fail(ViolationError("the program spins, or waits for ever: virtual time goes no further", name="it ends"))
+        spins = ViolationError("the program spins, or waits for ever: virtual time goes no further", name="it ends")
+        self.fail(spins)
+        if self.failure is None:  # it is in its end that it does not end
+            self.failure = spins
 
 
 class _Follower:

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from prime import Actor, Ask, message, on, sim
-from prime.errors import PrimeError, WorldError
+from prime.errors import PrimeError, UsageError, WorldError
 from prime.sim import plan as p
 
 
@@ -309,4 +309,126 @@ def test_what_is_left_of_a_life_has_no_disk() -> None:
         assert world.nodes[0].disk.files()
 
     assert sim.run(0, body, p.Plan(storm_s=5)).ok
-    assert seen == ["n1 has crashed: its earlier life has no disk"]
+    assert seen == ["n1 has crashed: its earlier life has no machine"]
+
+
+def test_what_breaks_in_the_last_step_is_seen() -> None:
+    @sim.scenario(nodes=1)
+    async def body(world: sim.World) -> None:
+        holds = [True]
+        world.always("it holds", lambda: holds[0])
+        await trio.sleep(1)
+        holds[0] = False
+
+    assert sim.run(0, body).violated == "it holds"
+
+
+def test_a_check_has_a_name_of_its_own_and_is_no_coroutine() -> None:
+    async def slow() -> bool:
+        return False
+
+    @sim.scenario(nodes=1)
+    async def twice(world: sim.World) -> None:
+        world.always("it holds", lambda: False)
+        world.always("it holds", lambda: True)
+
+    @sim.scenario(nodes=1)
+    async def waits(world: sim.World) -> None:
+        await world.eventually("it holds", slow, 1)
+
+    assert "each has a name of its own" in sim.run(0, twice).error
+    assert "must not be async" in sim.run(0, waits).error
+
+
+def test_a_violation_is_told_by_its_name_out_of_a_nursery() -> None:
+    @sim.scenario(nodes=1)
+    async def body(world: sim.World) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.eventually, "my property", lambda: False, 1)
+
+    @sim.scenario(nodes=1)
+    async def beside(world: sim.World) -> None:
+        async def bad() -> None:
+            raise ValueError("boom")
+
+        world.nursery.start_soon(bad)
+        await trio.sleep(1)
+
+    assert sim.run(0, body).violated == "my property"
+    assert "ValueError: boom" in sim.run(0, beside).error
+
+
+@pytest.mark.parametrize("shielded", [True, False])
+def test_a_node_that_does_not_end_is_found(monkeypatch: pytest.MonkeyPatch, shielded: bool) -> None:
+    monkeypatch.setattr("prime.sim.schedule.PASSES_MAX", 5_000)
+
+    async def main(_node: sim.Node) -> None:
+        if shielded:
+            with trio.CancelScope(shield=True):
+                await trio.sleep_forever()
+        for _ in range(3):
+            try:
+                await trio.sleep_forever()
+            except trio.Cancelled:
+                continue
+
+    @sim.scenario(nodes=1)
+    async def body(world: sim.World) -> None:
+        world.start(main)
+        await world.storm()
+
+    outcome = sim.run(0, body, p.Plan(storm_s=1))
+    assert outcome.ok is not shielded  # one that takes the third cancellation ends after all
+
+
+def test_one_simulation_runs_at_a_time_and_not_inside_trio() -> None:
+    @sim.scenario(nodes=1)
+    async def body(world: sim.World) -> None:
+        sim.run(1, body)
+
+    async def outer() -> None:
+        sim.run(0, body)
+
+    assert "run_apart" in sim.run(0, body).error
+    with pytest.raises(UsageError, match="runs Trio by itself"):
+        trio.run(outer)
+
+
+def test_what_is_no_scenario_is_refused() -> None:
+    with pytest.raises(UsageError, match="no async function"):
+        sim.scenario(lambda world: None)  # type: ignore[arg-type,return-value]
+    with pytest.raises(UsageError, match="no scenario has the nodes"):
+        sim.scenario(nodes=0)(serve)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="is no scenario"):
+        sim.run(0, serve)  # type: ignore[arg-type]
+
+
+def test_a_remnant_of_a_crashed_life_cannot_touch_the_next() -> None:
+    lives: list[int] = []
+
+    async def main(node: sim.Node) -> None:
+        lives.append(node.lives)
+        disk = node.disk
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                await trio.sleep(0.2)
+                node.crash(0.1)
+                node.pause(5)
+                with pytest.raises(WorldError, match="its earlier life"):
+                    await disk.journal("g")
+                with pytest.raises(WorldError, match="its earlier life"):
+                    await node.system().__aenter__()
+
+    @sim.scenario(nodes=1)
+    async def body(world: sim.World) -> None:
+        world.start(main)
+        await trio.sleep(1)
+        world.nodes[0].crash(0.1)
+        await trio.sleep(2)
+        assert lives == [1, 2]
+        assert not world.nodes[0].is_paused
+
+    outcome = sim.run(0, body, p.Plan(storm_s=5))
+    assert outcome.ok, outcome.error
