@@ -73,7 +73,7 @@ class Excuse:
         return sum(flip.path == self._path for flip in self._disk.flips)
 
 
-class Book:
+class JournalBook:
     """What the journal of one node may hold: what is `sure`, or one of what is in `doubt`."""
 
     def __init__(self, node: Node) -> None:
@@ -127,7 +127,7 @@ class Book:
 @scenario(nodes=2, kinds=KINDS, storm_s=20.0, quiet_s=60.0)
 async def journals(world: World) -> None:
     """Append to a journal on each node, write it anew, read it, and open it again and again."""
-    books = {node.name: Book(node) for node in world.nodes}
+    books = {node.name: JournalBook(node) for node in world.nodes}
 
     async def main(node: Node) -> None:
         while True:
@@ -145,7 +145,7 @@ async def journals(world: World) -> None:
         )
 
 
-async def _keep(node: Node, book: Book, random: Random) -> None:
+async def _keep(node: Node, book: JournalBook, random: Random) -> None:
     """Open the journal and use it for a while; a damaged one is thrown away."""
     files = node.disk.files()
     try:
@@ -164,7 +164,7 @@ async def _keep(node: Node, book: Book, random: Random) -> None:
         node.note("is refused", str(book.path), why=str(error))
 
 
-async def _use(node: Node, journal: FileJournal, book: Book, random: Random) -> None:
+async def _use(node: Node, journal: FileJournal, book: JournalBook, random: Random) -> None:
     """Append a record or write all anew, then read it back; a failure must leave the one or the other."""
     records = [*book.sure, _record(random)]
     is_new = journal.size_bytes > JOURNAL_BYTES_MAX or random.random() < 0.1
@@ -256,7 +256,7 @@ class Account(Persistent[Enter | Entries, Entered]):
         self._numbers = list(snapshot.numbers)
 
 
-class Ledger:
+class AccountBook:
     """What the account of one node may hold: every number that was acknowledged, and any of those without an answer."""
 
     def __init__(self, node: Node) -> None:
@@ -320,7 +320,7 @@ class Ledger:
 @scenario(nodes=2, kinds=KINDS, storm_s=20.0, quiet_s=60.0)
 async def accounts(world: World) -> None:
     """Tell an actor on each node what to persist, with snapshots; its supervisor starts it again and again."""
-    ledgers = {node.name: Ledger(node) for node in world.nodes}
+    ledgers = {node.name: AccountBook(node) for node in world.nodes}
 
     async def main(node: Node) -> None:
         while True:
@@ -338,7 +338,7 @@ async def accounts(world: World) -> None:
         )
 
 
-async def _serve(node: Node, ledger: Ledger, random: Random) -> None:
+async def _serve(node: Node, ledger: AccountBook, random: Random) -> None:
     """Run the account until its store is damaged; a damaged one is thrown away."""
     restart = Restart(max=1000, within=60.0, backoff=(0.01, 0.5), hopeless=(CorruptedError,))
     store = node.disk.event_store()
@@ -357,7 +357,7 @@ async def _serve(node: Node, ledger: Ledger, random: Random) -> None:
 
 
 async def _visit(
-    node: Node, account: Ref[Enter | Entries], store: JournalEventStore, ledger: Ledger, random: Random
+    node: Node, account: Ref[Enter | Entries], store: JournalEventStore, ledger: AccountBook, random: Random
 ) -> None:
     """Write a number, then read all; what the store has must make the same, or what comes behind it."""
     number = ledger.next()
