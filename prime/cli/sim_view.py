@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from prime.cli.output import console, say
+from prime.sim.history import VIOLATES
 from prime.sim.notation import special
 from prime.sim.plan import nodes_of
 
@@ -113,7 +114,7 @@ def event_line(event: Event) -> str:
 def up_to_failure(history: tuple[Event, ...]) -> tuple[Event, ...]:
     """Return what came before a failure, and itself; what the same step still did comes after it."""
     for index, event in enumerate(history):
-        if event.kind == "fails" and not event.node:
+        if event.kind == VIOLATES and not event.node:
             return history[: index + 1]
     return history
 

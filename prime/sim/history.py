@@ -8,12 +8,41 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from typing import Final
 
 import attrs
 
 EVENTS_MAX = 1_000_000
 """How many events are kept; all are in the hash."""
 _BATCH = 512
+
+# The verbs of the world itself: who records an event and who draws it takes them from here.
+STARTS: Final = "starts"
+CRASHES: Final = "crashes"
+PAUSES: Final = "pauses"
+GOES_ON: Final = "goes on"
+SKEWS: Final = "skews"
+CUT_OFF: Final = "cut off from"
+REACHES: Final = "reaches"
+PARTS: Final = "parts"
+JOINS: Final = "joins"
+LOSES: Final = "loses"
+READS_SLOWLY: Final = "reads slowly"
+DISK_FULL: Final = "disk is full"
+DISK_GONE: Final = "disk is gone"
+DISK_NOT_FULL: Final = "disk is full no more"
+DISK_NOT_GONE: Final = "disk is gone no more"
+FLIPS: Final = "flips a bit"
+CALMS: Final = "calms down"
+REPORTS: Final = "reports"
+SENDS: Final = "sends"
+HANDLES: Final = "handles"
+VIOLATES: Final = "violates"
+
+FAULTS: Final = frozenset(
+    {CRASHES, PAUSES, SKEWS, CUT_OFF, PARTS, LOSES, READS_SLOWLY, DISK_FULL, DISK_GONE, FLIPS, VIOLATES}
+)
+"""What goes wrong, and the verdict: `violates`, which no note can be."""
 
 
 @attrs.frozen(slots=True)

@@ -19,55 +19,49 @@ import attrs
 from rich.text import Text
 
 from prime.errors import UsageError
+from prime.sim import history as h
 from prime.sim.history import Event
 
 LANE_CHARS = 24
 LANE_CHARS_MIN = 12
+LANE_CHARS_WITH_DETAIL = 14
+_DETAIL_CHARS = 24
 _TIME_CHARS = 11
-_MESSAGES = frozenset({"sends", "handles"})
 _MARKS = {
-    "starts": "●",
-    "crashes": "✖",
-    "pauses": "‖",
-    "goes on": "▸",
-    "skews": "◷",
-    "cut off from": "⊗",
-    "reaches": "┼",
-    "parts": "⊗",
-    "joins": "┼",
-    "loses": "⊗",
-    "fails": "✖",
-    "calms down": "═",
-    "reports": "·",
-    "sends": "○",
-    "handles": "◆",
-}
-_STYLES = {
-    "starts": "green",
-    "goes on": "green",
-    "reaches": "green",
-    "joins": "green",
-    "calms down": "bold green",
-    "reports": "dim",
-    "sends": "yellow",
-    "handles": "cyan",
-    "fails": "bold red",
+    h.STARTS: "●",
+    h.CRASHES: "✖",
+    h.PAUSES: "‖",
+    h.GOES_ON: "▸",
+    h.SKEWS: "◷",
+    h.CUT_OFF: "⊗",
+    h.REACHES: "┼",
+    h.PARTS: "⊗",
+    h.JOINS: "┼",
+    h.LOSES: "⊗",
+    h.READS_SLOWLY: "▿",
+    h.DISK_FULL: "▦",
+    h.DISK_GONE: "⊘",
+    h.DISK_NOT_FULL: "▸",
+    h.DISK_NOT_GONE: "▸",
+    h.FLIPS: "≠",
+    h.VIOLATES: "✖",
+    h.CALMS: "═",
+    h.REPORTS: "·",
+    h.SENDS: "○",
+    h.HANDLES: "◆",
 }
 _FAULT = "red"
-_FAULTS = frozenset(
-    {
-        "crashes",
-        "pauses",
-        "skews",
-        "cut off from",
-        "parts",
-        "loses",
-        "reads slowly",
-        "disk full",
-        "disk gone",
-        "flips a bit",
-    }
-)
+_STYLES = {
+    **dict.fromkeys(h.FAULTS, _FAULT),
+    **dict.fromkeys((h.STARTS, h.GOES_ON, h.REACHES, h.JOINS, h.DISK_NOT_FULL, h.DISK_NOT_GONE), "green"),
+    h.CALMS: "bold green",
+    h.REPORTS: "dim",
+    h.SENDS: "yellow",
+    h.HANDLES: "cyan",
+    h.VIOLATES: "bold red",
+}
+_ALWAYS = h.FAULTS | {h.STARTS, h.CALMS}
+"""What no choice of an actor hides."""
 
 
 @attrs.frozen
@@ -102,7 +96,7 @@ def rows(
             return False
         if lane is not None and lane not in {row.lane, row.origin} and row.lane >= 0:
             return False
-        return not actor or actor in row.subject or row.kind in _FAULTS or row.kind in {"starts", "fails", "calms down"}
+        return not actor or actor in row.subject or row.kind in _ALWAYS
 
     return [row for row in made if shows(row)]
 
@@ -120,19 +114,19 @@ class _Rows:
         self._lanes = {name: index for index, name in enumerate(nodes)}
 
     def of(self, events: list[Event]) -> list[Row]:
-        handled = {event.detail.rpartition(" ")[2] for event in events if event.kind == "handles"}
+        handled = {event.detail.rpartition(" ")[2] for event in events if event.kind == h.HANDLES}
         sent: dict[str, Event] = {}
         made = []
         for event in events:
             name, _, number = event.detail.rpartition(" ")
-            if event.kind == "sends":
+            if event.kind == h.SENDS:
                 sent[number] = event
                 if number not in handled:
                     made.append(self._row(event, f"{name} → {event.subject.rpartition('/')[2]}", "never handled"))
-            elif event.kind == "handles":
+            elif event.kind == h.HANDLES:
                 made.append(self._handled(event, name or event.detail, sent.get(number)))
             else:
-                verb = "" if event.kind == "reports" else event.kind
+                verb = "" if event.kind == h.REPORTS else event.kind
                 made.append(self._row(event, f"{verb} {event.subject}".strip(), event.detail))
         return made
 
@@ -151,14 +145,23 @@ class _Rows:
 
 def drawn(lines: Sequence[Row], nodes: Sequence[str], width: int = 120) -> list[Text]:
     """Return the lines as they are printed, a head first; `width` is that of the terminal, in characters."""
-    lane = max(LANE_CHARS_MIN, min(LANE_CHARS, (width - _TIME_CHARS - 24) // max(len(nodes), 1)))
+    lane, detail = _shares(len(nodes), width)
     head = Text(f"{'time s':>{_TIME_CHARS - 2}}  " + "".join(f"{name:<{lane}}"[:lane] for name in nodes), style="bold")
-    return [head, *(_line(row, len(nodes), lane, width) for row in lines)]
+    return [head, *(_line(row, len(nodes), lane, detail, width) for row in lines)]
 
 
-def _line(row: Row, count: int, lane: int, width: int) -> Text:
+def _shares(count: int, width: int) -> tuple[int, int]:
+    """Return how wide a lane is and the column of details, which goes before lanes get narrow."""
+    left = max(width - _TIME_CHARS, 0)
+    lane = min(LANE_CHARS, (left - _DETAIL_CHARS) // max(count, 1))
+    if lane >= LANE_CHARS_WITH_DETAIL:
+        return lane, left - count * lane
+    return max(LANE_CHARS_MIN, min(LANE_CHARS, left // max(count, 1))), 0
+
+
+def _line(row: Row, count: int, lane: int, detail: int, width: int) -> Text:
     cells = ["│" + " " * (lane - 1) for _ in range(count)]
-    style = _FAULT if row.kind in _FAULTS else _STYLES.get(row.kind, "")
+    style = _STYLES.get(row.kind, "")
     line = Text(f"{row.at_s:>{_TIME_CHARS - 2}.3f}  ", style="dim")
     if row.lane < 0:
         said = f"{_MARKS.get(row.kind, '◇')} {row.text} {row.detail}".rstrip()
@@ -169,7 +172,7 @@ def _line(row: Row, count: int, lane: int, width: int) -> Text:
     first, last = sorted((row.lane, row.lane if row.origin is None else row.origin))
     for index, cell in enumerate(cells):
         line.append(cell, style=style if first <= index <= last else "dim")
-    return line.append(row.detail[: max(width - _TIME_CHARS - count * lane, 0)], style="dim")
+    return line.append(row.detail[:detail], style="dim")
 
 
 def _draw_arrow(cells: list[str], row: Row, lane: int) -> None:

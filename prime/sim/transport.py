@@ -20,7 +20,7 @@ import trio
 
 from prime.actor.contract import PeerId
 from prime.errors import AddressInUseError, UnreachableError, WrongPeerError
-from prime.sim.history import History
+from prime.sim.history import LOSES, History
 from prime.sim.network import Network
 from prime.transport.contract import BACKLOG_MAX, DIAL_TIMEOUT_S, Buffer, Channel
 from prime.transport.identity import KeyPair
@@ -542,7 +542,7 @@ class Fabric:
     def kill(self, way: _Way, why: str) -> None:
         """Let the stream of a direction die: what is under way arrives, then both ends notice."""
         now = trio.current_time()
-        self._history.add(now, way.source, "loses", f"stream to {way.target}", why)
+        self._history.add(now, way.source, LOSES, f"stream to {way.target}", why)
         latency_s = self.network.faults.latency_s
         self._break_soon(way, now + latency_s)
         if way.reverse is not None:

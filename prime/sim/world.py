@@ -21,6 +21,7 @@ from prime.actor.contract import ProcessOptions
 from prime.actor.system import System
 from prime.errors import ActorUsageError, UsageError, ViolationError, WorldError
 from prime.node.system import serving
+from prime.sim import history as h
 from prime.sim import plan as p
 from prime.sim.disk import Disk
 from prime.sim.history import History
@@ -122,6 +123,7 @@ class Node:
 
     def note(self, kind: str, subject: str = "", **detail: object) -> None:
         """Put an event of this node into the history; a life that has crashed notes nothing."""
+        _check_verb(kind)
         if self._is_alive():
             self.world.record(self.name, kind, subject, words(detail))
 
@@ -173,7 +175,7 @@ class Node:
         if not self.is_up or self._is_remnant:
             return
         world, now = self.world, trio.current_time()
-        world.record(self.name, "crashes", "machine" if machine else "process", f"disk {disk}")
+        world.record(self.name, h.CRASHES, "machine" if machine else "process", f"disk {disk}")
         self.is_up = False
         self.release()
         world.scheduler.forget_steps(self.name)
@@ -203,7 +205,7 @@ class Node:
         """Let nothing in the node run for so long; its sockets stay open."""
         if not self.is_up or self._is_remnant:
             return
-        self.world.record(self.name, "pauses", "", f"for {for_s:g} s")
+        self.world.record(self.name, h.PAUSES, "", f"for {for_s:g} s")
         self._held_until = max(self._held_until, trio.current_time() + for_s)
         self.world.scheduler.hold(self.name)
         self.world.courier.at(self._held_until, self._release_if_due)
@@ -212,7 +214,7 @@ class Node:
         """End a pause."""
         if self._held_until:
             self._held_until = 0.0
-            self.world.record(self.name, "goes on")
+            self.world.record(self.name, h.GOES_ON)
             self.world.scheduler.release(self.name)
 
     # ---- its lives
@@ -226,7 +228,7 @@ class Node:
         self.is_up = True
         self._scope = trio.CancelScope()
         self._starts_at = math.inf
-        self.world.record(self.name, "starts", "", f"life {self.lives}")
+        self.world.record(self.name, h.STARTS, "", f"life {self.lives}")
         self.world.nursery.start_soon(self._live, self._scope, name=f"{self.name} life {self.lives}")
 
     async def _live(self, scope: trio.CancelScope) -> None:
@@ -263,7 +265,7 @@ class Node:
 
     def _heard(self, fact: Any) -> None:
         subject = getattr(fact, "path", "") or self.world.name_of(getattr(fact, "peer", ""))
-        self.note("reports", f"{type(fact).__name__} {subject}".rstrip())
+        self.note(h.REPORTS, f"{type(fact).__name__} {subject}".rstrip())
 
 
 class World:
@@ -331,6 +333,7 @@ class World:
 
     def note(self, kind: str, subject: str = "", **detail: object) -> None:
         """Put an event of the world into the history."""
+        _check_verb(kind)
         self.record("", kind, subject, words(detail))
 
     def record(self, node: str, kind: str, subject: str = "", detail: str = "") -> None:
@@ -373,7 +376,7 @@ class World:
                 error.add_note(text)
             self.failure = error
             name = error.name if isinstance(error, ViolationError) else type(error).__name__
-            self.history.add(trio.current_time(), "", "fails", name)
+            self.history.add(trio.current_time(), "", h.VIOLATES, name)
             self.history.is_closed = True  # what the end undoes is not part of the run
         self.nursery.cancel_scope.cancel()
 
@@ -417,16 +420,16 @@ class World:
             case p.Pause():
                 self.node(action.node).pause(action.for_s)
             case p.Skew():
-                self.record(action.node, "skews", "", f"by {action.offset_s:g} s, rate {action.rate:g}")
+                self.record(action.node, h.SKEWS, "", f"by {action.offset_s:g} s, rate {action.rate:g}")
                 self.node(action.node).clock.skew(action.offset_s, action.rate)
             case p.Cut():
-                self.record(action.source, "cut off from", action.target, f"for {action.for_s:g} s")
-                again = partial(self.record, action.source, "reaches", action.target)
+                self.record(action.source, h.CUT_OFF, action.target, f"for {action.for_s:g} s")
+                again = partial(self.record, action.source, h.REACHES, action.target)
                 self._cut([(action.source, action.target)], action.for_s, again)
             case p.Partition():
                 self._part(action)
             case p.SlowReader():
-                self.record(action.node, "reads slowly", "", f"{action.bytes_per_s:g} bytes/s")
+                self.record(action.node, h.READS_SLOWLY, "", f"{action.bytes_per_s:g} bytes/s")
                 self.fabric.slow[action.node] = action.bytes_per_s
                 self._at_last(
                     action.node, "reads slowly", action.for_s, lambda: self.fabric.slow.pop(action.node, None)
@@ -440,17 +443,17 @@ class World:
     def _flip(self, node: Node) -> None:
         flip = node.disk.flip()
         if flip is not None:
-            self.record(node.name, "flips a bit", flip.path, f"{flip.bit} of byte {flip.at}")
+            self.record(node.name, h.FLIPS, flip.path, f"{flip.bit} of byte {flip.at}")
 
     def _ail(self, node: Node, what: Literal["full", "gone"], for_s: float) -> None:
         """Make a node's disk full or gone for so long."""
         setattr(node.disk, what, True)
-        self.record(node.name, f"disk is {what}", "", f"for {for_s:g} s")
+        self.record(node.name, h.DISK_FULL if what == "full" else h.DISK_GONE, "", f"for {for_s:g} s")
 
         def mend() -> None:
             if getattr(node.disk, what):
                 setattr(node.disk, what, False)
-                self.record(node.name, f"disk is {what} no more")
+                self.record(node.name, h.DISK_NOT_FULL if what == "full" else h.DISK_NOT_GONE)
 
         self._at_last(node.name, what, for_s, mend)
 
@@ -485,8 +488,8 @@ class World:
         sides = " | ".join(
             " ".join(name for name in names if (name in partition.side) is inside) for inside in (True, False)
         )
-        self.record("", "parts", sides, f"for {partition.for_s:g} s")
-        again = partial(self.record, "", "joins", sides)
+        self.record("", h.PARTS, sides, f"for {partition.for_s:g} s")
+        again = partial(self.record, "", h.JOINS, sides)
         self._cut(self.network.across(partition.side, names), partition.for_s, again)
 
     def _cut(self, pairs: list[tuple[str, str]], for_s: float, again: Callable[[], None]) -> None:
@@ -506,7 +509,7 @@ class World:
         self.courier.at(trio.current_time() + delay_s, act)
 
     def _calm(self) -> None:
-        self.record("", "calms down")
+        self.record("", h.CALMS)
         self._over.set()
         self.network.faults = p.NetworkFaults()
         self.network.mend_all()
@@ -546,6 +549,11 @@ class World:
             self.failure = spins
 
 
+def _check_verb(kind: str) -> None:
+    if kind == h.VIOLATES:
+        raise ActorUsageError(f"no note can be of kind {kind}", hint="it is the world's own word: take another verb")
+
+
 class _Follower:
     """A node's tracer: every message of the world has a number, and its sending and handling are events."""
 
@@ -560,14 +568,14 @@ class _Follower:
             return None
         self._count += 1
         number = f"{node.name}.{node.lives}.{self._count}"
-        node.world.record(node.name, "sends", path, f"{kind} {number}")
+        node.world.record(node.name, h.SENDS, path, f"{kind} {number}")
         return number
 
     def handling(self, path: str, kind: str, trace: str | None) -> contextlib.AbstractContextManager[object]:
         """See `contract.Tracer`."""
         node = self._node
         if node._is_alive():  # noqa: SLF001 - the node's own
-            node.world.record(node.name, "handles", path, f"{kind} {trace or ''}".rstrip())
+            node.world.record(node.name, h.HANDLES, path, f"{kind} {trace or ''}".rstrip())
         return _NOTHING
 
 

@@ -120,13 +120,13 @@ def test_a_module_that_cannot_be_imported_is_said(
 def test_a_replay_runs_twice_and_shows_the_last_events(capsys: pytest.CaptureFixture[str]) -> None:
     assert sim("replay", 7, "--scenario", "searched:fails_on_7") == 1
     told = capsys.readouterr().out
-    assert "1.5000 s  (world)    fails AssertionError" in told
+    assert "1.5000 s  (world)    violates AssertionError" in told
     assert "repeatable: both runs have this trace" in told
     assert sim("replay", 7, "--scenario", "searched:fails_on_7", "--json") == 1
     found = last(capsys)
     assert found["repeatable"]
     assert found["traces"] == [found["trace"]] * 2
-    assert found["history"][-1]["kind"] == "fails"
+    assert found["history"][-1]["kind"] == "violates"
 
 
 def test_a_replay_of_what_holds_is_status_0(capsys: pytest.CaptureFixture[str]) -> None:
@@ -315,8 +315,10 @@ def test_faults_are_said_in_words() -> None:
 
 
 def test_what_led_to_a_failure_ends_with_it() -> None:
-    before, failure, after = Event(1.0, "n1", "sends"), Event(1.0, "", "fails"), Event(1.0, "n1", "reports")
+    before, failure, after = Event(1.0, "n1", "sends"), Event(1.0, "", "violates"), Event(1.0, "n1", "reports")
     assert up_to_failure((before, failure, after)) == (before, failure)
+    note = Event(0.5, "", "fails", "a scenario's own")
+    assert up_to_failure((note, before, failure, after)) == (note, before, failure)
     assert up_to_failure((before, after)) == (before, after)
 
 

@@ -42,7 +42,7 @@ def test_the_race_is_found_replayed_drawn_shrunk_and_mended(tmp_path: Path) -> N
     seed = str(first["failed"][0]["seed"])
     replayed = last(prime(DOCS, "replay", seed, "--json"))
     assert (replayed["ok"], replayed["violated"], replayed["repeatable"]) == (False, "one ticket each", True)
-    assert "fails one ticket each" in prime(DOCS, "timeline", seed).stdout
+    assert "violates one ticket each" in prime(DOCS, "timeline", seed).stdout
     shrunk = prime(DOCS, "shrink", seed)
     assert shrunk.returncode == 0
     (tmp_path / "test_tickets.py").write_text(shrunk.stdout, encoding="utf-8")

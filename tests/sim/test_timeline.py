@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+import trio
+
+from prime import sim
+from prime.errors import ActorUsageError, UsageError
+from prime.sim import history as h
 from prime.sim.history import Event
 from prime.sim.timeline import drawn, rows
 
@@ -52,6 +58,81 @@ def test_a_filter_keeps_the_actor_and_what_went_wrong() -> None:
 
 
 def test_no_line_is_wider_than_the_terminal() -> None:
-    long = [Event(1.0, "n3", "notes", "x" * 300, "y" * 300), Event(1.0, "", "fails", "z" * 300)]
+    long = [Event(1.0, "n3", "notes", "x" * 300, "y" * 300), Event(1.0, "", "violates", "z" * 300)]
     for width in (80, 100, 160):
         assert all(len(line) <= width for line in drawn(rows(long, NODES), NODES, width))
+
+
+@sim.scenario(nodes=2)
+async def stormy(world: sim.World) -> None:
+    async def main(node: sim.Node) -> None:
+        if node.lives == 1:
+            await (await node.disk.journal("log")).append(b"x" * 64)
+        await trio.sleep_forever()
+
+    world.start(main)
+    world.note("fails", "a scenario's own")
+    await world.storm()
+    raise ValueError("the end")
+
+
+def test_every_fault_of_a_real_run_is_red_and_stays_whatever_the_actor() -> None:
+    plan = sim.Plan(
+        actions=(
+            sim.DiskFull("n1", 1.0, 0.5),
+            sim.DiskGone("n1", 2.0, 0.5),
+            sim.BitFlip("n1", 3.0),
+            sim.SlowReader("n2", 4.0, 0.5),
+            sim.Skew("n2", 5.0, 1.0),
+            sim.Cut("n1", "n2", 6.0, 0.5),
+            sim.Partition(("n1",), 7.0, 0.5),
+            sim.Pause("n2", 8.0, 0.5),
+            sim.Crash("n2", 9.0),
+        ),
+        storm_s=12.0,
+    )
+    outcome = sim.run(0, stormy, plan)
+    shown = rows(outcome.history, ("n1", "n2"), actor="nobody")
+    red = [
+        row.kind for row, line in zip(shown, drawn(shown, ("n1", "n2"))[1:], strict=True) if "red" in str(line.spans)
+    ]
+    assert red == [
+        "disk is full",
+        "disk is gone",
+        "flips a bit",
+        "reads slowly",
+        "skews",
+        "cut off from",
+        "parts",
+        "pauses",
+        "crashes",
+        "violates",
+    ]
+    assert frozenset(red) == h.FAULTS - {h.LOSES}
+    assert not any("◇" in line.plain for line in drawn(shown, ("n1", "n2")))
+    assert "fails" in {event.kind for event in outcome.history} - {row.kind for row in shown}
+
+
+def test_the_verdict_is_no_note() -> None:
+    @sim.scenario(nodes=1)
+    async def judges(world: sim.World) -> None:
+        with pytest.raises(ActorUsageError, match="violates"):
+            world.note("violates", "a rule")
+        with pytest.raises(ActorUsageError, match="violates"):
+            world.node("n1").note("violates", "a rule")
+
+    assert sim.run(0, judges).ok
+
+
+def test_a_node_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UsageError, match="no node is called bogus") as caught:
+        rows(EVENTS, NODES, node="bogus")
+    assert caught.value.hint == "nodes: n1, n2, n3"
+
+
+def test_many_lanes_leave_no_room_for_details() -> None:
+    five = tuple(f"node{number}" for number in range(1, 6))
+    head, line = (line.plain for line in drawn(rows([Event(1.0, "node5", "crashes", "", "process")], five), five, 80))
+    assert head.index("node2") - head.index("node1") == 13
+    assert line.rstrip().endswith("✖ crashes")
+    assert len(line) <= 80
