@@ -158,5 +158,5 @@ MACHINERY = frozenset(
 RUNNERS = ("trio._core", "trio.testing", "prime.sim")
 """Packages that run the simulation: what they call themselves is allowed, what is called through them is not."""
 
-SIMULATED = ("prime.sim.scenarios",)
-"""What is simulated code, though it is under one of `RUNNERS`."""
+SIMULATED = ("prime.sim.scenarios", "prime.sim.invariants")
+"""What is simulated code, or calls nothing else, though it is under one of `RUNNERS`."""

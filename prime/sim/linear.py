@@ -20,7 +20,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import attrs
 
@@ -116,6 +116,8 @@ class History:
         what came of it (`returned`, `failed`, `unknown`), or `UsageError` says so. `settles_s` is how long after its
         end an unknown operation may still take effect: say it where it is known, since it keeps the check quick.
         """
+        if not settles_s >= 0:  # so that NaN is refused too
+            raise UsageError(f"settles_s is {settles_s}", hint="give seconds from 0 on, or math.inf for never")
         index = self._begin(client, key, name, arguments)
         recorded = Recorded(self, index, settles_s)
         try:
@@ -138,13 +140,7 @@ class History:
         index = len(self._operations)
         if index >= self._max:
             raise UsageError(f"more than {self._max} operations", hint="record fewer, or raise operations_max")
-        try:
-            hash((key, arguments))
-        except TypeError:
-            raise UsageError(
-                f"the key or an argument of {name!r} cannot be hashed: {key!r}, {arguments!r}",
-                hint="give tuples, bytes or frozen classes",
-            ) from None
+        _require_hashable(name, key, arguments)
         began = self._moment()
         self._operations.append(
             Operation(client, key, name, arguments, self._clock(), outcome="unknown", began=began),
@@ -254,6 +250,7 @@ def check(operations: Iterable[Operation], model: Model, *, work_max: int = WORK
     """Judge a history, key by key, with at most `work_max` steps of the model for each key."""
     by_key: dict[Hashable, list[Operation]] = {}
     for operation in operations:
+        _require_sound(operation)
         by_key.setdefault(operation.key, []).append(operation)
     keys = tuple(_Search(model, key, done, work_max).run() for key, done in by_key.items())
     verdicts = {key.verdict for key in keys}
@@ -264,6 +261,30 @@ def check(operations: Iterable[Operation], model: Model, *, work_max: int = WORK
         steps=sum(key.steps for key in keys),
         keys=keys,
     )
+
+
+def _require_sound(operation: Operation) -> None:
+    """Refuse what no client can have done: the search would give a verdict all the same."""
+    if operation.outcome not in get_args(Outcome):
+        raise _unsound(operation, f"its outcome is {operation.outcome!r}", f"say one of {', '.join(get_args(Outcome))}")
+    if not operation.invoked_at <= operation.returned_at:  # so that NaN is refused too
+        times = f"it lasts from {operation.invoked_at} to {operation.returned_at}"
+        raise _unsound(operation, times, "give seconds of one clock for all clients, the call before the end")
+    _require_hashable(operation.name, operation.key, operation.arguments)
+
+
+def _unsound(operation: Operation, why: str, hint: str) -> UsageError:
+    return UsageError(f"{operation.call} of {operation.client!r} cannot be checked: {why}", hint=hint)
+
+
+def _require_hashable(name: str, key: object, arguments: object) -> None:
+    try:
+        hash((key, arguments))
+    except TypeError:
+        raise UsageError(
+            f"the key or an argument of {name!r} cannot be hashed: {key!r}, {arguments!r}",
+            hint="give tuples, bytes or frozen classes",
+        ) from None
 
 
 _Order = tuple[Operation, "_Order"] | None
@@ -314,7 +335,7 @@ class _Search:
         self._unknown = 0
         """The bits of the operations that need not take effect."""
         self._twins: dict[int, int] = {}
-        """An unknown operation's bit, and that of the one alike before it, which is to be used first."""
+        """An unknown operation's bit, and that of the one alike that began and settles before it: to be used first."""
         self._latest: dict[tuple[str, tuple[Any, ...]], int] = {}
         self._free: list[int] = []
         self._bits = 0
@@ -350,7 +371,10 @@ class _Search:
         if operation.outcome == "unknown":
             alike = (operation.name, operation.arguments)
             self._unknown |= bit
-            self._twins[bit] = self._latest.get(alike, 0)
+            before = self._latest.get(alike, 0)
+            if before and _at_end(self._pending[before]) > _at_end(operation):
+                return bit  # it settles first, so it can be the one that is needed while the other may still come
+            self._twins[bit] = before
             self._latest[alike] = bit
         return bit
 
@@ -382,9 +406,9 @@ class _Search:
         if not bit & self._unknown:
             return
         self._unknown &= ~bit
-        before, alike = self._twins.pop(bit), (operation.name, operation.arguments)
+        before, alike = self._twins.pop(bit, 0), (operation.name, operation.arguments)
         self._twins = {twin: before if first == bit else first for twin, first in self._twins.items()}
-        if self._latest[alike] == bit:
+        if self._latest.get(alike) == bit:
             self._latest[alike] = before
 
     def _steps_from(self, way: _Way) -> Iterator[tuple[_Way, bool]]:

@@ -21,6 +21,7 @@ from _thread import LockType
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
+from inspect import CO_COROUTINE, CO_ITERABLE_COROUTINE
 from queue import Empty
 from types import ClassMethodDescriptorType, CodeType, FrameType, ModuleType
 from typing import Any
@@ -36,6 +37,12 @@ _ACQUIRE: Callable[[Any, bool], bool] = LockType.acquire
 
 _KEEP_THEIR_OWN = frozenset({"threading", "queue"})
 """Modules whose early names stay: their clocks only end waits, and the lock that is waited for says more."""
+
+_RUN_LOOP = "trio._core._run"
+_STARTS = frozenset({"spawn_impl", "start_soon", "start"})
+"""Where the run loop's module calls the function that is to be a task, to get its coroutine."""
+
+_COROUTINE = CO_COROUTINE | CO_ITERABLE_COROUTINE
 
 
 @contextmanager
@@ -91,7 +98,8 @@ class _Guard:
             caller = _caller(sys._getframe(2))  # noqa: SLF001 - the interpreter's own way to see who calls
             if caller is None:
                 return
-            error = _error(call, reason, caller, self.where())
+            where = ", ".join(filter(None, (self.where(), caller.task and f"task {caller.task}")))
+            error = _error(call, reason, caller, where)
             self.caught(error)
         finally:
             self.active = True
@@ -100,10 +108,14 @@ class _Guard:
 
 @attrs.frozen
 class _Caller:
-    """The innermost frame that is the program's own, and the function of a library that it called, if any."""
+    """The innermost frame that is the program's own, and the function of a library that it called, if any.
+
+    Where a library's function is the task, no frame is the program's own: `frame` is the task's, and `task` its name.
+    """
 
     frame: FrameType
     through: str
+    task: str = ""
 
 
 def _error(call: str, reason: Reason, caller: _Caller, where: str) -> DeterminismError:
@@ -119,14 +131,20 @@ def _error(call: str, reason: Reason, caller: _Caller, where: str) -> Determinis
     )
 
 
-def _caller(frame: FrameType | None) -> _Caller | None:
+def _caller(called: FrameType) -> _Caller | None:
     """Return the code that is to blame; `None` if that is none of the simulated."""
     found: FrameType | None = None
-    through, last = "", frame
+    frame: FrameType | None = called
+    through, last = "", called
     while frame is not None:
         module = str(frame.f_globals.get("__name__", ""))
-        if module == "trio._core._run":  # the run loop: further out is who runs the simulation
-            return None if found is None else _Caller(found, through)
+        if module == _RUN_LOOP and found is not None:
+            return _Caller(found, through)
+        if module == _RUN_LOOP and frame.f_code.co_name in _STARTS and last is not frame:
+            through, last, frame = "", frame, frame.f_back  # a bare function as a task: who starts it calls it
+            continue
+        if module == _RUN_LOOP:  # further out is who runs the simulation
+            return _Caller(last, through, _task(last)) if _is_step(last, frame) else None
         top = module.partition(".")[0]
         if top in forbidden.MACHINERY:
             return None
@@ -138,7 +156,16 @@ def _caller(frame: FrameType | None) -> _Caller | None:
             elif not _is_generated(frame.f_code):
                 found = frame
         last, frame = frame, frame.f_back
-    return None if last is None else _Caller(found or last, through)
+    return _Caller(found or last, through)
+
+
+def _is_step(inner: FrameType, outer: FrameType) -> bool:
+    """Tell whether `inner` is a task at work: a library's function can be a task, with no frame of the program's own."""
+    return outer.f_code.co_name == "unrolled_run" and bool(inner.f_code.co_flags & _COROUTINE)
+
+
+def _task(frame: FrameType) -> str:
+    return f"{frame.f_globals.get('__name__', '')}.{frame.f_code.co_qualname}"
 
 
 def _runs(module: str) -> bool:

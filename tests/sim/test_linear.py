@@ -607,3 +607,40 @@ def test_a_history_is_bounded_and_takes_only_what_can_be_compared() -> None:
         one.unknown()
     with pytest.raises(UsageError, match="more than 1"), history.operation("a", "x", "read"):
         pytest.fail("not reached")
+
+
+# ------------------------------------------------------------------------------------------- unknown ones that settle
+
+
+def test_of_two_alike_the_one_that_settles_first_may_be_used_first() -> None:
+    early = Operation("a", "x", "write", (1,), 0.0, 10.0, "unknown")
+    late = Operation("b", "x", "write", (1,), 1.0, 3.0, "unknown")
+    rest = [read("c", 1, 2.0, 2.5), wrote("c", 0, 4.0, 5.0), read("c", 1, 6.0, 7.0)]
+    assert linear.check([early, late, *rest], Register(0)).ok
+    once = linear.check([attrs.evolve(early, returned_at=3.0), late, *rest], Register(0))
+    assert once.verdict == "violated"  # both are settled before the second read
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"invoked_at": 2.0}, "it lasts from 2.0 to 1.0"),
+        ({"invoked_at": math.nan}, "it lasts from nan"),
+        ({"returned_at": math.nan}, "to nan"),
+        ({"outcome": "lost"}, "its outcome is 'lost'"),
+        ({"arguments": ([1],)}, "cannot be hashed"),
+    ],
+)
+def test_an_operation_that_cannot_have_been_is_refused(changes: dict[str, Any], told: str) -> None:
+    one = attrs.evolve(wrote("a", 1, 0.0, 1.0), **changes)
+    with pytest.raises(UsageError, match=told) as raised:
+        linear.check([one], Register(0))
+    assert raised.value.hint
+
+
+@pytest.mark.parametrize("settles_s", [-1.0, math.nan])
+def test_an_operation_settles_no_earlier_than_it_ends(settles_s: float) -> None:
+    history = linear.History(lambda: 0.0)
+    with pytest.raises(UsageError, match="settles_s"), history.operation("a", "x", "read", settles_s=settles_s):
+        raise AssertionError("never begun")
+    assert history.operations == ()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import builtins
 import concurrent.futures
 import datetime  # noqa: ICN001 - the module's usual name is what is tested
+import functools
 import importlib.util
 import io
 import logging
@@ -267,6 +268,46 @@ def test_what_a_check_does_is_trapped() -> None:
         await world.storm()
 
     assert isinstance(sim.run(0, body, CALM).cause, DeterminismError)
+
+
+# --------------------------------------------------------------------------- where no frame is the program's own
+
+
+TASKS: dict[str, tuple[Callable[[], tuple[Any, ...]], forbidden.Reason, str]] = {
+    "to_thread": (lambda: (trio.to_thread.run_sync, int), forbidden.THREAD, ""),
+    "run_process": (lambda: (trio.run_process, ["true"]), forbidden.PROCESS, "task trio._subprocess."),
+    "Path": (lambda: (trio.Path("/nowhere/x").write_text, "hello"), forbidden.THREAD, "task trio._path."),
+    "open_file": (lambda: (trio.open_file, __file__), forbidden.THREAD, "task trio._file_io.open_file"),
+    "open_tcp_stream": (lambda: (trio.open_tcp_stream, "localhost", 1), forbidden.SOCKET, "task trio._highlevel"),
+    "a bare function": (lambda: (time.time,), forbidden.CLOCK, ""),
+    "a partial": (lambda: (functools.partial(random.random),), forbidden.SHARED, ""),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_whose_function_is_a_librarys_is_trapped(name: str) -> None:
+    make, reason, told = TASKS[name]
+
+    async def start() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(*make())
+
+    error = trapped(start)
+    assert reason.what in str(error)
+    assert error.where.startswith("node n1, actor /app/doer")
+    assert told in error.where
+    assert told or error.place.startswith(f"{__file__}:")
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, functools.partial])
+def test_a_check_that_is_a_bare_function_is_trapped(wrap: Callable[[Any], Any]) -> None:
+    @sim.scenario(nodes=1)
+    async def body(world: sim.World) -> None:
+        await world.eventually("r", wrap(random.random), 1)
+
+    error = sim.run(0, body, CALM).cause
+    assert isinstance(error, DeterminismError)
+    assert error.call == "random.random"
 
 
 # ------------------------------------------------------------------------------------------------------- libraries
