@@ -5,6 +5,7 @@ Only what differs from the defaults is written, so that a plan reads as what is 
 
 from __future__ import annotations
 
+import keyword
 import math
 import types
 from collections.abc import Mapping, Sequence
@@ -183,7 +184,7 @@ def as_test(outcome: Outcome) -> str:
     Raises `UsageError` for a scenario that a module cannot import.
     """
     module, _, name = outcome.scenario.partition(":")
-    if module == "__main__" or not name.isidentifier():
+    if module == "__main__" or not all(map(_is_name, (*module.split("."), name))):
         raise UsageError(
             f"a test cannot import the scenario {outcome.scenario}", hint="write it at the top of a module"
         )
@@ -208,8 +209,14 @@ def _sentence(text: str) -> str:
     return " ".join(text.replace("\\", "/").replace('"', "'").split())
 
 
+def _is_name(text: str) -> bool:
+    return text.isidentifier() and not keyword.iskeyword(text)
+
+
 def _identifier(text: str) -> str:
-    return "_".join("".join(letter if letter.isalnum() else " " for letter in text.lower()).split()) or "it"
+    """Return what can stand in the name of a function: ASCII, as "²" is alphanumeric and in no name."""
+    kept = (letter if letter.isascii() and letter.isalnum() else " " for letter in text.lower())
+    return "_".join("".join(kept).split()) or "it"
 
 
 _CLASSES: Final = (*ACTIONS, "DiskFaults", "NetworkFaults")

@@ -116,7 +116,8 @@ def load(name: str) -> Scenario:
         raise UsageError(f"there is no scenario {name}", hint=f"{module} has {there or 'none'}")
     if not isinstance(found, Scenario):
         raise UsageError(f"{name} is no scenario", hint="decorate it with @prime.sim.scenario")
-    return found
+    # Its body may bear another name, which the module need not have.
+    return found if found.name == name else attrs.evolve(found, name=name)
 
 
 def scenarios_in(module: str) -> list[Scenario]:

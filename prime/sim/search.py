@@ -234,7 +234,7 @@ def _name_of(scenario: Scenario | str) -> str:
     if isinstance(scenario, str):
         return scenario
     module, _, name = scenario.name.partition(":")
-    if module == "__main__" or "<locals>" in name or load(scenario.name) is not scenario:
+    if module == "__main__" or "<locals>" in name or load(scenario.name) != scenario:
         raise UsageError(
             f"another process cannot import the scenario {scenario.name}",
             hint="write it at the top of a module, under its own name",

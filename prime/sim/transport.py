@@ -33,6 +33,8 @@ GIVE_UP_S = 15.0
 """How long a stream waits for a way that is cut before it dies."""
 RESEND_S = 0.2
 """After a cut, how long until the bytes that waited are sent again."""
+SLOW_STEP_S = 0.1
+"""How often a slow reader looks whether it is slow still."""
 TICKS_PER_S = 1000
 """Bytes arrive at whole milliseconds: what happens at one moment is in an order that the seed draws, and far cheaper."""
 _HEAD_BYTES = 60
@@ -54,10 +56,13 @@ class Courier:
         self._is_over = False
 
     def at(self, when: float, act: Callable[[], object]) -> None:
-        """Call `act` at the tick after `when`; what is due at one tick is done in the order in which it was given."""
-        when = math.ceil(when * TICKS_PER_S - 1e-6) / TICKS_PER_S
-        if self._is_over:
+        """Call `act` at the tick after `when`; what is due at one tick is done in the order in which it was given.
+
+        An infinite time is never due.
+        """
+        if self._is_over or when == math.inf:
             return
+        when = math.ceil(when * TICKS_PER_S - 1e-6) / TICKS_PER_S
         self._count += 1
         heapq.heappush(self._heap, (when, self._count, act))
         if when < self._due:
@@ -261,12 +266,19 @@ class SimChannel(Channel):
             while not way.pieces:
                 way.check_readable()
                 await way.reader.wait()
-            rate = way.fabric.slow.get(way.target) if way.fabric.slow else None
-            if rate is not None:
-                await trio.sleep(min(len(way.pieces[0]), max_bytes) / rate)
-                if not way.pieces:
-                    way.check_readable()
+            if way.fabric.slow:
+                await self._read_slowly(min(len(way.pieces[0]), max_bytes))
             return way.take(max_bytes)
+
+    async def _read_slowly(self, size_bytes: float) -> None:
+        """Take as long as so many bytes take at the node's rate, which may change or end meanwhile."""
+        way = self.inward
+        while size_bytes > 1e-6 and (rate := way.fabric.slow.get(way.target)) is not None:
+            for_s = min(size_bytes / rate, SLOW_STEP_S)
+            await trio.sleep(for_s)
+            if not way.pieces:
+                way.check_readable()
+            size_bytes -= for_s * rate
 
     async def send(self, item: Buffer) -> None:
         """See `Channel.send`."""

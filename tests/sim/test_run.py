@@ -12,6 +12,7 @@ import trio
 from prime import Actor, Ask, message, on, sim
 from prime.errors import PrimeError, UsageError, WorldError
 from prime.sim import plan as p
+from prime.sim.run import load
 
 
 @message(tag=0x2901)
@@ -432,3 +433,36 @@ def test_a_remnant_of_a_crashed_life_cannot_touch_the_next() -> None:
 
     outcome = sim.run(0, body, p.Plan(storm_s=5))
     assert outcome.ok, outcome.error
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        p.Cut("n1", "n2", 1.0, math.inf),
+        p.Pause("n2", 1.0, math.inf),
+        p.Partition(("n1",), 1.0, math.inf),
+        p.DiskFull("n2", 1.0, math.inf),
+        p.DiskGone("n2", 1.0, math.inf),
+        p.SlowReader("n2", 1.0, math.inf, 1.0),
+        p.Crash("n2", 1.0, math.inf),
+    ],
+)
+def test_a_fault_without_an_end_ends_with_the_storm(action: p.Action) -> None:
+    _, seen = played(p.Plan(actions=(action,), storm_s=10))
+    assert isinstance(seen.answers[-1], int)
+
+
+@sim.scenario(nodes=1)
+async def bears_another_name(world: sim.World) -> None:
+    world.note("runs")
+
+
+renamed = bears_another_name
+
+
+def test_a_scenario_is_found_by_the_name_it_was_asked_for() -> None:
+    found = load(f"{__name__}:renamed")
+    assert found.name == f"{__name__}:renamed"
+    assert sim.run(0, found).scenario == found.name
+    assert load(found.name) == found
+    assert load(bears_another_name.name) is bears_another_name

@@ -230,7 +230,16 @@ def test_a_kept_test_is_laid_out_as_the_formatter_does(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("name", ["__main__:it", "searched:outer.<locals>.it", "searched:Class.it"])
+@pytest.mark.parametrize("violated", ["x² holds", "größer als ½", "²", "class"])
+def test_each_kept_test_has_a_name_that_python_reads(violated: str) -> None:
+    names: dict[str, Any] = {}
+    exec(as_test(sim.Outcome(3, "searched:holds", 1, "t", ok=False, violated=violated)), names)  # noqa: S102 - our own text
+    assert any(name.startswith("test_") and name.endswith("_with_seed_3") for name in names)
+
+
+@pytest.mark.parametrize(
+    "name", ["__main__:it", "searched:outer.<locals>.it", "searched:Class.it", "my-file:it", "a.1:it", "a.class:it"]
+)
 def test_what_a_test_cannot_import_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="cannot import"):
         as_test(sim.Outcome(3, name, 1, "t", ok=False, violated="x"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -101,6 +102,29 @@ async def test_a_slow_reader_slows_its_writer(autojump_clock: Any) -> None:
         took = trio.current_time() - begun
         assert 60 <= took <= 130
         nursery.cancel_scope.cancel()
+
+
+async def test_a_slow_reader_is_as_fast_as_ever_once_that_is_over(autojump_clock: Any) -> None:
+    async with weather() as fabric, joined(fabric) as (near, far), trio.open_nursery() as nursery:
+        fabric.slow["b"] = 1.0
+        await near.send(bytes(60_000))
+        begun = trio.current_time()
+        nursery.start_soon(receive_exactly, far, 60_000)
+        await trio.sleep(5)
+        assert nursery.child_tasks
+        fabric.slow["b"] = 1e6
+        await trio.sleep(0.5)
+        assert not nursery.child_tasks
+        assert trio.current_time() - begun < 6
+
+
+async def test_what_is_never_due_is_never_done(autojump_clock: Any) -> None:
+    done: list[float] = []
+    async with weather() as fabric:
+        for when in (math.inf, 1.0):
+            fabric.courier.at(when, lambda when=when: done.append(when))  # type: ignore[misc]
+        await trio.sleep(1000)
+    assert done == [1.0]
 
 
 async def test_a_writer_waits_at_the_window(autojump_clock: Any) -> None:
