@@ -127,6 +127,7 @@ class LinkedProgram(Program):
         self._dues: list[tuple[float, int, _Line | None]] = []
         self._due_count = 0
         self._soon: deque[tuple[float, _Line]] = deque()
+        self._late: tuple[deque[tuple[float, _Line]], ...] = (deque(), deque())
         limits = self.limits
         self._hello = fr.Hello(fr.PROTOCOL_VERSION, "", (), limits.allowance, (), self._instance, 0, 0)
         self._replies: dict[type, tuple[Any, Codec]] = {}
@@ -149,18 +150,30 @@ class LinkedProgram(Program):
             at, line = soon.popleft()
             if at == line.alarm_at:
                 line.tick(now)
-        at = min(dues[0][0] if dues else math.inf, soon[0][0] if soon else math.inf)
+        for late in self._late:
+            if late and late[0][0] <= now:
+                _tick_due(late, now)
+        self._sleep()
+
+    def _sleep(self) -> None:
+        """Set the alarm for what comes first."""
+        dues, soon = self._dues, self._soon
+        at = dues[0][0] if dues else math.inf
+        for queue in (soon, *self._late):
+            if queue and queue[0][0] < at:
+                at = queue[0][0]
         if at != math.inf:
             self.node.wake_at(at)
 
     def _due(self, at: float, line: _Line | None) -> None:
         """Have a line's `tick` called, or an alarm of the program's made."""
-        soon = self._soon
-        if line is not None and (not soon or soon[-1][0] <= at <= self.node.world.now + _SOON_S):
-            soon.append((at, line))
-            if len(soon) == 1:
-                self.node.wake_at(at)
-            return
+        if line is not None:  # times of one kind mostly come in order: a queue of each is cheaper than the heap
+            queue = self._soon if at <= self.node.world.now + _SOON_S else self._late[line.dialled]
+            if not queue or queue[-1][0] <= at:
+                queue.append((at, line))
+                if len(queue) == 1:
+                    self.node.wake_at(at)
+                return
         self._due_count += 1
         dues = self._dues
         heapq.heappush(dues, (at, self._due_count, line))
@@ -261,6 +274,13 @@ class LinkedProgram(Program):
             annotation = reply_type(kind)
             known = self._replies[kind] = (annotation, compile_codec(annotation))
         return known
+
+
+def _tick_due(queue: deque[tuple[float, _Line]], now: float) -> None:
+    while queue and queue[0][0] <= now:
+        at, line = queue.popleft()
+        if at == line.alarm_at:
+            line.tick(now)
 
 
 class _Line:

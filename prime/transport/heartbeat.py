@@ -83,13 +83,13 @@ class Heartbeat:
             self.heard(now)
         else:
             self.heard_at = min(self.heard_at + (now - self.due), now)
-        if now < self.heard_at + self._interval_s:
-            self.rests = False
-            self.due = self._step(self.heard_at + self._interval_s)
-            return Pulse.ALIVE
         if not self.asked and not needed and now < self.heard_at + self._rest_s:
             self.rests = True
             self.due = self._step(self.heard_at + self._rest_s)
+            return Pulse.ALIVE
+        if now < self.heard_at + self._interval_s:
+            self.rests = False
+            self.due = self._step(self.heard_at + self._interval_s)
             return Pulse.ALIVE
         return self._judge(now)
 
