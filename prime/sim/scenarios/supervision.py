@@ -611,7 +611,8 @@ async def supervision(world: World) -> None:
     """Let everything fail, and hold the runtime to what it promises."""
     crews = Crews(world)
     for name in grove.NAMES:
-        world.always(name, partial(crews.books.check, name))
+        if name != grove.MAILBOXES:
+            world.always(name, partial(crews.books.check, name))
     world.always(grove.MAILBOXES, partial(crews.check, Crew.check_mailboxes))
     world.always("no task of a dead actor runs", partial(crews.check, Crew.check_tasks))
     world.start(crews.main)
