@@ -27,6 +27,10 @@ _KEEP_MAX: Final = 9
 """The same for whether an action happens: at random, nine in ten do."""
 
 
+class _Over(BaseException):
+    """The runs or the time are used up; no `Exception`, which Hypothesis would take for a failure of its test."""
+
+
 class Shrinking:
     """The attempts to make one failure smaller, and the best so far."""
 
@@ -76,6 +80,12 @@ class Shrinking:
                 self._notice(self)
         return True
 
+    def _still_fails(self, plan: Plan) -> bool:
+        fails = self.fails(plan)
+        if _key(plan) not in self._known:
+            raise _Over  # told that nothing fails any more, Hypothesis would go on trying for seconds
+        return fails
+
     def search(self) -> None:
         """Let Hypothesis find and shrink a failing row of knobs. Raises `MissingExtraError`."""
         try:
@@ -95,7 +105,9 @@ class Shrinking:
             suppress_health_check=list(HealthCheck),
         )
         try:
-            find(st.tuples(*levels).map(knobs.turned), self.fails, settings=chosen)
+            find(st.tuples(*levels).map(knobs.turned), self._still_fails, settings=chosen)
+        except _Over:
+            return
         except NoSuchExample:  # only the plan itself fails: what is left is to turn one knob at a time
             return
 
