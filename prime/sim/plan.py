@@ -8,12 +8,13 @@ alone and none drowns the others. Source: Groce et al., "Swarm Testing", ISSTA 2
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from typing import Literal
 
 import attrs
 
+from prime.errors import UsageError
 from prime.sim.streams import Streams
 
 Kind = Literal[
@@ -197,19 +198,75 @@ class BitFlip:
 Action = Crash | Pause | Skew | Cut | Partition | SlowReader | DiskFull | DiskGone | BitFlip
 
 
+def _in_order(actions: Iterable[Action]) -> tuple[Action, ...]:
+    """Return actions in the order of their times; those of one time stay as they are."""
+    given = tuple(actions)
+    if all(isinstance(action, Action) and _is_number(action.at_s) for action in given):
+        return tuple(sorted(given, key=lambda action: action.at_s))
+    return given  # no plan: it is told below what is wrong
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 @attrs.frozen
 class Plan:
-    """All that goes wrong in a run: faults that hold throughout the storm, and actions in the order of their times."""
+    """All that goes wrong in a run: faults that hold throughout the storm, and actions in the order of their times.
+
+    Raises `UsageError` for what cannot go wrong, such as a chance of 2 or a time that is no number.
+    """
 
     network: NetworkFaults = NetworkFaults()
     disk: DiskFaults = DiskFaults()
-    actions: tuple[Action, ...] = ()
+    actions: tuple[Action, ...] = attrs.field(default=(), converter=_in_order)
     storm_s: float = 20.0
     """When all faults end and everything is mended; the scenario's quiet period begins."""
     params: Mapping[str, int] = attrs.field(factory=dict, hash=False)
     """What `World.choose` returns, by name; what is not named is drawn from the seed."""
     without: tuple[str, ...] = ()
     """Nodes of the scenario that are left out, if it allows that."""
+
+    def __attrs_post_init__(self) -> None:
+        """Check what was given. Raises `UsageError`."""
+        _check("the plan", "storm_s", self.storm_s)
+        for part in (self.network, self.disk, *self.actions):
+            _check_part(part)
+
+
+def _check_part(part: object) -> None:
+    """Raise `UsageError` for faults or an action that there cannot be."""
+    if not isinstance(part, NetworkFaults | DiskFaults | Action):
+        raise UsageError(f"{part!r:.60} is no fault", hint="an action is one of Crash, Pause, Skew, Cut and so on")
+    for field in attrs.fields(type(part)):
+        _check(type(part).__name__, field.name, getattr(part, field.name))
+    if isinstance(part, Cut) and part.source == part.target:
+        raise UsageError(f"Cut: {part.source} is cut off from itself", hint="name two nodes")
+    if isinstance(part, Partition) and not part.side:
+        raise UsageError("Partition: its side is empty", hint="name the nodes of one side")
+
+
+def _check(owner: str, name: str, value: float) -> None:
+    if name in _RULES:
+        wanted, holds = _RULES[name]
+        if not _is_number(value) or not holds(value):  # nothing holds for what is not a number
+            raise UsageError(f"{owner}: {name} is {value!r:.40}", hint=f"give it {wanted}")
+
+
+_Rule = tuple[str, Callable[[float], bool]]
+_MOMENT: _Rule = ("a number from 0", lambda value: 0 <= value < math.inf)
+_TIME: _Rule = ("a number from 0, or math.inf", lambda value: value >= 0)
+_CHANCE: _Rule = ("a chance, from 0 to 1", lambda value: 0 <= value <= 1)
+_RATE: _Rule = ("a number above 0", lambda value: value > 0)
+_RULES: Mapping[str, _Rule] = {
+    **dict.fromkeys(("at_s", "storm_s", "latency_s", "jitter_s"), _MOMENT),
+    **dict.fromkeys(("for_s", "down_s", "steps"), _TIME),
+    **dict.fromkeys(("loss", "duplication", "reordering", "corruption"), _CHANCE),
+    **dict.fromkeys(("bandwidth_bytes_per_s", "bytes_per_s"), _RATE),
+    "rate": ("a finite number above 0", lambda value: 0 < value < math.inf),
+    "offset_s": ("a finite number", math.isfinite),
+}
+"""What each field that is a number may be, by its name."""
 
 
 @attrs.frozen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -87,6 +88,41 @@ def test_what_is_no_plan_is_refused_where_it_is_wrong(data: Any, told: str) -> N
     with pytest.raises(UsageError, match=told) as caught:
         from_plain(data)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: p.Plan(storm_s=math.inf), "storm_s is inf"),
+        (lambda: p.Plan(storm_s=-1.0), "storm_s is -1"),
+        (lambda: p.Plan(p.NetworkFaults(loss=1.5)), "loss is 1.5"),
+        (lambda: p.Plan(p.NetworkFaults(corruption=-0.1)), "corruption is -0.1"),
+        (lambda: p.Plan(p.NetworkFaults(latency_s=math.nan)), "latency_s is nan"),
+        (lambda: p.Plan(p.NetworkFaults(jitter_s=-1.0)), "jitter_s is -1"),
+        (lambda: p.Plan(p.NetworkFaults(bandwidth_bytes_per_s=0.0)), "bandwidth_bytes_per_s is 0"),
+        (lambda: p.Plan(disk=p.DiskFaults(latency_s=-1.0)), "DiskFaults: latency_s is -1"),
+        (lambda: p.Plan(actions=(p.BitFlip("n1", math.nan),)), "BitFlip: at_s is nan"),
+        (lambda: p.Plan(actions=(p.BitFlip("n1", "soon"),)), "at_s is 'soon'"),  # type: ignore[arg-type]
+        (lambda: p.Plan(actions=(p.Pause("n1", 1.0, -1.0),)), "Pause: for_s is -1"),
+        (lambda: p.Plan(actions=(p.Crash("n1", -1.0),)), "Crash: at_s is -1"),
+        (lambda: p.Plan(actions=(p.Crash("n1", 1.0, math.nan),)), "down_s is nan"),
+        (lambda: p.Plan(actions=(p.SlowReader("n1", 1.0, 1.0, 0.0),)), "bytes_per_s is 0"),
+        (lambda: p.Plan(actions=(p.Skew("n1", 1.0, 0.0, 0.0),)), "rate is 0"),
+        (lambda: p.Plan(actions=(p.Skew("n1", 1.0, math.inf),)), "offset_s is inf"),
+        (lambda: p.Plan(actions=(p.Cut("n1", "n1", 1.0, 1.0),)), "cut off from itself"),
+        (lambda: p.Plan(actions=(p.Partition((), 1.0, 1.0),)), "side is empty"),
+        (lambda: p.Plan(actions=("crash",)), "'crash' is no fault"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused_where_it_is_made(make: Callable[[], p.Plan], told: str) -> None:
+    with pytest.raises(UsageError, match=told) as caught:
+        make()
+    assert caught.value.hint
+
+
+def test_actions_are_in_the_order_of_their_times() -> None:
+    late, early, same = p.Crash("n1", 5.0), p.Pause("n2", 1.0, 1.0), p.BitFlip("n1", 1.0)
+    assert p.Plan(actions=(late, early, same)).actions == (early, same, late)
 
 
 @sim.scenario(nodes=3, nodes_min=2)

@@ -444,7 +444,6 @@ def test_a_remnant_of_a_crashed_life_cannot_touch_the_next() -> None:
         p.DiskFull("n2", 1.0, math.inf),
         p.DiskGone("n2", 1.0, math.inf),
         p.SlowReader("n2", 1.0, math.inf, 1.0),
-        p.Crash("n2", 1.0, math.inf),
     ],
 )
 def test_a_fault_without_an_end_ends_with_the_storm(action: p.Action) -> None:
