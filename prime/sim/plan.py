@@ -201,9 +201,13 @@ Action = Crash | Pause | Skew | Cut | Partition | SlowReader | DiskFull | DiskGo
 def _in_order(actions: Iterable[Action]) -> tuple[Action, ...]:
     """Return actions in the order of their times; those of one time stay as they are."""
     given = tuple(actions)
-    if all(isinstance(action, Action) and _is_number(action.at_s) for action in given):
+    if all(map(_is_timed, given)):
         return tuple(sorted(given, key=lambda action: action.at_s))
     return given  # no plan: it is told below what is wrong
+
+
+def _is_timed(action: object) -> bool:
+    return isinstance(action, Action) and _is_number(action.at_s)
 
 
 def _is_number(value: object) -> bool:
