@@ -13,6 +13,7 @@ import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
 import attrs
@@ -239,6 +240,16 @@ class _Way:
         self.closed_there = True
         self.pieces.clear()
         self.reader.wake()
+
+
+@attrs.frozen(eq=False)
+class _News:
+    """That a stream is dead, on its way from `source` to `target`."""
+
+    source: str
+    target: str
+    not_before: float
+    act: Callable[[], None]
 
 
 class SimChannel(Channel):
@@ -476,6 +487,8 @@ class Fabric:
         self._listeners: dict[str, SimEndpoint] = {}
         self._off: dict[str, None] = {}
         self._waiting: dict[_Way, None] = {}
+        self._news: dict[_News, None] = {}
+        """Ends of streams that are not heard of yet, as their way is cut."""
         self._silent: dict[str, list[SimChannel]] = {}
         """Streams whose far end went off with its machine: they are reset when it is on again."""
 
@@ -548,6 +561,10 @@ class Fabric:
             elif self.reaches(way.source, way.target):
                 del self._waiting[way]
                 way.go_on(now)
+        for news in tuple(self._news):
+            if self.reaches(news.source, news.target):
+                del self._news[news]
+                self.courier.at(max(now + RESEND_S, news.not_before), news.act)
 
     # ---- streams that die
 
@@ -556,13 +573,16 @@ class Fabric:
         now = trio.current_time()
         self._history.add(now, way.source, LOSES, f"stream to {way.target}", why)
         latency_s = self.network.faults.latency_s
-        self._break_soon(way, now + latency_s)
-        if way.reverse is not None:
-            self._break_soon(way.reverse, now + latency_s)
+        reverse, waited = way.reverse, why == "timed out"  # who waited so long gives up at both ends
+        self.courier.at(now + latency_s, way.break_here)
+        self._tell(way, way.break_there, at_once=waited)
+        if reverse is not None:
+            self.courier.at(max(now + latency_s, reverse.arrives_at), reverse.break_there)
+            self._tell(way, reverse.break_here, at_once=waited)
 
     def reset(self, way: _Way) -> None:
         """Bytes came for a channel that was closed: their writer hears that nobody reads."""
-        self.courier.at(trio.current_time() + self.network.faults.latency_s, way.break_here)
+        self._tell(way, way.break_here, back=True)
 
     def died(self, channel: SimChannel, *, silently: bool) -> None:
         """One end of a stream is gone with its process (the other end hears it) or its machine (it does not)."""
@@ -583,12 +603,24 @@ class Fabric:
         self.ways_changed()
 
     def _reset_far(self, channel: SimChannel) -> None:
-        def act() -> None:
-            channel.outward.break_there()
-            channel.inward.break_here()
+        self._tell(channel.outward, channel.outward.break_there)
+        self._tell(channel.outward, channel.inward.break_here)
 
-        self.courier.at(max(trio.current_time() + self.network.faults.latency_s, channel.outward.arrives_at), act)
+    def _tell(self, way: _Way, act: Callable[[], None], *, back: bool = False, at_once: bool = False) -> None:
+        """Let the end of a way, or with `back` its beginning, hear that the stream is dead.
 
-    def _break_soon(self, way: _Way, at: float) -> None:
-        self.courier.at(max(at, way.arrives_at), way.break_there)
-        self.courier.at(at, way.break_here)
+        While the way of packets is cut it hears nothing, until that is open again or `GIVE_UP_S` are over.
+        """
+        now, latency_s = trio.current_time(), self.network.faults.latency_s
+        source, target = (way.target, way.source) if back else (way.source, way.target)
+        if at_once or self.reaches(source, target):
+            self.courier.at(max(now + latency_s, 0.0 if back else way.arrives_at), act)
+            return
+        news = _News(source, target, 0.0 if back else way.arrives_at, act)
+        self._news[news] = None
+        self.courier.at(now + GIVE_UP_S, partial(self._hear, news))
+
+    def _hear(self, news: _News) -> None:
+        if news in self._news:
+            del self._news[news]
+            news.act()

@@ -295,6 +295,32 @@ async def test_the_crash_of_a_process_resets_its_streams(autojump_clock: Any) ->
             await a.dial("/memory/b")
 
 
+@pytest.mark.parametrize("mended_after_s", [3.0, 2 * GIVE_UP_S])
+async def test_the_end_of_a_process_is_not_heard_across_a_cut(mended_after_s: float, autojump_clock: Any) -> None:
+    async with (
+        weather() as fabric,
+        SimTransport(fabric, "a").open(HERE) as a,
+        SimTransport(fabric, "b").open(THERE) as b,
+        trio.open_nursery() as nursery,
+    ):
+        near = await a.dial("/memory/b")
+        await b.accept()
+        fabric.network.cut("b", "a")
+        fabric.leave(b)
+        b.die(silently=False)
+
+        async def mend() -> None:
+            await trio.sleep(mended_after_s)
+            fabric.network.mend("b", "a")
+            fabric.ways_changed()
+
+        nursery.start_soon(mend)
+        begun = trio.current_time()
+        await expect_broken(near.receive)
+        heard_after_s = min(mended_after_s + RESEND_S, GIVE_UP_S)
+        assert trio.current_time() - begun == pytest.approx(heard_after_s, abs=0.01)
+
+
 async def test_of_a_machine_that_is_off_nobody_hears_until_it_is_on(autojump_clock: Any) -> None:
     async with weather() as fabric, SimTransport(fabric, "a").open(HERE) as a:
         async with SimTransport(fabric, "b").open(THERE) as b:
