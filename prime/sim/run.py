@@ -15,6 +15,7 @@ from typing import overload
 import attrs
 import trio
 
+from prime.actor.groups import one_error
 from prime.errors import PrimeError, UsageError, ViolationError
 from prime.sim.history import Event, History
 from prime.sim.invariants import told
@@ -247,7 +248,7 @@ async def _main(
 ) -> tuple[BaseException | None, float]:
     failure: BaseException | None = None
     try:
-        async with trio.open_nursery() as nursery:
+        async with one_error(), trio.open_nursery() as nursery:
             world = World(seed, scenario.space, plan, history, nursery)
             stack.enter_context(traps(world.whereabouts, world.fail))
             await nursery.start(world.courier.run)

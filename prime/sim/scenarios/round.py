@@ -388,10 +388,19 @@ class Swarm:
             memory.is_training = False
 
     def is_at_rest(self) -> bool:
-        """Tell whether nothing is pending anywhere."""
-        return self.is_agreed() and all(
-            self.aggregators[node.name].status().phase == "training" and self._learner(node).is_idle
-            for node in self.nodes
+        """Tell whether nothing is pending anywhere, and all hold one state.
+
+        One that the last round left out asks to be let in for ever: no round comes any more that could.
+        """
+        last = self.book.last
+        peers = last.next_view.peers() if last is not None else ()
+        seated = [self.aggregators[node.name].status() for node in self.nodes if node.peer in peers]
+        states = {self.memories[node.name].state for node in self.nodes}
+        return (
+            len(states) == len({status.round for status in seated}) == 1
+            and None not in states
+            and all(status.phase == "training" for status in seated)
+            and all(self._learner(node).is_idle for node in self.nodes)
         )
 
     def _learner(self, node: Node) -> Learner:
