@@ -68,8 +68,8 @@ def test_no_module_has_a_name_that_says_nothing() -> None:
     assert [str(path) for path in sources() if path.stem in meaningless] == []
 
 
-OTHERS_TO_MEND = ("PrimeInternalError", "RemoteProtocolError", "DecodeError")
-"""What whoever reads it can do nothing about: our bug, or what another node sent."""
+OTHERS_TO_MEND = ("PrimeInternalError", "RemoteProtocolError", "DecodeError", "ViolationError")
+"""What names no next step: our bug, what another node sent, and what a simulation found, which its outcome replays."""
 
 
 def without_hint(source: str) -> list[int]:
