@@ -454,9 +454,6 @@ class HeapWorld:
             return self._run_until(time, done)
         finally:
             if collects:
-                if not gc.get_freeze_count():  # what is here has become old: it is not looked through at once
-                    gc.freeze()
-                    gc.unfreeze()
                 gc.enable()
 
     def _run_until(self, time: float, done: Callable[[], bool] | None) -> bool:
