@@ -1052,3 +1052,26 @@ def test_a_frame_with_a_wrong_or_missing_field_is_refused(frame: fr.Frame) -> No
 
 def _body_index(frame: fr.Frame) -> int:
     return 2 if isinstance(frame, fr.Reply) else 3
+
+
+HELLO = fr.Hello(fr.PROTOCOL_VERSION, "1", ("a",), fr.Allowance(), ("/memory/a",), 2**40, 2**41, 0).numbered(1, 2, 3)
+
+
+@given(
+    st.integers(0, fr.ID_MAX),
+    st.integers(0, fr.ID_MAX),
+    st.integers(0, fr.ID_MAX),
+    st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=3),
+    st.integers(0, 30),
+)
+def test_a_hello_read_by_its_template_is_the_one_that_is_read_field_by_field(
+    instance: int, link_id: int, previous_id: int, wrong: list[tuple[int, int]], cut: int
+) -> None:
+    sent = bytearray(dumps(attrs.evolve(HELLO, instance=instance, link_id=link_id, previous_id=previous_id).plain()))
+    for place, value in wrong:
+        sent[place % len(sent)] = value
+    header = bytes(sent[: len(sent) - cut if cut < 10 else None])
+    read = fr.read_hello(header, HELLO)
+    assert read is not None or wrong or cut < 10
+    if read is not None:
+        assert read == fr.read_frame(loads(header))
