@@ -101,11 +101,6 @@ class Start:
 
 
 @attrs.define
-class Heard:
-    """Bytes came, whole frames or not."""
-
-
-@attrs.define
 class Arrived:
     """A frame came; `size_bytes` is all of it, prefix and payloads included."""
 
@@ -238,7 +233,6 @@ class Close:
 
 Event = (
     Start
-    | Heard
     | Arrived
     | Malformed
     | Admit
@@ -670,7 +664,7 @@ class Link:
         return self.start_now()
 
     def heard_now(self, now: float) -> None:
-        """Note that bytes came, as `Heard` does."""
+        """Note that bytes came, whole frames or not."""
         beat = self._heartbeat  # as `Heartbeat.heard`, for every read
         beat.heard_at = now
         beat.asked = self._said = False
@@ -941,9 +935,6 @@ class Link:
             self._link_id = frame.link_id
 
     # ---- frames
-
-    def _heard(self, _event: Heard, now: float) -> None:
-        self.heard_now(now)
 
     def _malformed(self, event: Malformed, _now: float) -> None:
         raise RemoteProtocolError(event.text)
@@ -1521,7 +1512,6 @@ class Link:
 _STEPS: Final[Mapping[type, Callable[[Link, Any, float], None]]] = MappingProxyType(
     {
         Start: Link._start,  # noqa: SLF001 - tables of the class above, here and below
-        Heard: Link._heard,  # noqa: SLF001
         Arrived: Link._arrived,  # noqa: SLF001
         Malformed: Link._malformed,  # noqa: SLF001
         Admit: Link._admit,  # noqa: SLF001

@@ -148,7 +148,7 @@ def carry(source: Side, target: Side) -> bool:
     sent = source.write()
     if sent is None:
         return False
-    target.feed(core.Heard())
+    target.link.heard_now(target.now)
     target.hear(sent)
     return True
 
