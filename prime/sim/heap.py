@@ -292,7 +292,9 @@ class HeapNode:
         world._push(world.now + delay_s, world._timer, self, self.lives, (act, arguments))
 
     def persist(self, record: Any) -> None:
-        """Write a record and sync. Raises `OSError` on a disk that is full or gone."""
+        """Write a record and sync; a node that has just crashed writes nothing. Raises `OSError` as its disk does."""
+        if not self.is_up:
+            return
         self.disk.write(record)
         self.disk.sync()
 
@@ -415,8 +417,8 @@ class HeapWorld:
         return node
 
     def at(self, delay_s: float, act: Callable[..., Any], *arguments: Any) -> None:
-        """Call something in a while, whatever becomes of any node."""
-        self._push(self.now + delay_s, self._call, act, arguments, None)
+        """Call something in a while, whatever becomes of any node; at once for a time that is over."""
+        self._push(self.now + max(delay_s, 0.0), self._call, act, arguments, None)
 
     def random(self, *name: str) -> Random:
         """Return the random stream of a name that is the scenario's own."""

@@ -577,3 +577,19 @@ def test_every_event_is_in_the_trace() -> None:
         world.run(1.0)
         traces.add(world.trace)
     assert len(traces) == 5
+
+
+def test_a_program_that_has_crashed_writes_no_more_and_time_never_goes_back() -> None:
+    world = HeapWorld(0, p.Plan())
+    times: list[float] = []
+
+    class Ends(Program):
+        def started(self, node: HeapNode) -> None:
+            if node.lives == 1:
+                node.crash(1.0)
+                node.persist(b"ghost")
+
+    node = world.add("a", Ends)
+    world.at(2.0, lambda: world.at(-1.0, lambda: times.append(world.now)))
+    world.run_until(3.0)
+    assert (node.lives, list(node.disk.records), times) == (2, [], [2.0])
