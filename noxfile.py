@@ -16,7 +16,6 @@ nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_external_run = True
-nox.options.error_on_missing_interpreters = False  # `sim` runs on those that there are
 nox.options.error_on_missing_interpreters = False  # `sim` runs on those that are installed
 nox.options.sessions = ["lint", "types", "contracts", "sim", "tests"]
 
