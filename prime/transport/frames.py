@@ -2,7 +2,7 @@
 
 A frame's header is that array in deterministic CBOR; a message's body is nested in it as plain `[tag, fields...]`, and
 payload bytes travel beside the header. Fields at the end that this version does not know are ignored; optional fields
-at the end are left out when empty. The same shapes in CDDL: `spec/link.cddl`; the rules: `spec/protocols/link.md`.
+at the end are left out when empty. The same shapes in CDDL: `spec/link.cddl`; the rules: `spec/protocols/`.
 
 These classes are `define`, not `frozen`: one is built for every frame, and a frozen one costs four times as much.
 """
