@@ -34,9 +34,8 @@ from prime.errors import DecodeError, LocalProtocolError, MessageError, PrimeErr
 from prime.wire.cbor import dumps, dumps_closed, encodes_to
 from prime.wire.codec import Codec, Decode, Encode, MismatchError, Rules, compile_codec, rule_name
 from prime.wire.limits import DEFAULT_LIMITS, Limits
+from prime.wire.tags import PRIME_TAG_END
 
-PRIME_TAG_END = 0x1000
-"""Tags below this are Prime's own."""
 TAG_MAX = 2**32 - 1
 
 T = TypeVar("T")

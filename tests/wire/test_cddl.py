@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from prime.actor.messages import Items
 from prime.errors import LocalProtocolError
 from prime.testing.strategies import values_of
-from prime.wire import Ask, Payload, Range, Size, dumps, encode_value, message, record, tag_of, to_plain
+from prime.wire import Ask, Payload, Range, Size, dumps, encode_value, message, record, to_plain
 from prime.wire.cddl import generate, room_messages
 from prime.wire.codec import rule_name
 from prime.wire.message import field_types
@@ -205,20 +205,6 @@ def test_the_command_prints_it_and_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == generate(ROOMS)
-
-
-def test_tags_of_primes_own_are_in_the_ranges_of_their_rooms() -> None:
-    ranges = {"observe": (0x080, 0x0FF), "trainer": (0x100, 0x1FF), "store": (0x200, 0x2FF), "dht": (0x300, 0x3FF)}
-    ranges |= {
-        "actor": (0x001, 0x07F),
-        "process": (0x001, 0x07F),
-        "transport": (0x001, 0x07F),
-        "consensus": (0x400, 0x4FF),
-        "coordinator": (0x500, 0x5FF),
-    }
-    for cls in ROOMS:
-        low, high = ranges[cls.__module__.split(".")[1]]
-        assert low <= tag_of(cls) <= high, rule_name(cls)
 
 
 def test_to_plain_and_encode_value_agree() -> None:

@@ -43,7 +43,7 @@ class State:
         return State(round_, hashlib.sha256(self.hash + aggregate.text().encode()).digest())
 
 
-@message(tag=0x7E0)
+@message(tag=0xE30)
 class FetchState(Ask[State]):
     """Ask for the state that is held, if it is that of `round_min` or later."""
 
