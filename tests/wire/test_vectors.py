@@ -1,6 +1,6 @@
-"""Golden bytes: `spec/vectors/wire.json` pins the encoding. A vector that changes is a break of the protocol.
+"""Golden bytes: `spec/vectors/v1/wire.json` pins the encoding. A vector that changes is a break of the protocol.
 
-To add one, declare it in `VECTORS` and run `python tests/wire/test_vectors.py > spec/vectors/wire.json`; the file's
+To add one, declare it in `VECTORS` and run `python tests/wire/test_vectors.py > spec/vectors/v1/wire.json`; the file's
 difference must then hold added lines only, unless the protocol's version moves with it.
 """
 
@@ -17,7 +17,7 @@ from prime.wire import Payload, from_plain, loads, message, record, to_plain
 from prime.wire.cbor import dumps
 from prime.wire.frame import FrameParser, pack
 
-COMMITTED = Path(__file__).parents[2] / "spec" / "vectors" / "wire.json"
+COMMITTED = Path(__file__).parents[2] / "spec" / "vectors" / "v1" / "wire.json"
 
 
 class Grade(enum.Enum):
