@@ -5,6 +5,7 @@
     /ip4/127.0.0.1/tcp/4001             /ip6/::1/tcp/4001           /dns4/example.org/tcp/4001   (dns, dns4, dns6)
     /unix/run/user/1000/node.sock       (the rest of the text is the absolute path /run/user/1000/node.sock)
     /memory/alice
+    /ip4/127.0.0.1/tcp/443/tls/ws       (what a transport that is not Prime's own speaks behind a port, tcp or udp)
 
 Each may end in `/p2p/<peer id>`, the identity that must answer there. A socket's path whose last folder is `p2p` cannot
 be written: a mistyped peer id shall be an error, not a path.
@@ -26,6 +27,7 @@ _HINT = "Write /ip4/HOST/tcp/PORT, /ip6/HOST/tcp/PORT, /dns4/NAME/tcp/PORT, /uni
 _LENGTH_MAX = 1024
 _PEER_SUFFIX = re.compile(r"^(?P<place>.*)/p2p/(?P<peer>[^/]*)$")
 _HOST_NAME = re.compile(r"^(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_-]{1,63})*\.?$")
+_LAYER = re.compile(r"^[a-z0-9][a-z0-9-]{0,31}$")
 _MEMORY_NAME = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 
 
@@ -61,7 +63,21 @@ class MemoryPlace:
         return f"/memory/{self.name}"
 
 
-Place = TcpPlace | UnixPlace | MemoryPlace
+@attrs.frozen
+class LayeredPlace:
+    """What another transport speaks at a host's port: layers of lower-case words behind it, such as `tls` and `ws`."""
+
+    kind: str  # ip4, ip6, dns, dns4 or dns6
+    host: str
+    protocol: str  # tcp or udp
+    port: int
+    layers: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"/{self.kind}/{self.host}/{self.protocol}/{self.port}/{'/'.join(self.layers)}"
+
+
+Place = TcpPlace | LayeredPlace | UnixPlace | MemoryPlace
 
 
 @attrs.frozen
@@ -101,7 +117,7 @@ def _parse_place(place: str, text: str) -> Place:
     if protocol == "memory":
         return _memory_place(value, text)
     if protocol in {"ip4", "ip6", "dns", "dns4", "dns6"}:
-        return _tcp_place(protocol, value, text)
+        return _port_place(protocol, value, text)
     raise _malformed(text, f"/{protocol[:32]} is no protocol that Prime dials")
 
 
@@ -117,12 +133,16 @@ def _memory_place(value: str, text: str) -> MemoryPlace:
     return MemoryPlace(value)
 
 
-def _tcp_place(kind: str, value: str, text: str) -> TcpPlace:
+def _port_place(kind: str, value: str, text: str) -> TcpPlace | LayeredPlace:
     match value.split("/"):
         case [host, "tcp", port]:
             return TcpPlace(kind, _host(kind, host, text), _port(port, text))
+        case [host, "tcp" | "udp" as protocol, port, *layers] if layers and all(map(_LAYER.match, layers)):
+            return LayeredPlace(kind, _host(kind, host, text), protocol, _port(port, text), tuple(layers))
         case _:
-            raise _malformed(text, f"after /{kind}/HOST comes /tcp/PORT and no more")
+            raise _malformed(
+                text, f"after /{kind}/HOST comes /tcp/PORT, and then at most the words of another transport"
+            )
 
 
 def _host(kind: str, host: str, text: str) -> str:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from prime.errors import ConfigError
 from prime.transport.identity import KeyPair
-from prime.transport.multiaddr import Address, MemoryPlace, TcpPlace, UnixPlace, parse_address
+from prime.transport.multiaddr import Address, LayeredPlace, MemoryPlace, TcpPlace, UnixPlace, parse_address
 
 PEER = KeyPair.from_seed(bytes(32)).peer
 
@@ -22,6 +22,8 @@ PEER = KeyPair.from_seed(bytes(32)).peer
         ("/ip6/::1/tcp/65535", TcpPlace("ip6", "::1", 65535)),
         ("/dns4/example.org/tcp/4001", TcpPlace("dns4", "example.org", 4001)),
         ("/dns/localhost/tcp/1", TcpPlace("dns", "localhost", 1)),
+        ("/ip4/127.0.0.1/tcp/443/tls/ws", LayeredPlace("ip4", "127.0.0.1", "tcp", 443, ("tls", "ws"))),
+        ("/dns6/example.org/udp/1/quic-v1", LayeredPlace("dns6", "example.org", "udp", 1, ("quic-v1",))),
         ("/unix/run/a b/node.sock", UnixPlace("/run/a b/node.sock")),
         ("/unix/p2p/run/x", UnixPlace("/p2p/run/x")),
         ("/memory/alice", MemoryPlace("alice")),
@@ -41,7 +43,12 @@ def test_places(text: str, place: object) -> None:
         "127.0.0.1:4001",
         "/ip4/127.0.0.1",
         "/ip4/127.0.0.1/udp/4001",
-        "/ip4/127.0.0.1/tcp/4001/ws",
+        "/ip4/127.0.0.1/sctp/4001/ws",
+        "/ip4/127.0.0.1/tcp/4001/",
+        "/ip4/127.0.0.1/tcp/4001//ws",
+        "/ip4/127.0.0.1/tcp/4001/WS",
+        "/ip4/127.0.0.1/tcp/65536/ws",
+        f"/ip4/127.0.0.1/tcp/4001/{'w' * 33}",
         "/ip4/127.0.0.1/tcp/65536",
         "/ip4/127.0.0.1/tcp/-1",
         "/ip4/127.0.0.1/tcp/٤",
