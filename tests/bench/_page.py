@@ -7,25 +7,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-BEGIN, END = "% figures begin: actors", "% figures end: actors"
 HEAD = "| case | ours | theirs | against | ratio | lowest to highest | wanted |"
 
 
-def put(results: Sequence[dict[str, Any]], machine: dict[str, Any], page: Path) -> None:
+def put(bench: str, results: Sequence[dict[str, Any]], machine: dict[str, Any], page: Path) -> None:
     """Replace what stands between the marks of a page."""
+    begin, end = (f"% figures {which}: {bench}" for which in ("begin", "end"))
     text = page.read_text(encoding="utf-8")
-    before, mark, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not mark or not end:
-        raise SystemExit(f"{page} has no two lines {BEGIN!r} and {END!r}")
+    before, begins, rest = text.partition(begin)
+    _, ends, after = rest.partition(end)
+    if not begins or not ends:
+        raise SystemExit(f"{page} has no two lines {begin!r} and {end!r}")
     rows = [HEAD, "|---|---|---|---|---|---|---|", *map(_row, results)]
     body = "\n".join([_where(machine), "", *rows])
-    page.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}", encoding="utf-8")
+    page.write_text(f"{before}{begin}\n\n{body}\n\n{end}{after}", encoding="utf-8")
 
 
 def _row(result: dict[str, Any]) -> str:
     unit = result["unit"] if result["unit"].startswith("/") else f" {result['unit']}"
-    ours, theirs = (f"{result[side]:,.0f}{unit}" for side in ("value", "against_value"))
+    ours, theirs = (f"{_figure(result[side])}{unit}" for side in ("value", "against_value"))
     if result["reach"] is not None:
         wanted = f"{result['reach']:g}"
     else:
@@ -33,6 +33,10 @@ def _row(result: dict[str, Any]) -> str:
     low, high = (f"{result[side]:.3g}" for side in ("ratio_low", "ratio_high"))
     case, against = f"`{result['case']}`", result["against"]
     return f"| {case} | {ours} | {theirs} | {against} | **{result['ratio']:.3g}** | {low} to {high} | {wanted} |"
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _where(machine: dict[str, Any]) -> str:

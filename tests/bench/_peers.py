@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import shutil
 import subprocess
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,26 +137,34 @@ def thespian_ask(system_base: str) -> Opening:
 # ----------------------------------------------------------------------------------------------------------------- Ray
 
 
-@contextlib.contextmanager
-def ray_ask() -> Iterator[Block]:
+def ray_ask(in_flight: int = 1) -> Opening:
     """Ask an actor, which Ray always puts into another process."""
-    ray = needed("ray")
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    try:
 
-        class Echo:
-            def ask(self, number: int) -> int:
-                return number
+    @contextlib.contextmanager
+    def opened() -> Iterator[Block]:
+        ray = needed("ray")
+        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        try:
 
-        ref = ray.remote(Echo).remote()
+            class Echo:
+                def ask(self, number: int) -> int:
+                    return number
 
-        def batch() -> None:
-            for _ in range(ASKS):
-                ray.get(ref.ask.remote(1), timeout=ANSWER_S)
+            ref = ray.remote(Echo).remote()
 
-        yield lambda: rate_sync(batch, ASKS)
-    finally:
-        ray.shutdown()
+            def batch() -> None:
+                flying = [ref.ask.remote(1) for _ in range(in_flight)]
+                for _ in range(ASKS * in_flight):  # one more leaves for each that has come, as with so many askers
+                    ready, flying = ray.wait(flying, timeout=ANSWER_S)
+                    ray.get(ready)
+                    flying.append(ref.ask.remote(1))
+                ray.get(flying, timeout=ANSWER_S)
+
+            yield lambda: rate_sync(batch, (ASKS + 1) * in_flight)
+        finally:
+            ray.shutdown()
+
+    return opened
 
 
 # -------------------------------------------------------------------------------------------------------------- Erlang
@@ -183,18 +192,26 @@ def erlang(what: str) -> Opening:
 # ------------------------------------------------------------------------------------------------------------- Monarch
 
 
-@contextlib.contextmanager
-def monarch_ask() -> Iterator[Block]:
+def monarch_ask(in_flight: int = 1) -> Opening:
     """Ask an actor in a process that Monarch starts."""
-    monarch = needed("monarch.actor", "torchmonarch")
-    mesh = monarch.this_host().spawn_procs(per_host={"processes": 1})
-    try:
-        ref = mesh.spawn("echo", importlib.import_module("_monarch_echo").Echo)
 
-        def batch() -> None:
-            for _ in range(ASKS):
-                ref.ask.call_one(1).get(timeout=ANSWER_S)
+    @contextlib.contextmanager
+    def opened() -> Iterator[Block]:
+        monarch = needed("monarch.actor", "torchmonarch")
+        mesh = monarch.this_host().spawn_procs(per_host={"processes": 1})
+        try:
+            ref = mesh.spawn("echo", importlib.import_module("_monarch_echo").Echo)
 
-        yield lambda: rate_sync(batch, ASKS)
-    finally:
-        mesh.stop().get(timeout=ANSWER_S)
+            def batch() -> None:
+                flying = deque(ref.ask.call_one(1) for _ in range(in_flight))
+                for _ in range(ASKS * in_flight):
+                    flying.popleft().get(timeout=ANSWER_S)
+                    flying.append(ref.ask.call_one(1))
+                for each in flying:
+                    each.get(timeout=ANSWER_S)
+
+            yield lambda: rate_sync(batch, (ASKS + 1) * in_flight)
+        finally:
+            mesh.stop().get(timeout=ANSWER_S)
+
+    return opened

@@ -36,4 +36,4 @@ def show(bench: str, results: Sequence[dict[str, Any]], before: dict[str, Any], 
         return
     for result in results:
         rest = "" if result["ratio"] is None else f"  {result['ratio']:.2f} times as good as {result['against']}"
-        print(f"{result['case']:21} {result['value']:10.4g} {result['unit']}{rest}")
+        print(f"{result['case']:22} {result['value']:10.4g} {result['unit']}{rest}")

@@ -9,12 +9,10 @@ Ours and theirs take turns (A B A B ...), after one turn of each to warm up; a r
 from __future__ import annotations
 
 import argparse
-import gc
 import os
-import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,32 +26,12 @@ import _ours  # noqa: E402
 import _peers  # noqa: E402
 import _raw  # noqa: E402
 import _two_processes  # noqa: E402
-import attrs  # noqa: E402
 import trio  # noqa: E402
-from _blocks import Block, MissingError, Opening, in_trio, plain  # noqa: E402
-from _page import put  # noqa: E402
-from _report import machine, say, show  # noqa: E402
+from _blocks import in_trio, plain  # noqa: E402
+from _cases import Case, add_options, run  # noqa: E402
 
 ACTORS = 100_000
 CHILD_S = 300
-
-
-@attrs.frozen
-class Case:
-    """One thing measured: `ours` against `theirs`; `reach` is the ratio Prime wants, or `None` where none is set."""
-
-    name: str
-    ours: Opening
-    theirs: Opening
-    against: str
-    reach: float | None = None
-    unit: str = "/s"
-    better: str = "more"
-    value_reach: float | None = None
-    """The most that our own value may be, where that is what Prime wants."""
-    pairs_max: int = 1000
-    warm: bool = True
-    """Whether a turn of each comes before the first pair. Long blocks go without."""
 
 
 def cases(actors: int) -> list[Case]:
@@ -122,8 +100,8 @@ def _between_processes() -> list[Case]:
         some("ask_remote_xoscar", ask, xoscar[0], "xoscar, two processes"),
         some("ask_remote_64_xoscar", ask_64, xoscar[1], "xoscar, two processes, 64 in flight"),
         some("ask_remote_thespian", ask, _peers.thespian_ask("multiprocTCPBase"), "Thespian multiprocTCPBase"),
-        some("ask_remote_ray", ask, _peers.ray_ask, "Ray"),
-        some("ask_remote_monarch", ask, _peers.monarch_ask, "Monarch"),
+        some("ask_remote_ray", ask, _peers.ray_ask(), "Ray"),
+        some("ask_remote_monarch", ask, _peers.monarch_ask(), "Monarch"),
     ]
 
 
@@ -149,94 +127,18 @@ def child(what: str, actors: int) -> None:
     print(trio.run(measures[what]))
 
 
-# ----------------------------------------------------------------------------------------------------------- measuring
-
-
-def compare(case: Case, pairs: int) -> dict[str, Any]:
-    """Measure one case in turns."""
-    with case.ours() as ours, case.theirs() as theirs:
-        if case.warm:
-            ours(), theirs()
-        measured = [(_clean(ours), _clean(theirs)) for _ in range(min(pairs, case.pairs_max))]
-    ratios = [b / a if case.better == "less" else a / b for a, b in measured]
-    result = {
-        "case": case.name,
-        "value": _rounded(statistics.median(a for a, _ in measured)),
-        "unit": case.unit,
-        "against": case.against,
-        "ratio": _rounded(statistics.median(ratios)),
-        "against_value": _rounded(statistics.median(b for _, b in measured)),
-        "ratio_low": _rounded(min(ratios)),
-        "ratio_high": _rounded(max(ratios)),
-        "reach": case.reach,
-        "value_reach": case.value_reach,
-        "pairs": len(measured),
-    }
-    say(in_words(result))
-    return result
-
-
-def _clean(block: Block) -> float:
-    gc.collect()  # what an earlier block left is not this one's to pay for; the collector itself stays on
-    return block()
-
-
-def _rounded(number: float) -> float:
-    return float(f"{number:.4g}")
-
-
-def in_words(result: dict[str, Any]) -> str:
-    """Return one line for a person."""
-    wanted, most = result["reach"], result["value_reach"]
-    reach = (
-        f", wanted {wanted:g}" if wanted is not None else f", wanted at most {most:g} {result['unit']}" if most else ""
-    )
-    short = "  SHORT OF IT" if result["ratio"] < (wanted or 0) or result["value"] > (most or float("inf")) else ""
-    sides = (
-        f"{result['value']:>11,.0f} {result['unit']} against {result['against_value']:>11,.0f} ({result['against']})"
-    )
-    spread = f"{result['ratio_low']:g} to {result['ratio_high']:g}"
-    return f"{result['case']:21}{sides}: {result['ratio']:g} times ({spread}{reach}){short}"
-
-
-def bench(chosen: Sequence[Case], pairs: int) -> list[dict[str, Any]]:
-    """Measure all that can run here."""
-    results = []
-    for case in chosen:
-        try:
-            results.append(compare(case, pairs))
-        except MissingError as missing:
-            say(f"{case.name:21}left out: {missing}")
-    return results
-
-
 def main() -> None:
     """Run the bench, or a process of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    parser.add_argument("--cases", default="", help="names, with commas between them (default: all)")
-    parser.add_argument("--pairs", type=int, default=5, help="turns of each (default 5; 3 at most for the long ones)")
+    add_options(parser, "turns of each (default 5; 3 at most for the long ones)")
     parser.add_argument("--actors", type=int, default=ACTORS, help=f"how many are spawned at once (default {ACTORS:,})")
     parser.add_argument("--plot", type=Path, help="draw the ratios into this file (.svg or .png)")
-    parser.add_argument("--page", type=Path, help="put the figures into this page, between its two marks")
     parser.add_argument("--child", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         child(options.child, options.actors)
         return
-    known = cases(options.actors)
-    wanted = options.cases.split(",") if options.cases else [case.name for case in known]
-    if unknown := set(wanted) - {case.name for case in known}:
-        parser.error(f"no case {', '.join(sorted(unknown))}; there are {', '.join(case.name for case in known)}")
-    before = machine()
-    results = bench([case for case in known if case.name in wanted], options.pairs)
-    if options.plot is not None:
-        from _plot import draw  # matplotlib is wanted only here
-
-        draw(results, before, options.plot)
-    if options.page is not None:
-        put(results, before, options.page)
-    show("actors", results, before, as_json=options.json)
+    run("actors", parser, options, cases(options.actors))
 
 
 if __name__ == "__main__":
