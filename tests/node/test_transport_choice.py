@@ -21,7 +21,7 @@ def chosen(kind: str, listen: str, folder: Path) -> Transport:
 
 
 @pytest.mark.parametrize(
-    ("kind", "listens"), [("memory", ""), ("unix", "/unix{folder}/peers.sock"), ("tcp", "/ip4/127.0.0.1/tcp/0")]
+    ("kind", "listens"), [("memory", ""), ("unix", "/unix{folder}/node/peers.sock"), ("tcp", "/ip4/127.0.0.1/tcp/0")]
 )
 def test_without_an_address_each_transport_has_a_place_of_its_own(kind: str, listens: str, tmp_path: Path) -> None:
     transport = chosen(kind, "", tmp_path)
