@@ -706,6 +706,7 @@ _ACTIONS: Final[Mapping[type, Callable[[_Line, Any], None]]] = MappingProxyType(
         core.Unobserve: _Line._ignore,  # noqa: SLF001
         core.Notify: _Line._ignore,  # noqa: SLF001
         core.Dropped: _Line._ignore,  # noqa: SLF001
+        core.Doubt: _Line._ignore,  # noqa: SLF001
         core.Disconnect: _Line._disconnect,  # noqa: SLF001
     }
 )

@@ -81,6 +81,9 @@ class Owner(Protocol):
     def went_down(self, carrier: Carrier, cause: str) -> None:
         """Hear, exactly once, that the link ended or never came up."""
 
+    def doubted(self, carrier: Carrier) -> None:
+        """Hear that the peer does not answer on this link: a new one may be heard."""
+
     def settled(self, carrier: Carrier) -> None:
         """Hear, exactly once, that the greeting is over: the link came up, or never will."""
 
@@ -403,6 +406,9 @@ class Carrier:
 
     def _dropped(self, command: core.Dropped) -> None:
         self._owner.drop(DeadLetter(self.peer, "reply", command.reason))
+
+    def _doubt(self, _command: core.Doubt) -> None:
+        self._owner.doubted(self)
 
     def _disconnect(self, command: core.Disconnect) -> None:
         self._ending = command
@@ -961,6 +967,7 @@ _ACTIONS: Final[Mapping[type, Callable[[Carrier, Any], None]]] = MappingProxyTyp
         core.Unobserve: Carrier._unobserve,  # noqa: SLF001
         core.Notify: Carrier._notify,  # noqa: SLF001
         core.Dropped: Carrier._dropped,  # noqa: SLF001
+        core.Doubt: Carrier._doubt,  # noqa: SLF001
         core.Disconnect: Carrier._disconnect,  # noqa: SLF001
     }
 )

@@ -357,6 +357,11 @@ class Dropped:
 
 
 @attrs.define
+class Doubt:
+    """Nothing answers: try a new link, which may be heard where this one is not any more; see `Link.doubtful`."""
+
+
+@attrs.define
 class Disconnect:
     """End the stream: after what is queued if `drain`, after the urgent lane otherwise."""
 
@@ -378,6 +383,7 @@ Command = (
     | Unobserve
     | Notify
     | Dropped
+    | Doubt
     | Disconnect
 )
 
@@ -406,15 +412,24 @@ class Standing:
 def judge(me: str, peer: str, hello: fr.Hello, standing: Standing | None, *, dialling: bool) -> Verdict:
     """Decide about a link that `peer` dialled, so that both sides of two crossing dials keep the same one.
 
-    With no link up, a dial of ours in progress wins if ours is the smaller peer id: the peer's waits (`HOLD`) until
-    ours is settled. With a link up, the newcomer is a leftover of such a crossing (`DUPLICATE`) unless the peer shows
-    that it has lost the standing one: it restarted, it dials although it dialled the standing link itself (a node
-    dials a peer only while it has no link with it), or it names the standing link as its previous one.
+    A dial of ours in progress wins if ours is the smaller peer id: the peer's waits (`HOLD`) until ours is settled. With
+    a link up, the newcomer is a leftover of such a crossing, or was long under way (`DUPLICATE`), unless the peer shows
+    that it has lost the standing one, or is in doubt about it: it restarted, it has dialled again since it dialled the
+    standing link itself (its link ids rise), or it names the standing link as its previous one.
     """
-    if standing is None:
-        return Verdict.HOLD if dialling and me < peer else Verdict.ADMIT
-    lost = hello.instance != standing.instance or hello.previous_id == standing.link_id
-    return Verdict.REPLACE if lost or not standing.dialled_here else Verdict.DUPLICATE
+    if standing is not None and not _supersedes(hello, standing):
+        return Verdict.DUPLICATE
+    if dialling and me < peer:
+        return Verdict.HOLD
+    return Verdict.ADMIT if standing is None else Verdict.REPLACE
+
+
+def _supersedes(hello: fr.Hello, standing: Standing) -> bool:
+    if hello.instance != standing.instance:
+        return True
+    if standing.dialled_here:
+        return hello.previous_id == standing.link_id
+    return hello.link_id > standing.link_id
 
 
 # ---------------------------------------------------------------------------------------------------- parts of a link
@@ -848,6 +863,11 @@ class Link:
     def up(self) -> bool:
         """Tell whether both sides said HELLO and the link has not ended."""
         return self._phase is _Phase.UP
+
+    @property
+    def doubtful(self) -> bool:
+        """Tell whether the peer does not answer, and whether it will is in doubt."""
+        return self._phase is _Phase.UP and self._heartbeat.doubtful
 
     @property
     def due(self) -> float:
@@ -1419,9 +1439,12 @@ class Link:
             self._expire(token, now)
         if self._phase is not _Phase.UP:
             return
-        pulse = self._heartbeat.tick(now, needed=self._depends())
+        awaited = self._awaits()
+        pulse = self._heartbeat.tick(now, needed=awaited or bool(self._watches), awaited=awaited)
         if pulse is Pulse.SILENT:
             self._send(fr.Ping(), Lane.URGENT)
+        elif pulse is Pulse.DOUBTFUL:
+            self._commands.append(Doubt())
         elif pulse is Pulse.DEAD:
             silence = f"nothing was heard for {self._limits.heartbeat_timeout_s:g} s"
             self._end(fr.Reason.SILENT, silence, drain=False)
@@ -1431,7 +1454,11 @@ class Link:
 
         What depends there on this side is the peer's to look after: its pings come then.
         """
-        return bool(self._asks or self._said or self._watches or self._waiting or self._unacknowledged)
+        return bool(self._watches) or self._awaits()
+
+    def _awaits(self) -> bool:
+        """Tell whether something was sent, or is to be, after which the peer is to be heard."""
+        return bool(self._asks or self._said or self._waiting or self._unacknowledged)
 
     def _expire(self, token: int, now: float) -> None:
         expired = self._give_up(token, now)

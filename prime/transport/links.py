@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from random import Random
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
-import attrs
 import trio
 
 from prime.actor.contract import Clock, Inbound, PeerId, Tracer
@@ -25,7 +25,6 @@ from prime.errors import (
     DeadlineError,
     LinkLostError,
     PrimeError,
-    RefusedError,
     UnreachableError,
     WorldError,
 )
@@ -34,6 +33,7 @@ from prime.transport import link as core
 from prime.transport.carrier import Carrier, Receipt
 from prime.transport.contract import Channel, Endpoint, Transport
 from prime.transport.delivery import Window
+from prime.transport.dialling import ANSWER_S, CROSSING_S, FRESH_S, Dial, Race, refusal
 from prime.transport.facts import LinkDown, LinkUp
 from prime.transport.identity import KeyPair
 from prime.transport.link import LinkLimits, Standing, Verdict, judge
@@ -48,23 +48,8 @@ _V = TypeVar("_V")
 
 TELLS_PER_TURN: Final = 64
 """Tells between two checkpoints of a sender whose messages never have to wait."""
-CROSSING_S: Final = 2.0
-"""How long a dial refused as a duplicate waits for the link that won."""
-
-
-@attrs.define(eq=False)
-class _Dial:
-    """A dial in progress, shared by all who wait for it."""
-
-    peer: PeerId
-    done: trio.Event = attrs.field(factory=trio.Event)
-    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    error: PrimeError | None = None
-
-    def outcome(self) -> None:
-        """Raise why it failed; a new exception for each of those who waited."""
-        if self.error is not None:
-            raise type(self.error)(str(self.error), hint=self.error.hint) from self.error
+HOLD_S: Final = 0.5
+"""How long a peer's HELLO is held for a dial of ours that wins over it but has not got through."""
 
 
 class _SystemClock:
@@ -113,16 +98,17 @@ class Links:
         self._inbound: Inbound | None = None
         self._closing = trio.Event()
         self._up: dict[PeerId, Carrier] = {}
-        self._dials: dict[PeerId, _Dial] = {}
+        self._dials: dict[PeerId, Dial] = {}
         self._held: dict[PeerId, Carrier] = {}
         self._carriers: dict[Carrier, None] = {}
         self._greetings: dict[Carrier, Timer] = {}
         self._book: dict[PeerId, tuple[str, ...]] = {}
         self._previous: dict[PeerId, int] = {}
         self._tells = 0
+        self._random = Random(self._instance)  # noqa: S311 - spreads attempts, and is the same in each simulated run
         self._inboxes: dict[PeerId, Inbox] = {}
         window = Window(self._limits.reliable_messages, self._limits.reliable_bytes, self._limits.reliable_give_up_s)
-        self._post = Post(self, window, self._clock.current_time, self._start_task)
+        self._post = Post(self, window, self._clock.current_time, self._start_task, self._random)
         self._sent_bytes: dict[int, int] = {}
         self._received_bytes: dict[int, int] = {}
         self.timers = Deadlines()
@@ -309,13 +295,24 @@ class Links:
         self._held[carrier.peer] = carrier
         if earlier is not None:
             earlier.close(fr.Reason.DUPLICATE, "the peer dialled again")
+        self.timers.at(trio.current_time() + HOLD_S, lambda: self._hold_late(carrier))
+
+    def _hold_late(self, carrier: Carrier) -> None:
+        """Take the peer's link if ours does not get through: perhaps only the peer can reach the other."""
+        dial = self._dials.get(carrier.peer)
+        if self._held.get(carrier.peer) is carrier and dial is not None and dial.carrier is None:
+            dial.scope.cancel()
 
     def came_up(self, carrier: Carrier) -> None:
         """See `Owner.came_up`."""
         peer = carrier.peer
-        if peer in self._up:  # the peer's own dial was admitted while ours was under way
-            carrier.close(fr.Reason.DUPLICATE, "there is a link already")
-            return
+        dial, standing = self._dials.get(peer), self._up.get(peer)
+        if standing is not None:
+            if dial is None or dial.carrier is not carrier or dial.instead_of is not standing:
+                # The peer's own dial was admitted while ours was under way.
+                carrier.close(fr.Reason.DUPLICATE, "there is a link already")
+                return
+            standing.close(fr.Reason.REPLACED, "it was silent, and a newer link was opened")
         self._up[peer] = carrier
         _remember(self._previous, peer, carrier.link.link_id, self._limits.peers_max)
         if carrier.hello is not None:
@@ -323,7 +320,6 @@ class Links:
             self.inbox(peer).receiver.renew(carrier.hello.instance)
         self._post.link_changed(peer)
         self._emit(LinkUp(peer, carrier.address, self._transport.name))
-        dial = self._dials.get(peer)
         if dial is not None:
             dial.done.set()
             if not carrier.dialled:
@@ -338,6 +334,19 @@ class Links:
             del self._up[peer]
             self._post.link_changed(peer)
             self._emit(LinkDown(peer, cause))
+
+    def doubted(self, carrier: Carrier) -> None:
+        """See `Owner.doubted`."""
+        if self._nursery is not None and self._up.get(carrier.peer) is carrier:
+            self._nursery.start_soon(self._probe, carrier)
+
+    async def _probe(self, doubted: Carrier) -> None:
+        """Try to put a new link in the place of one in doubt, again and again while it is."""
+        peer = doubted.peer
+        while doubted.link.doubtful and self._nursery is not None and self.known_addresses(peer):
+            dial = self._dials.get(peer) or self._start_dial(peer, instead_of=doubted)
+            await dial.done.wait()
+            await trio.sleep(self._random.uniform(0.5, 1.0) * FRESH_S)
 
     def settled(self, carrier: Carrier) -> None:
         """See `Owner.settled`."""
@@ -443,13 +452,11 @@ class Links:
 
     async def link_to(self, peer: PeerId) -> Carrier:
         """Return the link with a peer, dialling if there is none. Raises `UnreachableError`, `RefusedError`."""
-        dial = self._dials.get(peer)
-        if peer not in self._up and dial is None:
-            dial = self._start_dial(peer)
-        if dial is not None:
+        if peer not in self._up:
+            dial = self._dials.get(peer) or self._start_dial(peer)
             await dial.done.wait()
-        if peer not in self._up and dial is not None:
-            dial.outcome()
+            if peer not in self._up:
+                dial.outcome()
         return self._linked(peer)
 
     def _linked(self, peer: PeerId) -> Carrier:
@@ -458,13 +465,15 @@ class Links:
             raise LinkLostError(f"the link to {peer} was lost as soon as it was up", hint="Try again.")
         return carrier
 
-    def _start_dial(self, peer: PeerId, channel: Channel | None = None, address: str = "") -> _Dial:
+    def _start_dial(
+        self, peer: PeerId, channel: Channel | None = None, address: str = "", instead_of: Carrier | None = None
+    ) -> Dial:
         nursery, _ = self._serving()
-        dial = self._dials[peer] = _Dial(peer)
+        dial = self._dials[peer] = Dial(peer, instead_of)
         nursery.start_soon(self._dial, dial, channel, address)
         return dial
 
-    async def _dial(self, dial: _Dial, channel: Channel | None, address: str) -> None:
+    async def _dial(self, dial: Dial, channel: Channel | None, address: str) -> None:
         peer = dial.peer
         dial.error = UnreachableError(
             f"{peer} did not answer within {self._limits.dial_s:g} s at {_list(self.known_addresses(peer))}",
@@ -474,7 +483,7 @@ class Links:
             dial.scope.deadline = trio.current_time() + self._limits.dial_s
             with dial.scope:
                 if channel is not None:
-                    await self._greet(dial, channel, address)
+                    await self._greet(dial, channel, address, math.inf)
                 else:
                     await self._try_addresses(dial)
         except (WorldError, ConfigError) as error:
@@ -489,31 +498,44 @@ class Links:
         if held is not None and held.hello is not None:
             self._settle(held, held.hello)
 
-    async def _try_addresses(self, dial: _Dial) -> None:
-        addresses = self.known_addresses(dial.peer)
-        errors: list[PrimeError] = []
-        for address in addresses:
-            try:
-                await self._greet(dial, await self._open_endpoint().dial(address, dial.peer), address)
-            except (WorldError, ConfigError) as error:
-                errors.append(error)
-            else:
+    async def _try_addresses(self, dial: Dial) -> None:
+        """Open a channel and say HELLO on it; begin anew where no answer comes."""
+        patience_s = ANSWER_S
+        while True:
+            opened = await Race(
+                dial.peer, self.known_addresses(dial.peer), self._attempt_for(dial), self._random, lambda: dial.wanted
+            ).run()
+            if opened is None or await self._greet(dial, *opened, patience_s):
                 return
-        raise _unreachable(dial.peer, addresses, errors)
+            patience_s *= 2
 
-    async def _greet(self, dial: _Dial, channel: Channel, address: str) -> None:
-        """Say HELLO on a stream we dialled and wait until the link is up, this one or one that crossed it."""
-        carrier = self._host(channel, dialled=True, address=address)
+    def _attempt_for(self, dial: Dial) -> Callable[[str], Awaitable[Channel]]:
+        return lambda address: self._open_endpoint().dial(address, dial.peer)
+
+    async def _greet(self, dial: Dial, channel: Channel, address: str, patience_s: float) -> bool:
+        """Say HELLO on a stream we dialled and wait until the link is up, this one or one that crossed it.
+
+        Returns `False` where no answer came within `patience_s`.
+        """
+        carrier = dial.carrier = self._host(channel, dialled=True, address=address)
         try:
-            await carrier.settled.wait()
+            with trio.move_on_after(patience_s):
+                await carrier.settled.wait()
         finally:
+            dial.carrier = None
             if not carrier.settled.is_set():
                 carrier.close(fr.Reason.DUPLICATE, "the dial was given up")
+                answered = False
+            else:
+                answered = True
+        if not answered:
+            return False
         if carrier.reason is fr.Reason.DUPLICATE and dial.peer not in self._up:
             with trio.move_on_after(CROSSING_S):
                 await dial.done.wait()
         if dial.peer not in self._up:
-            raise _refusal(dial.peer, address, carrier)
+            raise refusal(dial.peer, address, carrier)
+        return True
 
     # ---- messages
 
@@ -672,23 +694,3 @@ def _names(address: str, peer: PeerId) -> bool:
 
 def _list(addresses: Sequence[str]) -> str:
     return ", ".join(addresses) or "any address"
-
-
-def _unreachable(peer: PeerId, addresses: Sequence[str], errors: Sequence[PrimeError]) -> PrimeError:
-    if not addresses:
-        return UnreachableError(
-            f"no address is known for {peer}",
-            hint="Dial one of its addresses first, or tell this node where it is (`learn`, `--join`).",
-        )
-    if len(errors) == 1:
-        return errors[0]
-    return UnreachableError(
-        f"{peer} answers at none of its {len(addresses)} addresses: " + "; ".join(str(error) for error in errors),
-        hint=errors[-1].hint,
-    )
-
-
-def _refusal(peer: PeerId, address: str, carrier: Carrier) -> PrimeError:
-    if carrier.reason in {None, fr.Reason.SHUTDOWN}:
-        return UnreachableError(f"{peer} at {address} gave no greeting: {carrier.cause}", hint="Try again later.")
-    return RefusedError(f"{peer} at {address} refused the link: {carrier.cause}", hint="Its log says more.")

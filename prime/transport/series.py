@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Awaitable, Callable, Iterator
+from random import Random
 from typing import Any, Protocol
 
 import attrs
@@ -26,6 +27,8 @@ POSTED_MAX = core.SERIES_MAX // 2
 """Series with one peer that a sender keeps: fewer than the peer remembers."""
 PEERS_MAX = 256
 """Peers whose idle series are kept; with more, those that have nothing to send are forgotten."""
+REDIAL_S_MAX = 1.0
+"""The longest that a series with something to send waits before it dials again, less up to a quarter by chance."""
 AHEAD_S = 1e-6
 """The least a series sleeps: a rounding error between two clocks must not make it spin."""
 
@@ -48,6 +51,10 @@ class Sending(Protocol):
 
     async def link_to(self, peer: PeerId) -> Carrier:
         """Return the link with a peer, dialling if there is none."""
+        ...
+
+    def carrier(self, peer: PeerId) -> Carrier | None:
+        """Return the link with a peer if it is up."""
         ...
 
     async def submit(
@@ -88,11 +95,13 @@ class Post:
         window: core.Window,
         now: Callable[[], float],
         start: Callable[[Callable[[], Awaitable[None]]], None],
+        random: Random,
     ) -> None:
         self._network = network
         self._window = window
         self._now = now
         self._start = start
+        self._random = random
         self._series: dict[PeerId, dict[str, _Series]] = {}
         self._ids = itertools.count(1)
 
@@ -152,7 +161,7 @@ class Post:
             if len(table) >= POSTED_MAX:
                 self._make_room(peer, table)
             series = table[path] = _Series(
-                next(self._ids), peer, path, self._network, self._window, self._now, self._start
+                next(self._ids), peer, path, self._network, self._window, self._now, self._start, self._random
             )
         return series
 
@@ -189,6 +198,7 @@ class _Series:
         window: core.Window,
         now: Callable[[], float],
         start: Callable[[Callable[[], Awaitable[None]]], None],
+        random: Random,
     ) -> None:
         self.id = number
         self.peer = peer
@@ -196,6 +206,7 @@ class _Series:
         self._network = network
         self._now = now
         self._start = start
+        self._random = random
         self._core = core.Sender(f"{path} on {peer}", window)
         self._told: dict[int, _Letter] = {}
         self._letters: dict[int, _Letter] = {}
@@ -204,6 +215,7 @@ class _Series:
         self._changed = trio.Event()
         self._link_changed = trio.Event()
         self._running = False
+        self._last: Carrier | None = None
         self._actions: dict[type, Callable[[Any], None]] = {
             core.Accepted: self._accepted,
             core.Flushed: self._flushed,
@@ -306,11 +318,12 @@ class _Series:
                 except PrimeError as error:
                     self.feed(core.Trouble(str(error)))
                 if not self._core.idle:
-                    pause_s = core.PAUSE_S if self._core.oldest > before else min(2 * pause_s, core.PAUSE_S_MAX)
-                    await self._wait_for_link(min(pause_s, self._left_s()))
+                    pause_s = core.PAUSE_S if self._core.oldest > before else min(2 * pause_s, REDIAL_S_MAX)
+                    await self._wait_for_link(min(pause_s * self._random.uniform(0.75, 1), self._left_s()))
                 self.feed(core.Tick())
         finally:
             self._running = False
+            self._last = None
 
     async def _send_over_one_link(self) -> None:
         carrier: Carrier | None = None
@@ -318,6 +331,7 @@ class _Series:
             carrier = await self._network.link_to(self.peer)
         if carrier is None:
             return
+        self._last = carrier
         if carrier.hello is None or FEATURE not in carrier.hello.features:
             raise LocalProtocolError(
                 f"{self.peer} does not take reliable messages", hint="Update that node, or send without reliable=True."
@@ -347,7 +361,10 @@ class _Series:
         return max(self._core.due - self._now(), AHEAD_S)
 
     async def _wait_for_link(self, seconds: float) -> None:
-        """Wait before dialling again, unless the peer dials first."""
+        """Wait before dialling again, unless there is a link in the place of the last one, or the peer dials first."""
+        standing = self._network.carrier(self.peer)
+        if standing is not None and standing is not self._last:
+            return
         self._link_changed = trio.Event()
         with trio.move_on_after(seconds):
             await self._link_changed.wait()

@@ -855,7 +855,7 @@ def test_what_comes_to_depend_on_the_peer_wakes_the_heartbeat(quick: bool) -> No
         assert a.link.due == 30.0
         a.now = 20.0
         depend(a)
-        assert a.link.due == 22.0
+        assert a.link.due == 21.0
         silence(a)
         assert a.now == 26.0
 
@@ -893,6 +893,40 @@ def test_the_detector_ends_in_bounded_ticks_at_any_clock_reading(start: float, i
         pytest.fail("never found dead")
     assert now >= start + timeout
     assert now <= start + timeout + 2 * interval + 1e-3
+
+
+def test_a_ping_that_is_not_answered_makes_a_link_doubtful_once_for_each_silence() -> None:
+    a, b = pair()
+    a.submit(1, "/t", timeout_s=1000.0)
+    times = list[float]()
+    while a.link.up:
+        a.now = a.link.due
+        a.feed(core.Tick())
+        if a.all(core.Doubt):
+            times.append(a.now)
+            assert a.link.doubtful
+            a.said.clear()
+    assert times == [2.0]
+    assert b.link.up
+    assert not a.link.doubtful
+
+
+def test_bytes_end_the_doubt() -> None:
+    a, _ = pair()
+    a.submit(1, "/t", timeout_s=1000.0)
+    while not a.link.doubtful:
+        a.now = a.link.due
+        a.feed(core.Tick())
+    a.link.heard_now(a.now)
+    assert not a.link.doubtful
+
+
+def test_a_link_that_is_only_watched_over_is_in_no_doubt() -> None:
+    a, _ = pair()
+    a.feed(core.StartWatch(1, "/t"))
+    a.write()
+    silence(a)
+    assert not a.all(core.Doubt)
 
 
 def test_our_own_standstill_is_not_the_peers_death() -> None:
@@ -934,12 +968,25 @@ def test_of_two_crossing_dials_the_smaller_ids_is_kept_by_both() -> None:
     assert judge("A", "B", hello(link_id=6), standing, dialling=False) is Verdict.DUPLICATE
 
 
+def test_of_two_dials_that_cross_in_the_place_of_a_link_in_doubt_the_smaller_ids_is_kept_by_both() -> None:
+    for standing in (Standing(True, 5, 7), Standing(False, 5, 7)):
+        newcomer = hello(link_id=6, previous_id=5)
+        assert judge("A", "B", newcomer, standing, dialling=True) is Verdict.HOLD
+        assert judge("B", "A", newcomer, standing, dialling=True) is Verdict.REPLACE
+
+
+def test_a_dial_that_was_long_under_way_does_not_replace_a_later_one() -> None:
+    standing = Standing(dialled_here=False, link_id=6, instance=7)
+    assert judge("A", "B", hello(link_id=5), standing, dialling=False) is Verdict.DUPLICATE
+    assert judge("A", "B", hello(link_id=6), standing, dialling=False) is Verdict.DUPLICATE
+
+
 @pytest.mark.parametrize(
     ("newcomer", "standing"),
     [
         (hello(instance=8), Standing(True, 5, 7)),  # it restarted
         (hello(previous_id=5), Standing(True, 5, 7)),  # it lost the link that we dialled
-        (hello(), Standing(False, 5, 7)),  # it lost the link that it had dialled
+        (hello(link_id=6), Standing(False, 5, 7)),  # it lost the link that it had dialled
     ],
 )
 def test_a_peer_that_lost_the_link_replaces_it(newcomer: fr.Hello, standing: Standing) -> None:
