@@ -19,7 +19,7 @@ from prime.cli.demo import NODE_BYTES
 from prime.cli.machine import free_memory_bytes, port_fault, programs_on_path
 from prime.cli.version import installed_version
 from prime.config import Config, load, places
-from prime.errors import ConfigError
+from prime.errors import ConfigError, PrimeError
 
 PYTHON_MIN: Final = (3, 11)
 EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -56,6 +56,7 @@ def examine(config_file: Path | None, environ: Mapping[str, str]) -> Iterator[Fi
     config, finding = configuration_check(config_file, environ)
     yield finding
     yield key_check(places(config.node, environ).key_file)
+    yield transport_check(config.transport.kind)
     yield port_check(config.transport.listen)
     yield memory_check(free_memory_bytes(), config.node.memory_free_bytes_min)
     yield codec_check()
@@ -121,8 +122,22 @@ def key_check(file: Path) -> Finding:
         return Finding("key", "fail", str(error), error.hint, error.exit_code)
 
 
+def transport_check(kind: str) -> Finding:
+    """Check that the configured transport is installed and, if a package offers it, that the package works."""
+    from prime.transport.choice import transport_named, transport_names
+
+    if kind == "auto":
+        return ok("transport", f"auto; installed are {', '.join(transport_names())}")
+    try:
+        return ok("transport", transport_named(kind, "/unix/run/prime" if kind == "unix" else "").name)
+    except PrimeError as error:
+        return Finding("transport", "fail", str(error), error.hint, error.exit_code)
+
+
 def port_check(address: str) -> Finding:
     """Check that the configured address is free to listen on."""
+    if not address:
+        return ok("port", "the transport's own choice: a free one")
     fault = port_fault(address)
     if not fault:
         return ok("port", f"{address} is free")

@@ -24,7 +24,9 @@ Join = Annotated[
     typer.Option("--join", metavar="MULTIADDR", help="Join the network of this node; may be given again."),
 ]
 Name = Annotated[str | None, typer.Option("--name", help="This node's name: its state folder and control socket.")]
-Kind = Annotated[str | None, typer.Option("--transport", metavar="KIND", help="libp2p, tcp or auto.")]
+Kind = Annotated[
+    str | None, typer.Option("--transport", metavar="NAME", help="memory, unix, tcp, libp2p, a package's own, or auto.")
+]
 NodesMin = Annotated[int | None, typer.Option("--nodes-min", help="Found the run once this many nodes are there.")]
 Data = Annotated[str | None, typer.Option("--data", metavar="PATH", help="Train on this text file or folder.")]
 

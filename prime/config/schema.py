@@ -117,6 +117,16 @@ def _address_fault(address: str) -> str:
     return "" if address.startswith("/") else f"{shown(address)} is no multiaddr, such as /ip4/127.0.0.1/tcp/4001"
 
 
+def _listen_fault(address: str) -> str:
+    return _address_fault(address) if address else ""
+
+
+def _word_fault(word: str) -> str:
+    if word.replace("-", "").isalnum() and word.isascii() and word == word.lower():
+        return ""
+    return f"{shown(word)} is no name of a transport, such as tcp"
+
+
 def _join_fault(addresses: tuple[str, ...]) -> str:
     for address in addresses:
         if fault := _address_fault(address):
@@ -150,12 +160,16 @@ class TransportConfig:
 
     kind: str = _key(
         "auto",
-        "The transport; auto takes libp2p where it is installed, else tcp.",
-        choices=("auto", "libp2p", "tcp"),
+        "The transport: memory, unix, tcp, libp2p, or one that an installed package offers; auto takes libp2p where it "
+        "is installed, else tcp.",
+        check=_word_fault,
         flag="--transport",
     )
     listen: str = _key(
-        "/ip4/127.0.0.1/tcp/0", "The address to listen on; port 0 takes a free one.", check=_address_fault
+        "",
+        "The address to listen on; port 0 takes a free one. Empty: a free port of this machine's loopback, or the "
+        "transport's own choice.",
+        check=_listen_fault,
     )
     join: tuple[str, ...] = _key((), "Addresses of nodes to join; none: this node founds a network.", check=_join_fault)
     deadline_s: float = _key(

@@ -26,6 +26,7 @@ from prime.node.system import open_system
 from prime.observe.log import FactLog
 from prime.observe.messages import NodeStatus
 from prime.observe.status import StatusActor
+from prime.transport.choice import transport_named
 from prime.transport.contract import Transport
 from prime.transport.identity import KeyPair
 from prime.transport.link import LinkLimits
@@ -37,18 +38,18 @@ if TYPE_CHECKING:
     from prime.node.training import Training
 
 
-def transport_of(config: Config) -> Transport:
-    """Return the transport that the configuration names; `auto` is libp2p where it is installed, else TLS over TCP."""
-    kind, listen, dial_s = config.transport.kind, config.transport.listen, derive(config).dial_deadline_s
+def transport_of(config: Config, found: Places) -> Transport:
+    """Return the transport that the configuration names; `auto` is libp2p where it is installed, else TLS over TCP.
+
+    Without an address to listen on, `unix` has its socket in the node's state folder, others choose for themselves.
+    Raises `ConfigError` for a name that nothing installed offers.
+    """
+    kind, listen = config.transport.kind, config.transport.listen
     if kind == "auto":
         kind = best_transport()
-    if kind == "libp2p":
-        from prime.transport.libp2p import Libp2p
-
-        return Libp2p(listen, dial_timeout_s=dial_s)
-    from prime.transport.tcp import Tcp
-
-    return Tcp(listen, dial_timeout_s=dial_s)
+    if kind == "unix" and not listen:
+        listen = f"/unix{found.state.absolute()}/peers.sock"
+    return transport_named(kind, listen, dial_timeout_s=derive(config).dial_deadline_s)
 
 
 def best_transport() -> str:
@@ -74,7 +75,7 @@ async def run_node(
     with _sole_owner(found):
         key = KeyPair.load_or_create(found.key_file)
         async with open_system(
-            transport=transport_of(config), key=key, limits=_limits(config), version=__version__
+            transport=transport_of(config, found), key=key, limits=_limits(config), version=__version__
         ) as system:
             system.subscribe(FactLog())
             return await _Node(config, found, system).run(on_ready, parent_eof=parent_eof)

@@ -16,6 +16,7 @@ import trio
 
 from prime.actor.groups import one_error
 from prime.actor.system import System
+from prime.transport.choice import transport_named
 from prime.transport.contract import require_trio
 from prime.transport.identity import KeyPair
 from prime.transport.links import LinkLimits, Links
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 @contextlib.asynccontextmanager
 async def open_system(
     *,
-    transport: Transport | None = None,
+    transport: Transport | str | None = None,
     key: KeyPair | Path | str | None = None,
     limits: LinkLimits | None = None,
     version: str = "",
@@ -38,13 +39,14 @@ async def open_system(
 ) -> AsyncIterator[System]:
     """Open a system of actors, reachable from other machines if it has a transport.
 
-    `transport` is one of `Memory`, `Unix`, `Tcp`, `Libp2p`. `key` is this node's identity: a `KeyPair`, the path of
+    `transport` is one of `Memory`, `Unix`, `Tcp`, `Libp2p` or a package's own, or the name of one (`"tcp"`), which then
+    listens where it chooses. `key` is this node's identity: a `KeyPair`, the path of
     its key file (made, mode 0600, if it is not there), or nothing for a fresh identity that ends with the system.
     `limits` bounds each link, `version` is told to peers, `seed` fixes the runtime's randomness (the jitter of
     restarts, and the secret behind narrowed refs: leave it out where strangers may guess). `tracer` follows messages,
     `statistics=False` leaves out the times that introspection shows. Leaving the block stops everything in order.
 
-    Raises `WrongBackendError` outside Trio, `ConfigError` (key file), `AddressInUseError`, `MissingExtraError`.
+    Raises `WrongBackendError` outside Trio, `ConfigError` (key file, name of the transport), `AddressInUseError`, `MissingExtraError`.
     """
     require_trio()
     random = None if seed is None else Random(seed)  # noqa: S311 - repeatable on purpose
@@ -53,7 +55,8 @@ async def open_system(
     identity = _key(key)
     system.process_host = _LazyProcesses(system, identity)
     if transport is not None:
-        system.network = Links(transport, identity, limits=limits, emit=system.emit, version=version, tracer=tracer)
+        chosen = transport_named(transport) if isinstance(transport, str) else transport
+        system.network = Links(chosen, identity, limits=limits, emit=system.emit, version=version, tracer=tracer)
     async with serving(system):
         yield system
 

@@ -36,6 +36,7 @@ def test_a_fresh_home_is_well(capsys: pytest.CaptureFixture[str]) -> None:
         "extra train",
         "configuration",
         "key",
+        "transport",
         "port",
         "memory",
         "codec",
@@ -73,6 +74,22 @@ def test_a_port_in_use(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
         found = findings(capsys, 4)
     assert found["port"]["text"] == f"{address} is in use by another program"
     assert "transport.listen" in found["port"]["fix"]
+
+
+def test_a_transport_that_is_not_installed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRIME_TRANSPORT__KIND", "carrier-pigeon")
+    found = findings(capsys, 3)["transport"]
+    assert "no transport 'carrier-pigeon'" in found["text"] and "memory, unix, tcp, libp2p" in found["text"]
+    assert "install the package" in found["fix"]
+
+
+@pytest.mark.parametrize("kind", ["memory", "unix", "tcp", "auto"])
+def test_a_transport_that_is_there(
+    kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRIME_TRANSPORT__KIND", kind)
+    found = findings(capsys, 0)["transport"]
+    assert found["status"] == "ok" and found["text"].startswith(kind)
 
 
 @pytest.mark.parametrize(
