@@ -76,7 +76,7 @@ def _stat(path: Path) -> list[str]:
 
 def test_every_example_has_its_run_line_on_top_and_a_test_here() -> None:
     tests = Path(__file__).read_text(encoding="utf-8")
-    names = sorted(path.name for path in EXAMPLES.glob("*.py"))
+    names = sorted(str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*.py"))
     assert len(names) >= 3
     for name in names:
         head = (EXAMPLES / name).read_text(encoding="utf-8").splitlines()[:4]
@@ -123,6 +123,12 @@ def test_two_processes_leaves_no_child_when_it_is_killed() -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wsproto") is None, reason="NOT RUN: the WebSocket example needs wsproto")
+def test_websocket() -> None:
+    (line,) = run("07_websocket/prime_websocket.py", within_s=60).splitlines()
+    assert re.fullmatch(r"over /ip4/127\.0\.0\.1/tcp/\d+/ws: hello, web", line)
 
 
 @pytest.mark.skipif(

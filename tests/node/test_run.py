@@ -282,3 +282,24 @@ def test_data_that_cannot_be_used_ends_the_node(make: Make, tmp_path: Path, faul
 
 def test_a_model_that_is_not_there_ends_the_node(make: Make) -> None:
     refused(make("a", {"train.model": f"{TASK}:huge"}), 3, "huge", "train.model")
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("kind", ["unix", "websocket"])
+def test_nodes_train_over_any_transport_by_its_name(
+    kind: str, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "websocket":
+        pytest.importorskip("wsproto")
+        example = Path(__file__).parents[2] / "examples" / "07_websocket"
+        info = tmp_path / "prime_websocket-0.1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: prime-websocket\nVersion: 0.1.0\n")
+        (info / "entry_points.txt").write_text("[prime.transports]\nwebsocket = prime_websocket:make_transport\n")
+        monkeypatch.setenv(
+            "PYTHONPATH", f"{example}{os.pathsep}{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+        )
+    founder, joiner = pair(make, {"transport.kind": kind})
+    runs = [node.until_run(lambda run: run.phase == "done", "its last round") for node in (founder, joiner)]
+    assert runs[0].state_hash == runs[1].state_hash != ""
+    assert ("/ws/p2p/" if kind == "websocket" else "/peers.sock/p2p/") in founder.address

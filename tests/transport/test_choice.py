@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,16 @@ def install(folder: Path, package: str, offers: str, code: str = "") -> None:
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.2\n")
     (info / "entry_points.txt").write_text(f"[prime.transports]\n{offers}\n")
     (folder / f"{package}.py").write_text(textwrap.dedent(code))
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "07_websocket"
+
+
+def install_example(folder: Path) -> None:
+    """Install the WebSocket example as pip would, from what its `pyproject.toml` says."""
+    offers = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]["entry-points"]["prime.transports"]
+    install(folder, "prime_websocket", "\n".join(f"{name} = {value}" for name, value in offers.items()))
+    (folder / "prime_websocket.py").write_text((EXAMPLE / "prime_websocket.py").read_text())
 
 
 @pytest.mark.parametrize(
@@ -126,15 +137,29 @@ def test_one_name_of_two_packages_is_nobodys(installed: Path) -> None:
         transport_named("pigeon")
 
 
-async def test_a_system_is_opened_with_a_name() -> None:
+async def reach(name: str) -> str:
+    """Ask between two systems over the transport of that name, and return where the far one listens."""
     async with (
-        prime.open_system(transport="tcp") as far,
-        prime.open_system(transport="tcp") as near,
+        prime.open_system(transport=name) as far,
+        prime.open_system(transport=name) as near,
         far.supervisor("s") as sup,
     ):
         await sup.spawn(Place, "place")
         near.learn(far.peer, far.addresses)
         assert await near.ref(far.peer, "/s/place", Place).ask(Call(1), timeout=10) == 2
+        return far.addresses[0]
+
+
+async def test_a_system_is_opened_with_a_name() -> None:
+    assert (await reach("tcp")).startswith("/ip4/127.0.0.1/tcp/")
     with pytest.raises(ConfigError, match="no transport 'ttcp'"):
         async with prime.open_system(transport="ttcp"):
             pass
+
+
+async def test_the_example_works_by_its_name_once_it_is_installed(installed: Path) -> None:
+    pytest.importorskip("wsproto")
+    install_example(installed)
+    assert "/ws/p2p/" in await reach("websocket")
+    place = transport_named("websocket", "/ip4/127.0.0.1/tcp/7/ws", dial_timeout_s=2.0)
+    assert (place.address, place.dial_timeout_s) == ("/ip4/127.0.0.1/tcp/7/ws", 2.0)

@@ -1,9 +1,11 @@
-"""All four transports keep the one contract."""
+"""All transports keep the one contract: Prime's own four, and the example of another's."""
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import re
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +20,7 @@ from prime.transport.memory import Memory, MemoryHub
 from prime.transport.tcp import Tcp
 from prime.transport.unix import Unix
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "07_websocket" / "prime_websocket.py"
 NOBODY_TCP = "/ip4/127.0.0.1/tcp/1"  # a privileged port without a service
 
 
@@ -60,12 +63,21 @@ def unix_kit(folder: Path) -> TransportKit:
     )
 
 
-def socket_kit(transport: Callable[..., Transport]) -> TransportKit:
+def websockets() -> Callable[..., Transport]:
+    """Return the example's transport, imported from its file once."""
+    if EXAMPLE.stem not in sys.modules:
+        spec = importlib.util.spec_from_file_location(EXAMPLE.stem, EXAMPLE)
+        sys.modules[EXAMPLE.stem] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[EXAMPLE.stem].WebSockets
+
+
+def socket_kit(transport: Callable[..., Transport], layers: str = "") -> TransportKit:
     return TransportKit(
         make=transport,
         make_at=transport,
         make_hurried=lambda: transport(backlog_max=2, dial_timeout_s=0.5),
-        nobody=NOBODY_TCP,
+        nobody=NOBODY_TCP + layers,
         foreign="/memory/alice",
         intrude=intrude_tcp,
     )
@@ -76,13 +88,15 @@ KITS = {
     "unix": unix_kit,
     "tcp": lambda _folder: socket_kit(Tcp),
     "libp2p": lambda _folder: socket_kit(Libp2p),
+    "websocket": lambda _folder: socket_kit(websockets(), "/ws"),
 }
+NEEDS = {"libp2p": "libp2p", "websocket": "wsproto"}
 
 
 @pytest.fixture(params=KITS)
 def kit(request: pytest.FixtureRequest, tmp_path: Path) -> TransportKit:
-    if request.param == "libp2p":
-        pytest.importorskip("libp2p")
+    if request.param in NEEDS:
+        pytest.importorskip(NEEDS[request.param])
     return KITS[request.param](tmp_path)
 
 
