@@ -52,12 +52,16 @@ if TYPE_CHECKING:
     from prime.transport.identity import NodeIdentity as NodeIdentity
     from prime.transport.libp2p import Libp2p as Libp2p
     from prime.transport.memory import Memory as Memory
+    from prime.transport.signing import open_signed as open_signed
     from prime.transport.tcp import Tcp as Tcp
     from prime.transport.unix import Unix as Unix
     from prime.wire import Ask as Ask
     from prime.wire import Payload as Payload
+    from prime.wire import Signed as Signed
     from prime.wire import message as message
     from prime.wire import record as record
+    from prime.wire import signed as signed
+    from prime.wire import signed_bytes as signed_bytes
 
 from prime.version import __version__
 
@@ -89,6 +93,7 @@ _HOMES = {
     "RoundRobin": "prime.actor",
     "Routees": "prime.actor",
     "Router": "prime.actor",
+    "Signed": "prime.wire",
     "SqliteEventStore": "prime.store",
     "StateMachine": "prime.actor",
     "Stream": "prime.actor",
@@ -104,11 +109,14 @@ _HOMES = {
     "message": "prime.wire",
     "on": "prime.actor",
     "on_timeout": "prime.actor",
+    "open_signed": "prime.transport.signing",
     "open_stream": "prime.actor",
     "open_system": "prime.node.system",
     "open_trainer": "prime.node.training",
     "pipeline": "prime.actor",
     "record": "prime.wire",
+    "signed": "prime.wire",
+    "signed_bytes": "prime.wire",
     "streams": "prime.actor",
 }
 

@@ -133,6 +133,10 @@ class DecodeError(RemoteProtocolError):
     """Bytes that are no message: unknown tag, oversize, truncated, trailing bytes, wrong shape."""
 
 
+class SignatureError(DecodeError):
+    """A signed message whose signature is missing, false, of an unknown scheme, or of another message."""
+
+
 class UnreachableError(WorldError):
     """Nobody answers at that address, or no address is known for that peer."""
 
@@ -151,6 +155,10 @@ class RefusedError(WorldError):
 
 class WrongPeerError(RefusedError):
     """The machine at that address proved another identity than the one asked for."""
+
+
+class ReplayError(RefusedError):
+    """A signed message that was taken before, is too old, comes from the future, or is for another node."""
 
 
 class MailboxFullError(RefusedError):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from prime.actor.life import Life
     from prime.actor.slots import Later
     from prime.actor.system import System
+    from prime.wire.signed import Signed
 
 M_contra = TypeVar("M_contra", contravariant=True)
 
@@ -82,6 +83,14 @@ class Context:
         entry = life.now if life is not None else None
         sender = entry.sender if type(entry) is Envelope else ""
         return sender or None  # type: ignore[return-value]
+
+    def signed(self, message: Any) -> Signed:
+        """Return who signed a message, when, and the signed bytes; `message` is of a class with `signed=True`.
+
+        Of one from another node it is what was verified before it came here, whoever handed it on. One that an actor of
+        this node made carries no signature, and is signed by this node now.
+        """
+        return self._cell.system.signed(message)
 
     def now(self) -> float:
         """Return the system clock's monotonic seconds."""

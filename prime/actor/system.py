@@ -24,12 +24,14 @@ from prime.actor.restart import Restart, Strategy
 from prime.actor.supervisor import Supervisor
 from prime.actor.timing import Timing
 from prime.errors import ActorUsageError, NoSuchActorError, RefusedError
+from prime.wire.message import sign, signed, signed_or_none
 
 if TYPE_CHECKING:
     from prime.actor.actor import Actor
     from prime.actor.cell import Cell
     from prime.actor.contract import Network, ProcessHost, ReplySlot, Tracer
     from prime.actor.life import Failure
+    from prime.wire.signed import Signatory, Signed
 
 M_contra = TypeVar("M_contra", contravariant=True)
 T = TypeVar("T")
@@ -87,8 +89,11 @@ class System:
         secret: bytes = b"",
         tracer: Tracer | None = None,
         statistics: bool = True,
+        signatory: Signatory | None = None,
     ) -> None:
         self.network = network
+        self.signatory = signatory
+        """Who signs what this node says."""
         self.process_host: ProcessHost | None = None
         self.parent = ""
         """In the process of a process actor, the id of the node that started it; else empty."""
@@ -267,6 +272,27 @@ class System:
         if not isinstance(ref, LocalRef | FarRef):
             raise ActorUsageError(f"cannot watch a {type(ref).__name__}", hint="watch a ref from spawn or system.ref")
         return ref.watch(notify)
+
+    def sign(self, message: T, *, audience: str | None = None) -> T:
+        """Return an equal message that carries this node's signature: to be handed on by others, or to be kept.
+
+        It is for anyone, or for the node `audience` alone; each node takes it once. A message that is told or asked
+        needs no such call: it is signed for the node that it goes to. Raises `LocalProtocolError` for a class that was
+        not declared with `signed=True`.
+        """
+        return sign(message, self._signing(), audience)
+
+    def signed(self, message: Any) -> Signed:
+        """Return the signature that a message carries; one that was made here, and has none, is signed for this.
+
+        Raises `LocalProtocolError` for a class that was not declared with `signed=True`.
+        """
+        return signed_or_none(message) or signed(self.sign(message))
+
+    def _signing(self) -> Signatory:
+        if self.signatory is None:
+            raise ActorUsageError("this system has no key to sign with", hint="make it with prime.open_system")
+        return self.signatory
 
     def portal(self) -> Portal:
         """Return what other threads tell and ask through; it ends with this system. Call it in Trio's thread."""

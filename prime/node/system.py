@@ -20,6 +20,7 @@ from prime.transport.choice import transport_named
 from prime.transport.contract import require_trio
 from prime.transport.identity import KeyPair
 from prime.transport.links import LinkLimits, Links
+from prime.transport.signing import KeySignatory
 
 if TYPE_CHECKING:
     from prime.actor.contract import ProcessOptions, Tracer
@@ -51,12 +52,21 @@ async def open_system(
     require_trio()
     random = None if seed is None else Random(seed)  # noqa: S311 - repeatable on purpose
     secret = secrets.token_bytes(32) if random is None else random.randbytes(32)
-    system = System(random=random, secret=secret, tracer=tracer, statistics=statistics)
     identity = _key(key)
+    signatory = KeySignatory(identity)
+    system = System(random=random, secret=secret, tracer=tracer, statistics=statistics, signatory=signatory)
     system.process_host = _LazyProcesses(system, identity)
     if transport is not None:
         chosen = transport_named(transport) if isinstance(transport, str) else transport
-        system.network = Links(chosen, identity, limits=limits, emit=system.emit, version=version, tracer=tracer)
+        system.network = Links(
+            chosen,
+            identity,
+            limits=limits,
+            emit=system.emit,
+            version=version,
+            tracer=tracer,
+            signatory=signatory,
+        )
     async with serving(system):
         yield system
 

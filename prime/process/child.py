@@ -233,6 +233,7 @@ class Household:
     async def run(self) -> None:
         """Live until the actor has ended and the parent knows."""
         self._system.network = self._links
+        self._system.signatory = self._links.signatory
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             await nursery.start(self._system.serve)

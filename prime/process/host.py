@@ -53,6 +53,7 @@ from prime.transport.identity import KeyPair
 from prime.transport.links import Links
 from prime.transport.pair import PAIR_ADDRESS, Pair
 from prime.wire import to_plain
+from prime.wire.signed import Signatory
 
 if TYPE_CHECKING:
     from prime.actor.contract import ReplySlot
@@ -119,15 +120,17 @@ class Processes:
             self._routes = Routes(self._system.network, self._key.peer)
             self._system.network = self._routes
         routes = self._routes
-        return lambda: ProcessActor(plan, self._key, routes)
+        signatory = self._system.signatory
+        return lambda: ProcessActor(plan, self._key, routes, signatory)
 
 
 class ProcessActor(Relay[Any]):
     """One incarnation: it starts the process, hands messages on, and ends with it."""
 
-    def __init__(self, plan: Plan, key: KeyPair, routes: Routes) -> None:
+    def __init__(self, plan: Plan, key: KeyPair, routes: Routes, signatory: Signatory | None = None) -> None:
         self._plan = plan
         self._key = key
+        self._signatory = signatory
         self._routes = routes
         self._window = Window(plan.window)
         self._serving = trio.Event()
@@ -159,6 +162,8 @@ class ProcessActor(Relay[Any]):
             self._key,
             limits=pair_limits(plan.silent_s),
             emit=self._hear_of_link,
+            housed=True,
+            signatory=self._signatory,
         )
         self._output = Output(child.printed, self.ctx.path, self.ctx.emit, plan.output)
         self.ctx.start_soon(self.child_process, child)
@@ -275,7 +280,7 @@ class ProcessActor(Relay[Any]):
             return
         payloads: list[memoryview] = []
         try:
-            body = to_plain(message, payloads)
+            body = to_plain(message, payloads, self._signatory)
         except PrimeError as error:
             self._refuse(entry, message, error)
             return

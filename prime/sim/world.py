@@ -33,12 +33,16 @@ from prime.sim.streams import Streams
 from prime.sim.transport import Courier, Fabric, SimTransport, has_come
 from prime.transport.identity import KeyPair
 from prime.transport.links import LinkLimits, Links
+from prime.transport.signing import KeySignatory
 
 if TYPE_CHECKING:
     from prime.actor.cell import Cell
 
 Main = Callable[["Node"], Awaitable[None]]
 
+
+EPOCH_S: Final = 1_700_000_000
+"""The time of day, in seconds since 1970 (UTC), at which every world begins."""
 
 _LIFE: ContextVar[tuple[Node | None, int]] = ContextVar("_LIFE", default=(None, 0))
 """In which life of which node a task was begun."""
@@ -57,6 +61,10 @@ class NodeClock:
         """See `contract.Clock`."""
         now = trio.current_time()
         return self._base_s + (now - self._since_s) * self._rate if self._is_wrong else now
+
+    def wall_s(self) -> float:
+        """Return the time of day, as wrong as the clock is: seconds since 1970 (UTC)."""
+        return EPOCH_S + self.current_time()
 
     def skew(self, offset_s: float, rate: float) -> None:
         """Be wrong by so much more from now on, and run `rate` times as fast as time."""
@@ -148,7 +156,10 @@ class Node:
         life = str(self.lives)
         random = self.random("runtime", life)
         tracer = _Follower(self) if traced else None
-        system = System(random=random, secret=random.randbytes(32), tracer=tracer, statistics=statistics)
+        signatory = KeySignatory(self._key, self.clock.wall_s)
+        system = System(
+            random=random, secret=random.randbytes(32), tracer=tracer, statistics=statistics, signatory=signatory
+        )
         self.running = system.running
         system.process_host = _NoProcesses()
         system.subscribe(self._heard)
@@ -161,6 +172,8 @@ class Node:
             clock=self.clock,
             instance=random.getrandbits(62) + 1,
             tracer=tracer,
+            signatory=signatory,
+            wall_s=self.clock.wall_s,
         )
         for other in self.world.nodes:
             if other is not self:

@@ -21,7 +21,14 @@ import trio
 from prime.actor.contract import Clock, Inbound, PeerId, ReplySlot
 from prime.actor.deadlines import Deadlines, Timer
 from prime.actor.facts import DeadLetter
-from prime.errors import DecodeError, MailboxFullError, NoSuchActorError, PrimeError
+from prime.errors import (
+    DecodeError,
+    MailboxFullError,
+    NoSuchActorError,
+    PrimeError,
+    ReplayError,
+    SignatureError,
+)
 from prime.transport import frames as fr
 from prime.transport import link as core
 from prime.transport.contract import Channel
@@ -30,7 +37,8 @@ from prime.wire import Ask, Limits, decode_value, encode_value, from_plain, load
 from prime.wire.cbor import dumps, dumps_closed, encodes_to, peek
 from prime.wire.codec import Codec, MismatchError, compile_codec
 from prime.wire.frame import FrameParser, pack
-from prime.wire.message import decode_body, encode_body
+from prime.wire.message import decode_body, encode_body, is_signed, sign, signed_or_none
+from prime.wire.signed import Signatory
 
 JOIN_BYTES: Final = 64 * 1024
 """Small frames are joined into sends of about this size."""
@@ -113,6 +121,22 @@ class Owner(Protocol):
     @property
     def vouched(self) -> bool:
         """Tell whether the peer is believed when it says for whom it hands a message on."""
+
+    @property
+    def signatory(self) -> Signatory:
+        """Who signs for this node."""
+
+    def take(self, message: Any, peer: PeerId) -> Any:
+        """Return what is to be delivered of a message whose signature, if any, holds; raises `ReplayError`."""
+
+    def put_back(self, message: Any) -> None:
+        """Hear that a message which was taken found no place, so that it may come again."""
+
+    def answer_from(self, value: Any, peer: PeerId) -> Any:
+        """Return what is to be made of an answer whose signature, if any, holds."""
+
+    def refused(self) -> None:
+        """Hear that a signed message, or an answer, was refused."""
 
 
 class Carrier:
@@ -387,9 +411,10 @@ class Carrier:
                 decode_value, self._reply(kind)[0], command.value, command.payloads, self._wire_limits
             )
         except DecodeError as error:  # a malformed body; the frame was whole, so the link lives on
+            self._count_refused(error)
             slot.fail(error)
         else:
-            slot.reply(value)
+            slot.reply(self._owner.answer_from(value, self.peer))
 
     def _acknowledged(self, command: core.Acknowledged) -> None:
         self._owner.acknowledged(self.peer, command.series, command.number, command.again)
@@ -431,7 +456,10 @@ class Carrier:
         try:
             message = self._inbound.decoded(from_plain, command.body, command.payloads, self._wire_limits)
             slot = self._reply_slot(command, message)
-        except DecodeError as error:
+            if command.numbered is None:
+                message = self._owner.take(message, self.peer)
+        except (DecodeError, ReplayError) as error:
+            self._count_refused(error)
             if command.numbered is not None:
                 self._deliver_numbered(command, command.numbered, error)
             else:
@@ -469,6 +497,7 @@ class Carrier:
                 target, message, slot=slot, deadline=deadline, sender=sender, trace=trace, chain=chain
             )
         except PrimeError as error:
+            self._owner.put_back(message)
             _fail(slot, error)
             return True
 
@@ -487,8 +516,13 @@ class Carrier:
                 target, message, slot=slot, deadline=deadline, sender=sender, trace=trace, chain=chain
             )
         except PrimeError as error:
+            self._owner.put_back(message)
             _fail(slot, error)
         self.feed(core.Taken(target))
+
+    def _count_refused(self, error: PrimeError) -> None:
+        if isinstance(error, SignatureError | ReplayError):
+            self._owner.refused()
 
     # ---- numbered messages from the peer: each once, in order, over however many links they come
 
@@ -496,7 +530,9 @@ class Carrier:
         """Let a message through the peer's inbox; `message` is an error where the body was none."""
         inbox, instance = self._owner.inbox(self.peer), self._instance
         verdict = inbox.receiver.came(instance, *numbered)
-        if verdict is Verdict.OFFER and not isinstance(message, DecodeError):
+        if verdict is Verdict.OFFER:
+            message = self._taken(message)
+        if verdict is Verdict.OFFER and not isinstance(message, DecodeError | ReplayError):
             if self._offered(command, numbered, message):
                 return
         elif verdict is Verdict.OFFER:
@@ -506,6 +542,14 @@ class Carrier:
             self._nursery.start_soon(self._deliver_numbered_later, command, numbered, message, inbox.change)
             return
         self._settled(command.target)
+
+    def _taken(self, message: Any) -> Any:
+        """Take a signed message on offer, or return why not: one that is sent again is no replay, it was put back."""
+        try:
+            return message if isinstance(message, DecodeError) else self._owner.take(message, self.peer)
+        except ReplayError as error:
+            self._count_refused(error)
+            return error
 
     def _offered(self, command: core.Deliver, numbered: tuple[int, int, int], message: Any) -> bool:
         """Offer a message to its mailbox; tell whether it waits for room there."""
@@ -518,16 +562,18 @@ class Carrier:
                 if self._nursery is not None:
                     self._nursery.start_soon(self._deliver_numbered_when_room, command, numbered, message)
                     return True
+                self._owner.put_back(message)
                 receiver.left(self._instance, series, number)
                 return False
         except PrimeError as error:
-            self._not_taken(numbered, error)
+            self._not_taken(numbered, message, error)
         else:
             receiver.took(self._instance, series, number)
         return False
 
-    def _not_taken(self, numbered: tuple[int, int, int], error: PrimeError) -> None:
+    def _not_taken(self, numbered: tuple[int, int, int], message: Any, error: PrimeError) -> None:
         """Ask for it again where that may help; what is refused for good counts as taken."""
+        self._owner.put_back(message)
         receiver = self._owner.inbox(self.peer).receiver
         if isinstance(error, NoSuchActorError | MailboxFullError):
             receiver.put_off(self._instance, *numbered[:2], str(error))
@@ -543,8 +589,9 @@ class Carrier:
                 command.target, message, slot=None, deadline=None, sender=self._sender(command), trace=command.trace
             )
         except PrimeError as error:
-            self._not_taken(numbered, error)
+            self._not_taken(numbered, message, error)
         except BaseException:
+            self._owner.put_back(message)
             receiver.left(self._instance, *numbered[:2])
             self._owner.inbox(self.peer).settled()
             raise
@@ -574,7 +621,7 @@ class Carrier:
             return self.peer
         return PeerId(command.sender)
 
-    def _undecodable(self, command: core.Deliver, error: DecodeError) -> None:
+    def _undecodable(self, command: core.Deliver, error: PrimeError) -> None:
         """Fail an ask whose body is no message, drop such a tell as a dead letter; the link lives on."""
         if command.correlation is not None:
             self.feed(core.Refuse(command.correlation, error))
@@ -595,6 +642,8 @@ class Carrier:
         payloads: list[memoryview] = []
         try:
             annotation, codec = self._reply(kind)
+            if codec.signed and is_signed(type(value)) and signed_or_none(value) is None:
+                value = sign(value, self._owner.signatory, self.peer)
             plain = encode_value(annotation, value, payloads)
             data = b"" if payloads or not codec.closed else dumps_closed(plain)
         except PrimeError as error:
@@ -814,6 +863,8 @@ class Carrier:
         if slot is None or kind is None:
             return False
         codec = self._reply(kind)[1]
+        if codec.signed:
+            return False
         value = header[end:]
         plain = peek(value, self._quick_limits)
         try:

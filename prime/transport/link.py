@@ -70,6 +70,12 @@ class LinkLimits:
     reliable_bytes: int = 16 * 2**20
     reliable_give_up_s: float = 60.0
     """Messages told reliably and not acknowledged, for each far actor, and for how long they are sent again."""
+    signed_age_s: float = 300.0
+    signed_ahead_s: float = 60.0
+    """How old a signed message may be, and how far its signer's clock ahead of ours; see `replay.py`."""
+    signers_max: int = 8192
+    signers_by_peer_max: int = 256
+    """Signers whose messages are remembered, in all and by the peer that brought the first of them."""
     links_max: int = 1024
     greetings_max: int = 64
     peers_max: int = 4096

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from random import Random
 from types import MappingProxyType
@@ -38,9 +39,13 @@ from prime.transport.facts import LinkDown, LinkUp
 from prime.transport.identity import KeyPair
 from prime.transport.link import LinkLimits, Standing, Verdict, judge
 from prime.transport.multiaddr import parse_address
+from prime.transport.replay import Bounds, ReplayWindows
 from prime.transport.series import FEATURE, Inbox, Post
+from prime.transport.signing import KeySignatory
 from prime.wire import to_plain
 from prime.wire.codec import Codec
+from prime.wire.message import signed_or_none, unsigned
+from prime.wire.signed import Signatory
 
 __all__ = ["LinkLimits", "Links"]
 
@@ -63,7 +68,9 @@ class Links:
 
     `emit` gets the facts (`LinkUp`, `LinkDown`, `DeadLetter`). `instance` names this run of the node to its peers; a
     simulation passes its own. With `vouched`, a peer is believed when it says for whom it hands a message on: only right
-    where every peer is this same program, as between a process and its parent.
+    where every peer is this same program, as between a process and its parent. The parent's side is `housed`: what its
+    process signs counts as made here. `signatory` signs for the node, and `wall_s`, seconds since 1970 (UTC), says how
+    old is what others signed.
     """
 
     def __init__(
@@ -78,10 +85,14 @@ class Links:
         clock: Clock | None = None,
         instance: int | None = None,
         vouched: bool = False,
+        housed: bool = False,
         tracer: Tracer | None = None,
+        signatory: Signatory | None = None,
+        wall_s: Callable[[], float] = time.time,
     ) -> None:
         self._transport = transport
         self.vouched = vouched
+        self._housed = housed
         self._tracer = tracer
         self._key = key
         self._limits = limits or LinkLimits()
@@ -91,6 +102,9 @@ class Links:
         self._clock = clock or _SystemClock()
         self._instance = secrets.randbits(62) + 1 if instance is None else instance
         self._peer = key.peer
+        self._wall_s = wall_s
+        self.signatory: Signatory = signatory or KeySignatory(key, wall_s)
+        self._replays = ReplayWindows(self._peer, _bounds(self._limits))
         self._links_made = 0
         self._said: fr.Hello | None = None
         self._endpoint: Endpoint | None = None
@@ -108,12 +122,14 @@ class Links:
         self._random = Random(self._instance)  # noqa: S311 - spreads attempts, and is the same in each simulated run
         self._inboxes: dict[PeerId, Inbox] = {}
         window = Window(self._limits.reliable_messages, self._limits.reliable_bytes, self._limits.reliable_give_up_s)
-        self._post = Post(self, window, self._clock.current_time, self._start_task, self._random)
+        self._post = Post(self, window, self._clock.current_time, self._start_task, self._random, self.signatory)
         self._sent_bytes: dict[int, int] = {}
         self._received_bytes: dict[int, int] = {}
         self.timers = Deadlines()
         self.replies: dict[type, tuple[Any, Codec]] = {}
         self.dead_letters = 0
+        self.signed_refused = 0
+        """Signed messages, and answers, that were refused: false, replayed, too old, or for another node."""
 
     # ---- what others may read
 
@@ -159,6 +175,7 @@ class Links:
             "dials": len(self._dials),
             "held": len(self._held),
             "greetings": len(self._greetings),
+            "signers": len(self._replays),
             **self._post.sizes(),
         }
         for carrier in self._carriers:
@@ -364,6 +381,31 @@ class Links:
         self.dead_letters += 1
         self._emit(fact)
 
+    def take(self, message: Any, peer: PeerId) -> Any:
+        """See `Owner.take`."""
+        signed = signed_or_none(message)
+        if signed is None or self.vouched:  # in a process: its parent has looked
+            return message
+        if self._housed:
+            return unsigned(message) if signed.signer == peer else message
+        self._replays.take(type(message).__name__, signed, peer, int(self._wall_s() * 1000))
+        return message
+
+    def put_back(self, message: Any) -> None:
+        """See `Owner.put_back`."""
+        signed = signed_or_none(message)
+        if signed is not None:
+            self._replays.put_back(signed)
+
+    def answer_from(self, value: Any, peer: PeerId) -> Any:
+        """See `Owner.answer_from`."""
+        signed = signed_or_none(value) if self._housed else None
+        return value if signed is None or signed.signer != peer else unsigned(value)
+
+    def refused(self) -> None:
+        """See `Owner.refused`."""
+        self.signed_refused += 1
+
     # ---- reliable delivery
 
     async def tell_reliably(self, peer: PeerId, path: str, message: Any) -> None:
@@ -545,7 +587,7 @@ class Links:
             await self._serving()[1].deliver(path, message, slot=None, deadline=None, sender=peer)
             return
         payloads: list[memoryview] = []
-        body = to_plain(message, payloads)
+        body = to_plain(message, payloads, self.signatory, peer)
         carrier = self._up.get(peer)
         trace = None if self._tracer is None else self._context(path, message)
         if carrier is None or payloads or trace or not carrier.tell_now(path, type(message), body):
@@ -586,7 +628,7 @@ class Links:
         if peer == self._peer:
             return await self._ask_self(path, message, timeout_s, chain)
         payloads: list[memoryview] = []
-        body = to_plain(message, payloads)
+        body = to_plain(message, payloads, self.signatory, peer)
         carrier = self._up.get(peer)
         if carrier is None:
             started = trio.current_time()
@@ -668,6 +710,11 @@ class _FarWatch:
         self._notify = None
         if self._unwatch is not None:
             self._unwatch()
+
+
+def _bounds(limits: LinkLimits) -> Bounds:
+    ages_ms = int(limits.signed_age_s * 1000), int(limits.signed_ahead_s * 1000)
+    return Bounds(*ages_ms, limits.signers_max, limits.signers_by_peer_max)
 
 
 def _standing(carrier: Carrier | None) -> Standing | None:

@@ -1,7 +1,8 @@
 """A peer id as text: the public half of a node's identity, the same over every transport.
 
 It is the identity multihash of the protobuf-encoded Ed25519 public key in base58btc (libp2p specifications, "Peer Ids
-and Keys"), `12D3KooW…`. It contains the public key, so a signature is checked with nothing but the id. Pure.
+and Keys"), `12D3KooW…`. It contains the public key, so a signature is checked with nothing but the id: importing this
+module teaches the wire to check those of Ed25519. Pure.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from prime.actor.contract import PeerId
 from prime.errors import ConfigError
+from prime.wire.signed import ED25519, register_scheme
 
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"  # base58btc
 _PUBLIC_KEY_HEADER = bytes.fromhex("08011220")  # protobuf: Type = Ed25519 (1), Data = 32 bytes
@@ -83,6 +85,16 @@ def _unbase58(text: str) -> bytes:
         number = number * 58 + digit
     zeros = len(text) - len(text.lstrip("1"))
     return bytes(zeros) + number.to_bytes((number.bit_length() + 7) // 8, "big")
+
+
+def _verify_signed(signer: str, data: bytes, signature: bytes) -> bool:
+    try:
+        return verify(PeerId(signer), data, signature)
+    except ConfigError:
+        return False
+
+
+register_scheme(ED25519, _verify_signed)
 
 
 def _shorten(text: str) -> str:

@@ -20,6 +20,7 @@ from prime.transport import delivery as core
 from prime.transport.carrier import Carrier, Receipt
 from prime.wire import to_plain
 from prime.wire.message import encode_body
+from prime.wire.signed import Signatory
 
 FEATURE = "reliable"
 """What a node says in HELLO that takes numbered messages."""
@@ -96,18 +97,20 @@ class Post:
         now: Callable[[], float],
         start: Callable[[Callable[[], Awaitable[None]]], None],
         random: Random,
+        signatory: Signatory,
     ) -> None:
         self._network = network
         self._window = window
         self._now = now
         self._start = start
         self._random = random
+        self._signatory = signatory
         self._series: dict[PeerId, dict[str, _Series]] = {}
         self._ids = itertools.count(1)
 
     async def tell(self, peer: PeerId, path: str, message: Any, trace: str | None = None) -> None:
         """Return when the message is kept; wait while the window of its series is full."""
-        letter = _letter(message, trace)
+        letter = _letter(message, trace, self._signatory, peer)
         series = self._series_for(peer, path)
         try:
             await series.keep(letter)
@@ -376,10 +379,10 @@ class _Series:
             await self._changed.wait()
 
 
-def _letter(message: Any, trace: str | None) -> _Letter:
-    """Encode a message so that its sender may use its buffers again."""
+def _letter(message: Any, trace: str | None, signatory: Signatory, peer: PeerId) -> _Letter:
+    """Encode a message so that its sender may use its buffers again; a signed one is signed once, however often sent."""
     payloads: list[memoryview] = []
-    body = to_plain(message, payloads)
+    body = to_plain(message, payloads, signatory, peer)
     own = [payload if isinstance(payload.obj, bytes) else memoryview(bytes(payload)) for payload in payloads]
     size_bytes = len(encode_body(type(message), body)) + sum(payload.nbytes for payload in own)
     return _Letter(type(message).__name__, body, own, size_bytes, trace)

@@ -19,11 +19,15 @@ from prime.wire.message import (
     message,
     message_for,
     messages,
+    open_signed,
     record,
     reply_type,
+    signed,
+    signed_bytes,
     tag_of,
     to_plain,
 )
+from prime.wire.signed import Signed, register_scheme
 
 __all__ = [
     "Ask",
@@ -32,6 +36,7 @@ __all__ = [
     "Limits",
     "Payload",
     "Range",
+    "Signed",
     "Size",
     "decode_value",
     "dumps",
@@ -42,9 +47,13 @@ __all__ = [
     "message",
     "message_for",
     "messages",
+    "open_signed",
     "record",
     "register_field",
+    "register_scheme",
     "reply_type",
+    "signed",
+    "signed_bytes",
     "tag_of",
     "to_plain",
 ]

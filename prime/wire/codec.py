@@ -60,7 +60,8 @@ class Codec:
     `tags` does the same among messages. `python` holds the classes of values that `encode` takes. `hashes_secretly` is
     true when values hash with a per-process secret. `closed` is true when `decode` looks at every plain value inside
     and `encode` makes nothing but plain values, to a depth that the type alone fixes: such values need no second look
-    for what CBOR can hold and a plain value cannot. `rule` defines the CDDL rule and returns its name.
+    for what CBOR can hold and a plain value cannot. `signed` is true of a signed message, and of a union with one.
+    `rule` defines the CDDL rule and returns its name.
     """
 
     encode: Encode
@@ -71,6 +72,7 @@ class Codec:
     tags: frozenset[int] = frozenset()
     hashes_secretly: bool = False
     closed: bool = False
+    signed: bool = False
 
 
 class ClassForm(Protocol):
@@ -79,6 +81,7 @@ class ClassForm(Protocol):
     cls: type
     tag: int | None
     has_wire_form: bool
+    signed: bool
 
     def encode(self, value: Any, payloads: list[memoryview]) -> list[Any]:
         """Return the positional array."""
@@ -187,7 +190,20 @@ def _compile_generic(annotation: Any, origin: Any, arguments: tuple[Any, ...]) -
         raise MessageError(
             f"the type {_name_of(annotation)} has no wire form", hint="use tuple, list, dict or frozenset"
         )
+    for argument in arguments:
+        if argument is not Ellipsis:
+            refuse_signed(compile_codec(argument))
     return build(arguments)
+
+
+def refuse_signed(codec: Codec) -> Codec:
+    """Return the codec of a part of a message. Raises `MessageError` if it is signed: a frame has one signature at most."""
+    if codec.signed:
+        raise MessageError(
+            "a signed message is no field or item of another",
+            hint="carry its bytes, `prime.signed_bytes(message)`, in a field of bytes, and `prime.open_signed` them",
+        )
+    return codec
 
 
 def _name_of(annotation: Any) -> str:
@@ -366,6 +382,7 @@ def _class_codec(form: ClassForm) -> Codec:
         (cls,),
         form.rule,
         tags=frozenset() if tag is None else frozenset({tag}),
+        signed=form.signed,
     )
 
 
@@ -577,6 +594,7 @@ def _union_codec(annotation: Any, arguments: tuple[Any, ...]) -> Codec:
         tags=frozenset(by_tag),
         hashes_secretly=all(member.hashes_secretly for member in members),
         closed=all(member.closed for member in members),
+        signed=any(member.signed for member in members),
     )
 
 

@@ -8,6 +8,7 @@ so a new version may add fields with defaults at the end, and nothing else.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import sys
 import types
@@ -31,9 +32,11 @@ from typing import (
 import attrs
 
 from prime.errors import DecodeError, LocalProtocolError, MessageError, PrimeError
-from prime.wire.cbor import dumps, dumps_closed, encodes_to
-from prime.wire.codec import Codec, Decode, Encode, MismatchError, Rules, compile_codec, rule_name
+from prime.wire.cbor import dumps, dumps_closed, encodes_to, loads
+from prime.wire.codec import Codec, Decode, Encode, MismatchError, Rules, compile_codec, refuse_signed, rule_name
+from prime.wire.frame import FrameParser, pack
 from prime.wire.limits import DEFAULT_LIMITS, Limits
+from prime.wire.signed import Signatory, Signed, seal, unseal
 from prime.wire.tags import PRIME_TAG_END
 
 TAG_MAX = 2**32 - 1
@@ -75,12 +78,17 @@ def message(cls: type[T], /) -> type[T]: ...
 
 
 @overload
-def message(*, tag: int) -> Callable[[type[T]], type[T]]: ...
+def message(*, tag: int, signed: bool = False) -> Callable[[type[T]], type[T]]: ...
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
-def message(cls: type[T] | None = None, /, *, tag: int | None = None) -> type[T] | Callable[[type[T]], type[T]]:
+def message(
+    cls: type[T] | None = None, /, *, tag: int | None = None, signed: bool = False
+) -> type[T] | Callable[[type[T]], type[T]]:
     """Make a class a message: frozen, slotted, compared by value; with a tag it has a wire form.
+
+    With `signed=True` it leaves its node with a signature, and is taken from another only with one: see `Signed`. Such
+    a message is no field of another.
 
     Tags below 0x1000 are Prime's own. Raises `MessageError` for a tag that is out of range or taken by another class,
     and for a field of a tagged message whose type has no wire form.
@@ -91,7 +99,7 @@ def message(cls: type[T] | None = None, /, *, tag: int | None = None) -> type[T]
     if tag is None:
         raise MessageError("@message() without a tag", hint="write @message for a local message, or @message(tag=…)")
     number = tag
-    return lambda plain_class: _Form.apply(plain_class, number, scope, has_wire_form=True)
+    return lambda plain_class: _Form.apply(plain_class, number, scope, has_wire_form=True, signed=signed)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
@@ -146,12 +154,29 @@ def _full_name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+_SEAL = "__seal__"
+"""The attribute of a signed message that holds its `Signed`, or None for one that no one has signed yet."""
+
+
+def _add_seal(plain_class: type) -> None:
+    """Give instances room for their signature: no argument, no part of what is compared, hashed or shown."""
+    plain_class.__annotations__ = {**inspect.get_annotations(plain_class), _SEAL: object}
+    setattr(plain_class, _SEAL, attrs.field(init=False, default=None, eq=False, repr=False))
+
+
+def _fields_of(cls: type) -> tuple[attrs.Attribute[Any], ...]:
+    return tuple(field for field in attrs.fields(cls) if field.name != _SEAL)
+
+
 class _Form:
     """The wire form of one class. Compiled on first use, or when decorated if every name is known by then."""
 
-    def __init__(self, cls: type, tag: int | None, scope: Mapping[str, Any], *, has_wire_form: bool) -> None:
+    def __init__(
+        self, cls: type, tag: int | None, scope: Mapping[str, Any], *, has_wire_form: bool, signed: bool = False
+    ) -> None:
         self.cls = cls
         self.tag = tag
+        self.signed = signed
         self.has_wire_form = has_wire_form
         self._scope = scope
         self._codecs: tuple[Codec, ...] | None = None
@@ -160,13 +185,24 @@ class _Form:
         self.closed = False
         self.elements = 0
         self.encode: Callable[[Any, list[memoryview]], list[Any]] = self._compile_and_encode
+        self.encode_fields: Callable[[Any, list[memoryview]], list[Any]] = self.encode
         self.decode: Callable[[Any, Sequence[memoryview]], Any] = self._compile_and_decode
 
     @classmethod
-    def apply(cls, plain_class: type[T], tag: int | None, scope: Mapping[str, Any], *, has_wire_form: bool) -> type[T]:
+    def apply(
+        cls,
+        plain_class: type[T],
+        tag: int | None,
+        scope: Mapping[str, Any],
+        *,
+        has_wire_form: bool,
+        signed: bool = False,
+    ) -> type[T]:
         """Build the attrs class and leave its form on it."""
+        if signed:
+            _add_seal(plain_class)
         made = attrs.frozen(plain_class, slots=True, weakref_slot=False)
-        form = cls(made, tag, scope, has_wire_form=has_wire_form)
+        form = cls(made, tag, scope, has_wire_form=has_wire_form, signed=signed)
         made.__wire_form__ = form  # type: ignore[attr-defined]
         if has_wire_form:
             form.compile_early()
@@ -177,7 +213,8 @@ class _Form:
     @property
     def signature(self) -> tuple[tuple[str, str, bool], ...]:
         """Name, type and presence of a default of each field: what must not change under one tag."""
-        return tuple((a.name, str(a.type), a.default is not attrs.NOTHING) for a in attrs.fields(self.cls))
+        fields = attrs.fields(self.cls)  # the room for a signature among them: whether it is signed must not change
+        return tuple((a.name, str(a.type), a.default is not attrs.NOTHING) for a in fields)
 
     def compile_early(self) -> None:
         """Compile now, unless an annotation names something that is defined later."""
@@ -188,7 +225,29 @@ class _Form:
 
     def rule(self, rules: Rules) -> str:
         """Define the CDDL rule of the array and return its name."""
-        return rules.define(rule_name(self.cls), lambda: self._rule_body(rules))
+        name = rule_name(self.cls)
+        return rules.define(name, lambda: self._signed_body(name, rules) if self.signed else self._rule_body(rules))
+
+    def _signed_body(self, name: str, rules: Rules) -> str:
+        """Define what is signed, and return the rule of the array around it."""
+        message = rules.define(f"{name}.message", lambda: self._rule_body(rules))
+        what = "; deterministic CBOR, signed behind the domain of protocols/signed.md"
+        audience = rules.define("tstr-or-null", lambda: "tstr / null")
+        rules.define(
+            f"{name}.sealed",
+            lambda: (
+                f"""[  {what}
+  scheme: 1..255,
+  signer: tstr,
+  seq: uint,
+  sent_at_ms: uint,
+  audience: {audience},
+  message: {message},
+  digests: [* bstr .size 32]
+]"""
+            ),
+        )
+        return f"[\n  {self.tag},\n  sealed: bstr,  ; a {name}.sealed\n  signature: bstr\n]"
 
     def _rule_body(self, rules: Rules) -> str:
         lines = [] if self.tag is None else [f"{self.tag}"]
@@ -227,10 +286,10 @@ class _Form:
         return typing.get_type_hints(self.cls, localns=scope, include_extras=True)
 
     def _compile(self) -> None:
-        fields = attrs.fields(self.cls)
+        fields = _fields_of(self.cls)
         if not all(field.init for field in fields):
             raise MessageError(f"{_full_name(self.cls)} has a field with init=False", hint="compute it in a property")
-        hints = self._types()
+        hints = {name: hint for name, hint in self._types().items() if name != _SEAL}
         codecs = tuple(self._field_codec(field.name, hints[field.name]) for field in fields)
         self._names = tuple(field.name for field in fields)
         self._codecs = codecs
@@ -238,12 +297,46 @@ class _Form:
         self.closed = all(codec.closed for codec in codecs)
         self.elements = len(fields) + (self.tag is not None)
         self._scope = {}
-        self.encode = _array_encoder(self.tag, self._names, [codec.encode for codec in codecs])
-        self.decode = _array_decoder(self.cls, self.tag, fields, [codec.decode for codec in codecs])
+        encode = _array_encoder(self.tag, self._names, [codec.encode for codec in codecs])
+        decode = _array_decoder(self.cls, self.tag, fields, [codec.decode for codec in codecs])
+        if self.signed:
+            self.encode_fields, encode = encode, self._encode_sealed
+            decode = _signed_decoder(self.cls.__name__, decode)
+        self.encode, self.decode = encode, decode
+
+    def encode_signed(
+        self, value: Any, payloads: list[memoryview], signatory: Signatory | None, audience: str | None
+    ) -> list[Any]:
+        """Return the array of a message of a signed class: with the signature it has, else with one made now."""
+        known: Signed | None = getattr(value, _SEAL)
+        if known is None:
+            known = self.seal(value, signatory, audience)
+        elif audience is not None and known.audience not in (None, audience):
+            raise LocalProtocolError(
+                f"this {self.cls.__name__} was signed for {known.audience}, so {audience} would refuse it",
+                hint="what is to be handed on is signed for anyone: `await ref.tell(system.sign(message))`",
+            )
+        payloads.extend(known.payloads)
+        return [self.tag, known.sealed, known.signature]
+
+    def seal(self, value: Any, signatory: Signatory | None, audience: str | None) -> Signed:
+        """Sign a message."""
+        if signatory is None:
+            raise LocalProtocolError(
+                f"{self.cls.__name__} is a signed message, and this one carries no signature",
+                hint="sign it first: `system.sign(message)`",
+            )
+        if self._codecs is None:
+            self._compile_now()
+        payloads: list[memoryview] = []
+        return seal(self.encode_fields(value, payloads), payloads, signatory, audience)
+
+    def _encode_sealed(self, value: Any, payloads: list[memoryview]) -> list[Any]:
+        return self.encode_signed(value, payloads, None, None)
 
     def _field_codec(self, name: str, annotation: Any) -> Codec:
         try:
-            return compile_codec(annotation)
+            return refuse_signed(compile_codec(annotation))
         except MessageError as error:
             raise MessageError(f"{_full_name(self.cls)}.{name}: {error}", hint=error.hint) from None
         except TypeError:
@@ -309,6 +402,18 @@ def _array_decoder(
     return decode_array
 
 
+def _signed_decoder(name: str, decode: Decode) -> Callable[[Any, Sequence[memoryview]], Any]:
+    """Return what verifies first and decodes then; the signature stays with the instance."""
+
+    def decode_signed(plain: Any, payloads: Sequence[memoryview]) -> Any:
+        signed, body = unseal(name, plain, payloads)
+        value = decode(body, payloads)
+        object.__setattr__(value, _SEAL, signed)
+        return value
+
+    return decode_signed
+
+
 def _builder(cls: type, fields: Sequence[attrs.Attribute[Any]]) -> Callable[..., Any]:
     """Return what builds the class from its values in wire order."""
     if not any(field.kw_only for field in fields):
@@ -359,15 +464,21 @@ def field_types(cls: type) -> Mapping[str, Any]:
     return _form_of(cls).hints()
 
 
-def to_plain(value: Any, payloads: list[memoryview]) -> list[Any]:
+def to_plain(
+    value: Any, payloads: list[memoryview], signatory: Signatory | None = None, audience: str | None = None
+) -> list[Any]:
     """Return the positional array of a message and append its payloads to `payloads`.
 
-    Raises `LocalProtocolError` for a message without a tag, and for a field whose value is not of its type.
+    A message of a signed class that carries no signature is signed by `signatory` for the node `audience`, or for
+    anyone. Raises `LocalProtocolError` for a message without a tag, for a field whose value is not of its type, and for
+    a signed message that has no signature and no signatory, or was signed for another node than `audience`.
     """
     form = _form_of(type(value))
     if form.tag is None:
         tag_of(value)
     try:
+        if form.signed:
+            return form.encode_signed(value, payloads, signatory, audience)
         return form.encode(value, payloads)
     except MismatchError as error:
         raise _cannot_send(type(value).__name__, error) from None
@@ -405,13 +516,13 @@ def decode_body(plain: Any, whole: Any, data: bytes, bound: Callable[..., Any] |
 
     `bound(decode, ...)` decodes where the class may hold values of registered classes, such as refs.
 
-    Returns `None`, which is no message, for anything that `loads` or `from_plain` would refuse; they say why. The
-    caller has checked that what else `whole` holds is None, ints and text.
+    Returns `None`, which is no message, for anything that `loads` or `from_plain` would refuse; they say why. So it
+    does for signed messages, which take the longer way. The caller has checked that what else `whole` holds is None, ints and text.
     """
     if type(plain) is not list or not plain or type(plain[0]) is not int:
         return None
     form = _registry.get(plain[0])
-    if form is None:
+    if form is None or form.signed:
         return None
     try:
         built = form.decode(plain, ()) if bound is None or form.closed else bound(form.decode, plain, ())
@@ -419,6 +530,90 @@ def decode_body(plain: Any, whole: Any, data: bytes, bound: Callable[..., Any] |
         return None
     closed = form.closed and len(plain) == form.elements
     return built if encodes_to(whole, data, closed=closed) else None
+
+
+# -------------------------------------------------------------------------------------------------- signed messages
+
+
+def is_signed(cls: type) -> bool:
+    """Say whether messages of the class leave their node with a signature."""
+    form = getattr(cls, "__wire_form__", None)
+    return isinstance(form, _Form) and form.cls is cls and form.signed
+
+
+def signed_or_none(value: Any) -> Signed | None:
+    """Return the signature that a message carries, if it is of a signed class and has one."""
+    return getattr(value, _SEAL, None)
+
+
+def signed(value: Any) -> Signed:
+    """Return the signature of a message that carries one: every one that came from another node, and what `sign` made.
+
+    Raises `LocalProtocolError` where there is none; in a handler `ctx.signed(message)` has one always.
+    """
+    known = signed_or_none(value)
+    if known is None:
+        name = type(value).__name__
+        raise LocalProtocolError(
+            f"this {name} carries no signature",
+            hint="sign it: `system.sign(message)`"
+            if is_signed(type(value))
+            else f"make the class a signed one: @message(tag=…, signed=True) class {name}",
+        )
+    return known
+
+
+def sign(value: T, signatory: Signatory, audience: str | None = None) -> T:
+    """Return an equal message that carries a new signature; raises `LocalProtocolError` for a class that is not signed."""
+    form = _form_of(type(value))
+    if not form.signed:
+        raise LocalProtocolError(
+            f"{form.cls.__name__} is no signed message", hint="declare it so: @message(tag=…, signed=True)"
+        )
+    try:
+        made = form.seal(value, signatory, audience)
+    except MismatchError as error:
+        raise _cannot_send(form.cls.__name__, error) from None
+    copied = copy.copy(value)
+    object.__setattr__(copied, _SEAL, made)
+    return copied
+
+
+def unsigned(value: T) -> T:
+    """Return an equal message that carries no signature."""
+    copied = copy.copy(value)
+    object.__setattr__(copied, _SEAL, None)
+    return copied
+
+
+def signed_bytes(value: Any) -> bytes:
+    """Return a message with its signature as the bytes of one frame: what `open_signed` verifies, anywhere, at any time.
+
+    Raises `LocalProtocolError` for a message that carries no signature.
+    """
+    known = signed(value)
+    return b"".join(pack(dumps([tag_of(value), known.sealed, known.signature]), known.payloads))
+
+
+def open_signed(data: bytes, kind: type[T], limits: Limits = DEFAULT_LIMITS) -> T:
+    """Verify what `signed_bytes` made and return the message. Nothing is said of its age, or of whom it was for.
+
+    Raises `SignatureError`, and `DecodeError` for bytes that are no message of this class.
+    """
+    if not is_signed(kind):
+        raise LocalProtocolError(
+            f"{kind.__name__} is no signed message", hint="declare it so: @message(tag=…, signed=True)"
+        )
+    parser = FrameParser(limits)
+    parser.feed(bytes(data))
+    frame = parser.next()
+    if frame is None or frame.size_bytes != len(data):
+        raise DecodeError(f"no {kind.__name__}: it is not exactly one frame", hint="keep the bytes as they were")
+    plain = loads(frame.header, limits)
+    if type(plain) is not list or not plain or type(plain[0]) is not int or plain[0] != tag_of(kind):
+        raise DecodeError(f"no {kind.__name__}: it is another message", hint="open it as the class that it is of")
+    value: T = from_plain(plain, frame.payloads, limits)
+    return value
 
 
 def _check_count(payloads: Sequence[memoryview], limits: Limits) -> None:

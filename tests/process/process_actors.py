@@ -327,6 +327,33 @@ class Goodbye(Actor[Total]):
         return ()
 
 
+@prime.message(tag=0x711B, signed=True)
+class Sworn(Ask[str]):
+    """The answer is who signed this."""
+
+    word: str
+
+
+@prime.message(tag=0x711C, signed=True)
+class Affidavit(Ask["Affidavit"]):
+    """The answer is another one, of the process; before that it asks its parent at `path` who signed that."""
+
+    path: str
+
+
+class Court(Actor[Sworn | Affidavit]):
+    """Says who signed what."""
+
+    @on(Sworn)
+    def sworn(self, m: Sworn) -> str:
+        return str(self.ctx.signed(m).signer)
+
+    @on(Affidavit)
+    async def affidavit(self, m: Affidavit) -> Affidavit:
+        parent = self.ctx.system.parent
+        return Affidavit(await self.ctx.system.ref(parent, m.path, Court).ask(Sworn("child"), timeout=10))
+
+
 class Ledger(Actor[Add | Total]):
     """Writes each number into a file before it goes on, so that what was handled outlives the process."""
 

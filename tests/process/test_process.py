@@ -508,6 +508,23 @@ async def test_the_sender_is_the_far_node_and_nobody_for_a_local_one() -> None:
         assert await far.ref(peer, "/pool/wide", a.Wide).ask(a.WhoAsks(), timeout=WAIT_S) == far.peer
 
 
+async def test_what_is_signed_passes_into_a_process_with_its_signer_and_comes_out_as_the_nodes_own() -> None:
+    a, memory = actors(), prime.Memory()
+    async with prime.open_system(transport=memory) as far, pool(transport=memory) as (sup, _):
+        here = sup.system
+        far.learn(here.peer, here.addresses)
+        await sup.spawn(a.Court, "court")
+        child = await sup.spawn(here.in_process(a.Court), "child")
+        assert await child.ask(a.Sworn("mine"), timeout=WAIT_S) == here.peer
+        beyond = far.ref(here.peer, "/pool/child", a.Court)
+        assert await beyond.ask(a.Sworn("far"), timeout=WAIT_S) == far.peer
+        answer = await beyond.ask(a.Affidavit("/pool/court"), timeout=WAIT_S)
+        assert answer == a.Affidavit(here.peer)
+        assert prime.signed(answer).signer == here.peer
+        near = await child.ask(a.Affidavit("/pool/court"), timeout=WAIT_S)
+        assert here.signed(near).signer == here.peer
+
+
 async def test_bulk_passes_whole() -> None:
     a = actors()
     async with pool() as (sup, _):
