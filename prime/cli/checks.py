@@ -23,6 +23,7 @@ from prime.errors import ConfigError, PrimeError
 
 PYTHON_MIN: Final = (3, 11)
 EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
+    "lan": ("zeroconf", "miniupnpc"),
     "libp2p": ("libp2p",),
     "train": ("torch", "numpy", "numba", "safetensors", "matplotlib"),
 }

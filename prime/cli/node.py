@@ -27,6 +27,7 @@ Name = Annotated[str | None, typer.Option("--name", help="This node's name: its 
 Kind = Annotated[
     str | None, typer.Option("--transport", metavar="NAME", help="memory, unix, tcp, libp2p, a package's own, or auto.")
 ]
+Upnp = Annotated[bool | None, typer.Option("--upnp/--no-upnp", help="Ask the router to pass a port on to this node.")]
 NodesMin = Annotated[int | None, typer.Option("--nodes-min", help="Found the run once this many nodes are there.")]
 Data = Annotated[str | None, typer.Option("--data", metavar="PATH", help="Train on this text file or folder.")]
 
@@ -38,6 +39,7 @@ def start(
     listen: Listen = None,
     join: Join = None,
     transport: Kind = None,
+    upnp: Upnp = None,
     nodes_min: NodesMin = None,
     data: Data = None,
     parent_eof: Annotated[bool, typer.Option("--parent-eof", hidden=True)] = False,
@@ -51,6 +53,7 @@ def start(
             "transport.listen": listen,
             "transport.join": tuple(join) if join else None,
             "transport.kind": transport,
+            "transport.upnp": upnp,
             "train.nodes_min": nodes_min,
             "train.data": data,
         },
@@ -145,6 +148,7 @@ def bootstrap(
     name: Name = None,
     listen: Listen = None,
     transport: Kind = None,
+    upnp: Upnp = None,
     nodes_min: NodesMin = None,
     data: Data = None,
     as_json: AsJson = False,
@@ -158,6 +162,7 @@ def bootstrap(
             "transport.listen": listen,
             "transport.join": (),
             "transport.kind": transport,
+            "transport.upnp": upnp,
             "train.nodes_min": nodes_min,
             "train.data": data,
         },

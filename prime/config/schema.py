@@ -172,6 +172,7 @@ class TransportConfig:
         check=_listen_fault,
     )
     join: tuple[str, ...] = _key((), "Addresses of nodes to join; none: this node founds a network.", check=_join_fault)
+    upnp: bool = _key(False, "Ask the router, by UPnP, to pass a port on to this node.")
     deadline_s: float = _key(
         30.0, "The longest that one request to another node may take; dialling and the hello take parts of it.",
         unit="s", low=0.5, high=3600,

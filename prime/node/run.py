@@ -32,6 +32,7 @@ from prime.transport.identity import KeyPair
 from prime.transport.link import LinkLimits
 from prime.transport.links import Links
 from prime.transport.unix import Unix
+from prime.transport.upnp import Mapped
 from prime.version import __version__
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def transport_of(config: Config, found: Places) -> Transport:
         kind = best_transport()
     if kind == "unix" and not listen:
         listen = f"/unix{found.state.absolute()}/peers.sock"
-    return transport_named(kind, listen, dial_timeout_s=derive(config).dial_deadline_s)
+    transport = transport_named(kind, listen, dial_timeout_s=derive(config).dial_deadline_s)
+    return Mapped(transport, on_change=_say) if config.transport.upnp else transport
 
 
 def best_transport() -> str:

@@ -254,6 +254,45 @@ class Lan(_Net):
         _forward(self)
         self.nft(_RULES[nat])
 
+    def serve_upnp(self) -> Program:
+        """Start a daemon that maps ports for the hosts inside (UPnP, by miniupnpd); it is up when this returns."""
+        self.nft(_UPNP_CHAINS)
+        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="miniupnpd")))
+        file = folder / "miniupnpd.conf"
+        file.write_text(_UPNP_CONFIGURATION)
+        daemon = self.start("miniupnpd", "-d", "-f", str(file), "-P", str(folder / "pid"))
+        ask = f"import socket; socket.create_connection(({self.gateway!r}, {_UPNP_PORT}), 0.2)"
+        for _ in range(50):
+            if self.run("python3", "-c", ask, check=False).returncode == 0:
+                return daemon
+        raise RuntimeError(f"miniupnpd does not start: {daemon.errors()}")
+
+
+_UPNP_PORT: Final = 5000
+_UPNP_CONFIGURATION: Final = f"""
+ext_ifname=wan
+listening_ip=br0
+http_port={_UPNP_PORT}
+enable_upnp=yes
+enable_natpmp=no
+secure_mode=yes
+uuid=00000000-0000-0000-0000-000000000001
+upnp_table_name=upnp
+upnp_nat_table_name=upnp
+upnp_forward_chain=forward
+upnp_nat_chain=prerouting
+upnp_nat_postrouting_chain=postrouting
+allow 1024-65535 0.0.0.0/0 1024-65535
+deny 0-65535 0.0.0.0/0 0-65535
+"""
+_UPNP_CHAINS: Final = """
+table inet upnp {
+    chain forward { type filter hook forward priority -5; policy accept; }
+    chain prerouting { type nat hook prerouting priority -105; policy accept; }
+    chain postrouting { type nat hook postrouting priority 105; policy accept; }
+}
+"""
+
 
 def _rules(postrouting: str, *, prerouting: str = "", forward: str = "", sets: str = "") -> str:
     return f"""
