@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from prime.transport.identity import NodeIdentity as NodeIdentity
     from prime.transport.libp2p import Libp2p as Libp2p
     from prime.transport.memory import Memory as Memory
+    from prime.transport.relay.limits import RelayLimits as RelayLimits
     from prime.transport.signing import open_signed as open_signed
     from prime.transport.tcp import Tcp as Tcp
     from prime.transport.unix import Unix as Unix
@@ -88,6 +89,7 @@ _HOMES = {
     "PrimeError": "prime.errors",
     "ProcessPrinted": "prime.process.output",
     "Ref": "prime.actor",
+    "RelayLimits": "prime.transport.relay.limits",
     "ReliableRef": "prime.actor",
     "Restart": "prime.actor",
     "RoundRobin": "prime.actor",

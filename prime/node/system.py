@@ -6,8 +6,9 @@ It imports no domain room, so a program that only wants actors pays for actors.
 from __future__ import annotations
 
 import contextlib
+import functools
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -15,16 +16,20 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from prime.actor.groups import one_error
+from prime.actor.restart import Restart
 from prime.actor.system import System
+from prime.errors import ActorUsageError
 from prime.transport.choice import transport_named
 from prime.transport.contract import require_trio
 from prime.transport.identity import KeyPair
 from prime.transport.links import LinkLimits, Links
+from prime.transport.relay.actors import CircuitsActor, RelayActor
 from prime.transport.signing import KeySignatory
 
 if TYPE_CHECKING:
     from prime.actor.contract import ProcessOptions, Tracer
     from prime.transport.contract import Transport
+    from prime.transport.relay.limits import RelayLimits
 
 
 @contextlib.asynccontextmanager
@@ -37,6 +42,8 @@ async def open_system(
     seed: int | None = None,
     tracer: Tracer | None = None,
     statistics: bool = True,
+    relay: RelayLimits | None = None,
+    relays: Sequence[str] = (),
 ) -> AsyncIterator[System]:
     """Open a system of actors, reachable from other machines if it has a transport.
 
@@ -45,7 +52,9 @@ async def open_system(
     its key file (made, mode 0600, if it is not there), or nothing for a fresh identity that ends with the system.
     `limits` bounds each link, `version` is told to peers, `seed` fixes the runtime's randomness (the jitter of
     restarts, and the secret behind narrowed refs: leave it out where strangers may guess). `tracer` follows messages,
-    `statistics=False` leaves out the times that introspection shows. Leaving the block stops everything in order.
+    `statistics=False` leaves out the times that introspection shows. With `relay` the node carries circuits for others,
+    within these limits; `relays` are addresses of nodes that do so for this one. Leaving the block stops everything in
+    order.
 
     Raises `WrongBackendError` outside Trio, `ConfigError` (key file, name of the transport), `AddressInUseError`, `MissingExtraError`.
     """
@@ -56,9 +65,10 @@ async def open_system(
     signatory = KeySignatory(identity)
     system = System(random=random, secret=secret, tracer=tracer, statistics=statistics, signatory=signatory)
     system.process_host = _LazyProcesses(system, identity)
+    links = None
     if transport is not None:
         chosen = transport_named(transport) if isinstance(transport, str) else transport
-        system.network = Links(
+        links = system.network = Links(
             chosen,
             identity,
             limits=limits,
@@ -67,8 +77,28 @@ async def open_system(
             tracer=tracer,
             signatory=signatory,
         )
-    async with serving(system):
+    async with serving(system), _relaying(system, links, relay, tuple(relays)):
         yield system
+
+
+@contextlib.asynccontextmanager
+async def _relaying(
+    system: System, links: Links | None, limits: RelayLimits | None, relays: tuple[str, ...]
+) -> AsyncIterator[None]:
+    """Run the actors of relaying, where there is something for them to do."""
+    if limits is None and not relays:
+        yield
+        return
+    if links is None:
+        raise ActorUsageError(
+            "a system without a transport relays nothing", hint="open_system(transport=prime.Tcp(...), relay=...)"
+        )
+    async with system.supervisor("net", restart=Restart(max=10, within=60)) as sup:
+        if limits is not None:
+            await sup.spawn(functools.partial(RelayActor, links, limits), "relay")
+        if relays:
+            await sup.spawn(functools.partial(CircuitsActor, links, relays), "circuits")
+        yield
 
 
 @contextlib.asynccontextmanager

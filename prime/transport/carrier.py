@@ -164,6 +164,7 @@ class Carrier:
         self.cause = ""
         self.reason: fr.Reason | None = None
         self._channel = channel
+        self.heard = b""  # what was read of the stream before this link was made of it
         self._owner = owner
         self._inbound = inbound
         self._now = clock.current_time
@@ -191,6 +192,11 @@ class Carrier:
         self._alarm_at = math.inf  # the same on Trio's clock
         self._ending: core.Disconnect | None = None
         self._nursery: trio.Nursery | None = None
+
+    @property
+    def relayed(self) -> bool:
+        """Whether its bytes go through a relay just now."""
+        return self._channel.relayed
 
     # ---- what the network asks for
 
@@ -714,7 +720,9 @@ class Carrier:
     async def _read_frames(self) -> None:
         parser = FrameParser(self._wire_limits)
         pace = _Pace(2 * self._limits.write_s)
-        greeting_bytes = 0
+        greeting_bytes = len(self.heard)
+        parser.feed(self.heard)
+        pace.begin(trio.current_time())
         while True:
             if self.link.up:
                 size = max(READ_BYTES // 4, min(parser.needed_bytes, READ_BYTES * 4))

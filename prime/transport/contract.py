@@ -50,6 +50,16 @@ class Channel(anyio.abc.ByteStream):
     def peer(self) -> PeerId:
         """The proved identity of the other side."""
 
+    @property
+    def relayed(self) -> bool:
+        """Whether the bytes go through a relay just now."""
+        return False
+
+    @property
+    def remote(self) -> str:
+        """Where the other side's bytes come from, as seen here: an address without `/p2p/`; empty if unknown."""
+        return ""
+
     @abstractmethod
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Return between 1 and `max_bytes` bytes; see the module's text for the ways it ends."""

@@ -21,6 +21,7 @@ from prime.errors import ConfigError, PrimeError, RefusedError, UnreachableError
 from prime.transport import frames as fr
 from prime.transport.carrier import Carrier
 from prime.transport.contract import CLOSE_TIMEOUT_S, Channel
+from prime.transport.multiaddr import CircuitPlace, parse_address
 
 FRESH_S: Final = 1.0
 """After how long without an outcome another attempt begins beside those that run."""
@@ -140,6 +141,18 @@ class Race:
         finally:
             del self._running[scope]
             self._news.set()
+
+
+def directly_first(addresses: Sequence[str]) -> list[str]:
+    """Return addresses in the order given, save that those that lead through a relay come last."""
+    return sorted(addresses, key=_is_circuit)
+
+
+def _is_circuit(address: str) -> bool:
+    try:
+        return isinstance(parse_address(address).place, CircuitPlace)
+    except ConfigError:
+        return False
 
 
 async def _let_go(channel: Channel) -> None:

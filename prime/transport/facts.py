@@ -12,6 +12,7 @@ class LinkUp:
     peer: str
     address: str
     transport: str
+    relayed: bool = False
 
 
 @attrs.frozen
@@ -19,4 +20,38 @@ class LinkDown:
     """A link that was up ended; `reason` names the cause."""
 
     peer: str
+    reason: str
+
+
+@attrs.frozen
+class CircuitOpened:
+    """This node, a relay, joined two others."""
+
+    source: str
+    target: str
+
+
+@attrs.frozen
+class CircuitClosed:
+    """A circuit through this node ended; `reason` says why."""
+
+    source: str
+    target: str
+    carried_bytes: int
+    reason: str
+
+
+@attrs.frozen
+class SlotReserved:
+    """A relay keeps a slot for this node, which can be dialled at `address` from now on."""
+
+    relay: str
+    address: str
+
+
+@attrs.frozen
+class SlotLost:
+    """The relay at `address` keeps no slot for this node any more, or gave none; `reason` says why."""
+
+    address: str
     reason: str

@@ -14,6 +14,7 @@ from random import Random
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
+import anyio
 import trio
 
 from prime.actor.contract import Clock, Inbound, PeerId, Tracer
@@ -34,11 +35,13 @@ from prime.transport import link as core
 from prime.transport.carrier import Carrier, Receipt
 from prime.transport.contract import Channel, Endpoint, Transport
 from prime.transport.delivery import Window
-from prime.transport.dialling import ANSWER_S, CROSSING_S, FRESH_S, Dial, Race, refusal
+from prime.transport.dialling import ANSWER_S, CROSSING_S, FRESH_S, Dial, Race, directly_first, refusal
 from prime.transport.facts import LinkDown, LinkUp
 from prime.transport.identity import KeyPair
 from prime.transport.link import LinkLimits, Standing, Verdict, judge
-from prime.transport.multiaddr import parse_address
+from prime.transport.multiaddr import CircuitPlace, parse_address
+from prime.transport.relay.dialler import Dialler
+from prime.transport.relay.preface import PREFACE
 from prime.transport.replay import Bounds, ReplayWindows
 from prime.transport.series import FEATURE, Inbox, Post
 from prime.transport.signing import KeySignatory
@@ -125,6 +128,11 @@ class Links:
         self._post = Post(self, window, self._clock.current_time, self._start_task, self._random, self.signatory)
         self._sent_bytes: dict[int, int] = {}
         self._received_bytes: dict[int, int] = {}
+        self._circuits: Dialler | None = None
+        self._announced: tuple[str, ...] = ()
+        self._sorted = 0
+        self.entrance: Callable[[Channel], Awaitable[None]] | None = None
+        """Where callers go that want no link but a circuit; `None`: this node relays for nobody."""
         self.timers = Deadlines()
         self.replies: dict[type, tuple[Any, Codec]] = {}
         self.dead_letters = 0
@@ -140,8 +148,20 @@ class Links:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Where this node listens; empty before `serve` has started."""
-        return () if self._endpoint is None else self._endpoint.addresses
+        """Where this node can be dialled, also through relays; empty before `serve` has started."""
+        return () if self._endpoint is None else (*self._endpoint.addresses, *self._announced)
+
+    def announce(self, addresses: tuple[str, ...]) -> None:
+        """Say in every HELLO from now on that this node can also be dialled at these addresses."""
+        self._announced = addresses
+
+    @property
+    def circuits(self) -> Dialler:
+        """What makes circuits through relays. Raises `LinkLostError` unless this network serves."""
+        self._open_endpoint()
+        if self._circuits is None:
+            raise LinkLostError("this network has shut down", hint="Dial before the block of its system ends.")
+        return self._circuits
 
     @property
     def transport_name(self) -> str:
@@ -191,6 +211,7 @@ class Links:
             raise ActorUsageError("this network already serves", hint="Call `serve` once; make another `Links`.")
         async with self._transport.open(self._key) as endpoint, trio.open_nursery() as nursery:
             self._endpoint, self._inbound, self._closing = endpoint, inbound, trio.Event()
+            self._circuits = Dialler(endpoint, self._key, timeout_s=self._limits.dial_s)
             farewell = trio.CancelScope()
             await nursery.start(self._host_links, farewell)
             farewell.shield = True  # not before: a start that is cancelled waits for its task, which nobody would end
@@ -199,6 +220,7 @@ class Links:
                 await self._accept(endpoint)
             finally:
                 self._endpoint = None
+                self._circuits.close()
                 self._say_goodbye()
                 farewell.deadline = trio.current_time() + self._limits.farewell_s
 
@@ -230,18 +252,47 @@ class Links:
     async def _accept(self, endpoint: Endpoint) -> None:
         while True:
             channel = await endpoint.accept()
-            if len(self._greetings) >= self._limits.greetings_max or self._nursery is None:
+            if self._is_crowded() or self._nursery is None:
                 with trio.move_on_after(self._limits.farewell_s):
                     await channel.aclose()
+            elif self.entrance is not None:
+                self._sorted += 1
+                self._nursery.start_soon(self._sort, channel, self.entrance)
             else:
                 self._host(channel, dialled=False)
 
-    def _host(self, channel: Channel, *, dialled: bool, address: str = "") -> Carrier:
-        """Make a link of a stream and start its tasks."""
+    def _is_crowded(self) -> bool:
+        return len(self._greetings) + self._sorted >= self._limits.greetings_max
+
+    async def _sort(self, channel: Channel, entrance: Callable[[Channel], Awaitable[None]]) -> None:
+        """Tell a caller that wants a circuit from one that wants a link, by the first byte."""
+        first = b""
+        try:
+            with trio.move_on_after(self._limits.greeting_s):
+                first = await channel.receive(1)
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass
+        finally:
+            self._sorted -= 1
+        if first == PREFACE:
+            await entrance(channel)
+        elif first and self._nursery is not None:
+            self._host(channel, dialled=False, heard=first)
+        else:
+            with trio.move_on_after(self._limits.farewell_s):
+                await channel.aclose()
+
+    def take_in(self, channel: Channel) -> None:
+        """Make a link of a channel whose peer dialled, as of one from the endpoint: it came by another way."""
+        self._host(channel, dialled=False)
+
+    def _host(self, channel: Channel, *, dialled: bool, address: str = "", heard: bytes = b"") -> Carrier:
+        """Make a link of a stream and start its tasks; `heard` was read from it before."""
         nursery, inbound = self._serving()
         hello = self._hello(channel.peer)
         link = core.Link(channel.peer, hello, self._limits, self._clock.current_time(), dialled=dialled)
         carrier = Carrier(channel, link, self, inbound, self._clock, self._limits, dialled=dialled, address=address)
+        carrier.heard = heard
         self._carriers[carrier] = None
         self._greetings[carrier] = self._limit_greeting(carrier, self._limits.greeting_s)
         nursery.start_soon(self._run, carrier)
@@ -336,7 +387,7 @@ class Links:
             self._learn_from_peer(peer, carrier.hello.addresses, carrier.address)
             self.inbox(peer).receiver.renew(carrier.hello.instance)
         self._post.link_changed(peer)
-        self._emit(LinkUp(peer, carrier.address, self._transport.name))
+        self._emit(LinkUp(peer, carrier.address, self._transport.name, carrier.relayed))
         if dial is not None:
             dial.done.set()
             if not carrier.dialled:
@@ -476,7 +527,7 @@ class Links:
 
     async def _dial_stranger(self, address: str) -> PeerId:
         self._serving()
-        channel = await self._open_endpoint().dial(address, None)
+        channel = await self._open_channel(address)
         peer = channel.peer
         if peer == self._peer or peer in self._up or peer in self._dials:
             await channel.aclose()
@@ -486,6 +537,11 @@ class Links:
         if peer != self._peer:
             await self.link_to(peer)
         return peer
+
+    async def _open_channel(self, address: str, peer: PeerId | None = None) -> Channel:
+        if isinstance(parse_address(address).place, CircuitPlace):
+            return await self.circuits.dial(address, peer)
+        return await self._open_endpoint().dial(address, peer)
 
     def _open_endpoint(self) -> Endpoint:
         if self._endpoint is None:
@@ -545,14 +601,18 @@ class Links:
         patience_s = ANSWER_S
         while True:
             opened = await Race(
-                dial.peer, self.known_addresses(dial.peer), self._attempt_for(dial), self._random, lambda: dial.wanted
+                dial.peer,
+                directly_first(self.known_addresses(dial.peer)),
+                self._attempt_for(dial),
+                self._random,
+                lambda: dial.wanted,
             ).run()
             if opened is None or await self._greet(dial, *opened, patience_s):
                 return
             patience_s *= 2
 
     def _attempt_for(self, dial: Dial) -> Callable[[str], Awaitable[Channel]]:
-        return lambda address: self._open_endpoint().dial(address, dial.peer)
+        return lambda address: self._open_channel(address, dial.peer)
 
     async def _greet(self, dial: Dial, channel: Channel, address: str, patience_s: float) -> bool:
         """Say HELLO on a stream we dialled and wait until the link is up, this one or one that crossed it.

@@ -6,6 +6,7 @@
     /unix/run/user/1000/node.sock       (the rest of the text is the absolute path /run/user/1000/node.sock)
     /memory/alice
     /ip4/127.0.0.1/tcp/443/tls/ws       (what a transport that is not Prime's own speaks behind a port, tcp or udp)
+    <address of a relay>/p2p/<relay>/p2p-circuit        (a node that can be reached only through that relay)
 
 Each may end in `/p2p/<peer id>`, the identity that must answer there. A socket's path whose last folder is `p2p` cannot
 be written: a mistyped peer id shall be an error, not a path.
@@ -24,6 +25,8 @@ from prime.errors import ConfigError
 from prime.transport.peer import parse_peer
 
 _HINT = "Write /ip4/HOST/tcp/PORT, /ip6/HOST/tcp/PORT, /dns4/NAME/tcp/PORT, /unix/PATH or /memory/NAME, then /p2p/ID."
+_CIRCUIT = "/p2p-circuit"
+_CIRCUIT_HINT = "Write <address of the relay>/p2p/<relay's id>/p2p-circuit/p2p/<id of the node behind it>."
 _LENGTH_MAX = 1024
 _PEER_SUFFIX = re.compile(r"^(?P<place>.*)/p2p/(?P<peer>[^/]*)$")
 _HOST_NAME = re.compile(r"^(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_-]{1,63})*\.?$")
@@ -77,7 +80,17 @@ class LayeredPlace:
         return f"/{self.kind}/{self.host}/{self.protocol}/{self.port}/{'/'.join(self.layers)}"
 
 
-Place = TcpPlace | LayeredPlace | UnixPlace | MemoryPlace
+@attrs.frozen
+class CircuitPlace:
+    """Behind a relay: the relay's own address, which names the relay's peer."""
+
+    relay: Address
+
+    def __str__(self) -> str:
+        return f"{self.relay}{_CIRCUIT}"
+
+
+Place = TcpPlace | LayeredPlace | UnixPlace | MemoryPlace | CircuitPlace
 
 
 @attrs.frozen
@@ -111,6 +124,8 @@ def parse_address(text: str) -> Address:
 
 
 def _parse_place(place: str, text: str) -> Place:
+    if place.endswith(_CIRCUIT):
+        return _circuit_place(place.removesuffix(_CIRCUIT), text)
     protocol, _, value = place[1:].partition("/")
     if protocol == "unix":
         return _unix_place(value, text)
@@ -119,6 +134,15 @@ def _parse_place(place: str, text: str) -> Place:
     if protocol in {"ip4", "ip6", "dns", "dns4", "dns6"}:
         return _port_place(protocol, value, text)
     raise _malformed(text, f"/{protocol[:32]} is no protocol that Prime dials")
+
+
+def _circuit_place(relay: str, text: str) -> CircuitPlace:
+    if _CIRCUIT in relay:
+        raise _malformed(text, "a circuit leads through one relay", _CIRCUIT_HINT)
+    address = parse_address(relay)
+    if address.peer is None:
+        raise _malformed(text, f"before {_CIRCUIT} the relay's /p2p/ID is missing", _CIRCUIT_HINT)
+    return CircuitPlace(address)
 
 
 def _unix_place(value: str, text: str) -> UnixPlace:
@@ -162,6 +186,6 @@ def _port(port: str, text: str) -> int:
     return int(port)
 
 
-def _malformed(text: str, why: str) -> ConfigError:
+def _malformed(text: str, why: str, hint: str = _HINT) -> ConfigError:
     shown = text if len(text) <= 120 else text[:117] + "..."
-    return ConfigError(f"{shown!r} is no address: {why}.", hint=_HINT)
+    return ConfigError(f"{shown!r} is no address: {why}.", hint=hint)

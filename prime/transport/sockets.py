@@ -7,6 +7,7 @@ number and time), and queues the channels that result.
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -16,6 +17,7 @@ import trio
 
 from prime.errors import WorldError
 from prime.transport.contract import Buffer, Channel
+from prime.transport.multiaddr import TcpPlace
 
 READ_BYTES_MIN = 1 << 16
 READ_BYTES_MAX = 1 << 20
@@ -98,8 +100,24 @@ class Wire:
         """Whether `close` or `tear` was called."""
         return self._closed or self._broken
 
+    @property
+    def remote(self) -> str:
+        """The other end of a TCP connection as an address; empty once it is gone, or where there is none."""
+        try:
+            name = self.socket.getpeername()
+        except OSError:
+            return ""
+        return str(tcp_place(*name[:2])) if isinstance(name, tuple) else ""
+
     def _why_closed(self) -> Exception:
         return anyio.ClosedResourceError() if self._closed else anyio.BrokenResourceError()
+
+
+def tcp_place(host: str, port: int) -> TcpPlace:
+    """Return the place of a socket's name; an IPv4 address in IPv6 clothes is shown as what it is."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    plain = getattr(address, "ipv4_mapped", None) or address
+    return TcpPlace(f"ip{plain.version}", str(plain), port)
 
 
 class Reception:

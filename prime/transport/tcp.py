@@ -47,6 +47,11 @@ class TcpChannel(Channel):
         """The peer that the other side's certificate proves."""
         return self._session.peer
 
+    @property
+    def remote(self) -> str:
+        """See `Channel.remote`."""
+        return self._wire.remote
+
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """See `Channel.receive`."""
         with self._receiving:

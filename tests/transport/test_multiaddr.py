@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from prime.errors import ConfigError
 from prime.transport.identity import KeyPair
-from prime.transport.multiaddr import Address, LayeredPlace, MemoryPlace, TcpPlace, UnixPlace, parse_address
+from prime.transport.multiaddr import (
+    Address,
+    CircuitPlace,
+    LayeredPlace,
+    MemoryPlace,
+    TcpPlace,
+    UnixPlace,
+    parse_address,
+)
 
 PEER = KeyPair.from_seed(bytes(32)).peer
 
@@ -27,6 +35,8 @@ PEER = KeyPair.from_seed(bytes(32)).peer
         ("/unix/run/a b/node.sock", UnixPlace("/run/a b/node.sock")),
         ("/unix/p2p/run/x", UnixPlace("/p2p/run/x")),
         ("/memory/alice", MemoryPlace("alice")),
+        (f"/memory/r/p2p/{PEER}/p2p-circuit", CircuitPlace(Address(MemoryPlace("r"), PEER))),
+        (f"/ip4/192.0.2.1/tcp/4/p2p/{PEER}/p2p-circuit", CircuitPlace(Address(TcpPlace("ip4", "192.0.2.1", 4), PEER))),
     ],
 )
 def test_places(text: str, place: object) -> None:
@@ -68,6 +78,10 @@ def test_places(text: str, place: object) -> None:
         "/ip4/127.0.0.1/tcp/1/p2p/",
         "/unix/a\nb",
         "/unix/run/p2p/mistyped",
+        "/memory/r/p2p-circuit",
+        f"/p2p-circuit/p2p/{PEER}",
+        f"/memory/r/p2p/{PEER}/p2p-circuit/p2p/{PEER}/p2p-circuit",
+        f"/memory/r/p2p/{PEER[:-1]}/p2p-circuit/p2p/{PEER}",
         "/unix/" + "a" * 2000,
     ],
 )
