@@ -55,12 +55,17 @@ class Wire:
             await trio.lowlevel.checkpoint()
         try:
             while rest:
-                sent = await self.socket.send(rest)
+                sent = await self.send_some(rest)
                 begun, rest = True, rest[sent:]
         except trio.Cancelled:
             if begun:
                 self.tear()
             raise
+
+    async def send_some(self, data: Buffer) -> int:
+        """Send what the kernel takes, at least a byte, and return how much that was. Cancelled, it has sent nothing."""
+        try:
+            return await self.socket.send(data)
         except trio.ClosedResourceError:
             raise self._why_closed() from None
         except OSError as error:
@@ -138,7 +143,7 @@ class Reception:
             while True:
                 slot = object()
                 await self._slots.acquire_on_behalf_of(slot)
-                nursery.start_soon(self._receive, await _next_socket(listener), slot)
+                nursery.start_soon(self._receive, await next_socket(listener), slot)
 
     async def accept(self) -> Channel:
         """Return the next proved channel. Raises `anyio.ClosedResourceError` once closed."""
@@ -182,7 +187,8 @@ class Reception:
         return channel
 
 
-async def _next_socket(listener: trio.socket.SocketType) -> trio.socket.SocketType:
+async def next_socket(listener: trio.socket.SocketType) -> trio.socket.SocketType:
+    """Return the next caller's socket; waits also while this process has no descriptor left for one."""
     while True:
         try:
             socket, _ = await listener.accept()

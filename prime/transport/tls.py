@@ -132,15 +132,16 @@ def open_credentials(key: KeyPair) -> Iterator[Credentials]:
 
 
 def _encrypted_pem(private: ec.EllipticCurvePrivateKey, password: str) -> bytes:
+    # The password is random and used once: the slow key derivation of PKCS8 would protect nothing and take 1 ms a dial.
     encryption = serialization.BestAvailableEncryption(password.encode())
-    return private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+    return private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, encryption)
 
 
 class TlsSession:
     """One side of a TLS 1.3 connection, over memory buffers; `peer` is known once `handshake` has returned True."""
 
-    def __init__(self, credentials: Credentials, *, server_side: bool) -> None:
-        self._context = self._make_context(credentials, server_side=server_side)
+    def __init__(self, credentials: Credentials, *, server_side: bool, protocols: tuple[str, ...] = (ALPN,)) -> None:
+        self._context = self._make_context(credentials, server_side=server_side, protocols=protocols)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = self._context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
@@ -155,6 +156,11 @@ class TlsSession:
         if self._peer is None:
             raise PrimeInternalError("the peer of a TLS session was asked for before its handshake had ended")
         return self._peer
+
+    @property
+    def protocol(self) -> str:
+        """The first of our `protocols` that the other side has too (RFC 7301); empty if none, or not yet known."""
+        return self._tls.selected_alpn_protocol() or ""
 
     def handshake(self) -> bool:
         """Go on with the handshake; `True` when it is complete. Raises `RemoteProtocolError`.
@@ -182,11 +188,12 @@ class TlsSession:
         """Return the bytes to be sent to the other side now."""
         return self._outgoing.read()
 
-    def encrypt(self, data: Buffer) -> bytes:
-        """Return records that hold all of `data`, which is not empty."""
-        written = self._tls.write(data)
-        if written != len(data):
-            raise PrimeInternalError(f"TLS took {written} of {len(data)} bytes, though a memory buffer has no limit")
+    def encrypt(self, *parts: Buffer) -> bytes:
+        """Return records that hold all of `parts`, none of which is empty; each begins a record."""
+        for data in parts:
+            written = self._tls.write(data)
+            if written != len(data):
+                raise PrimeInternalError(f"TLS took {written} of {len(data)} bytes, though its memory has no limit")
         return self._outgoing.read()
 
     def decrypt(self, size_max: int) -> bytes | None:
@@ -236,14 +243,16 @@ class TlsSession:
                 raise self._failure from error
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _make_context(self, credentials: Credentials, *, server_side: bool) -> ssl.SSLContext:
+    def _make_context(
+        self, credentials: Credentials, *, server_side: bool, protocols: tuple[str, ...]
+    ) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
         # Some builds of Python take a stream that breaks off for one that ends. It is no end: bytes may be missing.
         context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.check_hostname = False  # the certificate names a peer, not a host
         context.verify_mode = ssl.CERT_REQUIRED
-        context.set_alpn_protocols([ALPN])
+        context.set_alpn_protocols(protocols)
         if server_side:
             context.num_tickets = 0  # a resumed session would show no certificate
         context.load_cert_chain(credentials.path, password=credentials.password)

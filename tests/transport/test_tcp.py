@@ -285,7 +285,7 @@ def test_ending_keeps_what_has_arrived(credentials: Credentials) -> None:
 def test_credentials_leave_nothing_readable_behind() -> None:
     with open_credentials(KEY) as made:
         content = made.path.read_bytes()
-        assert b"ENCRYPTED PRIVATE KEY" in content
+        assert b"4,ENCRYPTED" in content
         assert made.path.parent.stat().st_mode & 0o777 == 0o700
         assert made.password not in repr(made)
     assert not made.path.parent.exists()
