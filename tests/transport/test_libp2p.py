@@ -6,6 +6,7 @@ import importlib
 import logging
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -16,11 +17,11 @@ import trio.testing
 
 from prime.errors import AddressInUseError, ConfigError, MissingExtraError, UnreachableError
 from prime.testing.transport import meet, opened, pattern, receive_all, receive_exactly
-from prime.transport import libp2p as adapter
 from prime.transport.contract import Channel
 from prime.transport.identity import KeyPair
-from prime.transport.libp2p import Libp2p, Libp2pChannel, Libp2pEndpoint
+from prime.transport.libp2p import PROTOCOL, Libp2p
 from prime.transport.tcp import Tcp
+from prime.transport.yamux import WINDOW_BYTES, YamuxLimits
 
 pytest.importorskip("libp2p")
 
@@ -42,7 +43,7 @@ def test_a_missing_extra_is_named_with_its_fix(monkeypatch: pytest.MonkeyPatch) 
 async def test_the_same_key_is_the_same_peer_over_tcp_and_libp2p() -> None:
     async with Libp2p().open(KEY) as one, Tcp().open(KEY) as other:
         assert one.peer == other.peer == KEY.peer
-        assert str(one._host.get_id()) == KEY.peer
+        assert str(one.host.get_id()) == KEY.peer
 
 
 async def test_a_port_that_another_shares_is_in_use() -> None:
@@ -68,8 +69,8 @@ async def test_channels_between_two_nodes_share_one_connection() -> None:
         for _ in range(3):
             await meet(dialler, listener)
         await meet(listener, dialler)
-        assert len(dialler._host.get_network().get_connections()) == 1
-        assert len(listener._host.get_network().get_connections()) == 1
+        assert len(dialler.host.get_network().get_connections()) == 1
+        assert len(listener.host.get_network().get_connections()) == 1
 
 
 async def test_after_a_failed_dial_the_next_is_tried_at_once() -> None:
@@ -109,7 +110,7 @@ async def test_cancelling_blocked_sends_leaves_the_connection_whole() -> None:
                 await m.near.send(b"more")
         await other.near.send(b"alive")
         assert await receive_exactly(other.far, 5) == b"alive"
-        assert len(dialler._host.get_network().get_connections()) == 1
+        assert len(dialler.host.get_network().get_connections()) == 1
 
 
 async def test_a_reader_that_sleeps_costs_bounded_memory() -> None:
@@ -120,7 +121,7 @@ async def test_a_reader_that_sleeps_costs_bounded_memory() -> None:
             while sent < 32 << 20:
                 await m.near.send(bytes(1 << 16))
                 sent += 1 << 16
-        assert sent <= 2 * adapter.WINDOW_BYTES_MAX + 4 * adapter.PIPE_BYTES_MAX
+        assert sent <= WINDOW_BYTES  # nobody reads, so the window never grows
 
 
 async def test_a_handler_that_raises_does_not_end_the_host() -> None:
@@ -129,24 +130,26 @@ async def test_a_handler_that_raises_does_not_end_the_host() -> None:
 
     async with opened(Libp2p(), Libp2p()) as (dialler, listener):
         m = await meet(dialler, listener)
-        listener._host.set_stream_handler("/buggy/1", explode)
+        listener.host.set_stream_handler("/buggy/1", explode)
         with trio.fail_after(5):
             await talk_to(dialler, listener, "/buggy/1")
         await m.near.send(b"alive")
         assert await receive_exactly(m.far, 5) == b"alive"
 
 
-async def talk_to(dialler: Libp2pEndpoint, listener: Libp2pEndpoint, protocol: str) -> None:
+async def talk_to(dialler: Any, listener: Any, protocol: str) -> None:
     with suppress(importlib.import_module("libp2p.exceptions").BaseLibp2pError):
-        stream = await dialler._host.new_stream(adapter._peer_object(listener.peer), [protocol])
+        stream = await dialler.host.new_stream(
+            importlib.import_module("libp2p.peer.id").ID.from_string(listener.peer), [protocol]
+        )
         await stream.read(1)
 
 
 async def test_a_lost_connection_breaks_its_channels_and_a_new_dial_makes_another() -> None:
     async with opened(Libp2p(), Libp2p()) as (dialler, listener):
         m = await meet(dialler, listener)
-        (connection,) = dialler._host.get_network().get_connections()
-        await connection.muxed_conn.secured_conn.close()
+        (connection,) = dialler.connections
+        connection.break_off("the cable was cut")
         with trio.fail_after(5):
             with pytest.raises(anyio.BrokenResourceError):
                 await m.near.receive()
@@ -157,18 +160,39 @@ async def test_a_lost_connection_breaks_its_channels_and_a_new_dial_makes_anothe
             await meet(dialler, listener)
 
 
-async def test_too_many_streams_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapter, "STREAMS_PER_PEER_MAX", 3)
-    async with opened(Libp2p(), Libp2p()) as (dialler, listener):
-        channels = [await dialler.dial(listener.addresses[0]) for _ in range(3)]
-        with pytest.raises(UnreachableError, match="3 streams"):
+async def test_too_many_streams_are_an_error() -> None:
+    async with opened(Libp2p(limits=YamuxLimits(streams_max=3)), Libp2p()) as (dialler, listener):
+        near = await dialler.dial(listener.addresses[0])
+        await until(lambda: dialler.connections[0].streams_of_ours == 1)  # py-libp2p's identify has come and gone
+        others = [await dialler.dial(listener.addresses[0]) for _ in range(2)]
+        with pytest.raises(UnreachableError, match="3 streams") as caught:
             await dialler.dial(listener.addresses[0])
-        await channels[0].aclose()
+        assert "long-lived" in caught.value.hint
+        await near.aclose()
         await (await listener.accept()).aclose()
-        with trio.fail_after(5):
-            while dialler._streams[listener.peer] == 3:  # noqa: ASYNC110 (nobody tells when a stream is given back)
-                await trio.sleep(0.01)
+        await until(lambda: dialler.connections[0].streams_of_ours == 2)
         await dialler.dial(listener.addresses[0])
+        await others[0].send(b"alive")
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    with trio.fail_after(5):
+        while not holds():  # noqa: ASYNC110 (what it waits for is told to nobody)
+            await trio.sleep(0.01)
+
+
+async def test_streams_over_the_listeners_limit_are_refused_and_harm_no_other() -> None:
+    async with opened(Libp2p(), Libp2p(limits=YamuxLimits(streams_max=4))) as (dialler, listener):
+        m = await meet(dialler, listener)
+        refused = 0
+        for _ in range(6):
+            try:
+                await dialler.dial(listener.addresses[0])
+            except UnreachableError:
+                refused += 1
+        assert refused >= 3
+        await m.near.send(b"alive")
+        assert await receive_exactly(m.far, 5) == b"alive"
 
 
 async def test_nothing_is_logged_about_strangers(capfd: pytest.CaptureFixture[str]) -> None:
@@ -180,7 +204,9 @@ async def test_nothing_is_logged_about_strangers(capfd: pytest.CaptureFixture[st
         await meet(dialler, listener)
     assert capfd.readouterr() == ("", "")
     logging.getLogger().warning("%s", "others still log")
-    assert adapter._not_from_libp2p(logging.makeLogRecord({"pathname": "/app/main.py"}))
+    assert importlib.import_module("prime.transport.libp2p.host").not_from_libp2p(
+        logging.makeLogRecord({"pathname": "/app/main.py"})
+    )
 
 
 # --------------------------------------------------------------------------------------------- peers that are not Prime
@@ -192,7 +218,7 @@ async def test_a_plain_libp2p_host_can_dial_us() -> None:
     async with Libp2p().open(KEY) as listener, host.run([]):
         address = importlib.import_module("multiaddr").Multiaddr(listener.addresses[0])
         await host.connect(info.info_from_p2p_addr(address))
-        stream = await host.new_stream(host.get_connected_peers()[0], [adapter.PROTOCOL])
+        stream = await host.new_stream(host.get_connected_peers()[0], [PROTOCOL])
         await stream.write(b"hello")
         channel = await listener.accept()
         assert channel.peer == str(host.get_id())
@@ -206,7 +232,7 @@ async def test_a_libp2p_host_without_our_protocol_is_named() -> None:
     host = importlib.import_module("libp2p").new_host()
     multiaddr = importlib.import_module("multiaddr")
     async with Libp2p().open(KEY) as dialler, host.run([multiaddr.Multiaddr("/ip4/127.0.0.1/tcp/0")]):
-        with pytest.raises(UnreachableError, match=adapter.PROTOCOL) as caught:
+        with pytest.raises(UnreachableError, match=PROTOCOL) as caught:
             await dialler.dial(str(host.get_transport_addrs()[0]))
         assert "Prime node" in caught.value.hint
         await host.close()
@@ -216,64 +242,3 @@ async def test_a_listener_of_another_kind_is_named() -> None:
     async with Libp2p(dial_timeout_s=1).open(KEY) as dialler, Tcp().open(KeyPair.generate()) as listener:
         with pytest.raises(UnreachableError):
             await dialler.dial(listener.addresses[0])
-
-
-# ---------------------------------------------------------------------------------------------- a connection that hangs
-
-
-class HangingStream:
-    """A stream whose socket takes nothing more, with just what `Libp2pChannel` touches."""
-
-    def __init__(self) -> None:
-        self.muxed_stream = self
-        self.conn = self
-        self.secured_conn = self
-        self.event_shutting_down = trio.Event()
-        self.send_window = self.target_recv_window = 1 << 20
-        self.closed = self.send_closed = self.reset_received = False
-        self.gone = trio.Event()
-
-    async def read(self, _size: int) -> bytes:
-        await self.gone.wait()
-        raise ConnectionError("closed")
-
-    async def write(self, _data: bytes) -> None:
-        await trio.sleep_forever()
-
-    async def reset(self) -> None:
-        self.gone.set()
-
-    async def close(self) -> None:
-        self.gone.set()
-
-
-async def test_a_write_that_hangs_ends_at_its_deadline(autojump_clock: trio.testing.MockClock) -> None:
-    stream = HangingStream()
-    channel = Libp2pChannel(stream, KEY.peer)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(channel.run)
-        began = trio.current_time()
-        with pytest.raises(anyio.BrokenResourceError):
-            await channel.send(bytes(10 << 20))
-        assert adapter.WRITE_TIMEOUT_S <= trio.current_time() - began < adapter.WRITE_TIMEOUT_S + 5
-        with pytest.raises(anyio.BrokenResourceError):
-            await channel.receive()
-    assert stream.gone.is_set()
-
-
-async def test_a_peer_that_never_closes_is_reset_after_a_while(autojump_clock: trio.testing.MockClock) -> None:
-    stream = HangingStream()
-    channel = Libp2pChannel(stream, KEY.peer)
-    began = trio.current_time()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(channel.run)
-        stream.close = trio.lowlevel.checkpoint  # our end is said; the other side keeps silent
-        await channel.aclose()
-    assert adapter.LINGER_S <= trio.current_time() - began < adapter.LINGER_S + 5
-    assert stream.gone.is_set()
-
-
-def test_frames_fill_one_noise_message() -> None:
-    io = importlib.import_module("libp2p.security.noise.io")
-    yamux = importlib.import_module("libp2p.stream_muxer.yamux.yamux")
-    assert adapter.FRAME_BYTES + yamux.HEADER_SIZE == io.MAX_PLAINTEXT_LENGTH

@@ -1,0 +1,345 @@
+"""An opened libp2p transport: it dials, accepts, and keeps one connection with each peer for all streams.
+
+Every connection runs in the endpoint's nursery, whoever opened it. Streams of the actors' protocol are answered here;
+those of other protocols are left to py-libp2p.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket as os_socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import anyio
+import trio
+from libp2p.crypto.ed25519 import create_new_key_pair
+
+from prime.actor.contract import PeerId
+from prime.actor.deadlines import Deadlines
+from prime.actor.groups import one_error
+from prime.errors import PrimeError, RefusedError, RemoteProtocolError, UnreachableError, WrongPeerError
+from prime.transport import multistream
+from prime.transport.contract import CLOSE_TIMEOUT_S, Channel
+from prime.transport.identity import KeyPair
+from prime.transport.libp2p.connection import Connection, MuxedChannel
+from prime.transport.libp2p.host import Places, make_host, running, settle
+from prime.transport.libp2p.muxer import Muxer, Upgrader, agree_on_yamux
+from prime.transport.libp2p.security import Check, Secured, Security, remote_of
+from prime.transport.libp2p.transport import PROTOCOL, Libp2p
+from prime.transport.multiaddr import Address, TcpPlace, parse_address
+from prime.transport.sockets import Wire, next_socket
+from prime.transport.tcp import dial_socket, open_listener, places_of
+from prime.transport.tls import open_credentials
+
+GREETING: Final = multistream.proposal(PROTOCOL)
+"""The first bytes of a stream that a Prime node opens, and of the answer."""
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def open_endpoint(transport: Libp2p, key: KeyPair, place: TcpPlace) -> AsyncIterator[Libp2pEndpoint]:
+    """Listen at `place`. Raises `AddressInUseError`, or `ConfigError` for one that this machine can't listen on."""
+    listener = await open_listener(place, transport.address)
+    with listener, open_credentials(key) as credentials:
+        bound = places_of(place, *listener.getsockname()[:2])
+        async with one_error(), trio.open_nursery() as nursery:
+            keys = create_new_key_pair(key.private_bytes())
+            security = Security(keys, credentials, lambda made: nursery.start_soon(settle, made.close))
+            endpoint = Libp2pEndpoint(transport, key.peer, security, bound, nursery)
+            endpoint.host = make_host(
+                keys, security.options(), Places(endpoint.connect, bound), transport.dial_timeout_s
+            )
+            network = endpoint.host.get_network()
+            network.upgrader = Upgrader(
+                security.options(), endpoint.begin, lambda made: nursery.start_soon(settle, made.close)
+            )
+            async with running(endpoint.host, place):
+                endpoint.start(listener)
+                try:
+                    yield endpoint
+                finally:
+                    await endpoint.aclose()
+                    nursery.cancel_scope.cancel()
+
+
+class Libp2pEndpoint:
+    """An opened libp2p transport."""
+
+    def __init__(
+        self,
+        transport: Libp2p,
+        peer: PeerId,
+        security: Security,
+        bound: tuple[TcpPlace, ...],
+        nursery: trio.Nursery,
+    ) -> None:
+        self.host: Any = None
+        """py-libp2p's host: what else than actors is spoken over libp2p."""
+        self.addresses = tuple(str(Address(place, peer)) for place in bound)
+        self._transport = transport
+        self._peer = peer
+        self._security = security
+        self._nursery = nursery
+        self._timers = Deadlines()
+        self._slots = trio.CapacityLimiter(transport.backlog_max)
+        self._dialling: dict[PeerId, trio.Lock] = {}
+        self._connections: dict[PeerId, list[Muxer]] = {}
+        self._arrived, self._waiting = trio.open_memory_channel[MuxedChannel](transport.backlog_max)
+        self._closed = False
+
+    @property
+    def peer(self) -> PeerId:
+        """This side's own id."""
+        return self._peer
+
+    @property
+    def connections(self) -> tuple[Connection, ...]:
+        """The connections that are open."""
+        return tuple(muxer.connection for muxers in self._connections.values() for muxer in muxers)
+
+    def start(self, listener: trio.socket.SocketType) -> None:
+        """Begin to receive callers."""
+        self.host.set_stream_handler(PROTOCOL, self._receive_slowly)
+        self._nursery.start_soon(self._timers.run)
+        self._nursery.start_soon(self._serve, listener)
+
+    async def dial(self, address: str, peer: PeerId | None = None) -> Channel:
+        """See `Endpoint.dial`. Streams to one peer share a connection: an open one is used, whatever the address."""
+        if self._closed:
+            raise anyio.ClosedResourceError
+        wanted = parse_address(address).expecting(peer)
+        if not isinstance(wanted.place, TcpPlace):
+            raise UnreachableError(f"{address} is no TCP address.", hint="Dial it over the transport that it names.")
+        with trio.move_on_after(self._transport.dial_timeout_s):
+            return await self._dial(wanted, wanted.place)
+        raise UnreachableError(
+            f"{wanted} did not answer within {self._transport.dial_timeout_s:g} s.",
+            hint="Check that the node runs, and that no firewall drops what goes there.",
+        )
+
+    async def accept(self) -> Channel:
+        """See `Endpoint.accept`."""
+        try:
+            return await self._waiting.receive()
+        except (trio.ClosedResourceError, trio.EndOfChannel):
+            raise anyio.ClosedResourceError from None
+
+    async def aclose(self) -> None:
+        """Stop accepting and close every connection, within the time that a goodbye may take."""
+        self._closed = True
+        self._arrived.close()
+        self._waiting.close()
+        with trio.move_on_after(2 * CLOSE_TIMEOUT_S, shield=True):
+            async with trio.open_nursery() as nursery:
+                for connection in self.connections:
+                    nursery.start_soon(connection.aclose)
+
+    # ---- dialling
+
+    async def _dial(self, wanted: Address, place: TcpPlace) -> MuxedChannel:
+        if wanted.peer is None:
+            return await self._open_stream(await self._adopt(await self.connect(place, None)))
+        async with _turn(self._dialling, wanted.peer):
+            muxer = self._connected(wanted.peer)
+            if muxer is None:
+                muxer = await self._adopt(await self.connect(place, wanted.peer))
+                return await self._open_stream(muxer)
+        try:
+            return await self._open_stream(muxer)
+        except UnreachableError:
+            if not muxer.is_closed:
+                raise
+        # That connection had died unnoticed: once more, with a new one.
+        return await self._open_stream(await self._adopt(await self.connect(place, wanted.peer)))
+
+    def _connected(self, peer: PeerId) -> Muxer | None:
+        """Return the best connection with a peer: a direct one before a circuit."""
+        muxers = [muxer for muxer in self._connections.get(peer, ()) if not muxer.is_closed]
+        return min(muxers, key=lambda muxer: muxer.secured_conn is not None, default=None)
+
+    async def connect(self, place: TcpPlace, expected: PeerId | None) -> Muxer:
+        """Connect, prove identities and begin to mux. Raises `UnreachableError` and `WrongPeerError`."""
+        socket = await dial_socket(place)
+        wire = Wire(socket)
+        try:
+            return await self._upgrade(wire, _expecting(place, expected))
+        except (RemoteProtocolError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+            wire.close()
+            raise UnreachableError(
+                f"{place} does not speak libp2p with TLS or Noise and Yamux: {str(error) or type(error).__name__}.",
+                hint="Check host and port, and that both sides chose the same transport.",
+            ) from error
+        except BaseException:
+            wire.close()
+            raise
+
+    async def _upgrade(self, wire: Wire, check: Check | None) -> Muxer:
+        secured = await (self._security.dial(wire, check) if check else self._security.accept(wire))
+        if not secured.muxed:
+            await agree_on_yamux(secured.conduit, dialled=check is not None)
+        return self._mux(secured, remote_of(wire), None, dialled=check is not None)
+
+    async def _adopt(self, muxer: Muxer) -> Muxer:
+        """Use a connection that this side opened, unless it turns out to have one with that peer already.
+
+        One that the peer opened does not count: two that dial each other would each give up its own.
+        """
+        others = self._connections.get(muxer.connection.peer, ())
+        for other in others:
+            if other is not muxer and other.is_initiator and not other.is_closed:
+                muxer.connection.close_nowait()
+                return other
+        self._nursery.start_soon(self._introduce, muxer)
+        return muxer
+
+    async def _open_stream(self, muxer: Muxer) -> MuxedChannel:
+        """Open a stream; a connection on which nothing comes back at all has died, and is ended."""
+        connection = muxer.connection
+        try:
+            channel = connection.open()
+        except RefusedError as error:
+            raise UnreachableError(f"{error} ({connection.peer}).", hint=error.hint) from error
+        except anyio.BrokenResourceError as error:
+            raise _no_stream(connection.peer, str(error)) from error
+        try:
+            await multistream.propose(channel.send, channel.receive, (PROTOCOL,))
+        except (RemoteProtocolError, anyio.BrokenResourceError, anyio.EndOfStream, anyio.ClosedResourceError) as error:
+            channel.reset()
+            raise _no_stream(connection.peer, str(error) or type(error).__name__) from error
+        except BaseException:
+            channel.reset()
+            raise
+        return channel
+
+    # ---- connections
+
+    def begin(self, secured: Secured, dialled: bool, made: Any) -> Muxer:  # noqa: FBT001 - as py-libp2p calls it
+        """Mux one of py-libp2p's own connections, `made`."""
+        return self._mux(secured, made.get_remote_address(), made, dialled=dialled)
+
+    def _mux(self, secured: Secured, remote: tuple[str, int] | None, made: Any, *, dialled: bool) -> Muxer:
+        connection = Connection(
+            secured.conduit,
+            secured.peer,
+            self._timers,
+            dialled=dialled,
+            greet=lambda channel: self._nursery.start_soon(self._greet, muxer, channel),
+            limits=self._transport.limits,
+        )
+        muxer = Muxer(connection, remote, made)
+        self._connections.setdefault(secured.peer, []).append(muxer)
+        self._nursery.start_soon(self._carry, muxer)
+        if self._closed:
+            connection.close_nowait()
+        return muxer
+
+    async def _carry(self, muxer: Muxer) -> None:
+        try:
+            await muxer.connection.run()
+        finally:
+            peer = muxer.connection.peer
+            self._connections[peer].remove(muxer)
+            if not self._connections[peer]:
+                del self._connections[peer]
+
+    async def _introduce(self, muxer: Muxer) -> None:
+        """Show a connection to py-libp2p, which closes it if it has too many."""
+        direction = "outbound" if muxer.is_initiator else "inbound"
+        try:
+            await self.host.get_network().add_conn(muxer, direction=direction)
+        except Exception as error:  # noqa: BLE001 (border: py-libp2p raises whatever its layers raise)
+            log.debug("py-libp2p did not take the connection with %s: %r", muxer.connection.peer, error)
+            muxer.connection.close_nowait()
+
+    # ---- callers
+
+    async def _serve(self, listener: trio.socket.SocketType) -> None:
+        """Accept until cancelled; when every slot is taken the operating system's own backlog waits."""
+        while True:
+            slot = object()
+            await self._slots.acquire_on_behalf_of(slot)
+            self._nursery.start_soon(self._receive_caller, await next_socket(listener), slot)
+
+    async def _receive_caller(self, socket: trio.socket.SocketType, slot: object) -> None:
+        muxer = None
+        try:
+            with trio.move_on_after(self._transport.dial_timeout_s):
+                socket.setsockopt(os_socket.IPPROTO_TCP, os_socket.TCP_NODELAY, 1)
+                muxer = await self._upgrade(Wire(socket), None)
+        except (PrimeError, OSError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+            log.debug("a caller was not let in: %r", error)  # a stranger's fault, and strangers are many
+        finally:
+            self._slots.release_on_behalf_of(slot)
+            if muxer is None:
+                socket.close()
+        if muxer is not None:
+            await self._introduce(muxer)
+
+    async def _greet(self, muxer: Muxer, channel: MuxedChannel) -> None:
+        """See which protocol a new stream is for: the actors' is answered at once, others are py-libp2p's."""
+        first = b""
+        with trio.move_on_after(self._transport.dial_timeout_s):
+            first = await channel.peek()
+        if first.startswith(GREETING):
+            await self._welcome(channel)
+        elif first:
+            muxer.hand_over(channel)
+        else:
+            channel.reset()
+
+    async def _welcome(self, channel: MuxedChannel) -> None:
+        left = len(GREETING)
+        try:
+            while left:
+                left -= len(await channel.receive(left))
+            await channel.send(GREETING)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream) as error:
+            log.debug("a stream of %s ended at once: %r", channel.peer, error)
+            return
+        await self._deliver(channel)
+
+    async def _receive_slowly(self, stream: Any) -> None:
+        """Take over a stream whose protocol py-libp2p has negotiated, for as long as it lives."""
+        channel = stream.muxed_stream.channel
+        await self._deliver(channel)
+        await channel.over.wait()
+
+    async def _deliver(self, channel: MuxedChannel) -> None:
+        try:
+            with trio.fail_after(self._transport.dial_timeout_s):
+                await self._arrived.send(channel)
+        except (trio.TooSlowError, trio.ClosedResourceError, trio.BrokenResourceError):
+            channel.reset()
+
+
+@asynccontextmanager
+async def _turn(locks: dict[PeerId, trio.Lock], peer: PeerId) -> AsyncIterator[None]:
+    """Let one task at a time connect to a peer."""
+    lock = locks.setdefault(peer, trio.Lock())
+    try:
+        async with lock:
+            yield
+    finally:
+        if not lock.locked() and locks.get(peer) is lock:
+            del locks[peer]
+
+
+def _expecting(place: TcpPlace, expected: PeerId | None) -> Check:
+    def check(answers: PeerId) -> None:
+        if expected not in {None, answers}:
+            raise WrongPeerError(
+                f"At {place} answers {answers}, not {expected}.",
+                hint="Correct the address, or find out why that machine has another key.",
+            )
+
+    return check
+
+
+def _no_stream(peer: PeerId, why: str) -> UnreachableError:
+    return UnreachableError(
+        f"{peer} opened no stream for {PROTOCOL}: {why}.",
+        hint="Is a Prime node of the same major version running there?",
+    )
