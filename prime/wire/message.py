@@ -233,6 +233,7 @@ class _Form:
         message = rules.define(f"{name}.message", lambda: self._rule_body(rules))
         what = "; deterministic CBOR, signed behind the domain of protocols/signed.md"
         audience = rules.define("tstr-or-null", lambda: "tstr / null")
+        digests = rules.define("list-of-digest", lambda: "[* bstr .size 32]  ; SHA-256 of each payload")
         rules.define(
             f"{name}.sealed",
             lambda: (
@@ -243,7 +244,7 @@ class _Form:
   sent_at_ms: uint,
   audience: {audience},
   message: {message},
-  digests: [* bstr .size 32]
+  digests: {digests}
 ]"""
             ),
         )

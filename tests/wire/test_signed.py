@@ -467,6 +467,20 @@ def test_the_schema_says_what_is_signed() -> None:
         inner.validate_cbor(dumps([1, KEY.peer, -1, 6, None, [0x7B10, "p", 2], []]))
 
 
+def test_the_specification_takes_what_is_written_and_nothing_else() -> None:
+    schema = (SPEC / "signed.cddl").read_text(encoding="utf-8")
+    body, inner = (pycddl.Schema(f"start = {name}\n{schema}") for name in ("signed_message", "content"))
+    for value, audience in ((VOTE, None), (VOTE, KEY.peer), (Gradient(1, memoryview(b"x"), ()), None)):
+        what = signed(sealed(value, audience=audience))
+        body.validate_cbor(dumps([0x7B10, what.sealed, what.signature]))
+        inner.validate_cbor(what.sealed)
+    for place, value in ((0, 0), (0, 256), (1, 5), (2, -1), (3, "now"), (4, 5), (5, []), (6, [b"short"])):
+        head = list(HEAD)
+        head[place] = value
+        with pytest.raises(pycddl.ValidationError):
+            inner.validate_cbor(dumps(head))
+
+
 VECTORS: dict[str, tuple[Any, str | None]] = {
     "for anyone": (VOTE, None),
     "for one node": (VOTE, OTHER.peer),
