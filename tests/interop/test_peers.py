@@ -31,7 +31,7 @@ class Say(Ask[str]):
     text: str
 
 
-@prime.message(tag=0x7B12)
+@prime.message(tag=0x7B92)
 class Carry(Ask[Payload]):
     data: Payload
 
@@ -94,7 +94,7 @@ async def test_a_foreign_peer_is_told_why_its_ask_failed(foreign: Any) -> None:
 async def test_our_actor_gives_a_foreign_peer_five_megabytes_back(foreign: Any) -> None:
     data = pattern(LARGE_BYTES)
     async with met(foreign) as (peer, system):
-        answer = await peer.ask(system.addresses[0], "/py/echo", [0x7B12, 0], (data,))
+        answer = await peer.ask(system.addresses[0], "/py/echo", [0x7B92, 0], (data,))
         assert answer.payloads == [data]
 
 

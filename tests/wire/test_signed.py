@@ -73,7 +73,7 @@ class Vote:
     weight: int = 1
 
 
-@message(tag=0x7B11, signed=True)
+@message(tag=0x7B51, signed=True)
 class Ballot:
     """Has the shape of a `Vote`."""
 
@@ -93,12 +93,12 @@ class Bare:
     pass
 
 
-@message(tag=0x7B14)
+@message(tag=0x7B54)
 class Plain:
     proposal: str
 
 
-@message(tag=0x7B15)
+@message(tag=0x7B55)
 class Poll(Ask[Vote | None]):
     pass
 
@@ -108,7 +108,7 @@ class Spot:
     place: int
 
 
-@message(tag=0x7B16, signed=True)
+@message(tag=0x7B56, signed=True)
 class Nested:
     spot: Spot
     spots: dict[str, Spot]
@@ -239,7 +239,7 @@ def test_a_signature_over_the_bare_bytes_is_none() -> None:
 def test_a_message_is_not_taken_for_another_of_the_same_shape() -> None:
     what = signed(sealed(VOTE))
     with pytest.raises(SignatureError, match="of another message stands on Ballot"):
-        from_plain([0x7B11, what.sealed, what.signature])
+        from_plain([0x7B51, what.sealed, what.signature])
     assert "it is another message" in refused(signed_bytes(sealed(VOTE)), Ballot)
 
 
@@ -291,7 +291,7 @@ CHANGES: dict[str, tuple[int, Any]] = {
     "empty audience": (4, ""),
     "no message": (5, None),
     "empty message": (5, []),
-    "tag of another": (5, [0x7B11, "p", 2]),
+    "tag of another": (5, [0x7B51, "p", 2]),
     "tag true": (5, [True, "p", 2]),
     "digests missing": (6, None),
     "a digest too many": (6, [b"\0" * 32]),
@@ -355,7 +355,7 @@ def test_nesting_and_size_are_limited() -> None:
 def test_nothing_is_decoded_before_the_signature_holds() -> None:
     built = []
 
-    @message(tag=0x7B17, signed=True)
+    @message(tag=0x7B57, signed=True)
     class Watched:
         name: str
 
@@ -409,7 +409,7 @@ def test_a_field_of_the_wrong_type_is_named() -> None:
 def test_a_signed_message_is_no_part_of_another() -> None:
     with pytest.raises(MessageError, match=r"holder: a signed message is no field") as caught:
 
-        @message(tag=0x7B18)
+        @message(tag=0x7B58)
         class Direct:
             holder: Vote
 
