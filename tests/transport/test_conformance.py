@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import re
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import trio
 
-from prime.testing.transport import CASES, Case, TransportKit
+from prime.testing.transport import (
+    CASES,
+    LONG_CASES,
+    LONG_WIRE_CASES,
+    WIRE_CASES,
+    Case,
+    TransportKit,
+    WireKit,
+    detour_tcp,
+    detour_unix,
+    knock_tcp,
+    knock_unix,
+)
 from prime.transport.contract import Transport
 from prime.transport.libp2p import Libp2p
 from prime.transport.memory import Memory, MemoryHub
@@ -22,22 +31,6 @@ from prime.transport.unix import Unix
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "07_websocket" / "prime_websocket.py"
 NOBODY_TCP = "/ip4/127.0.0.1/tcp/1"  # a privileged port without a service
-
-
-async def intrude_tcp(address: str, data: bytes) -> None:
-    port = int(re.search(r"/tcp/(\d+)", address)[1])
-    await send_and_hang_up(await trio.open_tcp_stream("127.0.0.1", port), data)
-
-
-async def intrude_unix(address: str, data: bytes) -> None:
-    path = address.removeprefix("/unix").rpartition("/p2p/")[0]
-    await send_and_hang_up(await trio.open_unix_socket(path), data)
-
-
-async def send_and_hang_up(stream: trio.SocketStream, data: bytes) -> None:
-    async with stream:
-        with suppress(trio.BrokenResourceError):  # it may be shown the door before it has finished
-            await stream.send_all(data)
 
 
 def memory_kit(_folder: Path) -> TransportKit:
@@ -59,7 +52,7 @@ def unix_kit(folder: Path) -> TransportKit:
         make_hurried=lambda: Unix(folder / next(names), backlog_max=2, dial_timeout_s=0.5),
         nobody=f"/unix{folder}/nobody",
         foreign=NOBODY_TCP,
-        intrude=intrude_unix,
+        wire=WireKit(knock_unix, detour_unix, encrypts=False, tells_cuts=False),
     )
 
 
@@ -72,14 +65,14 @@ def websockets() -> Callable[..., Transport]:
     return sys.modules[EXAMPLE.stem].WebSockets
 
 
-def socket_kit(transport: Callable[..., Transport], layers: str = "") -> TransportKit:
+def socket_kit(transport: Callable[..., Transport], layers: str = "", *, tells_cuts: bool = True) -> TransportKit:
     return TransportKit(
         make=transport,
         make_at=transport,
         make_hurried=lambda: transport(backlog_max=2, dial_timeout_s=0.5),
         nobody=NOBODY_TCP + layers,
         foreign="/memory/alice",
-        intrude=intrude_tcp,
+        wire=WireKit(knock_tcp, detour_tcp, tells_cuts=tells_cuts),
     )
 
 
@@ -87,19 +80,46 @@ KITS = {
     "memory": memory_kit,
     "unix": unix_kit,
     "tcp": lambda _folder: socket_kit(Tcp),
-    "libp2p": lambda _folder: socket_kit(Libp2p),
+    "libp2p": lambda _folder: socket_kit(Libp2p, tells_cuts=False),
     "websocket": lambda _folder: socket_kit(websockets(), "/ws"),
 }
 NEEDS = {"libp2p": "libp2p", "websocket": "wsproto"}
 
 
-@pytest.fixture(params=KITS)
-def kit(request: pytest.FixtureRequest, tmp_path: Path) -> TransportKit:
-    if request.param in NEEDS:
-        pytest.importorskip(NEEDS[request.param])
-    return KITS[request.param](tmp_path)
+def pairs(*cases: Case, over: frozenset[str] = frozenset(KITS)) -> pytest.MarkDecorator:
+    """Run each case over each transport."""
+    both = [pytest.param(name, case, id=f"{name}-{case.__name__}") for name in KITS if name in over for case in cases]
+    return pytest.mark.parametrize(("name", "case"), both)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-async def test_conformance(case: Case, kit: TransportKit) -> None:
-    await case(kit)
+WIRED = frozenset(KITS) - {"memory"}  # which never leaves the process
+
+
+@pairs(*CASES)
+async def test_conformance(name: str, case: Case, tmp_path: Path) -> None:
+    await case(kit(name, tmp_path))
+
+
+@pairs(*WIRE_CASES, over=WIRED)
+async def test_conformance_on_a_wire_that_fails(name: str, case: Case, tmp_path: Path) -> None:
+    await case(kit(name, tmp_path))
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(2400)
+@pairs(*LONG_CASES)
+async def test_conformance_at_length(name: str, case: Case, tmp_path: Path) -> None:
+    await case(kit(name, tmp_path))
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(2400)
+@pairs(*LONG_WIRE_CASES, over=WIRED)
+async def test_conformance_on_a_wire_that_fails_at_length(name: str, case: Case, tmp_path: Path) -> None:
+    await case(kit(name, tmp_path))
+
+
+def kit(name: str, folder: Path) -> TransportKit:
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
+    return KITS[name](folder)
