@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -36,7 +37,7 @@ class Relay:
     def __init__(self, endpoint: Endpoint, nursery: trio.Nursery, limits: RelayLimits = ROOMY) -> None:
         self.endpoint = endpoint
         self.nursery = nursery
-        self.facts: list[object] = []
+        self.facts: deque[object] = deque(maxlen=32)  # the last ones: thousands of circuits leave nothing here
         self.targets: dict[str, Callable[[ledger.Offer], object]] = {}
         self.hop = Hop(limits, offer=self.offer, linked=self.targets.__contains__, emit=self.facts.append)
         self.wrap: Callable[[Channel], Channel] = lambda channel: channel

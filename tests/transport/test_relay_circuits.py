@@ -24,9 +24,9 @@ from tests.transport.relaying import Relay, Relayed, open_relay, until
 
 BELOW = {"memory": Memory, "tcp": Tcp}
 NOT_OF_CIRCUITS = {
-    suite.dials_without_knowing_the_peer,  # a relay must be told whom to ask
-    suite.refuses_a_wrong_peer,  # another id is another target, which is not there
-    suite.takes_an_address_once,  # the address has the peer's id in it
+    suite.dialling.dials_without_knowing_the_peer,  # a relay must be told whom to ask
+    suite.dialling.refuses_a_wrong_peer,  # another id is another target, which is not there
+    suite.ending.takes_an_address_once,  # the address has the peer's id in it
 }
 
 
