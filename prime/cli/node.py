@@ -27,6 +27,7 @@ Name = Annotated[str | None, typer.Option("--name", help="This node's name: its 
 Kind = Annotated[
     str | None, typer.Option("--transport", metavar="NAME", help="memory, unix, tcp, libp2p, a package's own, or auto.")
 ]
+Mdns = Annotated[bool | None, typer.Option("--mdns/--no-mdns", help="Find nodes of the run on the local network.")]
 Upnp = Annotated[bool | None, typer.Option("--upnp/--no-upnp", help="Ask the router to pass a port on to this node.")]
 NodesMin = Annotated[int | None, typer.Option("--nodes-min", help="Found the run once this many nodes are there.")]
 Data = Annotated[str | None, typer.Option("--data", metavar="PATH", help="Train on this text file or folder.")]
@@ -39,13 +40,14 @@ def start(
     listen: Listen = None,
     join: Join = None,
     transport: Kind = None,
+    mdns: Mdns = None,
     upnp: Upnp = None,
     nodes_min: NodesMin = None,
     data: Data = None,
     parent_eof: Annotated[bool, typer.Option("--parent-eof", hidden=True)] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a node: with --join it joins a swarm, without it founds one. Ctrl-C once drains, twice stops."""
+    """Run a node: with --join, or --mdns, it joins a swarm, else it founds one. Ctrl-C once drains, twice stops."""
     run_one(
         config,
         {
@@ -53,6 +55,7 @@ def start(
             "transport.listen": listen,
             "transport.join": tuple(join) if join else None,
             "transport.kind": transport,
+            "transport.mdns": mdns,
             "transport.upnp": upnp,
             "train.nodes_min": nodes_min,
             "train.data": data,
@@ -148,6 +151,7 @@ def bootstrap(
     name: Name = None,
     listen: Listen = None,
     transport: Kind = None,
+    mdns: Mdns = None,
     upnp: Upnp = None,
     nodes_min: NodesMin = None,
     data: Data = None,
@@ -162,6 +166,8 @@ def bootstrap(
             "transport.listen": listen,
             "transport.join": (),
             "transport.kind": transport,
+            "transport.mdns": mdns,
+            "transport.mdns_wait_s": 0.0,  # it is the first, whoever else there is
             "transport.upnp": upnp,
             "train.nodes_min": nodes_min,
             "train.data": data,

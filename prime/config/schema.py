@@ -172,6 +172,14 @@ class TransportConfig:
         check=_listen_fault,
     )
     join: tuple[str, ...] = _key((), "Addresses of nodes to join; none: this node founds a network.", check=_join_fault)
+    mdns: bool = _key(
+        False,
+        "Tell the local network, by multicast, that this node is there; without `join`, look there for others first.",
+    )
+    mdns_wait_s: float = _key(
+        3.0, "How long a node without `join` listens to the local network before it founds one of its own.",
+        unit="s", low=0, high=3600,
+    )  # fmt: skip
     upnp: bool = _key(False, "Ask the router, by UPnP, to pass a port on to this node.")
     deadline_s: float = _key(
         30.0, "The longest that one request to another node may take; dialling and the hello take parts of it.",

@@ -22,6 +22,7 @@ from prime.config import Config, Places, derive, places
 from prime.errors import ConfigError, MissingExtraError
 from prime.node.control import ControlInbound
 from prime.node.describe import describe_node
+from prime.node.neighbourhood import Neighbourhood, open_neighbourhood
 from prime.node.system import open_system
 from prime.observe.log import FactLog
 from prime.observe.messages import NodeStatus
@@ -130,27 +131,44 @@ class _Node:
 
     async def _train(self) -> None:
         """Join or found the run and train until told to stop."""
-        from prime.node.contacts import find_contacts
         from prime.node.training import open_trainer, timing_of, training_config
 
+        async with self._neighbourhood() as neighbours:
+            contacts = await self._find_contacts(neighbours)
+            if self._stop.is_set():
+                return
+            if neighbours is not None:
+                await neighbours.announce(member=True)
+            async with open_trainer(
+                self._system,
+                training_config(self._config),
+                run=self._config.train.run,
+                contacts=contacts,
+                folder=self._places.state,
+                timing=timing_of(self._config),
+            ) as self._training:
+                await self._stop.wait()
+                await self._training.leave(self._config.train.round_deadline_s)
+
+    def _neighbourhood(self) -> contextlib.AbstractAsyncContextManager[Neighbourhood | None]:
+        if not self._config.transport.mdns:
+            return contextlib.nullcontext()
+        return open_neighbourhood(self._system, self._config)
+
+    async def _find_contacts(self, neighbours: Neighbourhood | None) -> tuple[str, ...]:
+        """Return who may let this node into the run; nobody if it shall found it, or is told to stop meanwhile."""
+        from prime.node.contacts import Contacts, find_contacts
+
+        link, contacts = self._config.transport, Contacts()
         with trio.CancelScope() as joining:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_on, self._stop, joining)
-                link = self._config.transport
-                contacts = await find_contacts(self._system, link.join, link.deadline_s, _say)
+                known = link.join
+                if neighbours is not None and not known:
+                    known = await neighbours.look(_say)
+                contacts = await find_contacts(self._system, known, link.deadline_s, _say)
                 nursery.cancel_scope.cancel()
-        if self._stop.is_set():
-            return
-        async with open_trainer(
-            self._system,
-            training_config(self._config),
-            run=self._config.train.run,
-            contacts=(*contacts.peers, *contacts.silent),
-            folder=self._places.state,
-            timing=timing_of(self._config),
-        ) as self._training:
-            await self._stop.wait()
-            await self._training.leave(self._config.train.round_deadline_s)
+        return (*contacts.peers, *contacts.silent)
 
     # --------------------------------------------------------------------------------------------- the outside
 
