@@ -7,6 +7,8 @@ module teaches the wire to check those of Ed25519. Pure.
 
 from __future__ import annotations
 
+import functools
+
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -23,10 +25,16 @@ _PEER_TEXT_LENGTH = 52  # of every Ed25519 peer id
 def verify(peer: PeerId, data: bytes, signature: bytes) -> bool:
     """Tell whether `signature` over `data` was made by the key of `peer`. Raises `ConfigError` for no peer id."""
     try:
-        Ed25519PublicKey.from_public_bytes(public_key_of(peer)).verify(signature, data)
+        _key_of(peer).verify(signature, data)
     except InvalidSignature:
         return False
     return True
+
+
+@functools.lru_cache(maxsize=1024)
+def _key_of(peer: PeerId) -> Ed25519PublicKey:
+    """Return the key inside a peer id; the same few peers sign most of what is verified."""
+    return Ed25519PublicKey.from_public_bytes(public_key_of(peer))
 
 
 def peer_from_public_key(public_key: bytes) -> PeerId:
