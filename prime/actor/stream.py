@@ -47,6 +47,7 @@ from prime.errors import (
     RemoteProtocolError,
 )
 from prime.wire import Ask, Payload
+from prime.wire.codec import compile_codec
 
 if TYPE_CHECKING:
     from typing import Self
@@ -100,8 +101,22 @@ def item_type(cls: type) -> Any:
         for base in getattr(each, "__orig_bases__", ()):
             if get_origin(base) is Stream:
                 scope = {**vars(sys.modules.get(cls.__module__, typing)), cls.__name__: cls}
-                return _resolved(get_args(base)[0], scope)
+                return _unsigned(cls, _resolved(get_args(base)[0], scope))
     raise MessageError(f"{cls.__qualname__} is no Stream", hint="derive it from Stream[T]")
+
+
+def _unsigned(cls: type, items: Any) -> Any:
+    """Return the items' type. Raises `MessageError` if they are signed: a batch would have many signatures to verify."""
+    try:
+        is_signed = compile_codec(items).signed
+    except MessageError:  # they have no wire form: a stream within this system
+        is_signed = False
+    if is_signed:
+        raise MessageError(
+            f"{cls.__qualname__}: a signed message is no item of a stream",
+            hint="make it a Stream[bytes] of `prime.signed_bytes(message)`",
+        )
+    return items
 
 
 def _resolved(argument: Any, scope: dict[str, Any]) -> Any:

@@ -135,7 +135,7 @@ class Owner(Protocol):
     def answer_from(self, value: Any, peer: PeerId) -> Any:
         """Return what is to be made of an answer whose signature, if any, holds."""
 
-    def refused(self) -> None:
+    def refused(self, peer: PeerId, error: PrimeError) -> None:
         """Hear that a signed message, or an answer, was refused."""
 
 
@@ -524,11 +524,14 @@ class Carrier:
         except PrimeError as error:
             self._owner.put_back(message)
             _fail(slot, error)
+        except BaseException:
+            self._owner.put_back(message)
+            raise
         self.feed(core.Taken(target))
 
     def _count_refused(self, error: PrimeError) -> None:
         if isinstance(error, SignatureError | ReplayError):
-            self._owner.refused()
+            self._owner.refused(self.peer, error)
 
     # ---- numbered messages from the peer: each once, in order, over however many links they come
 

@@ -55,3 +55,11 @@ class SlotLost:
 
     address: str
     reason: str
+
+
+@attrs.frozen
+class SignedRefused:
+    """A signed message, or an answer, that came from `peer` was refused: false, taken before, too old, for another node."""
+
+    peer: str
+    reason: str

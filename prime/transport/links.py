@@ -36,7 +36,7 @@ from prime.transport.carrier import Carrier, Receipt
 from prime.transport.contract import Channel, Endpoint, Transport
 from prime.transport.delivery import Window
 from prime.transport.dialling import ANSWER_S, CROSSING_S, FRESH_S, Dial, Race, directly_first, refusal
-from prime.transport.facts import LinkDown, LinkUp
+from prime.transport.facts import LinkDown, LinkUp, SignedRefused
 from prime.transport.identity import KeyPair
 from prime.transport.link import LinkLimits, Standing, Verdict, judge
 from prime.transport.multiaddr import CircuitPlace, parse_address
@@ -453,9 +453,10 @@ class Links:
         signed = signed_or_none(value) if self._housed else None
         return value if signed is None or signed.signer != peer else unsigned(value)
 
-    def refused(self) -> None:
+    def refused(self, peer: PeerId, error: PrimeError) -> None:
         """See `Owner.refused`."""
         self.signed_refused += 1
+        self._emit(SignedRefused(peer, str(error)))
 
     # ---- reliable delivery
 

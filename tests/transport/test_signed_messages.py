@@ -10,16 +10,19 @@ import attrs
 import pytest
 import trio
 import trio.testing
+from hypothesis import given
 
 import prime
-from prime import Actor, Ask, KeyPair, Mailbox, Memory, Payload, Ref, System, on
+from prime import Actor, Ask, KeyPair, Mailbox, Memory, Payload, Persistent, Ref, Stream, System, applies, on
 from prime.actor import DeadLetter
-from prime.errors import LocalProtocolError, RefusedError, ReplayError, SignatureError
+from prime.errors import LocalProtocolError, MessageError, RefusedError, ReplayError, SignatureError
+from prime.testing.strategies import messages_of
+from prime.transport.facts import SignedRefused
 from prime.transport.links import LinkLimits, Links
 from prime.transport.memory import MemoryChannel
 from prime.transport.signing import KeySignatory
 from prime.wire import Signed
-from prime.wire.message import signed_or_none
+from prime.wire.message import sign, signed_or_none
 
 KEYS = tuple(KeyPair.from_seed(bytes([n]) * 32) for n in range(61, 65))
 
@@ -114,6 +117,12 @@ class Place:
     system: System
     came: list[Came]
     dead: list[DeadLetter] = attrs.field(factory=list)
+    facts: list[Any] = attrs.field(factory=list)
+
+    def hear(self, fact: Any) -> None:
+        self.facts.append(fact)
+        if isinstance(fact, DeadLetter):
+            self.dead.append(fact)
 
     @property
     def links(self) -> Links:
@@ -148,7 +157,7 @@ async def places(
             supervisor = await stack.enter_async_context(system.supervisor("s"))
             came = place.came
             await supervisor.spawn(lambda came=came: Box(came, pause_s), "box", mailbox=Mailbox(capacity))
-            system.subscribe(lambda fact, dead=place.dead: dead.append(fact) if isinstance(fact, DeadLetter) else None)
+            system.subscribe(place.hear)
             for other in found:
                 other.system.learn(system.peer, system.addresses)
                 system.learn(other.system.peer, other.system.addresses)
@@ -355,6 +364,9 @@ async def test_a_false_signature_is_refused_and_the_link_lives_on(
         assert not far.came
         assert reason in far.dead[0].reason
         assert far.links.signed_refused == 2
+        refusals = [fact for fact in far.facts if isinstance(fact, SignedRefused)]
+        assert [fact.peer for fact in refusals] == [near.system.peer] * 2
+        assert all(reason in fact.reason for fact in refusals)
         with_signatory(near, honest)
         await near.ref(far).tell(Vote("true"))
         await trio.sleep(1)
@@ -486,6 +498,66 @@ async def test_an_ask_that_found_nobody_may_be_handed_on_again(autojump_clock: A
         assert await ref.ask(buy, timeout=5) == Ticket(1)
         with pytest.raises(ReplayError):
             await ref.ask(buy, timeout=5)
+
+
+async def test_what_waited_for_room_when_its_link_ended_may_come_again(autojump_clock: Any) -> None:
+    async with places(capacity=1, pause_s=50.0) as (near, far):
+        votes = [near.system.sign(Vote(str(number))) for number in range(4)]
+        for vote in votes:
+            await near.ref(far).tell(vote)
+        await trio.sleep(1)  # one is in hand, one in the mailbox, two wait for room
+        tear(near)
+        await trio.sleep(1)
+        for vote in votes[1:]:
+            await near.ref(far).tell(vote)
+        await trio.sleep(300)
+        assert far.votes() == ["0", "1", "2", "3"]
+        assert far.links.signed_refused == 1
+
+
+async def test_a_persistent_actor_keeps_what_others_signed(autojump_clock: Any) -> None:
+    store, signers = prime.MemoryEventStore(), list[str]()
+
+    class Register(Persistent[Vote, Vote]):
+        def __init__(self) -> None:
+            super().__init__(store, "register")
+
+        @on(Vote)
+        async def vote(self, m: Vote) -> None:
+            await self.persist(m)
+
+        @applies(Vote)
+        def voted(self, event: Vote) -> None:
+            signers.append(prime.signed(event).signer)
+
+    async with places() as (near, far), far.system.supervisor("p") as supervisor:
+        await supervisor.spawn(Register, "register")
+        await near.system.ref(far.system.peer, "/p/register", Register).tell(Vote("kept"))
+        await trio.sleep(1)
+        local = far.system.whereis("/p/register")
+        assert local is not None
+        await local.tell(far.system.sign(Vote("mine")))
+        await trio.sleep(1)
+        peers = [near.system.peer, far.system.peer]
+        assert signers == peers
+        await supervisor.stop(local)
+        await supervisor.spawn(Register, "register")
+        await trio.sleep(1)
+        assert signers == peers * 2  # verified again as they were read
+
+
+def test_signed_messages_are_no_items_of_a_stream() -> None:
+    class Votes(Stream[Vote]):
+        pass
+
+    with pytest.raises(MessageError, match="no item of a stream") as caught:
+        prime.streams(Votes)
+    assert "Stream[bytes]" in caught.value.hint
+
+
+@given(messages_of(Vote))
+def test_the_strategies_draw_signed_messages(vote: Vote) -> None:
+    assert prime.open_signed(prime.signed_bytes(sign(vote, KeySignatory(KEYS[0]))), Vote) == vote
 
 
 async def test_a_system_without_a_key_says_so() -> None:
