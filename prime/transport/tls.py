@@ -30,7 +30,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ObjectIdentifier
+from cryptography.x509.oid import ExtensionOID, ObjectIdentifier
 
 from prime.actor.contract import PeerId
 from prime.errors import PrimeInternalError, RemoteProtocolError
@@ -45,6 +45,12 @@ CERTIFICATE_BYTES_MAX = 8192
 RECORD_BYTES_MAX = 1 << 14  # of plaintext, RFC 8446 section 5.1
 
 _HANDSHAKE_CERTIFICATE = 11  # RFC 8446 section 4
+_MAY_BE_CRITICAL = frozenset(
+    {EXTENSION_OID, ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.EXTENDED_KEY_USAGE}
+)
+_IGNORE_CRITICAL = 0x10
+"""OpenSSL's X509_V_FLAG_IGNORE_CRITICAL, which `ssl` has no name for. js-libp2p and rust-libp2p mark libp2p's extension
+critical, and OpenSSL does not know it; the critical ones are judged here instead, before it sees the certificate."""
 _VALID_FOR = timedelta(days=3650)
 _CLOCKS_DIFFER_BY = timedelta(days=1)
 
@@ -70,6 +76,7 @@ def peer_of_certificate(der: bytes) -> PeerId:
             certificate = x509.load_der_x509_certificate(der)
         certificate.verify_directly_issued_by(certificate)
         extension = certificate.extensions.get_extension_for_oid(EXTENSION_OID).value
+        unknown = [each.oid for each in certificate.extensions if each.critical and each.oid not in _MAY_BE_CRITICAL]
         spki = _spki(certificate.public_key())
     except x509.ExtensionNotFound:
         raise RemoteProtocolError("The TLS certificate has no libp2p extension.") from None
@@ -77,6 +84,8 @@ def peer_of_certificate(der: bytes) -> PeerId:
         raise RemoteProtocolError(
             f"The TLS certificate cannot be used: {str(error) or type(error).__name__}."
         ) from error
+    if unknown:
+        raise RemoteProtocolError(f"The TLS certificate has a critical extension {unknown[0].dotted_string}.")
     if not isinstance(extension, x509.UnrecognizedExtension):
         raise PrimeInternalError("cryptography has begun to parse libp2p's extension")
     return _peer_of_signed_key(extension.value, spki)
@@ -252,6 +261,7 @@ class TlsSession:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.check_hostname = False  # the certificate names a peer, not a host
         context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_flags |= _IGNORE_CRITICAL
         context.set_alpn_protocols(protocols)
         if server_side:
             context.num_tickets = 0  # a resumed session would show no certificate

@@ -68,6 +68,8 @@ def certificate(
     starts: int = -1,
     days: int = 2,
     extra: bool = False,
+    critical: bool = False,
+    unknown: bool = False,
 ) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     private = ec.generate_private_key(ec.SECP256R1())
     now, name = datetime.now(UTC), x509.Name([])
@@ -77,9 +79,13 @@ def certificate(
     builder = builder.not_valid_before(now + timedelta(days=starts)).not_valid_after(
         now + timedelta(days=starts + days)
     )
-    builder = builder.add_extension(x509.UnrecognizedExtension(tls.EXTENSION_OID, b"\x30\x68" + body), critical=False)
+    identity = x509.UnrecognizedExtension(tls.EXTENSION_OID, b"\x30\x68" + body)
+    builder = builder.add_extension(identity, critical=critical)
     if extra:
-        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=False)
+        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=critical)
+    if unknown:
+        nobodys = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.53594.9.9"), b"\x05\x00")
+        builder = builder.add_extension(nobodys, critical=critical)
     return builder.sign(private, hashes.SHA256()), private
 
 
@@ -167,10 +173,11 @@ def test_both_sides_prove_themselves(credentials: Credentials) -> None:
     ("made", "text"),
     [
         (certificate(signer=OTHER), "not signed by the identity"),
+        (certificate(unknown=True, critical=True), "critical extension 1.3.6.1.4.1.53594.9.9"),
         (certificate(starts=-5), "certificate verify failed"),
         (certificate(starts=+2), "certificate verify failed"),
     ],
-    ids=["forged", "expired", "not yet valid"],
+    ids=["forged", "an unknown critical extension", "expired", "not yet valid"],
 )
 @pytest.mark.parametrize("bad_side", ["client", "server"])
 def test_a_bad_certificate_fails_the_handshake(
@@ -186,8 +193,10 @@ def test_a_bad_certificate_fails_the_handshake(
         shake_hands(*pair)
 
 
-def test_other_extensions_do_not_disturb(tmp_path: Path, credentials: Credentials) -> None:
-    client, server = sessions(on_disk(tmp_path, certificate(extra=True)), credentials)
+@pytest.mark.parametrize("made", [{"extra": True}, {"unknown": True}, {"critical": True, "extra": True}])
+def test_other_extensions_do_not_disturb(tmp_path: Path, credentials: Credentials, made: dict[str, bool]) -> None:
+    """js-libp2p and rust-libp2p mark libp2p's own extension critical, which OpenSSL by itself refuses."""
+    client, server = sessions(on_disk(tmp_path, certificate(**made)), credentials)
     shake_hands(client, server)
     assert server.peer == KEY.peer
 
