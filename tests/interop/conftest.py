@@ -284,8 +284,9 @@ class Link:
         await self.write(fr.Ask(target, 1, message, 1, 20_000), [memoryview(payload) for payload in payloads])
         while True:
             frame, whole = await self.read()
-            if isinstance(frame, fr.Reply):
+            if isinstance(frame, fr.Reply | fr.Fail):
                 await self.write(fr.Bye(fr.Reason.SHUTDOWN, ""))
+            if isinstance(frame, fr.Reply):
                 return Answer(frame.value, [bytes(payload) for payload in whole.payloads])
             if isinstance(frame, fr.Fail | fr.Bye):
                 raise ForeignError(str(frame))

@@ -272,7 +272,7 @@ async def explode(_stream: Any) -> None:
 
 def host_of(endpoint: Any) -> Any:
     """Return the library's host inside an endpoint."""
-    return endpoint._host
+    return endpoint.host
 
 
 def peer_object(peer: str) -> Any:

@@ -41,9 +41,12 @@ const COMMANDS = {
   },
   async ask ({ address, target, message, payloads }) {
     const link = new Link(await node.dialProtocol(multiaddr(address), PROTOCOL))
-    const answer = await link.ask(target, message, payloads.map((each) => Buffer.from(each, 'base64')))
-    await link.close()
-    return { value: answer.value, payloads: answer.payloads.map((each) => each.toString('base64')) }
+    try {
+      const answer = await link.ask(target, message, payloads.map((each) => Buffer.from(each, 'base64')))
+      return { value: answer.value, payloads: answer.payloads.map((each) => each.toString('base64')) }
+    } finally {
+      await link.close()
+    }
   }
 }
 
