@@ -48,7 +48,7 @@ class _Waiting:
 class LinkedProgram(Program):
     """A program that asks and tells actors on other nodes, and answers for its own; one subclass for one behaviour.
 
-    Override `begun`, `asked`, `told`, `answered`, `failed`. Messages are those of `prime.message`, without payloads.
+    Override `begun`, `asked`, `told`, `answered`, `failed`. Messages are those of `prime.message`, without payloads or signatures.
     """
 
     limits: core.LinkLimits = core.LinkLimits()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import secrets
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from random import Random
 from types import MappingProxyType
@@ -44,7 +43,7 @@ from prime.transport.relay.dialler import Dialler
 from prime.transport.relay.preface import PREFACE
 from prime.transport.replay import Bounds, ReplayWindows
 from prime.transport.series import FEATURE, Inbox, Post
-from prime.transport.signing import KeySignatory
+from prime.transport.signing import KeySignatory, wall_clock_s
 from prime.wire import to_plain
 from prime.wire.codec import Codec
 from prime.wire.message import signed_or_none, unsigned
@@ -91,7 +90,7 @@ class Links:
         housed: bool = False,
         tracer: Tracer | None = None,
         signatory: Signatory | None = None,
-        wall_s: Callable[[], float] = time.time,
+        wall_s: Callable[[], float] = wall_clock_s,
     ) -> None:
         self._transport = transport
         self.vouched = vouched

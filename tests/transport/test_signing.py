@@ -21,11 +21,11 @@ def test_it_signs_as_its_key() -> None:
 def test_numbers_rise_by_one_from_the_microseconds_of_its_start_and_times_are_the_clocks() -> None:
     now = [1_700_000_000.25]
     signatory = KeySignatory(KEY, lambda: now[0])
-    assert signatory.stamp() == (1_700_000_000_250_001, 1_700_000_000_250)
+    assert signatory.stamp() == (1_700_000_000_250_000, 1_700_000_000_250)
     now[0] += 2.5
-    assert signatory.stamp() == (1_700_000_000_250_002, 1_700_000_002_750)
+    assert signatory.stamp() == (1_700_000_000_250_001, 1_700_000_002_750)
     now[0] -= 100  # the clock is set back: numbers rise all the same
-    assert signatory.stamp() == (1_700_000_000_250_003, 1_699_999_902_750)
+    assert signatory.stamp() == (1_700_000_000_250_002, 1_699_999_902_750)
 
 
 @given(st.lists(st.tuples(st.integers(0, 400), st.floats(0.0005, 1e6)), min_size=2, max_size=6))
