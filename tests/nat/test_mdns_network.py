@@ -41,6 +41,7 @@ def test_newcomers_found_one_network_and_further_ones_join_it(internet: Internet
     assert found["took_s"] < 10  # whoever hears a member does not wait to the end
 
 
+@pytest.mark.nightly
 def test_a_liar_neither_misleads_a_newcomer_nor_holds_it_up(internet: Internet) -> None:
     home = internet.lan("home")
     member, peer = look(home.host("member"), wait_s="0")
