@@ -21,6 +21,7 @@ from prime.actor.system import System
 from prime.errors import ActorUsageError
 from prime.transport.choice import transport_named
 from prime.transport.contract import require_trio
+from prime.transport.dialback import ReachabilityActor
 from prime.transport.identity import KeyPair
 from prime.transport.links import LinkLimits, Links
 from prime.transport.relay.actors import CircuitsActor, RelayActor
@@ -44,6 +45,7 @@ async def open_system(
     statistics: bool = True,
     relay: RelayLimits | None = None,
     relays: Sequence[str] = (),
+    reachability: bool = False,
 ) -> AsyncIterator[System]:
     """Open a system of actors, reachable from other machines if it has a transport.
 
@@ -53,8 +55,8 @@ async def open_system(
     `limits` bounds each link, `version` is told to peers, `seed` fixes the runtime's randomness (the jitter of
     restarts, and the secret behind narrowed refs: leave it out where strangers may guess). `tracer` follows messages,
     `statistics=False` leaves out the times that introspection shows. With `relay` the node carries circuits for others,
-    within these limits; `relays` are addresses of nodes that do so for this one. Leaving the block stops everything in
-    order.
+    within these limits; `relays` are addresses of nodes that do so for this one; with `reachability` it finds out whether
+    others can dial it, and dials back those who ask. Leaving the block stops everything in order.
 
     Raises `WrongBackendError` outside Trio, `ConfigError` (key file, name of the transport), `AddressInUseError`, `MissingExtraError`.
     """
@@ -77,27 +79,34 @@ async def open_system(
             tracer=tracer,
             signatory=signatory,
         )
-    async with serving(system), _relaying(system, links, relay, tuple(relays)):
+    async with serving(system), _reached(system, links, relay, tuple(relays), reachability):
         yield system
 
 
 @contextlib.asynccontextmanager
-async def _relaying(
-    system: System, links: Links | None, limits: RelayLimits | None, relays: tuple[str, ...]
+async def _reached(
+    system: System,
+    links: Links | None,
+    limits: RelayLimits | None,
+    relays: tuple[str, ...],
+    reachability: bool,  # noqa: FBT001 - as in `open_system`
 ) -> AsyncIterator[None]:
-    """Run the actors of relaying, where there is something for them to do."""
-    if limits is None and not relays:
+    """Run the actors that see to it that others reach this node, and that it helps others to be reached."""
+    if limits is None and not relays and not reachability:
         yield
         return
     if links is None:
         raise ActorUsageError(
-            "a system without a transport relays nothing", hint="open_system(transport=prime.Tcp(...), relay=...)"
+            "a system without a transport relays nothing, and nobody reaches it",
+            hint="open_system(transport=prime.Tcp(...), relay=...)",
         )
     async with system.supervisor("net", restart=Restart(max=10, within=60)) as sup:
         if limits is not None:
             await sup.spawn(functools.partial(RelayActor, links, limits), "relay")
         if relays:
             await sup.spawn(functools.partial(CircuitsActor, links, relays), "circuits")
+        if reachability:
+            await sup.spawn(functools.partial(ReachabilityActor, links), "reachability")
         yield
 
 

@@ -198,6 +198,11 @@ class Carrier:
         """Whether its bytes go through a relay just now."""
         return self._channel.relayed
 
+    @property
+    def remote(self) -> str:
+        """Where the other side's bytes come from; see `Channel.remote`."""
+        return self._channel.remote
+
     # ---- what the network asks for
 
     def tell_now(self, path: str, kind: type, body: list[Any]) -> bool:

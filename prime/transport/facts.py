@@ -63,3 +63,12 @@ class SignedRefused:
 
     peer: str
     reason: str
+
+
+@attrs.frozen
+class ReachabilityChanged:
+    """Others reach this node in another way than before: `public`, `relayed`, `client-only` or `unknown`."""
+
+    before: str
+    after: str
+    why: str

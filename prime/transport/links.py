@@ -38,12 +38,13 @@ from prime.transport.dialling import ANSWER_S, CROSSING_S, FRESH_S, Dial, Race, 
 from prime.transport.facts import LinkDown, LinkUp, SignedRefused
 from prime.transport.identity import KeyPair
 from prime.transport.link import LinkLimits, Standing, Verdict, judge
-from prime.transport.multiaddr import CircuitPlace, parse_address
+from prime.transport.multiaddr import CircuitPlace, TcpPlace, parse_address
 from prime.transport.relay.dialler import Dialler
 from prime.transport.relay.preface import PREFACE
 from prime.transport.replay import Bounds, ReplayWindows
 from prime.transport.series import FEATURE, Inbox, Post
 from prime.transport.signing import KeySignatory, wall_clock_s
+from prime.transport.tcp import dial_socket
 from prime.wire import to_plain
 from prime.wire.codec import Codec
 from prime.wire.message import signed_or_none, unsigned
@@ -128,7 +129,7 @@ class Links:
         self._sent_bytes: dict[int, int] = {}
         self._received_bytes: dict[int, int] = {}
         self._circuits: Dialler | None = None
-        self._announced: tuple[str, ...] = ()
+        self._announced: dict[str, tuple[str, ...]] = {}
         self._sorted = 0
         self.entrance: Callable[[Channel], Awaitable[None]] | None = None
         """Where callers go that want no link but a circuit; `None`: this node relays for nobody."""
@@ -148,11 +149,32 @@ class Links:
     @property
     def addresses(self) -> tuple[str, ...]:
         """Where this node can be dialled, also through relays; empty before `serve` has started."""
-        return () if self._endpoint is None else (*self._endpoint.addresses, *self._announced)
+        announced = (address for addresses in self._announced.values() for address in addresses)
+        return tuple(dict.fromkeys((*self.listening, *announced))) if self.listening else ()
 
-    def announce(self, addresses: tuple[str, ...]) -> None:
-        """Say in every HELLO from now on that this node can also be dialled at these addresses."""
-        self._announced = addresses
+    @property
+    def listening(self) -> tuple[str, ...]:
+        """Where the endpoint itself listens, or a router does for it."""
+        return () if self._endpoint is None else self._endpoint.addresses
+
+    def announce(self, source: str, addresses: tuple[str, ...]) -> None:
+        """Say in every HELLO from now on that this node can also be dialled at these; `source` is who found that out."""
+        self._announced[source] = addresses
+
+    def announced(self, source: str) -> tuple[str, ...]:
+        """Return what was announced last by `source`."""
+        return self._announced.get(source, ())
+
+    async def knock(self, address: str, peer: PeerId) -> None:
+        """Connect to an address anew and hang up, once `peer` has proved that it is there. Raises as `Endpoint.dial`.
+
+        Over libp2p it only shows that somebody listens: its endpoint would use the connection that is open already.
+        """
+        place = parse_address(address).place
+        if self._transport.name == "libp2p" and isinstance(place, TcpPlace):
+            (await dial_socket(place)).close()
+        else:
+            await (await self._open_endpoint().dial(address, peer)).aclose()
 
     @property
     def circuits(self) -> Dialler:

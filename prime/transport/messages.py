@@ -1,4 +1,7 @@
-"""What a relay and those who use it say to each other over their links. Tags 0x010-0x01f; see spec/protocols/relay.md."""
+"""What nodes say to each other about reaching each other: relays (tags 0x010-0x01f) and reachability (0x020-0x02f).
+
+The rules are in spec/protocols/relay.md.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,9 @@ RELAY_PATH: Final = "/net/relay"
 CIRCUITS_PATH: Final = "/net/circuits"
 """Where a node that has reserved hears of circuits."""
 TOKEN_BYTES: Final = 16
+REACHABILITY_PATH: Final = "/net/reachability"
+"""Where a node answers `DialBack`."""
+ADDRESSES_ASKED_MAX: Final = 8
 
 
 @record
@@ -45,3 +51,27 @@ class CircuitDeclined:
     """The circuit is not wanted."""
 
     circuit: int
+
+
+@record
+class Attempt:
+    """One address that was dialled back: `reached` if the asker proved its identity there; `text` says why not."""
+
+    address: str
+    reached: bool
+    text: str
+
+
+@record
+class DialledBack:
+    """What a node sees of who asked it: `seen` is where the link comes from, empty if it cannot tell."""
+
+    seen: str
+    attempts: tuple[Attempt, ...]
+
+
+@message(tag=0x020)
+class DialBack(Ask[DialledBack]):
+    """Ask a node to dial this one at these addresses; it does so only at the host that this node's link comes from."""
+
+    addresses: Annotated[tuple[str, ...], Size(0, ADDRESSES_ASKED_MAX)]

@@ -372,7 +372,11 @@ def test_a_node_that_can_be_dialled_gives_its_slots_back() -> None:
     core = keeper.Keeper(["/memory/r"])
     core.step(keeper.Start(), 0.0)
     core.step(keeper.Granted("/memory/r", "r", 100.0, ("/memory/r/p2p/r",)), 0.0)
-    assert core.step(keeper.Stop(), 1.0) == [keeper.GiveBack("r"), keeper.Announce(())]
+    assert core.step(keeper.Stop(), 1.0) == [
+        keeper.GiveBack("r"),
+        keeper.Announce(()),
+        keeper.Gone("/memory/r", "this node can be dialled"),
+    ]
     assert core.step(keeper.Tick(), 60.0) == []
     assert core.step(keeper.Granted("/memory/r", "r", 100.0, ("/memory/r/p2p/r",)), 61.0) == [keeper.GiveBack("r")]
     assert core.step(keeper.Start(), 62.0) == [keeper.Ask("/memory/r")]

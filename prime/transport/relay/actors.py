@@ -160,7 +160,7 @@ class CircuitsActor(Actor[CircuitOffered | Begin | End | Heard | Sweep | Down]):
 
     async def stopping(self) -> None:
         """Announce no circuits any more."""
-        self._network.announce(())
+        self._network.announce("circuits", ())
 
     @on(Begin)
     def begin(self, _: Begin) -> None:
@@ -228,7 +228,7 @@ class CircuitsActor(Actor[CircuitOffered | Begin | End | Heard | Sweep | Down]):
                     self.ctx.start_soon(self._give_back, PeerId(peer))
                 case keeper.Announce(relays):
                     own = self.ctx.system.peer
-                    self._network.announce(tuple(f"{relay}/p2p-circuit/p2p/{own}" for relay in relays))
+                    self._network.announce("circuits", tuple(f"{relay}/p2p-circuit/p2p/{own}" for relay in relays))
                 case keeper.Gained(peer, address):
                     self.ctx.emit(SlotReserved(peer, f"{address}/p2p-circuit/p2p/{self.ctx.system.peer}"))
                 case keeper.Gone(address, reason):

@@ -172,7 +172,8 @@ class Keeper:
         for relay in self._relays.values():
             relay.addresses, relay.due, relay.pause_s = (), -math.inf, 0.0
         back: list[Command] = [GiveBack(relay.peer) for relay in held]
-        return [*back, self._announcement()] if back else []
+        gone: list[Command] = [Gone(relay.address, "this node can be dialled") for relay in held]
+        return [*back, self._announcement(), *gone] if back else []
 
     def _granted(self, event: Granted, now: float) -> list[Command]:
         relay = self._relays[event.address]
