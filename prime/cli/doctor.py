@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -11,33 +11,81 @@ from prime.cli.options import AsJson, ConfigFile
 from prime.cli.output import console, emit
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from prime.cli.checks import Finding
+    from prime.node.probe import NetworkView
 
 _STYLES: Final = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
+Network = Annotated[bool, typer.Option("--network", help="Find out whether others can dial a node here, and why not.")]
+Join = Annotated[
+    list[str] | None,
+    typer.Option("--join", metavar="MULTIADDR", help="With --network: ask this node to dial back; may be given again."),
+]
 
-def doctor(config: ConfigFile = None, as_json: AsJson = False) -> None:
+
+def doctor(config: ConfigFile = None, network: Network = False, join: Join = None, as_json: AsJson = False) -> None:
     """Look for what would be in the way: Python, extras, key, port, memory, codec, scripts. Each finding has its fix."""
-    from attrs import asdict
-
+    if network or join:
+        _network(config, join or (), as_json=as_json)
+        return
     from prime.cli.checks import examine
 
-    findings = list(examine(config, os.environ))
+    _tell(list(examine(config, os.environ)), {}, (), as_json=as_json)
+
+
+def _network(config: Path | None, join: Sequence[str], *, as_json: bool) -> None:
+    from attrs import asdict
+
+    from prime.cli.network import network_findings
+
+    view = _view(config, join)
+    found = {
+        "reachability": view.outcome.value,
+        "why": view.why,
+        "listening": list(view.listening),
+        "seen": list(view.seen),
+        "slots": list(view.slots),
+        "evidence": [asdict(each) for each in view.evidence],
+    }
+    lines = [str(each) for each in view.evidence]
+    _tell(list(network_findings(view)), found, lines, as_json=as_json)
+
+
+def _view(file: Path | None, join: Sequence[str]) -> NetworkView:
+    import trio
+
+    from prime.config import load, places
+    from prime.node.probe import view_network
+
+    config = load(file).config
+    contacts = tuple(join) or config.transport.join
+    return trio.run(view_network, config, places(config.node, os.environ), contacts)
+
+
+def _tell(findings: list[Finding], found: dict[str, Any], evidence: Sequence[str], *, as_json: bool) -> None:
+    from attrs import asdict
+
     status = next((finding.exit_code for finding in findings if finding.status == "fail"), 0)
     if as_json:
-        emit({"ok": status == 0, "findings": [asdict(finding) for finding in findings]}, "", as_json=True)
+        emit({"ok": status == 0, **found, "findings": [asdict(finding) for finding in findings]}, "", as_json=True)
     else:
-        _print(findings)
+        _print(findings, evidence)
     raise typer.Exit(status)
 
 
-def _print(findings: list[Finding]) -> None:
+def _print(findings: list[Finding], evidence: Sequence[str]) -> None:
     from rich.text import Text
 
     screen = console()
     for finding in findings:
         screen.print(
-            Text.assemble((f"{finding.status:<5}", _STYLES[finding.status]), f"{finding.check:<14}", finding.text)
+            Text.assemble((f"{finding.status:<5}", _STYLES[finding.status]), f"{finding.check:<14}", finding.text),
+            soft_wrap=True,
         )
         if finding.fix:
             screen.print(Text(f"     {'':<14}fix: {finding.fix}"), style="dim", soft_wrap=True)
+    for line in evidence:
+        screen.print(Text(f"     {'':<14}evidence: {line}"), style="dim", soft_wrap=True)

@@ -28,6 +28,13 @@ Kind = Annotated[
     str | None, typer.Option("--transport", metavar="NAME", help="memory, unix, tcp, libp2p, a package's own, or auto.")
 ]
 Mdns = Annotated[bool | None, typer.Option("--mdns/--no-mdns", help="Find nodes of the run on the local network.")]
+Relay = Annotated[
+    bool | None, typer.Option("--relay/--no-relay", help="Carry circuits for nodes that nobody can dial.")
+]
+Via = Annotated[
+    list[str] | None,
+    typer.Option("--via", metavar="MULTIADDR", help="Be reached through this relay; may be given again."),
+]
 Upnp = Annotated[bool | None, typer.Option("--upnp/--no-upnp", help="Ask the router to pass a port on to this node.")]
 NodesMin = Annotated[int | None, typer.Option("--nodes-min", help="Found the run once this many nodes are there.")]
 Data = Annotated[str | None, typer.Option("--data", metavar="PATH", help="Train on this text file or folder.")]
@@ -42,6 +49,8 @@ def start(
     transport: Kind = None,
     mdns: Mdns = None,
     upnp: Upnp = None,
+    relay: Relay = None,
+    via: Via = None,
     nodes_min: NodesMin = None,
     data: Data = None,
     parent_eof: Annotated[bool, typer.Option("--parent-eof", hidden=True)] = False,
@@ -57,6 +66,8 @@ def start(
             "transport.kind": transport,
             "transport.mdns": mdns,
             "transport.upnp": upnp,
+            "transport.relay": relay,
+            "transport.relays": tuple(via) if via else None,
             "train.nodes_min": nodes_min,
             "train.data": data,
         },
@@ -153,6 +164,8 @@ def bootstrap(
     transport: Kind = None,
     mdns: Mdns = None,
     upnp: Upnp = None,
+    relay: Relay = None,
+    via: Via = None,
     nodes_min: NodesMin = None,
     data: Data = None,
     as_json: AsJson = False,
@@ -169,6 +182,8 @@ def bootstrap(
             "transport.mdns": mdns,
             "transport.mdns_wait_s": 0.0,  # it is the first, whoever else there is
             "transport.upnp": upnp,
+            "transport.relay": relay,
+            "transport.relays": tuple(via) if via else None,
             "train.nodes_min": nodes_min,
             "train.data": data,
         },

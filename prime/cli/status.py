@@ -49,7 +49,9 @@ def lines(found: NodeStatus) -> Iterator[Any]:
     yield f"[bold]{_plain(found.name)}[/]  {found.peer}"
     yield f"  prime {found.version}, process {found.process}, up {found.uptime_s:.0f} s, {found.memory_bytes / 2**20:.0f} MiB"
     yield f"  {found.transport}: {', '.join(found.addresses)}"
-    yield f"  links: {', '.join(found.links) or 'none'}; dead letters: {found.dead_letters}"
+    yield f"  reachability: {found.reachability} ({_plain(found.reachability_why)})"
+    links = (f"{peer} (relayed)" if peer in found.relayed else peer for peer in found.links)
+    yield f"  links: {', '.join(links) or 'none'}; dead letters: {found.dead_letters}"
     if found.run is not None:
         yield from _run_lines(found.run)
     for supervisor in found.supervisors:

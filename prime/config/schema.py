@@ -180,6 +180,10 @@ class TransportConfig:
         3.0, "How long a node without `join` listens to the local network before it founds one of its own.",
         unit="s", low=0, high=3600,
     )  # fmt: skip
+    relay: bool = _key(False, "Carry circuits for nodes that nobody can dial. For a node that everybody can.")
+    relays: tuple[str, ...] = _key(
+        (), "Relays to be reached through while this node cannot be dialled.", check=_join_fault, flag="--via"
+    )
     upnp: bool = _key(False, "Ask the router, by UPnP, to pass a port on to this node.")
     deadline_s: float = _key(
         30.0, "The longest that one request to another node may take; dialling and the hello take parts of it.",

@@ -28,6 +28,7 @@ def describe_node(
     """Return the node's status; `round_` is the living aggregator, `rounds_after` bounds the history."""
     network = system.network.outer if isinstance(system.network, Routes) else system.network
     links = network if isinstance(network, Links) else None
+    judge = links.reachability if links is not None else None
     return NodeStatus(
         peer=system.peer,
         name=name,
@@ -41,7 +42,16 @@ def describe_node(
         dead_letters=system.dead_letters,
         supervisors=tuple(supervisor_status(info) for info in system.tree()),
         run=_run(progress, round_, links, rounds_after) if progress is not None else None,
+        reachability=judge.outcome.value if judge is not None else "unknown",
+        reachability_why=judge.why if judge is not None else "",
+        evidence=tuple(map(str, judge.evidence)) if judge is not None else (),
+        relayed=_relayed(links) if links is not None else (),
     )
+
+
+def _relayed(links: Links) -> tuple[str, ...]:
+    carriers = {peer: links.carrier(peer) for peer in links.peers}
+    return tuple(peer for peer, carrier in carriers.items() if carrier is not None and carrier.relayed)
 
 
 def _run(progress: Progress, aggregator: Any, links: Links | None, rounds_after: int) -> RunStatus:

@@ -32,6 +32,7 @@ from prime.transport.contract import Transport
 from prime.transport.identity import KeyPair
 from prime.transport.link import LinkLimits
 from prime.transport.links import Links
+from prime.transport.relay.limits import RelayLimits
 from prime.transport.unix import Unix
 from prime.transport.upnp import Mapped
 from prime.version import __version__
@@ -78,7 +79,13 @@ async def run_node(
     with _sole_owner(found):
         key = KeyPair.load_or_create(found.key_file)
         async with open_system(
-            transport=transport_of(config, found), key=key, limits=_limits(config), version=__version__
+            transport=transport_of(config, found),
+            key=key,
+            limits=_limits(config),
+            version=__version__,
+            relay=RelayLimits() if config.transport.relay else None,
+            relays=config.transport.relays,
+            reachability=True,
         ) as system:
             system.subscribe(FactLog())
             return await _Node(config, found, system).run(on_ready, parent_eof=parent_eof)

@@ -102,7 +102,11 @@ class RunStatus:
 
 @record
 class NodeStatus:
-    """What `prime status` shows of one node."""
+    """What `prime status` shows of one node.
+
+    `reachability` is unknown, public, relayed or client-only, with the reason and what peers said; `relayed` are the links
+    that go through a relay.
+    """
 
     peer: str
     name: str
@@ -116,6 +120,10 @@ class NodeStatus:
     dead_letters: int
     supervisors: tuple[SupervisorStatus, ...]
     run: RunStatus | None
+    reachability: str = "unknown"
+    reachability_why: str = ""
+    evidence: tuple[str, ...] = ()
+    relayed: tuple[str, ...] = ()
 
 
 @message(tag=0x080)

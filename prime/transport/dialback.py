@@ -18,7 +18,7 @@ from prime.actor import Actor, Later, on
 from prime.actor.contract import PeerId
 from prime.errors import ConfigError, PrimeError, RefusedError, WorldError
 from prime.transport import reachability as core
-from prime.transport.facts import LinkDown, LinkUp, ReachabilityChanged, SlotLost, SlotReserved
+from prime.transport.facts import LinkDown, LinkUp, ReachabilityChanged
 from prime.transport.links import Links
 from prime.transport.messages import (
     ADDRESSES_ASKED_MAX,
@@ -63,9 +63,10 @@ class ReachabilityActor(Actor[DialBack | Sweep | Happened]):
 
     def __init__(self, network: Links) -> None:
         self._network = network
-        self.judge = core.Judge()
+        self.judge = network.reachability = core.Judge()
         self._askers: dict[str, Meter] = {}
         self._serving = 0
+        self._slots = 0
         self._listens: tuple[str, ...] = ()
         self._unsubscribe: Callable[[], None] = lambda: None
 
@@ -91,8 +92,6 @@ class ReachabilityActor(Actor[DialBack | Sweep | Happened]):
                 event = core.Linked(peer, relayed)
             case LinkDown(peer):
                 event = core.Unlinked(peer)
-            case SlotReserved() | SlotLost():
-                event = core.Slots(len(self._network.announced("circuits")))
             case _:
                 return
         with contextlib.suppress(PrimeError):  # it has ended, and its mailbox with it
@@ -110,6 +109,10 @@ class ReachabilityActor(Actor[DialBack | Sweep | Happened]):
         if listens != self._listens:
             self._listens = listens
             self._feed(core.Moved())
+        slots = len(self._network.announced("circuits"))
+        if slots != self._slots:
+            self._slots = slots
+            self._feed(core.Slots(slots))
         self._feed(core.Tick())
 
     def _listening(self) -> tuple[str, ...]:
@@ -176,9 +179,16 @@ class ReachabilityActor(Actor[DialBack | Sweep | Happened]):
     async def _serve(self, sender: PeerId, addresses: tuple[str, ...], later: Later) -> None:
         try:
             seen = self._seen(sender)
-            attempts = [await self._attempt(sender, address) for address in doors(seen, addresses, sender)]
+            attempts: list[Attempt] = []
+            async with trio.open_nursery() as nursery:
+                for address in doors(seen, addresses, sender):
+                    nursery.start_soon(self._attempt, sender, address, attempts)
             if not attempts:
-                why = "none of its addresses is one that it may be dialled at" if addresses else "it listens nowhere"
+                why = (
+                    "it listens at no port of the host that its link comes from"
+                    if seen
+                    else "where its link comes from is not known"
+                )
                 attempts = [Attempt("", False, why)]
             later.reply(DialledBack(seen, tuple(attempts)))
         finally:
@@ -189,7 +199,7 @@ class ReachabilityActor(Actor[DialBack | Sweep | Happened]):
         carrier = self._network.carrier(peer)
         return "" if carrier is None or carrier.relayed else carrier.remote
 
-    async def _attempt(self, peer: PeerId, address: str) -> Attempt:
+    async def _attempt(self, peer: PeerId, address: str, attempts: list[Attempt]) -> None:
         text = f"no answer within {KNOCK_S:g} s"
         with trio.move_on_after(KNOCK_S):
             try:
@@ -197,8 +207,9 @@ class ReachabilityActor(Actor[DialBack | Sweep | Happened]):
             except (WorldError, ConfigError, anyio.ClosedResourceError) as error:
                 text = str(error)[:256] or type(error).__name__
             else:
-                return Attempt(address, True, "")
-        return Attempt(address, False, text)
+                attempts.append(Attempt(address, True, ""))
+                return
+        attempts.append(Attempt(address, False, text))
 
 
 def doors(seen: str, claimed: tuple[str, ...], peer: PeerId) -> tuple[str, ...]:

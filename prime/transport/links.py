@@ -39,6 +39,7 @@ from prime.transport.facts import LinkDown, LinkUp, SignedRefused
 from prime.transport.identity import KeyPair
 from prime.transport.link import LinkLimits, Standing, Verdict, judge
 from prime.transport.multiaddr import CircuitPlace, TcpPlace, parse_address
+from prime.transport.reachability import Judge
 from prime.transport.relay.dialler import Dialler
 from prime.transport.relay.preface import PREFACE
 from prime.transport.replay import Bounds, ReplayWindows
@@ -133,6 +134,8 @@ class Links:
         self._sorted = 0
         self.entrance: Callable[[Channel], Awaitable[None]] | None = None
         """Where callers go that want no link but a circuit; `None`: this node relays for nobody."""
+        self.reachability: Judge | None = None
+        """What this node knows of how others reach it; `None` unless it finds out."""
         self.timers = Deadlines()
         self.replies: dict[type, tuple[Any, Codec]] = {}
         self.dead_letters = 0

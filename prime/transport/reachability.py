@@ -150,6 +150,7 @@ class _Witness:
     due: float
     linked: bool = True
     asking: bool = False
+    asked: bool = False
     seen: str = ""
     evidence: tuple[Evidence, ...] = ()
 
@@ -171,6 +172,11 @@ class Judge:
     def outcome(self) -> Reachability:
         """Return how others reach this node, as far as is known."""
         return self._outcome
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every peer that there is a link to was asked, and has answered or was silent for long."""
+        return all(not each.asking and each.asked for each in self._witnesses.values() if each.linked)
 
     @property
     def evidence(self) -> tuple[Evidence, ...]:
@@ -225,7 +231,7 @@ class Judge:
         witness = self._witnesses.get(event.peer)
         if witness is None:
             return
-        witness.asking = False
+        witness.asking, witness.asked = False, True
         tried = bool(event.evidence)
         witness.due = now + (ASK_AGAIN_S if tried else ASK_SILENT_S)
         if tried:

@@ -66,7 +66,15 @@ def test_status_as_json(node: NodeProcess) -> None:
     assert run["loss_first"] == pytest.approx(4.6, abs=0.6)
     assert run["stalled"] == run["hint"] == ""
     paths = [child["path"] for supervisor in told["supervisors"] for child in supervisor["children"]]
-    assert sorted(paths) == ["/node/status", "/state/donor", "/train/aggregator", "/train/trainer", "/worker/rank"]
+    assert sorted(paths) == [
+        "/net/reachability",
+        "/node/status",
+        "/state/donor",
+        "/train/aggregator",
+        "/train/trainer",
+        "/worker/rank",
+    ]
+    assert told["reachability"] == "unknown"
 
 
 def test_status_for_people(node: NodeProcess) -> None:

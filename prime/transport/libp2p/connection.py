@@ -61,6 +61,11 @@ class MuxedChannel(Channel):
         return self._connection.peer
 
     @property
+    def remote(self) -> str:
+        """See `Channel.remote`."""
+        return self._connection.remote
+
+    @property
     def connection(self) -> Connection:
         """The connection that carries the stream."""
         return self._connection
@@ -280,6 +285,8 @@ class Connection:
         self._greet = greet
         self._session = yamux.Session(dialled=dialled, now=trio.current_time(), limits=limits)
         self._channels: dict[int, MuxedChannel] = {}
+        self.remote = ""
+        """Where the peer's bytes come from, as an address without `/p2p/`; empty if unknown."""
         self._waiting: deque[memoryview] = deque()
         self._waiting_bytes = 0
         self._wake = trio.Event()

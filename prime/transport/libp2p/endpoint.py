@@ -29,7 +29,7 @@ from prime.transport.libp2p.muxer import Muxer, Upgrader, agree_on_yamux
 from prime.transport.libp2p.security import Check, Secured, Security, remote_of
 from prime.transport.libp2p.transport import PROTOCOL, Libp2p
 from prime.transport.multiaddr import Address, TcpPlace, parse_address
-from prime.transport.sockets import Wire, next_socket
+from prime.transport.sockets import Wire, next_socket, tcp_place
 from prime.transport.tcp import dial_socket, open_listener, places_of
 from prime.transport.tls import open_credentials
 
@@ -229,6 +229,7 @@ class Libp2pEndpoint:
             greet=lambda channel: self._nursery.start_soon(self._greet, muxer, channel),
             limits=self._transport.limits,
         )
+        connection.remote = str(tcp_place(*remote)) if remote else ""
         muxer = Muxer(connection, remote, made)
         self._connections.setdefault(secured.peer, []).append(muxer)
         self._nursery.start_soon(self._carry, muxer)
