@@ -33,19 +33,20 @@ from prime.transport import frames as fr
 from prime.transport import link as core
 from prime.transport.contract import Channel
 from prime.transport.delivery import Receiver, Verdict
+from prime.transport.pieces import Gauge
 from prime.wire import Ask, Limits, decode_value, encode_value, from_plain, loads, message_for, reply_type, tag_of
 from prime.wire.cbor import dumps, dumps_closed, encodes_to, peek
 from prime.wire.codec import Codec, MismatchError, compile_codec
-from prime.wire.frame import FrameParser, pack
+from prime.wire.frame import Frame, FrameParser, pack
 from prime.wire.message import decode_body, encode_body, is_signed, sign, signed_or_none
 from prime.wire.signed import Signatory
 
 JOIN_BYTES: Final = 64 * 1024
 """Small frames are joined into sends of about this size."""
 ALONE_BYTES: Final = 16 * 1024
-"""A piece of at least this size is sent as it is, never copied."""
+"""A buffer of at least this size is sent as it is, never copied."""
 SLICE_BYTES: Final = 2**20
-"""A big piece is sent in slices of this size, each with a write deadline of its own."""
+"""A big buffer is sent in slices of this size, each with a write deadline of its own."""
 READ_BYTES: Final = 256 * 1024
 ALARM_AHEAD_S: Final = 1e-6
 """The least a clock task sleeps: a rounding error between two clocks must not make it spin."""
@@ -186,6 +187,9 @@ class Carrier:
         self._rest = b""
         self._idle = True  # nothing waits, so what comes before the writer's first turn need not wait for it
         self._written = [0, 0, 0]
+        self._gauge = Gauge()
+        self._pieces_turn = False
+        self._pieces_written = False
         self._wake = trio.Event()
         self._alarm: Timer | None = None
         self._alarm_due = math.inf
@@ -337,6 +341,9 @@ class Carrier:
             return
         self._wake.set()
 
+    def _pieced(self, _command: core.Pieced) -> None:
+        self._wake.set()
+
     def _append(self, header: bytes, tag: int, lane: core.Lane, *, alone: bool = False, early: bool = False) -> None:
         """Queue a small frame without payloads, joined with those before it.
 
@@ -348,11 +355,11 @@ class Carrier:
             run = self._run = _Run()
             self._ordinary.append(run)
         size_bytes = fr.PREFIX_BYTES + len(header)
-        run.pieces.append(_PREFIX.pack(len(header), 0) + header)
+        run.frames.append(_PREFIX.pack(len(header), 0) + header)
         run.size_bytes += size_bytes
         run.lanes[lane] += size_bytes
         run.tags[tag] = run.tags.get(tag, 0) + size_bytes
-        if (alone or (early and len(run.pieces) == EARLY_FRAMES)) and self._written_past_writer(run):
+        if (alone or (early and len(run.frames) == EARLY_FRAMES)) and self._written_past_writer(run):
             return
         if not self._wake.is_set():
             self._wake.set()
@@ -361,7 +368,7 @@ class Carrier:
         """Write what is queued at once if that is one run and the writer idles; only where nothing waits."""
         if not self._idle or self._busy or self._urgent or self._rest or self._ordinary[0] is not run:
             return False
-        data = b"".join(run.pieces)
+        data = b"".join(run.frames)
         sent_bytes = self._channel.send_nowait(data)
         if not sent_bytes:
             return False
@@ -394,8 +401,10 @@ class Carrier:
         return True
 
     def _say_written(self) -> None:
-        written, self._written = self._written, [0, 0, 0]
-        self.feed(core.Written(*written))
+        urgent, answers, messages = self._written
+        event = core.Written(urgent, answers, messages, self._pieces_written)
+        self._written, self._pieces_written = [0, 0, 0], False
+        self.feed(event)
         self._hurry()  # what was written may have woken the heartbeat
 
     def _greeted(self, command: core.Greeted) -> None:
@@ -726,7 +735,7 @@ class Carrier:
             self.feed(core.Malformed(str(error)))
 
     async def _read_frames(self) -> None:
-        parser = FrameParser(self._wire_limits)
+        parser = FrameParser(self._wire_limits, self._rooms)
         pace = _Pace(2 * self._limits.write_s)
         greeting_bytes = len(self.heard)
         parser.feed(self.heard)
@@ -756,7 +765,10 @@ class Carrier:
         try:
             while (frame := parser.take()) is not None:
                 if not isinstance(frame, bytes):
-                    self._handle(frame.header, frame.payloads, frame.size_bytes)
+                    if frame.placed:
+                        self._piece_came(frame)
+                    else:
+                        self._handle(frame.header, frame.payloads, frame.size_bytes)
                 elif self._busy or not self._handle_quickly(frame, now):
                     self._handle(frame, (), fr.PREFIX_BYTES + len(frame))
                 handled += 1
@@ -776,9 +788,22 @@ class Carrier:
             self._counted.clear()
         self._owner.acknowledge(self.peer)
 
+    def _rooms(self, header: bytes, sizes: tuple[int, ...]) -> list[bytearray] | None:
+        """Let the bytes of a piece go straight to where they belong."""
+        number = fr.read_piece(header)
+        return self.link.rooms(number, sizes) if number else None
+
+    def _piece_came(self, frame: Frame) -> None:
+        number = fr.read_piece(frame.header)
+        self._owner.count(sent=False, tag=self.link.arriving_tag(number), size_bytes=frame.size_bytes)
+        self.feed(core.PieceCame(number, frame.placed))
+
     def _handle(self, header: bytes, payloads: core.Buffers, size_bytes: int) -> None:
         """Handle a frame through its objects and the core's `step`."""
         parsed = fr.read_frame(loads(header, self._wire_limits))
+        if type(parsed) is fr.Bulk:
+            parsed.frame = fr.read_frame(loads(parsed.header, self._wire_limits))
+            parsed.tag = self._tag_of_frame(parsed.frame)
         self._owner.count(sent=False, tag=self._tag_of_frame(parsed), size_bytes=size_bytes)
         if type(parsed) is fr.Tell and self.link.up:
             self._remember_path(header, parsed.target)
@@ -903,7 +928,9 @@ class Carrier:
             return _tag(frame.body)
         if type(frame) is fr.Reply or type(frame) is fr.Fail:
             return self.link.asked_tag(frame.correlation)
-        return 0
+        if type(frame) is fr.Bulk:
+            return frame.tag
+        return self.link.arriving_tag(frame.number) if type(frame) is fr.Piece else 0
 
     def _tick(self) -> None:
         """Tell the core that its time has come; an error of ours ends this link alone."""
@@ -941,26 +968,56 @@ class Carrier:
             self._idle = False
             self._wake = trio.Event()
             await self._write_queued(math.inf)
-        if self._ending.cause and (self._rest or self._urgent or self._ordinary):
+        if self._ending.cause and (self._rest or self._urgent or self._ordinary or self.link.has_pieces):
             await self._write_queued(trio.current_time() + self._limits.farewell_s)
 
     async def _write_queued(self, deadline: float) -> None:
-        pieces: list[bytes | memoryview] = []
+        buffers: list[bytes | memoryview] = []
         size_bytes = 0
         try:
             if self._rest:
                 rest, self._rest = self._rest, b""
                 await self._push(rest, deadline)
-            while self._urgent or self._ordinary:
+            while self._urgent or self._ordinary or self.link.has_pieces:
+                if self._turn_of_pieces():
+                    await self._write_piece(buffers, deadline)
+                    buffers, size_bytes = [], 0
+                    continue
                 frame = self._urgent.popleft() if self._urgent else self._ordinary.popleft()
-                pieces += self._taken_from_queue(frame)
+                buffers += self._taken_from_queue(frame)
                 size_bytes += frame.size_bytes
                 if size_bytes >= JOIN_BYTES or not (self._urgent or self._ordinary):
-                    await self._write_pieces(pieces, deadline)
-                    pieces, size_bytes = [], 0
+                    await self._write_buffers(buffers, deadline)
+                    buffers, size_bytes = [], 0
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
             self.feed(core.Lost(f"the connection broke ({type(error).__name__}) {error}".rstrip()))
             self._forget_unwritten()
+
+    def _turn_of_pieces(self) -> bool:
+        """Tell whether a piece goes next: by turns with what is ordinary, and before the BYE of a farewell."""
+        if self._urgent or not self.link.has_pieces:
+            return False
+        self._pieces_turn = not self._pieces_turn
+        return self._pieces_turn or not self._ordinary or (self._ending is not None and len(self._ordinary) == 1)
+
+    async def _write_piece(self, before: list[bytes | memoryview], deadline: float) -> None:
+        """Write the next piece behind what was taken already; the time it takes says how big the next one may be."""
+        cut = self.link.next_piece(self._gauge.size_bytes)
+        if cut is None:
+            return
+        buffers = before
+        for header, payloads in cut.frames:
+            buffers += pack(header, payloads, _ANY_SIZE)
+        if cut.departure.target is None:
+            self._written[core.Lane.ANSWER] += cut.counted_bytes
+        else:
+            self._pieces_written = True
+        size_bytes = cut.size_bytes
+        self._owner.count(sent=True, tag=cut.departure.tag, size_bytes=size_bytes)
+        started = trio.current_time()
+        await self._write_buffers(buffers, deadline)
+        self._gauge.note(size_bytes, trio.current_time() - started)
+        self.link.whole_bytes_max = self._gauge.size_bytes
 
     def _taken_from_queue(self, frame: core.Send | _Run) -> Sequence[bytes | memoryview]:
         """Account for what is about to be written, and return its bytes."""
@@ -971,44 +1028,44 @@ class Carrier:
                 self._written[lane] += size_bytes
             for tag, size_bytes in frame.tags.items():
                 self._owner.count(sent=True, tag=tag, size_bytes=size_bytes)
-            return frame.pieces
+            return frame.frames
         self._written[frame.lane] += frame.size_bytes
         self._owner.count(sent=True, tag=frame.tag, size_bytes=frame.size_bytes)
         return pack(frame.header, frame.payloads, _ANY_SIZE)
 
-    async def _write_pieces(self, pieces: list[bytes | memoryview], deadline: float) -> None:
-        """Send pieces in order, small ones joined, big ones as they are; then tell the core."""
+    async def _write_buffers(self, buffers: list[bytes | memoryview], deadline: float) -> None:
+        """Send buffers in order, small ones joined, big ones as they are; then tell the core."""
         small: list[bytes | memoryview] = []
-        for piece in pieces:
-            if len(piece) < ALONE_BYTES:
-                small.append(piece)
+        for buffer in buffers:
+            if len(buffer) < ALONE_BYTES:
+                small.append(buffer)
                 continue
             if small:
                 await self._push(b"".join(small), deadline)
                 small = []
-            await self._push(piece, deadline)
+            await self._push(buffer, deadline)
         if small:
             await self._push(small[0] if len(small) == 1 else b"".join(small), deadline)
         self._say_written()
 
-    async def _push(self, piece: bytes | memoryview, deadline: float) -> None:
-        if len(piece) <= SLICE_BYTES:
-            await self._push_slice(piece, deadline)
+    async def _push(self, buffer: bytes | memoryview, deadline: float) -> None:
+        if len(buffer) <= SLICE_BYTES:
+            await self._push_slice(buffer, deadline)
             return
-        view = memoryview(piece).cast("B")
+        view = memoryview(buffer).cast("B")
         for start in range(0, len(view), SLICE_BYTES):
             await self._push_slice(view[start : start + SLICE_BYTES], deadline)
 
-    async def _push_slice(self, piece: bytes | memoryview, deadline: float) -> None:
+    async def _push_slice(self, buffer: bytes | memoryview, deadline: float) -> None:
         """Send, shielded: a caller's cancel never tears the stream, only the write deadline does."""
-        if len(piece) <= JOIN_BYTES:
-            sent_bytes = self._channel.send_nowait(piece)
-            if sent_bytes == len(piece):
+        if len(buffer) <= JOIN_BYTES:
+            sent_bytes = self._channel.send_nowait(buffer)
+            if sent_bytes == len(buffer):
                 return
-            piece = piece[sent_bytes:]
+            buffer = buffer[sent_bytes:]
         deadline = min(deadline, trio.current_time() + self._limits.write_s)
         with trio.CancelScope(shield=True, deadline=deadline) as scope:
-            await self._channel.send(piece)
+            await self._channel.send(buffer)
         if scope.cancelled_caught:
             raise anyio.BrokenResourceError(f"the peer took no bytes for {self._limits.write_s:g} s")
 
@@ -1022,6 +1079,7 @@ class Carrier:
 # One table for all carriers, of which a node may have a thousand.
 _ACTIONS: Final[Mapping[type, Callable[[Carrier, Any], None]]] = MappingProxyType(
     {
+        core.Pieced: Carrier._pieced,  # noqa: SLF001
         core.Send: Carrier._send,  # noqa: SLF001 - the table of the class above
         core.Greeted: Carrier._greeted,  # noqa: SLF001
         core.Up: Carrier._up,  # noqa: SLF001
@@ -1044,7 +1102,7 @@ _ACTIONS: Final[Mapping[type, Callable[[Carrier, Any], None]]] = MappingProxyTyp
 class _Run:
     """Small frames in a row, joined when they are written; bytes by lane and by tag."""
 
-    pieces: list[bytes] = attrs.field(factory=list)
+    frames: list[bytes] = attrs.field(factory=list)
     size_bytes: int = 0
     lanes: list[int] = attrs.field(factory=lambda: [0, 0, 0])
     tags: dict[int, int] = attrs.field(factory=dict)

@@ -31,6 +31,8 @@ CHAIN_CHARS_MAX: Final = 4096
 """An ask chain: how many may be in it, and their characters in all."""
 ADDRESSES_MAX: Final = 16
 FEATURES_MAX: Final = 64
+PAYLOADS_MAX: Final = 2**16 - 1
+PAYLOAD_BYTES_MAX: Final = 2**32 - 1
 HELLO_BYTES_MAX: Final = 16_384
 """Nothing longer is read from a peer that has not said HELLO."""
 
@@ -53,6 +55,9 @@ class Kind(IntEnum):
     BLOCKED = 13
     CANCEL = 14
     ACK = 15
+    BULK = 16
+    PIECE = 17
+    ABANDON = 18
 
 
 class Reason(IntEnum):
@@ -569,7 +574,99 @@ class Ack:
         return cls(_integer(fields[1], "the series"), _integer(fields[2], "the number"), again)
 
 
-Frame = Hello | Tell | Ask | Reply | Fail | Credit | Watch | Unwatch | Down | Ping | Pong | Bye | Blocked | Cancel | Ack
+@attrs.define
+class Bulk:
+    """Announces a frame whose payloads follow in pieces: its header, and the sizes of its payloads.
+
+    `number` rises with every announcement of a direction.
+    """
+
+    number: int
+    sizes: tuple[int, ...]
+    header: bytes
+    frame: Frame | None = attrs.field(default=None, eq=False)
+    """What the header says, once it was read, and the tag of its message."""
+    tag: int = attrs.field(default=0, eq=False)
+    kind: ClassVar[Kind] = Kind.BULK
+
+    def plain(self) -> list[Any]:
+        """Return the wire form."""
+        return [16, self.number, list(self.sizes), self.header]
+
+    @classmethod
+    def read(cls, fields: list[Any]) -> Bulk:
+        """Check and return a frame; raises `DecodeError`."""
+        _at_least(fields, 4, "BULK")
+        sizes, header = fields[2:4]
+        if type(sizes) is not list or not 0 < len(sizes) <= PAYLOADS_MAX:
+            raise DecodeError(f"link frame: the payload sizes are not an array of 1 to {PAYLOADS_MAX}")
+        if type(header) is not bytes:
+            raise DecodeError("link frame: the announced header is not bytes")
+        number = _integer(fields[1], "the number", 1)
+        return cls(number, tuple(_integer(size, "a payload size", 0, PAYLOAD_BYTES_MAX) for size in sizes), header)
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of the announced frame, were it sent whole."""
+        return PREFIX_BYTES + 4 * len(self.sizes) + len(self.header) + sum(self.sizes)
+
+
+@attrs.define
+class Piece:
+    """The next bytes of an announced frame: each payload of this one is a part of one of its own."""
+
+    number: int
+    kind: ClassVar[Kind] = Kind.PIECE
+
+    def plain(self) -> list[Any]:
+        """Return the wire form."""
+        return [17, self.number]
+
+    @classmethod
+    def read(cls, fields: list[Any]) -> Piece:
+        """Check and return a frame; raises `DecodeError`."""
+        _at_least(fields, 2, "PIECE")
+        return cls(_integer(fields[1], "the number", 1))
+
+
+@attrs.define
+class Abandon:
+    """No more of an announced frame will come."""
+
+    number: int
+    kind: ClassVar[Kind] = Kind.ABANDON
+
+    def plain(self) -> list[Any]:
+        """Return the wire form."""
+        return [18, self.number]
+
+    @classmethod
+    def read(cls, fields: list[Any]) -> Abandon:
+        """Check and return a frame; raises `DecodeError`."""
+        _at_least(fields, 2, "ABANDON")
+        return cls(_integer(fields[1], "the number", 1))
+
+
+Frame = (
+    Hello
+    | Tell
+    | Ask
+    | Reply
+    | Fail
+    | Credit
+    | Watch
+    | Unwatch
+    | Down
+    | Ping
+    | Pong
+    | Bye
+    | Blocked
+    | Cancel
+    | Ack
+    | Bulk
+    | Piece
+    | Abandon
+)
 """Any frame of the link protocol."""
 
 _READERS: Final[Mapping[int, Callable[[list[Any]], Frame]]] = MappingProxyType(
@@ -589,6 +686,9 @@ _READERS: Final[Mapping[int, Callable[[list[Any]], Frame]]] = MappingProxyType(
         13: Blocked.read,
         14: Cancel.read,
         15: Ack.read,
+        16: Bulk.read,
+        17: Piece.read,
+        18: Abandon.read,
     }
 )
 
@@ -617,6 +717,7 @@ TELL_START: Final = b"\x84\x02"
 ASK_START: Final = b"\x86\x03"
 CHAINED_ASK_START: Final = b"\x89\x03"
 REPLY_START: Final = b"\x83\x04"
+PIECE_START: Final = b"\x82\x11"
 _UINTS: Final = tuple(bytes([value]) if value < 24 else bytes([0x18, value]) for value in range(256))
 _UINT16, _UINT32, _UINT64 = struct.Struct(">BH"), struct.Struct(">BI"), struct.Struct(">BQ")
 
@@ -667,6 +768,19 @@ def read_hello(header: bytes, like: Hello) -> Hello | None:
     if end != len(header) or not (0 <= instance <= ID_MAX and 0 <= link_id <= ID_MAX and 0 <= previous_id <= ID_MAX):
         return None
     return like.numbered(instance, link_id, previous_id)
+
+
+def piece_header(number: int) -> bytes:
+    """Return the header of a piece."""
+    return PIECE_START + uint(number)
+
+
+def read_piece(header: bytes) -> int:
+    """Return the number in the header of a piece; 0 for any other header, which `read_frame` judges."""
+    if header[:2] != PIECE_START:
+        return 0
+    number, end = read_uint(header, 2)
+    return number if 0 < number <= ID_MAX and end == len(header) else 0
 
 
 def path_bytes(path: str) -> bytes:

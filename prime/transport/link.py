@@ -39,6 +39,17 @@ from prime.errors import (
 from prime.transport import frames as fr
 from prime.transport.failures import from_frame, to_frame
 from prime.transport.heartbeat import Heartbeat, Pulse
+from prime.transport.pieces import (
+    FEATURE,
+    MESSAGES_MAX,
+    PIECE_BYTES_FIRST,
+    STALL_S,
+    Arrival,
+    Arrivals,
+    Cut,
+    Departure,
+    Departures,
+)
 from prime.wire import dumps
 from prime.wire.cbor import dumps_closed
 
@@ -215,6 +226,16 @@ class Written:
     urgent: int
     answers: int
     messages: int
+    pieces: bool = False
+    """Whether there were pieces of messages among them, which `messages` does not count."""
+
+
+@attrs.define
+class PieceCame:
+    """A piece was put into the rooms that `Link.rooms` gave for its parts."""
+
+    number: int
+    sizes: tuple[int, ...]
 
 
 @attrs.define
@@ -252,6 +273,7 @@ Event = (
     | StopWatch
     | Ended
     | Written
+    | PieceCame
     | Tick
     | Lost
     | Close
@@ -270,6 +292,11 @@ class Send:
     size_bytes: int
     lane: Lane
     tag: int
+
+
+@attrs.define
+class Pieced:
+    """A frame is there that leaves in pieces: take them with `Link.next_piece`."""
 
 
 @attrs.define
@@ -378,6 +405,7 @@ class Disconnect:
 
 Command = (
     Send
+    | Pieced
     | Greeted
     | Up
     | Released
@@ -448,10 +476,14 @@ class _Obstacle(Enum):
     OUTBOX = "outbox"
     ROOM = "room"
     ASKS = "asks"
+    TURN = "turn"
+    """As many messages leave in pieces as may at a time."""
+    BEHIND = "behind"
+    """The one before it leaves in pieces."""
 
 
 _NOTHING_SAID: Final = fr.Allowance()
-_LINES: Final = (_Obstacle.ASKS, _Obstacle.ROOM, _Obstacle.OUTBOX)
+_LINES: Final = (_Obstacle.ASKS, _Obstacle.ROOM, _Obstacle.TURN, _Obstacle.OUTBOX)
 
 
 @attrs.define(eq=False)
@@ -469,6 +501,9 @@ class _Entry:
     timeout_s: float
 
 
+_NO_DEPARTURES: Final = Departures(0)
+_NO_ARRIVALS: Final = Arrivals()
+"""Those of a link on which nothing ever went in pieces; never added to."""
 _NONE: Final[deque[Any]] = deque(maxlen=0)
 """The queue in which nothing ever waited: nearly every one, and a deque of its own would be most of what a link takes."""
 
@@ -484,6 +519,7 @@ class _Outgoing:
     in_line: bool = False
     said_blocked: bool = False
     head: bytes = b""
+    departing: Departure | None = None
 
 
 @attrs.define(eq=False)
@@ -567,10 +603,14 @@ class Link:
     """One link with `peer`. `hello` is what this side says; an accepted link takes over the dialler's link id."""
 
     __slots__ = (
+        "_arrivals",
         "_asks",
         "_cause",
         "_commands",
         "_deadlines",
+        "_departed",
+        "_departing",
+        "_departures",
         "_dialled",
         "_frame_bytes_max",
         "_heartbeat",
@@ -589,8 +629,10 @@ class Link:
         "_outstanding_bytes",
         "_peer",
         "_phase",
+        "_pieces",
         "_ponged",
         "_quick_bytes_max",
+        "_replying",
         "_said",
         "_seq",
         "_serving",
@@ -602,6 +644,7 @@ class Link:
         "_waiting",
         "_watched",
         "_watches",
+        "whole_bytes_max",
     )
 
     def __init__(self, peer: str, hello: fr.Hello, limits: LinkLimits, now: float, *, dialled: bool) -> None:
@@ -634,6 +677,13 @@ class Link:
         self._unacknowledged: dict[int, int] = {}
         self._unsent = [0, 0, 0]
         self._ponged = False
+        self._pieces = False
+        self._departures = _NO_DEPARTURES
+        self._departing: dict[int, Departure] = {}
+        self._replying: dict[int, Departure] = {}
+        self._departed: list[Departure] = []
+        self.whole_bytes_max = PIECE_BYTES_FIRST
+        """Frames up to this size go whole, also with payloads: as many bytes as a piece may have."""
         # What comes in.
         self._incoming: dict[str, _Incoming] = {}
         self._idle: dict[str, _Incoming] = {}
@@ -642,6 +692,7 @@ class Link:
         self._ungranted_bytes = 0
         self._serving: dict[int, None] = {}
         self._watched: dict[int, None] = {}
+        self._arrivals = _NO_ARRIVALS
 
     def step(self, event: Event, now: float) -> list[Command]:
         """Take an event at `now` (seconds, monotonic) and return what to do, in order. Never raises for input."""
@@ -736,6 +787,7 @@ class Link:
         theirs = self._theirs
         if (
             size_bytes > self._quick_bytes_max
+            or target.departing is not None
             or target.messages >= theirs.window_messages
             or target.size_bytes + size_bytes > theirs.window_bytes
             or self._outstanding_bytes + size_bytes > theirs.link_bytes
@@ -848,8 +900,8 @@ class Link:
         return header
 
     def written(self, urgent: int, answers: int, messages: int, now: float) -> list[Command] | None:
-        """Do as `step(Written(...))`; `None` is no commands."""
-        if self._lines or self._held or self._phase is _Phase.CLOSED:
+        """Do as `step(Written(...))` without pieces; `None` is no commands."""
+        if self._departed or self._lines or self._held or self._phase is _Phase.CLOSED:
             return self.step(Written(urgent, answers, messages), now)
         unsent = self._unsent  # as `_count_written`
         unsent[0] -= urgent
@@ -863,7 +915,23 @@ class Link:
             self._heartbeat.wake(now)
         return None
 
+    def next_piece(self, size_bytes: int) -> Cut | None:
+        """Cut the next piece of a frame that leaves in pieces; then say `Written`. Also after the link's farewell."""
+        cut = self._departures.next(size_bytes)
+        if cut is not None and cut.last:
+            self._departed.append(cut.departure)
+        return cut
+
+    def rooms(self, number: int, sizes: Sequence[int]) -> list[bytearray] | None:
+        """Return where the parts of a piece are to be put, before `PieceCame`; `None` if `Arrived` shall judge it."""
+        return self._arrivals.rooms(number, sizes) if self._phase is _Phase.UP else None
+
     # ---- what the shell may read
+
+    @property
+    def has_pieces(self) -> bool:
+        """Tell whether `next_piece` has one."""
+        return bool(self._departures)
 
     @property
     def up(self) -> bool:
@@ -881,6 +949,8 @@ class Link:
         if self._phase is not _Phase.UP:
             return math.inf
         beat_at, deadline = self._heartbeat.due, self._deadlines.due
+        if self._arrivals:
+            deadline = min(deadline, self._arrivals.due)
         return beat_at if beat_at < deadline else deadline  # noqa: FURB136 - half the price
 
     @property
@@ -907,6 +977,10 @@ class Link:
         asked = self._asks.get(correlation)
         return 0 if asked is None else asked.tag
 
+    def arriving_tag(self, number: int) -> int:
+        """Return the message tag of a frame that comes in pieces, 0 if there is none."""
+        return self._arrivals.tag(number)
+
     def sizes(self) -> dict[str, int]:
         """Count what the link remembers, by table: what a leak test looks at."""
         return {
@@ -917,6 +991,8 @@ class Link:
             "incoming": len(self._incoming),
             "serving": len(self._serving),
             "watched": len(self._watched),
+            "departing": len(self._departing),
+            "arriving": len(self._arrivals),
         }
 
     # ---- greeting
@@ -954,6 +1030,7 @@ class Link:
         theirs = self._theirs = frame.allowance
         self._frame_bytes_max = most = min(theirs.frame_bytes_max, theirs.link_bytes // 2)
         self._quick_bytes_max = min(most, theirs.header_bytes_max, fr.QUICK_BYTES_MAX)
+        self._pieces = FEATURE in frame.features and FEATURE in self._hello.features
         if self._dialled:
             self._open(now)
         else:
@@ -973,6 +1050,8 @@ class Link:
             self._message_arrived(frame, event.payloads, event.size_bytes, now)
         elif type(frame) is fr.Reply:
             self._reply_arrived(frame, event.payloads, now)
+        elif type(frame) is fr.Piece:
+            self._piece_arrived(frame, event.payloads, now)
         else:
             _FRAMES[type(frame)](self, frame, now)
 
@@ -1095,12 +1174,23 @@ class Link:
             return _Obstacle.ROOM
         if entry.asks and len(self._asks) >= theirs.asks_max:
             return _Obstacle.ASKS
-        if self._unsent[Lane.MESSAGE] >= self._limits.outbox_bytes:
-            return _Obstacle.OUTBOX
-        return None
+        return self._jam(target, entry)
+
+    def _jam(self, target: _Outgoing, entry: _Entry) -> _Obstacle | None:
+        """Return what keeps a message back that the peer would take."""
+        if target.departing is not None:
+            return _Obstacle.BEHIND
+        if self._leaves_in_pieces(entry.payloads, entry.size_bytes):
+            return _Obstacle.TURN if self._departures.messages >= MESSAGES_MAX else None
+        return _Obstacle.OUTBOX if self._unsent[Lane.MESSAGE] >= self._limits.outbox_bytes else None
+
+    def _leaves_in_pieces(self, payloads: Buffers, size_bytes: int) -> bool:
+        return size_bytes > self.whole_bytes_max and self._pieces and any(payload.nbytes for payload in payloads)
 
     def _line_up(self, target: _Outgoing, obstacle: _Obstacle) -> None:
         """Let a target wait where what it lacks will come."""
+        if obstacle is _Obstacle.BEHIND:
+            return
         if obstacle is not _Obstacle.CREDIT:
             target.in_line = True
             self._lines.setdefault(obstacle, deque()).append(target)
@@ -1123,6 +1213,9 @@ class Link:
         if entry.asks:
             self._asks[entry.token] = _Asked(entry.tag, target.path, entry.deadline, entry.timeout_s)
             self._heartbeat.wake(now)
+        if self._leaves_in_pieces(entry.payloads, entry.size_bytes):
+            self._depart(target, entry)
+            return
         self._emit(entry.header, entry.payloads, entry.size_bytes, Lane.MESSAGE, entry.tag)
         self._commands.append(Released(entry.token))
 
@@ -1182,6 +1275,10 @@ class Link:
         self._deadlines.forget(token)
         asked = self._asks.pop(token, None)
         if asked is not None:
+            self._arrivals.forsake(token)
+        if self._abandon_message(token, now):
+            return asked
+        if asked is not None:
             # In the lane of messages, so that it can overtake neither its ask nor be overtaken by the next one.
             self._send(fr.Cancel(token), Lane.MESSAGE)
             self._pump_all(now)
@@ -1195,6 +1292,106 @@ class Link:
             self._advance(target, now)
         self._pump_all(now)
         return entry
+
+    # ---- frames that leave in pieces
+
+    def _depart(self, target: _Outgoing, entry: _Entry) -> None:
+        """Let a message leave in pieces. A very big one counts as released when it has left, and may be withdrawn till then."""
+        departure = self._start_departures().message(
+            entry.token, target, entry.header, entry.payloads, entry.size_bytes, entry.tag
+        )
+        self._departing[entry.token] = target.departing = departure
+        departure.awaited = not entry.asks and entry.size_bytes > self._limits.outbox_bytes
+        if not departure.awaited:
+            self._commands.append(Released(entry.token))
+        self._commands.append(Pieced())
+
+    def _start_departures(self) -> Departures:
+        if self._departures is _NO_DEPARTURES:
+            self._departures = Departures(self._theirs.link_bytes)
+        return self._departures
+
+    def _finish_departed(self, now: float) -> None:
+        """Go on behind the frames whose last piece was written."""
+        departed, self._departed = self._departed, []
+        for departure in departed:
+            target = departure.target
+            if target is None:
+                if self._replying.get(departure.key) is departure:
+                    del self._replying[departure.key]
+                continue
+            self._departing.pop(departure.key, None)
+            if departure.awaited:
+                self._commands.append(Released(departure.key))
+            self._go_on_behind(target, now)
+
+    def _go_on_behind(self, target: _Outgoing, now: float) -> None:
+        target.departing = None
+        if not target.in_line:
+            self._advance(target, now)
+        self._pump_all(now)
+
+    def _abandon_message(self, token: int, now: float) -> bool:
+        """Let a message that is leaving leave no further; `False` if it is not, or has left."""
+        departure = self._departing.get(token)
+        if departure is None or not self._abandon(departure):
+            return False
+        del self._departing[token]
+        target = departure.target
+        target.messages -= 1
+        target.size_bytes -= departure.size_bytes
+        self._outstanding_bytes -= departure.size_bytes
+        self._targets_open -= target.messages == 0
+        self._go_on_behind(target, now)
+        return True
+
+    def _abandon_answer(self, correlation: int) -> None:
+        departure = self._replying.get(correlation)
+        if departure is not None and self._abandon(departure):
+            del self._replying[correlation]
+            self._unsent[Lane.ANSWER] -= departure.rest_bytes
+
+    def _abandon(self, departure: Departure) -> bool:
+        if not self._departures.drop(departure):
+            return False
+        if departure.begun:
+            self._send(fr.Abandon(departure.number), Lane.URGENT)
+        return True
+
+    # ---- frames that come in pieces
+
+    def _bulk_arrived(self, bulk: fr.Bulk, now: float) -> None:
+        mine, frame = self._mine, bulk.frame
+        if not isinstance(frame, fr.Tell | fr.Ask | fr.Reply):
+            raise RemoteProtocolError("BULK announces no message and no answer")
+        if bulk.size_bytes > mine.frame_bytes_max or len(bulk.header) > mine.header_bytes_max:
+            raise RemoteProtocolError(f"BULK of {bulk.size_bytes} bytes, {len(bulk.header)} of them header")
+        if len(bulk.sizes) > mine.payloads_max:
+            raise RemoteProtocolError(f"BULK with over {mine.payloads_max} payloads")
+        arrivals = self._arrivals
+        if arrivals is _NO_ARRIVALS:
+            arrivals = self._arrivals = Arrivals()
+        unwanted = isinstance(frame, fr.Reply) and frame.correlation not in self._asks
+        arrivals.begin(bulk, frame, now, unwanted=unwanted)
+        if max(arrivals.messages_bytes + self._incoming_bytes, arrivals.answers_bytes) > mine.link_bytes:
+            raise RemoteProtocolError("more bytes on their way than the link's window allows")
+
+    def _piece_came(self, event: PieceCame, now: float) -> None:
+        self._arrive_whole(self._arrivals.came(event.number, event.sizes, now), now)
+
+    def _piece_arrived(self, frame: fr.Piece, payloads: Buffers, now: float) -> None:
+        self._arrive_whole(self._arrivals.add(frame.number, payloads, now), now)
+
+    def _arrive_whole(self, arrival: Arrival | None, now: float) -> None:
+        if arrival is None:
+            return
+        if isinstance(arrival.frame, fr.Reply):
+            self._reply_arrived(arrival.frame, arrival.payloads, now)
+        else:
+            self._message_arrived(arrival.frame, arrival.payloads, arrival.size_bytes, now)
+
+    def _abandon_arrived(self, frame: fr.Abandon, _now: float) -> None:
+        self._arrivals.abandon(frame.number)
 
     # ---- answers to our asks
 
@@ -1339,6 +1536,8 @@ class Link:
 
     def _cancel_arrived(self, frame: fr.Cancel, _now: float) -> None:
         self._serving.pop(frame.correlation, None)
+        if self._replying:
+            self._abandon_answer(frame.correlation)
 
     # ---- reliable delivery: numbers are checked above this core, which only carries them
 
@@ -1371,7 +1570,17 @@ class Link:
             self._refuse(Refuse(event.correlation, error, event.tag), now)
             return
         self._serving.pop(event.correlation, None)
-        self._emit(header, event.payloads, size_bytes, Lane.ANSWER, event.tag)
+        if self._leaves_in_pieces(event.payloads, size_bytes):
+            self._answer_in_pieces(event, header, size_bytes)
+        else:
+            self._emit(header, event.payloads, size_bytes, Lane.ANSWER, event.tag)
+
+    def _answer_in_pieces(self, event: Answer, header: bytes, size_bytes: int) -> None:
+        self._unsent[Lane.ANSWER] += size_bytes
+        self._replying[event.correlation] = self._start_departures().answer(
+            event.correlation, header, event.payloads, size_bytes, event.tag
+        )
+        self._commands.append(Pieced())
 
     def _refuse(self, event: Refuse, _now: float) -> None:
         if event.correlation not in self._serving:
@@ -1420,7 +1629,10 @@ class Link:
     # ---- the writer and the clock
 
     def _written(self, event: Written, now: float) -> None:
+        self._said = self._said or event.pieces
         self._count_written(event.urgent, event.answers, event.messages, now)
+        if self._departed:
+            self._finish_departed(now)
         if event.messages and self._lines:
             self._pump(_Obstacle.OUTBOX, now)
         while self._held and not self._holding():
@@ -1445,6 +1657,8 @@ class Link:
             self._expire(token, now)
         if self._phase is not _Phase.UP:
             return
+        if self._arrivals.stalled(now):
+            raise RemoteProtocolError(f"no piece of a frame on its way came for {STALL_S:g} s")
         awaited = self._awaits()
         pulse = self._heartbeat.tick(now, needed=awaited or bool(self._watches), awaited=awaited)
         if pulse is Pulse.SILENT:
@@ -1497,13 +1711,16 @@ class Link:
             return
         self._phase = _Phase.CLOSED
         self._cause = cause
-        for token in (*self._waiting, *self._asks):
+        late = (token for token, departure in self._departing.items() if departure.awaited)
+        for token in (*self._waiting, *self._asks, *late):
             self._commands.append(Rejected(token, self._loss()))
         for token in self._watches:
             self._commands.append(Notify(token, f"link lost: {cause}"))
         for watch_id in self._watched:
             self._commands.append(Unobserve(watch_id))
         self._forget_everything()
+        if not drain:
+            self._departures.clear()
         self._commands.append(Disconnect(cause, drain, reason))
 
     def _forget_everything(self) -> None:
@@ -1513,6 +1730,10 @@ class Link:
         for table in (self._waiting, self._asks, self._watches, self._outgoing, self._incoming, self._idle):
             table.clear()
         self._unacknowledged.clear()
+        self._departing.clear()
+        self._replying.clear()
+        self._departed.clear()
+        self._arrivals.clear()
         self._serving.clear()
         self._watched.clear()
 
@@ -1558,6 +1779,7 @@ _STEPS: Final[Mapping[type, Callable[[Link, Any, float], None]]] = MappingProxyT
         StopWatch: Link._stop_watch,  # noqa: SLF001
         Ended: Link._ended,  # noqa: SLF001
         Written: Link._written,  # noqa: SLF001
+        PieceCame: Link._piece_came,  # noqa: SLF001
         Tick: Link._tick,  # noqa: SLF001
         Lost: Link._lost,  # noqa: SLF001
         Close: Link._close,  # noqa: SLF001
@@ -1577,6 +1799,8 @@ _FRAMES: Final[Mapping[type, Callable[[Link, Any, float], None]]] = MappingProxy
         fr.Blocked: Link._blocked_arrived,  # noqa: SLF001
         fr.Cancel: Link._cancel_arrived,  # noqa: SLF001
         fr.Ack: Link._ack_arrived,  # noqa: SLF001
+        fr.Bulk: Link._bulk_arrived,  # noqa: SLF001
+        fr.Abandon: Link._abandon_arrived,  # noqa: SLF001
     }
 )
 

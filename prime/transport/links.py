@@ -31,6 +31,7 @@ from prime.errors import (
 )
 from prime.transport import frames as fr
 from prime.transport import link as core
+from prime.transport import pieces
 from prime.transport.carrier import Carrier, Receipt
 from prime.transport.contract import Channel, Endpoint, Transport
 from prime.transport.delivery import Window
@@ -102,7 +103,7 @@ class Links:
         self._limits = limits or LinkLimits()
         self._emit = emit or (lambda _fact: None)
         self._version = version
-        self._features = (*features, FEATURE)
+        self._features = (*features, FEATURE, pieces.FEATURE)
         self._clock = clock or _SystemClock()
         self._instance = secrets.randbits(62) + 1 if instance is None else instance
         self._peer = key.peer

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -27,11 +27,19 @@ _HINT_SPLIT = "send less in one message, or raise the limits on both ends"
 
 @attrs.define
 class Frame:
-    """One whole frame: the CBOR header, its payloads, and the bytes it took on the wire, prefix included."""
+    """One whole frame: the CBOR header, its payloads, and the bytes it took on the wire, prefix included.
+
+    `placed` holds the sizes of payloads that went into rooms of the reader's own, and are not in `payloads` therefore.
+    """
 
     header: bytes
     payloads: tuple[memoryview, ...]
     size_bytes: int
+    placed: tuple[int, ...] = ()
+
+
+Rooms = Callable[[bytes, tuple[int, ...]], Sequence[bytearray] | None]
+"""Says, by a frame's header and the sizes of its payloads, to which buffers they shall be added; `None`: to new ones."""
 
 
 def pack(
@@ -74,10 +82,15 @@ class FrameParser:
 
     A limit that is broken poisons the parser: frames that were whole before it still come out, then every `next`
     raises the same `DecodeError` and `feed` drops what it is given.
+
+    `rooms` is asked about each frame that has payloads, once all frames before it were taken.
     """
 
-    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(self, limits: Limits = DEFAULT_LIMITS, rooms: Rooms | None = None) -> None:
         self._limits = limits
+        self._ask_for_rooms = rooms
+        self._unread: deque[tuple[bytes, int]] = deque()  # only while a frame waits for its rooms
+        self._waits = False
         self._frames: deque[bytes | Frame] = deque()
         self._problem = ""
         self._start_frame()
@@ -90,11 +103,13 @@ class FrameParser:
         self._sizes: tuple[int, ...] = ()
         self._header = b""
         self._payloads: list[memoryview] = []
+        self._rooms: Sequence[bytearray] | None = None
+        self._room_start = 0
 
     @property
     def needed_bytes(self) -> int:
         """How many bytes the frame in progress still lacks, as far as is known; at least 1 between frames."""
-        missing = self._section_size - len(self._gathered)
+        missing = self._section_size - len(self._gathered) + self._room_start
         if self._step == self._take_sizes:
             return missing + self._header_size
         if self._step == self._take_header:
@@ -108,17 +123,33 @@ class FrameParser:
 
     def feed(self, data: Buffer) -> None:
         """Take bytes from the stream. `bytes` may be kept by reference; other buffers are copied before return."""
-        chunk = memoryview(data)
+        if self._waits:
+            self._unread.append((bytes(data), 0))
+        else:
+            self._parse(data, 0)
+
+    def _parse(self, data: Buffer, position: int) -> None:
+        """Parse from a position on, up to a frame that waits for its rooms."""
+        chunk, size_bytes = memoryview(data), len(data)
         keep = type(data) is bytes
-        position, size_bytes = 0, len(chunk)
         while position < size_bytes and not self._problem:
             if type(data) is bytes and not self._gathered and self._step == self._take_prefix:
                 position = self._take_small_frames(data, position)
                 if position == size_bytes:
                     return
-            take = min(self._section_size - len(self._gathered), size_bytes - position)
+            take = min(self._section_size - len(self._gathered) + self._room_start, size_bytes - position)
             self._fill(chunk[position : position + take], keep=keep and 2 * take >= size_bytes)
             position += take
+            if self._waits:
+                self._unread.append((data, position) if type(data) is bytes else (bytes(chunk[position:]), 0))
+                return
+
+    def _go_on(self) -> None:
+        """Ask for the rooms of the frame that waits for them, and parse on."""
+        self._waits = False
+        self._open_rooms()
+        while self._unread and not self._waits:
+            self._parse(*self._unread.popleft())
 
     def next(self) -> Frame | None:
         """Return the next whole frame, or `None` when more bytes are needed; raises `DecodeError` over limits."""
@@ -127,6 +158,8 @@ class FrameParser:
 
     def take(self) -> bytes | Frame | None:
         """As `next`; a small frame without payloads comes as its bare header, as there is nothing more to it."""
+        while self._waits and not self._frames:
+            self._go_on()
         if self._frames:
             return self._frames.popleft()
         if self._problem:
@@ -149,15 +182,16 @@ class FrameParser:
 
     def _fill(self, piece: memoryview, *, keep: bool) -> None:
         """Add a piece that does not reach beyond the section in progress; pass the section on when it is whole."""
-        if not self._gathered and len(piece) == self._section_size:
+        if not self._gathered and self._rooms is None and len(piece) == self._section_size:
             self._end_section(piece if keep else memoryview(bytes(piece)))
             return
         self._gathered += piece  # grows by an eighth at a time, so memory follows what arrived, not what was announced
-        if len(self._gathered) == self._section_size:
-            self._end_section(memoryview(self._gathered).toreadonly())
+        if len(self._gathered) - self._room_start == self._section_size:
+            self._end_section(memoryview(b"") if self._rooms else memoryview(self._gathered).toreadonly())
 
     def _end_section(self, section: memoryview) -> None:
         self._gathered = bytearray()
+        self._room_start = 0
         self._step(section)
 
     def _take_prefix(self, section: memoryview) -> None:
@@ -180,6 +214,14 @@ class FrameParser:
     def _take_header(self, section: memoryview) -> None:
         self._header = bytes(section)
         self._step = self._take_payload
+        if self._sizes and self._ask_for_rooms is not None:
+            self._waits = True  # what decides about its rooms may stand in a frame that was not taken yet
+        else:
+            self._expect_payload()
+
+    def _open_rooms(self) -> None:
+        if self._ask_for_rooms is not None and all(self._sizes):
+            self._rooms = self._ask_for_rooms(self._header, self._sizes)
         self._expect_payload()
 
     def _take_payload(self, section: memoryview) -> None:
@@ -191,8 +233,16 @@ class FrameParser:
         while len(self._payloads) < len(self._sizes):
             self._section_size = self._sizes[len(self._payloads)]
             if self._section_size:
+                self._enter_room()
                 return
             self._payloads.append(memoryview(b""))
         size_bytes = _PREFIX.size + 4 * len(self._sizes) + len(self._header) + sum(self._sizes)
-        self._frames.append(Frame(self._header, tuple(self._payloads), size_bytes))
+        placed = self._rooms is not None
+        frame = Frame(self._header, () if placed else tuple(self._payloads), size_bytes, self._sizes if placed else ())
+        self._frames.append(frame)
         self._start_frame()
+
+    def _enter_room(self) -> None:
+        if self._rooms is not None:
+            self._gathered = self._rooms[len(self._payloads)]
+            self._room_start = len(self._gathered)

@@ -31,26 +31,26 @@ IN_FLIGHT = 64
 DIALS = 5
 
 
-@prime.message(tag=0x7B11)
+@prime.message(tag=0x7BA1)
 class Chunk:
     """A piece of something big."""
 
     data: Payload
 
 
-@prime.message(tag=0x7B12)
+@prime.message(tag=0x7BA2)
 class Taken(Ask[int]):
     """How many bytes of chunks came."""
 
 
-@prime.message(tag=0x7B13)
+@prime.message(tag=0x7BA3)
 class Echo(Ask[bytes]):
     """Say it again."""
 
     data: bytes
 
 
-@prime.message(tag=0x7B14)
+@prime.message(tag=0x7BA4)
 class Next(Ask[int]):
     """What comes after a number."""
 

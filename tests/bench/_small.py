@@ -23,7 +23,7 @@ from prime.wire.message import decode_body, encode_body
 BATCH = 1000
 
 
-@prime.message(tag=0x7B15)
+@prime.message(tag=0x7BA5)
 class Order:
     """A small message: an integer, a text, bytes, a float and a flag."""
 

@@ -60,6 +60,10 @@ VECTORS: dict[str, tuple[fr.Frame, Sequence[bytes]]] = {
     "cancel": (fr.Cancel(7), ()),
     "ack": (fr.Ack(5, 9), ()),
     "ack again": (fr.Ack(5, 0, "no actor there"), ()),
+    "bulk": (fr.Bulk(1, (70_000, 0, 5), dumps(fr.Tell("/a", 3, [0x7E43, 0, [1, 2]]).plain())), ()),
+    "piece": (fr.Piece(1), (b"the next bytes",)),
+    "piece across payloads": (fr.Piece(24), (b"the end of one", b"and the beginning of another")),
+    "abandon": (fr.Abandon(256), ()),
 }
 
 
@@ -138,6 +142,14 @@ DRAWN: dict[fr.Kind, st.SearchStrategy[Any]] = {
     fr.Kind.BLOCKED: st.builds(fr.Blocked, PATHS),
     fr.Kind.CANCEL: st.builds(fr.Cancel, IDS),
     fr.Kind.ACK: st.builds(fr.Ack, IDS, IDS, MAYBE),
+    fr.Kind.BULK: st.builds(
+        fr.Bulk,
+        COUNTS,
+        st.lists(st.integers(0, fr.PAYLOAD_BYTES_MAX), min_size=1, max_size=4).map(tuple),
+        st.binary(max_size=40),
+    ),
+    fr.Kind.PIECE: st.builds(fr.Piece, COUNTS),
+    fr.Kind.ABANDON: st.builds(fr.Abandon, COUNTS),
 }
 
 
