@@ -1,5 +1,7 @@
 """The messages written as CDDL (RFC 8610). `python -m prime.wire.cddl` prints what `spec/wire.cddl` must hold.
 
+With the word `tags` behind it the command prints the ranges of tags, as `spec/README.md` shows them.
+
 Rules are named by room and class (`trainer.Contribute`), a reply type by its ask (`trainer.FetchChunk.reply`), and other
 types by what they are made of (`list-of-tstr`). Every choice and every nested array has a rule of its own, because the
 validator that the tests use checks named rules only.
@@ -17,6 +19,7 @@ from collections.abc import Callable, Iterable
 
 from prime.wire.codec import compile_codec, rule_name
 from prime.wire.message import Ask, messages, reply_type, tag_of
+from prime.wire.tags import table
 
 _PREAMBLE = """\
 ; The messages of Prime: what actors on different nodes say to each other is one of these arrays (spec/README.md).
@@ -83,4 +86,5 @@ def room_messages() -> tuple[type, ...]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(generate(room_messages()))
+    classes = room_messages()
+    sys.stdout.write(table(map(tag_of, classes)) if sys.argv[1:] == ["tags"] else generate(classes))

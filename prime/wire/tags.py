@@ -1,4 +1,4 @@
-"""Who may use which tag: the one place that holds the ranges. `python -m prime.wire.tags` prints them as a table.
+"""Who may use which tag: the one place that holds the ranges. `python -m prime.wire.cddl tags` prints them as a table.
 
 Each room has its range and each group of messages its part of it, also where the room is not there yet: so no message has
 to move when one comes. A tag below `PRIME_TAG_END` that is in no range is nobody's. Source: spec/protocols/versions.md 5.
@@ -6,7 +6,7 @@ to move when one comes. A tag below `PRIME_TAG_END` that is in no range is nobod
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterable
 from typing import Final
 
 import attrs
@@ -49,14 +49,15 @@ def group_of(tag: int) -> Group | None:
     return next((group for group in GROUPS if group.first <= tag <= group.last), None)
 
 
-def table() -> str:
-    """Return the ranges as a table in Markdown, as spec/README.md shows them."""
+def table(used: Iterable[int]) -> str:
+    """Return the ranges as a table in Markdown, as spec/README.md shows them; `used` are the tags that messages have."""
+    groups = {group_of(tag) for tag in used}
     rows = [
-        f"| {group.name} | `{group.room}` | `{group.first:#05x}` to `{group.last:#05x}` | {group.holds} |"
+        f"| {group.name} | `{group.room}` | `{group.first:#05x}` to `{group.last:#05x}` | {group.holds} "
+        f"| {'some' if group in groups else 'none'} |"
         for group in GROUPS
     ]
-    return "\n".join(["| group | room | tags | what it is about |", "|---|---|---|---|", *rows]) + "\n"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(table())
+    return (
+        "\n".join(["| group | room | tags | what it is about | in `wire.cddl` |", "|---|---|---|---|---|", *rows])
+        + "\n"
+    )

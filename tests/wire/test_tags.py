@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from prime.wire import tag_of
+from prime.wire.cddl import room_messages
 from prime.wire.tags import GROUPS, PRIME_TAG_END, group_of, table
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +62,7 @@ def test_no_group_is_there_twice() -> None:
 
 def test_the_table_of_the_spec_is_the_printed_one() -> None:
     printed = subprocess.run(
-        [sys.executable, "-m", "prime.wire.tags"], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-m", "prime.wire.cddl", "tags"], capture_output=True, text=True, check=True, timeout=60
     ).stdout
-    assert printed == table()
+    assert printed == table(map(tag_of, room_messages()))
     assert printed in (ROOT / "spec" / "README.md").read_text(encoding="utf-8")
