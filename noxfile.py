@@ -1,4 +1,4 @@
-"""The project's checks. `nox` alone runs lint, types, contracts, sim and tests; `nox -s tests -- dht` tests one room.
+"""The project's checks. `nox` alone runs lint, types, contracts, sim, interop and tests; `nox -s tests -- dht` tests one room.
 
 Each session makes its own virtual environment and keeps it for the next run (`nox --no-reuse-existing-virtualenvs`
 starts afresh). What each one installs stands in pyproject.toml, under `dependency-groups`.
@@ -17,7 +17,7 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_external_run = True
 nox.options.error_on_missing_interpreters = False  # `sim` runs on those that are installed
-nox.options.sessions = ["lint", "types", "contracts", "sim", "tests"]
+nox.options.sessions = ["lint", "types", "contracts", "sim", "interop", "tests"]
 
 ROOT = Path(__file__).parent
 PYTHONS = sorted({"3.11", "3.12", "3.13", f"3.{sys.version_info.minor}"})
