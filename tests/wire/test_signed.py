@@ -269,8 +269,10 @@ def test_a_scheme_can_be_registered() -> None:
 
     assert open_signed(signed_bytes(sealed(VOTE, Toy(scheme=200))), Vote) == VOTE
     assert "is not one of its signer's" in refused(signed_bytes(sealed(VOTE, Notary(scheme=200))))
-    with pytest.raises(ValueError, match="from 1 to 255"):
+    with pytest.raises(MessageError, match="no number of a scheme"):
         register_scheme(0, lambda *_: True)
+    with pytest.raises(MessageError, match="scheme 1 is taken"):
+        register_scheme(1, lambda *_: True)
 
 
 HEAD = (1, KEY.peer, 5, 6, None, [0x7B10, "p", 2], [])
