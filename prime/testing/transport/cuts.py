@@ -49,7 +49,7 @@ async def waits_out_a_wire_that_stands_still(kit: TransportKit) -> None:
             nursery.start_soon(send_and_end, held.far, pattern(3 << 20, 1))
             await trio.sleep(0.01)
             detour.hold()
-            await trio.sleep(0.7)
+            await trio.sleep(0.4)
             detour.release()
             nursery.start_soon(expect, held.near, pattern(3 << 20, 1))
             await expect(held.far, pattern(3 << 20))

@@ -107,7 +107,7 @@ async def bounds_its_backlog(kit: TransportKit) -> None:
             async with trio.open_nursery() as nursery:
                 for _ in range(12):
                     nursery.start_soon(dial_if_possible, dialler, listener.addresses[0])
-            await trio.sleep(0.7)  # past the deadline of whatever still waits to be accepted
+            await trio.sleep(0.55)  # past the deadline of whatever still waits to be accepted
             while True:
                 with trio.move_on_after(0.2) as scope:
                     await (await listener.accept()).aclose()

@@ -15,7 +15,7 @@ from prime.transport.contract import Channel, Endpoint, Transport
 from prime.transport.identity import KeyPair
 
 CASE_TIMEOUT_S = 90.0
-BLOCKED_AFTER_S = 0.4  # a send that makes no progress for so long is blocked
+BLOCKED_AFTER_S = 0.25  # a send that makes no progress for so long is blocked
 HELD_BYTES_MAX = 24 << 20  # what a transport and the operating system may hold for a reader that does not read
 PIECE_BYTES = 100_003  # divides no buffer, so that a blocked send is blocked half-way
 
