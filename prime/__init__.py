@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     from prime.store import SqliteEventStore as SqliteEventStore
     from prime.trainer.metadata import ModelMetadata as ModelMetadata
     from prime.trainer.metadata import TrainingConfig as TrainingConfig
+    from prime.transport.admission import Admission as Admission
+    from prime.transport.admission import AdmissionLimits as AdmissionLimits
+    from prime.transport.admission import Caller as Caller
     from prime.transport.identity import KeyPair as KeyPair
     from prime.transport.identity import NodeIdentity as NodeIdentity
     from prime.transport.libp2p import Libp2p as Libp2p
@@ -68,8 +71,11 @@ from prime.version import __version__
 
 _HOMES = {
     "Actor": "prime.actor",
+    "Admission": "prime.transport.admission",
+    "AdmissionLimits": "prime.transport.admission",
     "Ask": "prime.wire",
     "Broadcast": "prime.actor",
+    "Caller": "prime.transport.admission",
     "ConsistentHash": "prime.actor",
     "Context": "prime.actor",
     "Down": "prime.actor",

@@ -39,6 +39,15 @@ Upnp = Annotated[bool | None, typer.Option("--upnp/--no-upnp", help="Ask the rou
 NodesMin = Annotated[int | None, typer.Option("--nodes-min", help="Found the run once this many nodes are there.")]
 Data = Annotated[str | None, typer.Option("--data", metavar="PATH", help="Train on this text file or folder.")]
 
+Allow = Annotated[
+    list[str] | None,
+    typer.Option("--allow", metavar="PEER", help="Link with this peer and those allowed like it alone; repeatable."),
+]
+Deny = Annotated[
+    list[str] | None,
+    typer.Option("--deny", metavar="PEER", help="Never link with this peer, or from this network; repeatable."),
+]
+
 
 @app.command()
 def start(
@@ -53,6 +62,8 @@ def start(
     via: Via = None,
     nodes_min: NodesMin = None,
     data: Data = None,
+    allow: Allow = None,
+    deny: Deny = None,
     parent_eof: Annotated[bool, typer.Option("--parent-eof", hidden=True)] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -70,6 +81,8 @@ def start(
             "transport.relays": tuple(via) if via else None,
             "train.nodes_min": nodes_min,
             "train.data": data,
+            "admission.allow": tuple(allow) if allow else None,
+            "admission.deny": tuple(deny) if deny else None,
         },
         parent_eof=parent_eof,
         as_json=as_json,

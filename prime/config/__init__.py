@@ -25,11 +25,21 @@ from prime.config.derived import Derived, derive
 from prime.config.explain import Explanation, explain
 from prime.config.layers import Layer, Loaded, Origin, assemble
 from prime.config.places import Places, places
-from prime.config.schema import Config, Key, LogConfig, NodeConfig, TrainConfig, TransportConfig, all_keys
+from prime.config.schema import (
+    AdmissionConfig,
+    Config,
+    Key,
+    LogConfig,
+    NodeConfig,
+    TrainConfig,
+    TransportConfig,
+    all_keys,
+)
 from prime.config.sources import load
 from prime.config.template import set_value, template
 
 __all__ = [
+    "AdmissionConfig",
     "Config",
     "Derived",
     "Explanation",

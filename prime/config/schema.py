@@ -6,6 +6,7 @@ A section is an attrs class and a key is one of its fields, so the same rules ho
 
 from __future__ import annotations
 
+import ipaddress
 import typing
 from collections.abc import Callable
 from typing import Any, Final
@@ -134,6 +135,29 @@ def _join_fault(addresses: tuple[str, ...]) -> str:
     return ""
 
 
+_BASE58: Final = frozenset("123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz")
+
+
+def _is_peer(text: str) -> bool:
+    return len(text) == 52 and text.startswith("12D3KooW") and _BASE58.issuperset(text)
+
+
+def _allow_fault(peers: tuple[str, ...]) -> str:
+    for peer in peers:
+        if not _is_peer(peer):
+            return f"{shown(peer)} is no peer id, such as `prime key show` prints"
+    return ""
+
+
+def _deny_fault(texts: tuple[str, ...]) -> str:
+    for text in texts:
+        try:
+            _is_peer(text) or ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            return f"{shown(text)} is neither a peer id nor a network, such as 192.0.2.0/24"
+    return ""
+
+
 def _name_fault(name: str) -> str:
     if name and name.replace("-", "").replace("_", "").isalnum() and name.isascii():
         return ""
@@ -196,6 +220,35 @@ class TransportConfig:
 
 
 @frozen
+class AdmissionConfig:
+    """Who may link with this node, and how much each may use."""
+
+    allow: tuple[str, ...] = _key(
+        (), "The only peers that may link, by id; none: all that are not denied.", check=_allow_fault
+    )
+    deny: tuple[str, ...] = _key(
+        (), "Peers that may not link, by id, and networks from which no connection is taken.", check=_deny_fault
+    )
+    links_max: int = _key(1024, "Links that are kept at the same time.", low=1, high=65_536)
+    memory_bytes_max: int = _key(
+        256 * 2**20, "What the messages of one peer that wait may take; no message may take over half of it.",
+        unit="bytes", low=4 * 2**20, high=2**40,
+    )  # fmt: skip
+    targets_max: int = _key(4096, "Actors that one peer may have messages waiting for.", low=2, high=2**20)
+    messages_per_s: float = _key(
+        0.0, "Messages that one peer may send over time; 0: as many as are handled.", unit="messages/s", low=0, high=1e9
+    )
+    bytes_per_s: float = _key(
+        0.0, "Bytes of messages that one peer may send over time; 0: as many as are handled.",
+        unit="bytes/s", low=0, high=1e12,
+    )  # fmt: skip
+    connects_per_s: float = _key(
+        50.0, "Connections that are taken from one address over time; of IPv6, from one /64.",
+        unit="connections/s", low=0.1, high=1e6,
+    )  # fmt: skip
+
+
+@frozen
 class TrainConfig:
     """The training run that this node takes part in."""
 
@@ -238,6 +291,7 @@ class Config:
 
     node: NodeConfig = attrs.field(factory=NodeConfig)
     transport: TransportConfig = attrs.field(factory=TransportConfig)
+    admission: AdmissionConfig = attrs.field(factory=AdmissionConfig)
     train: TrainConfig = attrs.field(factory=TrainConfig)
     log: LogConfig = attrs.field(factory=LogConfig)
 
@@ -245,6 +299,7 @@ class Config:
 SECTIONS: Final[dict[str, type]] = {
     "node": NodeConfig,
     "transport": TransportConfig,
+    "admission": AdmissionConfig,
     "train": TrainConfig,
     "log": LogConfig,
 }

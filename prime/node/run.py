@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import importlib.util
+import math
 import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+import attrs
 import trio
 
 from prime.actor import System
@@ -27,8 +29,10 @@ from prime.node.system import open_system
 from prime.observe.log import FactLog
 from prime.observe.messages import NodeStatus
 from prime.observe.status import StatusActor
+from prime.transport.admission import Admission, AdmissionLimits
 from prime.transport.choice import transport_named
 from prime.transport.contract import Transport
+from prime.transport.frames import Allowance
 from prime.transport.identity import KeyPair
 from prime.transport.link import LinkLimits
 from prime.transport.links import Links
@@ -86,6 +90,7 @@ async def run_node(
             relay=RelayLimits() if config.transport.relay else None,
             relays=config.transport.relays,
             reachability=True,
+            admission=admission_of(config),
         ) as system:
             system.subscribe(FactLog())
             return await _Node(config, found, system).run(on_ready, parent_eof=parent_eof)
@@ -220,9 +225,28 @@ async def _cancel_on(event: trio.Event, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
+def admission_of(config: Config) -> Admission:
+    """Return who may link with the node, and how fast each may send."""
+    said = config.admission
+    limits = AdmissionLimits(
+        messages_per_s=said.messages_per_s or math.inf,
+        bytes_per_s=said.bytes_per_s or math.inf,
+        source_connects_per_s=said.connects_per_s,
+    )
+    return Admission(allow=said.allow, deny=said.deny, limits=limits)
+
+
 def _limits(config: Config) -> LinkLimits:
-    link, waits = config.transport, derive(config)
+    link, waits, said = config.transport, derive(config), config.admission
+    allowance = Allowance()
     return LinkLimits(
+        allowance=attrs.evolve(
+            allowance,
+            link_bytes=said.memory_bytes_max,
+            frame_bytes_max=min(allowance.frame_bytes_max, said.memory_bytes_max // 2),
+            targets_max=said.targets_max,
+        ),
+        links_max=said.links_max,
         heartbeat_interval_s=link.ping_interval_s,
         heartbeat_timeout_s=link.dead_after_s,
         dial_s=waits.dial_deadline_s,

@@ -29,6 +29,7 @@ from prime.transport.signing import KeySignatory
 
 if TYPE_CHECKING:
     from prime.actor.contract import ProcessOptions, Tracer
+    from prime.transport.admission import Admission
     from prime.transport.contract import Transport
     from prime.transport.relay.limits import RelayLimits
 
@@ -46,6 +47,7 @@ async def open_system(
     relay: RelayLimits | None = None,
     relays: Sequence[str] = (),
     reachability: bool = False,
+    admission: Admission | None = None,
 ) -> AsyncIterator[System]:
     """Open a system of actors, reachable from other machines if it has a transport.
 
@@ -54,7 +56,8 @@ async def open_system(
     its key file (made, mode 0600, if it is not there), or nothing for a fresh identity that ends with the system.
     `limits` bounds each link, `version` is told to peers, `seed` fixes the runtime's randomness (the jitter of
     restarts, and the secret behind narrowed refs: leave it out where strangers may guess). `tracer` follows messages,
-    `statistics=False` leaves out the times that introspection shows. With `relay` the node carries circuits for others,
+    `statistics=False` leaves out the times that introspection shows. `admission` says which peers may link, and how much
+    each may use; it can be changed while the system runs. With `relay` the node carries circuits for others,
     within these limits; `relays` are addresses of nodes that do so for this one; with `reachability` it finds out whether
     others can dial it, and dials back those who ask. Leaving the block stops everything in order.
 
@@ -78,6 +81,7 @@ async def open_system(
             version=version,
             tracer=tracer,
             signatory=signatory,
+            admission=admission,
         )
     async with serving(system), _reached(system, links, relay, tuple(relays), reachability):
         yield system

@@ -31,6 +31,7 @@ from prime.errors import (
 )
 from prime.transport import frames as fr
 from prime.transport import link as core
+from prime.transport.admission import Toll
 from prime.transport.contract import Channel
 from prime.transport.delivery import Receiver, Verdict
 from prime.transport.pieces import Gauge
@@ -59,6 +60,7 @@ EARLY_FRAMES: Final = 16
 """Asks or answers that are written before the task that sends them has its turn behind it."""
 PATHS_MAX: Final = 256
 """Target paths known by their bytes."""
+_NOTHING: Final[deque[str]] = deque(maxlen=0)
 _PREFIX: Final = struct.Struct(">IH")
 _PULSES: Final = {dumps(frame.plain()): frame for frame in (fr.Ping(), fr.Pong())}
 
@@ -154,6 +156,7 @@ class Carrier:
         *,
         dialled: bool,
         address: str,
+        toll: Toll | None = None,
     ) -> None:
         self.peer: PeerId = channel.peer
         self.link = link
@@ -194,6 +197,8 @@ class Carrier:
         self._alarm: Timer | None = None
         self._alarm_due = math.inf
         self._alarm_at = math.inf  # the same on Trio's clock
+        self._toll = toll
+        self._unpaid: deque[str] = _NOTHING
         self._ending: core.Disconnect | None = None
         self._nursery: trio.Nursery | None = None
 
@@ -295,6 +300,10 @@ class Carrier:
     def _stop_watch(self, token: int) -> None:
         if self._notices.pop(token, None) is not None:
             self.feed(core.StopWatch(token))
+
+    def doubt(self) -> None:
+        """Hear that nothing comes back: new links must not share what this one goes over."""
+        self._channel.doubt()
 
     def close(self, reason: fr.Reason, text: str) -> None:
         """Say BYE and end the link."""
@@ -493,7 +502,7 @@ class Carrier:
         if not self._offer(*rest) and self._nursery is not None:
             self._nursery.start_soon(self._deliver_when_room, *rest)
         else:
-            self.feed(core.Taken(command.target))
+            self._give_back(command.target)
 
     def _reply_slot(self, command: core.Deliver, message: Any) -> _Slot | None:
         if command.correlation is None:
@@ -541,7 +550,31 @@ class Carrier:
         except BaseException:
             self._owner.put_back(message)
             raise
-        self.feed(core.Taken(target))
+        self._give_back(target)
+
+    def _give_back(self, target: str) -> None:
+        """Let the core give the credit of a message back, or later where the peer sends faster than it may."""
+        toll = self._toll
+        if toll is None or toll.due <= self._now():
+            self.feed(core.Taken(target))
+            return
+        if self._unpaid is _NOTHING:
+            self._unpaid = deque()
+        self._unpaid.append(target)
+        if len(self._unpaid) == 1:
+            self._owner.timers.at(self._on_trios_clock(toll.due), self._paid)
+
+    def _paid(self) -> None:
+        """Give back what credit was held while the peer was over its rate."""
+        toll = self._toll
+        if toll is None or self._ending is not None:
+            return
+        if toll.due > self._now():  # more has come meanwhile
+            self._owner.timers.at(self._on_trios_clock(toll.due), self._paid)
+            return
+        unpaid, self._unpaid = self._unpaid, _NOTHING
+        for target in unpaid:
+            self.feed(core.Taken(target))
 
     def _count_refused(self, error: PrimeError) -> None:
         if isinstance(error, SignatureError | ReplayError):
@@ -632,7 +665,7 @@ class Carrier:
 
     def _settled(self, target: str) -> None:
         self._owner.inbox(self.peer).settled()
-        self.feed(core.Taken(target))
+        self._give_back(target)
 
     @property
     def _instance(self) -> int:
@@ -650,7 +683,7 @@ class Carrier:
             self.feed(core.Refuse(command.correlation, error))
         else:
             self._owner.drop(DeadLetter(command.target, f"tag {_tag(command.body)}", str(error)))
-        self.feed(core.Taken(command.target))
+        self._give_back(command.target)
 
     def _reply(self, kind: type) -> tuple[Any, Codec]:
         """Return the reply type of a message class and its codec, looked up once."""
@@ -807,6 +840,8 @@ class Carrier:
         self._owner.count(sent=False, tag=self._tag_of_frame(parsed), size_bytes=size_bytes)
         if type(parsed) is fr.Tell and self.link.up:
             self._remember_path(header, parsed.target)
+        if self._toll is not None and isinstance(parsed, fr.Tell | fr.Ask):
+            self._toll.pay(self._now(), size_bytes)
         self.feed(core.Arrived(parsed, payloads, size_bytes))
 
     def _remember_path(self, header: bytes, path: str) -> None:
@@ -893,6 +928,10 @@ class Carrier:
             taken = True
         if not taken and self._nursery is not None:
             self._nursery.start_soon(self._deliver_when_room, path, message, slot, deadline, self.peer, None, chain)
+            return
+        if self._toll is not None:
+            self._toll.pay(self._now(), size_bytes)
+            self._give_back(path)
             return
         commands = self.link.taken_now(path)
         if commands:

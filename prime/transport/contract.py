@@ -20,13 +20,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import anyio.abc
 import trio
 
 from prime.actor.contract import PeerId
 from prime.errors import WrongBackendError
+from prime.transport.admission import Admission
 from prime.transport.identity import KeyPair
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -38,7 +39,7 @@ DIAL_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 1.0
 """How long `Channel.aclose` may take to say goodbye before it just lets go."""
 
-BACKLOG_MAX = 32
+BACKLOG_MAX = 64
 """How many proved inbound channels may wait for `accept`, and how many may be proving themselves."""
 
 
@@ -67,6 +68,12 @@ class Channel(anyio.abc.ByteStream):
     @abstractmethod
     async def send(self, item: Buffer) -> None:
         """Send all bytes of `item` (one-dimensional, contiguous); see the module's text for cancellation."""
+
+    def doubt(self) -> None:
+        """Hear that nothing comes back on this channel: a dial must not go over a connection that it shares, until it does.
+
+        Nothing to do for a channel with a connection of its own.
+        """
 
     def send_nowait(self, item: Buffer) -> int:  # noqa: ARG002 - a transport may know better
         """Hand on what can be handed on without waiting and return how many bytes of `item` that were; 0 is no error.
@@ -105,6 +112,15 @@ class Endpoint(Protocol):
         Inbound connections that fail to prove one are dropped without a trace here. Raises
         `anyio.ClosedResourceError` once the endpoint is closed.
         """
+        ...
+
+
+@runtime_checkable
+class Guarded(Protocol):
+    """An endpoint that lets an admission say whose connections may prove themselves; others bound them on their own."""
+
+    def guard(self, admission: Admission) -> None:
+        """Ask `admission` from now on; called once, before the first `accept`."""
         ...
 
 

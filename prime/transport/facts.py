@@ -72,3 +72,12 @@ class ReachabilityChanged:
     before: str
     after: str
     why: str
+
+
+@attrs.frozen
+class LinkRefused:
+    """A peer that wanted to link was turned away; `unsaid` others were since the last such fact."""
+
+    peer: str
+    reason: str
+    unsaid: int = 0

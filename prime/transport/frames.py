@@ -70,6 +70,7 @@ class Reason(IntEnum):
     OVERLOAD = 4
     REPLACED = 5
     SILENT = 6
+    REFUSED = 7
 
 
 # ------------------------------------------------------------------------------------------------ checks of one field

@@ -32,11 +32,13 @@ from prime.errors import (
 from prime.transport import frames as fr
 from prime.transport import link as core
 from prime.transport import pieces
+from prime.transport.admission import Admission, Caller
 from prime.transport.carrier import Carrier, Receipt
-from prime.transport.contract import Channel, Endpoint, Transport
+from prime.transport.contract import Channel, Endpoint, Guarded, Transport
 from prime.transport.delivery import Window
 from prime.transport.dialling import ANSWER_S, CROSSING_S, FRESH_S, Dial, Race, directly_first, refusal
 from prime.transport.facts import LinkDown, LinkUp, SignedRefused
+from prime.transport.gate import Gate
 from prime.transport.identity import KeyPair
 from prime.transport.link import LinkLimits, Standing, Verdict, judge
 from prime.transport.multiaddr import CircuitPlace, TcpPlace, parse_address
@@ -47,8 +49,9 @@ from prime.transport.replay import Bounds, ReplayWindows
 from prime.transport.series import FEATURE, Inbox, Post
 from prime.transport.signing import KeySignatory, wall_clock_s
 from prime.transport.tcp import dial_socket
-from prime.wire import to_plain
+from prime.wire import dumps, to_plain
 from prime.wire.codec import Codec
+from prime.wire.frame import pack
 from prime.wire.message import signed_or_none, unsigned
 from prime.wire.signed import Signatory
 
@@ -75,7 +78,7 @@ class Links:
     simulation passes its own. With `vouched`, a peer is believed when it says for whom it hands a message on: only right
     where every peer is this same program, as between a process and its parent. The parent's side is `housed`: what its
     process signs counts as made here. `signatory` signs for the node, and `wall_s`, seconds since 1970 (UTC), says how
-    old is what others signed.
+    old is what others signed. `admission` says who may link, and how much each may use.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class Links:
         tracer: Tracer | None = None,
         signatory: Signatory | None = None,
         wall_s: Callable[[], float] = wall_clock_s,
+        admission: Admission | None = None,
     ) -> None:
         self._transport = transport
         self.vouched = vouched
@@ -102,6 +106,8 @@ class Links:
         self._key = key
         self._limits = limits or LinkLimits()
         self._emit = emit or (lambda _fact: None)
+        self._gate = Gate(admission or Admission(), self._emit, transport.name)
+        self._leaving = 0
         self._version = version
         self._features = (*features, FEATURE, pieces.FEATURE)
         self._clock = clock or _SystemClock()
@@ -212,6 +218,16 @@ class Links:
         """As `sent_bytes`, for frames received; tags unknown here count as 0."""
         return MappingProxyType(self._received_bytes)
 
+    @property
+    def admission(self) -> Admission:
+        """Who may link with this node; may be changed while it runs."""
+        return self._gate.admission
+
+    @property
+    def turned_away(self) -> Mapping[str, int]:
+        """Callers that proved who they are and were turned away, by a word for why."""
+        return self._gate.refused
+
     def sizes(self) -> dict[str, int]:
         """Count what is remembered, by table, over all links: what a leak test looks at."""
         counted = {
@@ -237,6 +253,9 @@ class Links:
         async with self._transport.open(self._key) as endpoint, trio.open_nursery() as nursery:
             self._endpoint, self._inbound, self._closing = endpoint, inbound, trio.Event()
             self._circuits = Dialler(endpoint, self._key, timeout_s=self._limits.dial_s)
+            if isinstance(endpoint, Guarded):
+                endpoint.guard(self._gate.admission)
+            unsubscribe = self._gate.admission.subscribe(self._admission_changed)
             farewell = trio.CancelScope()
             await nursery.start(self._host_links, farewell)
             farewell.shield = True  # not before: a start that is cancelled waits for its task, which nobody would end
@@ -244,6 +263,7 @@ class Links:
                 task_status.started()
                 await self._accept(endpoint)
             finally:
+                unsubscribe()
                 self._endpoint = None
                 self._circuits.close()
                 self._say_goodbye()
@@ -276,18 +296,76 @@ class Links:
 
     async def _accept(self, endpoint: Endpoint) -> None:
         while True:
-            channel = await endpoint.accept()
-            if self._is_crowded() or self._nursery is None:
-                with trio.move_on_after(self._limits.farewell_s):
-                    await channel.aclose()
-            elif self.entrance is not None:
-                self._sorted += 1
-                self._nursery.start_soon(self._sort, channel, self.entrance)
-            else:
-                self._host(channel, dialled=False)
+            self._receive(await endpoint.accept())
 
-    def _is_crowded(self) -> bool:
-        return len(self._greetings) + self._sorted >= self._limits.greetings_max
+    def _receive(self, channel: Channel, *, sorts: bool = True) -> None:
+        """Make a link of a caller's channel, or turn the caller away; with `sorts` it may also want a circuit."""
+        if self._nursery is None:
+            return  # this node shuts down, and its endpoint with it
+        peer, crowd = channel.peer, len(self._greetings) + self._sorted + self._leaving
+        if crowd >= self._limits.greetings_max:
+            why = self._gate.turned_away(peer, "crowd", f"{crowd} callers have said no HELLO yet")
+            self._turn_away(channel, fr.Reason.OVERLOAD, why)
+            return
+        greetings = sum(carrier.peer == peer and not carrier.dialled for carrier in self._greetings)
+        why = self._gate.refusal(peer, greetings, self._clock.current_time())
+        if why:
+            self._turn_away(channel, fr.Reason.REFUSED, why)
+        elif self._gate.admission.hook is not None:
+            self._nursery.start_soon(self._ask_hook, channel, sorts)
+        else:
+            self._let_in(channel, sorts)
+
+    def _let_in(self, channel: Channel, sorts: bool) -> None:  # noqa: FBT001 - handed on
+        if sorts and self.entrance is not None and self._nursery is not None:
+            self._sorted += 1
+            self._nursery.start_soon(self._sort, channel, self.entrance)
+        else:
+            self._host(channel, dialled=False)
+
+    async def _ask_hook(self, channel: Channel, sorts: bool) -> None:  # noqa: FBT001 - handed on
+        self._leaving += 1
+        try:
+            why = await self._gate.hook_refusal(Caller(channel.peer, self._transport.name, channel.remote))
+        finally:
+            self._leaving -= 1
+        if self._nursery is None or why:
+            self._turn_away(channel, fr.Reason.REFUSED, why)
+        else:
+            self._let_in(channel, sorts)
+
+    def _turn_away(self, channel: Channel, reason: fr.Reason, why: str) -> None:
+        if self._nursery is not None:
+            says = self._leaving < self._limits.greetings_max
+            self._nursery.start_soon(self._say_why_not, channel, fr.Bye(reason, why) if says else None)
+
+    async def _say_why_not(self, channel: Channel, bye: fr.Bye | None) -> None:
+        """Say BYE on a channel that becomes no link, and let the caller read it: closed at once, it might never arrive."""
+        self._leaving += 1
+        try:
+            with trio.move_on_after(self._limits.farewell_s):
+                if bye is not None:
+                    await channel.send(b"".join(pack(dumps(bye.plain()), ())))
+                    await channel.send_eof()
+                    unread = fr.HELLO_BYTES_MAX
+                    while unread > 0:
+                        unread -= len(await channel.receive(unread))
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass  # it has left
+        finally:
+            self._leaving -= 1
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + self._limits.farewell_s):
+                await channel.aclose()
+
+    def _admission_changed(self) -> None:
+        """End the links with peers that are denied now."""
+        for carrier in tuple(self._carriers):
+            why = self._gate.admission.refusal(carrier.peer)
+            if why:
+                carrier.close(fr.Reason.REFUSED, why)
+        for peer, dial in tuple(self._dials.items()):
+            if self._gate.admission.refusal(peer):
+                dial.scope.cancel()
 
     async def _sort(self, channel: Channel, entrance: Callable[[Channel], Awaitable[None]]) -> None:
         """Tell a caller that wants a circuit from one that wants a link, by the first byte."""
@@ -309,14 +387,17 @@ class Links:
 
     def take_in(self, channel: Channel) -> None:
         """Make a link of a channel whose peer dialled, as of one from the endpoint: it came by another way."""
-        self._host(channel, dialled=False)
+        self._receive(channel, sorts=False)
 
     def _host(self, channel: Channel, *, dialled: bool, address: str = "", heard: bytes = b"") -> Carrier:
         """Make a link of a stream and start its tasks; `heard` was read from it before."""
         nursery, inbound = self._serving()
         hello = self._hello(channel.peer)
         link = core.Link(channel.peer, hello, self._limits, self._clock.current_time(), dialled=dialled)
-        carrier = Carrier(channel, link, self, inbound, self._clock, self._limits, dialled=dialled, address=address)
+        toll = self._gate.toll(channel.peer)
+        carrier = Carrier(
+            channel, link, self, inbound, self._clock, self._limits, dialled=dialled, address=address, toll=toll
+        )
         carrier.heard = heard
         self._carriers[carrier] = None
         self._greetings[carrier] = self._limit_greeting(carrier, self._limits.greeting_s)
@@ -430,6 +511,7 @@ class Links:
 
     def doubted(self, carrier: Carrier) -> None:
         """See `Owner.doubted`."""
+        carrier.doubt()
         if self._nursery is not None and self._up.get(carrier.peer) is carrier:
             self._nursery.start_soon(self._probe, carrier)
 
@@ -555,7 +637,7 @@ class Links:
         self._serving()
         channel = await self._open_channel(address)
         peer = channel.peer
-        if peer == self._peer or peer in self._up or peer in self._dials:
+        if peer == self._peer or peer in self._up or peer in self._dials or self._gate.admission.refusal(peer):
             await channel.aclose()
         else:
             self.learn(peer, (address, *self.known_addresses(peer)))
@@ -593,6 +675,7 @@ class Links:
         self, peer: PeerId, channel: Channel | None = None, address: str = "", instead_of: Carrier | None = None
     ) -> Dial:
         nursery, _ = self._serving()
+        self._gate.check(peer)
         dial = self._dials[peer] = Dial(peer, instead_of)
         nursery.start_soon(self._dial, dial, channel, address)
         return dial

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import itertools
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import anyio
+import attrs
 import trio
 
 from prime.errors import WorldError
+from prime.transport.admission import Admission, Entrance, Prove, Shut, Source, source_of
 from prime.transport.contract import Buffer, Channel
 from prime.transport.multiaddr import TcpPlace
 
@@ -125,6 +128,69 @@ def tcp_place(host: str, port: int) -> TcpPlace:
     return TcpPlace(f"ip{plain.version}", str(plain), port)
 
 
+@attrs.define(eq=False)
+class _Caller:
+    """A socket whose peer has not proved itself."""
+
+    socket: trio.socket.SocketType
+    scope: trio.CancelScope | None = None
+    """Of the proof, once it has begun."""
+
+
+class Doorway:
+    """Accepts sockets, and lets each prove its peer beside the others, as far as the admission has it.
+
+    `prove` does so, and owns the socket from then on; it is cancelled where another takes its place.
+    """
+
+    def __init__(self, prove: Callable[[trio.socket.SocketType], Awaitable[None]], *, proving_max: int) -> None:
+        self._prove = prove
+        self._proving_max = proving_max
+        self._entrance = Entrance(Admission(), proving_max)
+        self._tickets = itertools.count(1)
+        self._callers: dict[int, _Caller] = {}
+
+    def guard(self, admission: Admission) -> None:
+        """Ask `admission` from now on; called before anybody has come."""
+        self._entrance = Entrance(admission, self._proving_max)
+
+    async def serve(self, listener: trio.socket.SocketType) -> None:
+        """Accept until cancelled. A caller that is let in nowhere is hung up on without a word."""
+        async with trio.open_nursery() as nursery:
+            try:
+                while True:
+                    socket, source = await _next_socket(listener)
+                    ticket = next(self._tickets)
+                    self._callers[ticket] = _Caller(socket)
+                    self._carry_out(self._entrance.arrive(ticket, source, trio.current_time()), nursery)
+            finally:
+                for caller in self._callers.values():
+                    if caller.scope is None:
+                        caller.socket.close()
+
+    def _carry_out(self, commands: Sequence[Prove | Shut], nursery: trio.Nursery) -> None:
+        for command in commands:
+            caller = self._callers[command.ticket]
+            if isinstance(command, Prove):
+                caller.scope = trio.CancelScope()
+                nursery.start_soon(self._receive, command.ticket, caller.socket, caller.scope, nursery)
+            elif caller.scope is not None:
+                caller.scope.cancel()
+            else:
+                del self._callers[command.ticket]
+                caller.socket.close()
+
+    async def _receive(
+        self, ticket: int, socket: trio.socket.SocketType, scope: trio.CancelScope, nursery: trio.Nursery
+    ) -> None:
+        try:
+            with scope:
+                await self._prove(socket)
+        finally:
+            del self._callers[ticket]
+            self._carry_out(self._entrance.leave(ticket), nursery)
+
+
 class Reception:
     """Turns accepted sockets into proved channels, several at a time."""
 
@@ -133,17 +199,17 @@ class Reception:
     ) -> None:
         self._prove = prove
         self._timeout_s = timeout_s
-        self._slots = trio.CapacityLimiter(backlog_max)
+        self._doorway = Doorway(self._receive, proving_max=backlog_max)
         self._proved, self._waiting = trio.open_memory_channel[Channel](backlog_max)
         self._closed = False
 
+    def guard(self, admission: Admission) -> None:
+        """See `Guarded.guard`."""
+        self._doorway.guard(admission)
+
     async def serve(self, listener: trio.socket.SocketType) -> None:
-        """Accept until cancelled; when every slot is taken the operating system's own backlog waits."""
-        async with trio.open_nursery() as nursery:
-            while True:
-                slot = object()
-                await self._slots.acquire_on_behalf_of(slot)
-                nursery.start_soon(self._receive, await next_socket(listener), slot)
+        """Accept until cancelled."""
+        await self._doorway.serve(listener)
 
     async def accept(self) -> Channel:
         """Return the next proved channel. Raises `anyio.ClosedResourceError` once closed."""
@@ -163,15 +229,18 @@ class Reception:
         if self._closed:
             raise anyio.ClosedResourceError
 
-    async def _receive(self, socket: trio.socket.SocketType, slot: object) -> None:
+    async def _receive(self, socket: trio.socket.SocketType) -> None:
+        channel = await self._proved_channel(socket)
+        if channel is None:
+            return
         try:
-            channel = await self._proved_channel(socket)
-            if channel:
-                await self._proved.send(channel)
+            await self._proved.send(channel)
         except trio.BrokenResourceError:
             pass  # the endpoint has closed, and its channels with it
-        finally:
-            self._slots.release_on_behalf_of(slot)
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True):
+                await channel.aclose()
+            raise
 
     async def _proved_channel(self, socket: trio.socket.SocketType) -> Channel | None:
         """Let the caller prove its peer; close the socket of one that fails to, or takes too long."""
@@ -187,13 +256,13 @@ class Reception:
         return channel
 
 
-async def next_socket(listener: trio.socket.SocketType) -> trio.socket.SocketType:
-    """Return the next caller's socket; waits also while this process has no descriptor left for one."""
+async def _next_socket(listener: trio.socket.SocketType) -> tuple[trio.socket.SocketType, Source]:
+    """Return the next caller's socket and where it comes from; waits also while this process has no descriptor left."""
     while True:
         try:
-            socket, _ = await listener.accept()
+            socket, name = await listener.accept()
         except OSError as error:
             if error.errno in _OUT_OF_DESCRIPTORS:
                 await trio.sleep(_BREATHER_S)
             continue  # else: that caller hung up before we could answer
-        return socket
+        return socket, source_of(name[0]) if isinstance(name, tuple) else ""

@@ -19,6 +19,7 @@ import trio
 from prime.actor.contract import PeerId
 from prime.actor.groups import one_error
 from prime.errors import AddressInUseError, ConfigError, RemoteProtocolError, UnreachableError, WrongPeerError
+from prime.transport.admission import Admission
 from prime.transport.contract import BACKLOG_MAX, CLOSE_TIMEOUT_S, DIAL_TIMEOUT_S, Buffer, Channel, require_trio
 from prime.transport.identity import KeyPair
 from prime.transport.multiaddr import Address, TcpPlace, parse_address
@@ -172,6 +173,10 @@ class TcpEndpoint:
             f"{address} did not answer within {self._transport.dial_timeout_s:g} s.",
             hint="Check that the node runs, and that no firewall drops what goes there.",
         )
+
+    def guard(self, admission: Admission) -> None:
+        """See `Guarded.guard`."""
+        self.reception.guard(admission)
 
     async def accept(self) -> Channel:
         """See `Endpoint.accept`."""

@@ -28,6 +28,7 @@ import trio
 from prime.actor.contract import PeerId
 from prime.actor.groups import one_error
 from prime.errors import AddressInUseError, ConfigError, UnreachableError, WrongPeerError
+from prime.transport.admission import Admission
 from prime.transport.contract import BACKLOG_MAX, DIAL_TIMEOUT_S, Buffer, Channel, require_trio
 from prime.transport.identity import KeyPair
 from prime.transport.multiaddr import Address, UnixPlace, parse_address
@@ -169,6 +170,10 @@ class UnixEndpoint:
             f"{address} did not answer within {self._transport.dial_timeout_s:g} s.",
             hint="The process that listens there hangs, or is not Prime.",
         )
+
+    def guard(self, admission: Admission) -> None:
+        """See `Guarded.guard`."""
+        self.reception.guard(admission)
 
     async def accept(self) -> Channel:
         """See `Endpoint.accept`."""

@@ -139,12 +139,18 @@ class MuxedChannel(Channel):
         if self._closed:
             return
         self._closed = True
-        if self._begun:
+        if self._connection.doubted:
+            self._connection.break_off("nothing came back on it")
+        elif self._begun:
             self._connection.reset(self._stream)
         else:
             self._connection.close_stream(self._stream, drop=True)
         self._drop()
         self._wake()
+
+    def doubt(self) -> None:
+        """See `Channel.doubt`."""
+        self._connection.doubted = True
 
     def finish(self) -> None:
         """End our direction, and the stream as a whole if the peer does not end its own within seconds.
@@ -278,6 +284,8 @@ class Connection:
         self.cause = ""
         self.ended = trio.Event()
         """Set when the connection is over."""
+        self.doubted = False
+        """Whether nothing came back on a channel of it, and has not since: no new stream is opened on it."""
         self.drained = trio.lowlevel.ParkingLot()
         """Where senders wait until the socket has taken what is there."""
         self._conduit = conduit
@@ -431,6 +439,7 @@ class Connection:
             self.break_off("the peer closed the connection")
 
     def _received(self, data: bytes) -> None:
+        self.doubted = False
         for event in self._session.receive(data, trio.current_time()):
             _ACTIONS[type(event)](self, event)
         self._flush()

@@ -21,6 +21,7 @@ from prime.actor.deadlines import Deadlines
 from prime.actor.groups import one_error
 from prime.errors import PrimeError, RefusedError, RemoteProtocolError, UnreachableError, WrongPeerError
 from prime.transport import multistream
+from prime.transport.admission import Admission
 from prime.transport.contract import CLOSE_TIMEOUT_S, Channel
 from prime.transport.identity import KeyPair
 from prime.transport.libp2p.connection import Connection, MuxedChannel
@@ -29,7 +30,7 @@ from prime.transport.libp2p.muxer import Muxer, Upgrader, agree_on_yamux
 from prime.transport.libp2p.security import Check, Secured, Security, remote_of
 from prime.transport.libp2p.transport import PROTOCOL, Libp2p
 from prime.transport.multiaddr import Address, TcpPlace, parse_address
-from prime.transport.sockets import Wire, next_socket, tcp_place
+from prime.transport.sockets import Doorway, Wire, tcp_place
 from prime.transport.tcp import dial_socket, open_listener, places_of
 from prime.transport.tls import open_credentials
 
@@ -84,7 +85,7 @@ class Libp2pEndpoint:
         self._security = security
         self._nursery = nursery
         self._timers = Deadlines()
-        self._slots = trio.CapacityLimiter(transport.backlog_max)
+        self._doorway = Doorway(self._receive_caller, proving_max=transport.backlog_max)
         self._dialling: dict[PeerId, trio.Lock] = {}
         self._connections: dict[PeerId, list[Muxer]] = {}
         self._arrived, self._waiting = trio.open_memory_channel[MuxedChannel](transport.backlog_max)
@@ -104,7 +105,11 @@ class Libp2pEndpoint:
         """Begin to receive callers."""
         self.host.set_stream_handler(PROTOCOL, self._receive_slowly)
         self._nursery.start_soon(self._timers.run)
-        self._nursery.start_soon(self._serve, listener)
+        self._nursery.start_soon(self._doorway.serve, listener)
+
+    def guard(self, admission: Admission) -> None:
+        """See `Guarded.guard`."""
+        self._doorway.guard(admission)
 
     async def dial(self, address: str, peer: PeerId | None = None) -> Channel:
         """See `Endpoint.dial`. Streams to one peer share a connection: an open one is used, whatever the address."""
@@ -156,8 +161,9 @@ class Libp2pEndpoint:
         return await self._open_stream(await self._adopt(await self.connect(place, wanted.peer)))
 
     def _connected(self, peer: PeerId) -> Muxer | None:
-        """Return the best connection with a peer: a direct one before a circuit."""
-        muxers = [muxer for muxer in self._connections.get(peer, ()) if not muxer.is_closed]
+        """Return the best connection with a peer: a direct one before a circuit, and the latest of those."""
+        known = reversed(self._connections.get(peer, []))
+        muxers = [muxer for muxer in known if not muxer.is_closed and not muxer.connection.doubted]
         return min(muxers, key=lambda muxer: muxer.secured_conn is not None, default=None)
 
     async def connect(self, place: TcpPlace, expected: PeerId | None) -> Muxer:
@@ -189,7 +195,7 @@ class Libp2pEndpoint:
         """
         others = self._connections.get(muxer.connection.peer, ())
         for other in others:
-            if other is not muxer and other.is_initiator and not other.is_closed:
+            if other is not muxer and other.is_initiator and not other.is_closed and not other.connection.doubted:
                 muxer.connection.close_nowait()
                 return other
         self._nursery.start_soon(self._introduce, muxer)
@@ -257,14 +263,7 @@ class Libp2pEndpoint:
 
     # ---- callers
 
-    async def _serve(self, listener: trio.socket.SocketType) -> None:
-        """Accept until cancelled; when every slot is taken the operating system's own backlog waits."""
-        while True:
-            slot = object()
-            await self._slots.acquire_on_behalf_of(slot)
-            self._nursery.start_soon(self._receive_caller, await next_socket(listener), slot)
-
-    async def _receive_caller(self, socket: trio.socket.SocketType, slot: object) -> None:
+    async def _receive_caller(self, socket: trio.socket.SocketType) -> None:
         muxer = None
         try:
             with trio.move_on_after(self._transport.dial_timeout_s):
@@ -273,11 +272,10 @@ class Libp2pEndpoint:
         except (PrimeError, OSError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
             log.debug("a caller was not let in: %r", error)  # a stranger's fault, and strangers are many
         finally:
-            self._slots.release_on_behalf_of(slot)
             if muxer is None:
                 socket.close()
         if muxer is not None:
-            await self._introduce(muxer)
+            self._nursery.start_soon(self._introduce, muxer)
 
     async def _greet(self, muxer: Muxer, channel: MuxedChannel) -> None:
         """See which protocol a new stream is for: the actors' is answered at once, others are py-libp2p's."""
