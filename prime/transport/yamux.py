@@ -31,6 +31,9 @@ HEADER_BYTES: Final = 12
 WINDOW_BYTES: Final = 256 * 1024
 """Of every new stream, in both directions, without a word (spec.md, "Flow Control")."""
 
+BIG_BYTES: Final = 64 * 1024
+"""Data of a frame that is worth a read of its own."""
+
 _HEADER: Final = struct.Struct(">BBHII")
 _VERSION: Final = 0
 _ID_MAX: Final = 2**32 - 1
@@ -90,7 +93,7 @@ class Arrived:
 
 @attrs.frozen
 class Granted:
-    """The peer's window of a stream has room again."""
+    """The peer's window of a stream has more room."""
 
     stream: int
 
@@ -165,6 +168,7 @@ class Session:
         self._header = b""
         self._flags = 0
         self._left = 0  # bytes of the data frame that has begun
+        self._was_big = False  # the last data frame: the next may be, too
         self._into: _Stream | None = None
         self._out: list[bytes] = []
         self._events: list[Event] = []
@@ -253,6 +257,7 @@ class Session:
     def _data_begins(self, flags: int, stream_id: int, length: int) -> None:
         stream = self._stream_of(flags, stream_id)
         self._left, self._flags, self._into = length, flags, stream
+        self._was_big = length >= BIG_BYTES
         if stream is not None and length:
             if stream.finished:
                 raise RemoteProtocolError(f"data on the yamux stream {stream_id}, which the peer had ended")
@@ -270,7 +275,7 @@ class Session:
             return
         if stream.theirs + length > _ID_MAX:
             raise RemoteProtocolError(f"the window of the yamux stream {stream_id} grows beyond 2^32")
-        if length and not stream.theirs and not stream.ended:
+        if length and not stream.ended and not flags & _SYN:
             self._events.append(Granted(stream_id))
         stream.theirs += length
         self._ending(stream, flags)
@@ -341,6 +346,13 @@ class Session:
             raise RemoteProtocolError("a yamux go-away on a stream")
         self._gone = code
         self._events.append(WentAway(code))
+
+    @property
+    def wants_bytes(self) -> int:
+        """How many bytes are best read next, so that a big frame's data is in no copy cut from its header; or 0."""
+        if self._left >= BIG_BYTES:
+            return self._left
+        return HEADER_BYTES if self._was_big and not self._left and not self._header else 0
 
     # ---- what this side does
 

@@ -23,6 +23,7 @@ from prime.errors import RemoteProtocolError
 from prime.transport import yamux
 from prime.transport.contract import CLOSE_TIMEOUT_S, Buffer, Channel
 from prime.transport.libp2p.conduit import Conduit
+from prime.transport.sockets import READ_BYTES_MAX
 
 ROOM_BYTES: Final = 1 << 19
 """How much may wait for the socket before senders wait too."""
@@ -31,6 +32,8 @@ ANSWER_BYTES_MAX: Final = 1 << 20
 WRITE_TIMEOUT_S: Final = 30.0
 """How long the socket may take nothing before the connection is over."""
 JOIN_BYTES: Final = 1 << 16
+LEAST_BYTES: Final = 1 << 14
+"""A window that takes less than this and less than what is to be sent is waited for: its rest makes no frame."""
 _SMALL_BYTES: Final = 2048
 """Parts below this size are joined in a stream's buffer: a byte in an object of its own takes forty."""
 
@@ -113,9 +116,10 @@ class MuxedChannel(Channel):
         if self._ended or self._broken or self._closed:
             return 0
         size = min(self._connection.room(self._stream), len(item))
-        if size:
+        if size >= min(len(item), LEAST_BYTES) > 0:
             self._connection.push(self._stream, item if size == len(item) else item[:size])
-        return size
+            return size
+        return 0
 
     async def send_eof(self) -> None:
         """See `Channel.send_eof`."""
@@ -250,9 +254,9 @@ class MuxedChannel(Channel):
         while True:
             self._check_writable()
             room = self._connection.room(self._stream)
-            if room:
+            if room >= min(wanted, LEAST_BYTES):
                 return min(room, wanted)
-            if self._connection.has_window(self._stream):
+            if self._connection.is_full:
                 await self._connection.drained.park()
             else:
                 await self._writable.park()
@@ -327,13 +331,14 @@ class Connection:
         """See `yamux.Session.round_trip_s`."""
         return self._session.round_trip_s
 
-    def has_window(self, stream: int) -> bool:
-        """Tell whether the peer's window of a stream has room."""
-        return self._session.room(stream) > 0
+    @property
+    def is_full(self) -> bool:
+        """Tell whether senders wait for the socket."""
+        return self._waiting_bytes >= ROOM_BYTES
 
     def room(self, stream: int) -> int:
         """Return how large a frame of a stream may be handed on now."""
-        if self._waiting_bytes >= ROOM_BYTES:
+        if self.is_full:
             return 0
         return min(self._session.room(stream), self._conduit.frame_bytes_max)
 
@@ -429,7 +434,7 @@ class Connection:
 
     async def _read(self) -> None:
         try:
-            while data := await self._conduit.receive():
+            while data := await self._conduit.receive(self._session.wants_bytes or READ_BYTES_MAX):
                 self._received(data)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
             self.break_off(f"the connection broke: {error}".rstrip(": "))
