@@ -244,7 +244,7 @@ class TlsSession:
         view = memoryview(self._scratch)[:size_max]
         size = 0
         try:
-            while size < len(view) and (count := self._tls.read(len(view) - size, view[size:])):  # type: ignore[arg-type]
+            while size < len(view) and (count := self._read_into(view[size:])):
                 size += count
         except ssl.SSLWantReadError:
             self._fit(size)
@@ -257,6 +257,10 @@ class TlsSession:
                 raise self._failure from error
         self._fit(size)
         return bytes(view[:size])
+
+    def _read_into(self, room: memoryview) -> int:
+        count: Any = self._tls.read(len(room), room)
+        return int(count)
 
     def _fit(self, size: int) -> None:
         """Let the buffer for decrypted bytes follow the traffic: reading into one is three times as fast as joining."""
