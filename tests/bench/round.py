@@ -1,10 +1,12 @@
-"""A round between two nodes against gloo's all_reduce in float32, in the same minutes on the same machine.
+"""A round between two nodes against gloo's all_reduce in float32 and hivemind's averaging in 8 bits, on one machine.
 
 Run: python tests/bench/round.py [--json] [--pairs 3] [--elements 25000000] [--cases round_tcp]
 
 A round lasts from the contribution on both aggregators to the committed outcome on both, with its votes journalled by
 fsync. `round_memory` has both nodes in one process; `round_tcp` and `round_libp2p` have two processes over loopback, and
-so has gloo, whose time is that of summing and dividing by two. Ours and theirs take turns; values are medians.
+so has gloo, whose time is that of summing and dividing by two. `round_hivemind_8bit` is `round_libp2p` against hivemind
+1.1.12, whose time is that of the averaging alone, without finding the group: it runs in the environment whose Python is
+`--hivemind-python` or the variable HIVEMIND_PYTHON. Ours and theirs take turns; values are medians.
 `relative_error` is that of the aggregate against the exact mean in float64 (norm over norm, the worst of all rounds).
 """
 
@@ -17,6 +19,8 @@ import importlib.util
 import json
 import os
 import select
+import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -31,8 +35,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # a fresh checkout needs no installation
 
 import attrs  # noqa: E402
-import numpy as np  # noqa: E402
 import trio  # noqa: E402
+from _contribution import NODES, answer, delta, digest, error_of  # noqa: E402
 from _report import machine, say, show  # noqa: E402
 
 import prime  # noqa: E402
@@ -45,31 +49,15 @@ from prime.trainer.codec import Vector  # noqa: E402
 from prime.trainer.float32 import Float32  # noqa: E402
 from prime.trainer.view import Member  # noqa: E402
 
-NODES = 2
-CASES = ("round_memory", "round_tcp", "round_libp2p")
+HIVEMIND_CASE = "round_hivemind_8bit"
+CASES = ("round_memory", "round_tcp", "round_libp2p", HIVEMIND_CASE)
 LISTEN = "/ip4/127.0.0.1/tcp/0"
-AGAINST = "gloo all_reduce float32"
+GLOO = "gloo all_reduce float32"
+HIVEMIND = "hivemind 1.1.12 Uniform8BitQuantization"
+HIVEMIND_REACH = 4.0
+END_S = 10.0
 ANSWER_S = 300.0
 """How long a process may take for its start, or for one round, on a busy machine."""
-CHECK_ELEMENTS = 1 << 20
-
-
-def delta(index: int, round_: int, elements: int) -> Vector:
-    """Return what node `index` contributes: float32[D] of a normal distribution."""
-    return np.random.default_rng([index, round_]).standard_normal(elements, np.float32)
-
-
-def error_of(mean: Vector, round_: int) -> float:
-    """Return the relative error of a mean against the exact one."""
-    exact = [delta(index, round_, mean.size) for index in range(NODES)]
-    wrong = whole = 0.0
-    for at in range(0, mean.size, CHECK_ELEMENTS):
-        piece = slice(at, at + CHECK_ELEMENTS)
-        true = sum(part[piece].astype(np.float64) for part in exact) / NODES
-        wrong += float(np.sum((mean[piece] - true) ** 2))
-        whole += float(np.sum(true**2))
-    return (wrong / whole) ** 0.5
-
 
 # ------------------------------------------------------------------------------------------------ a process with nodes
 
@@ -196,16 +184,6 @@ def serve_gloo(index: int, folder: Path, elements: int) -> None:
     distributed.destroy_process_group()
 
 
-def digest(vector: Vector) -> str:
-    """Return a hash of a vector's bits."""
-    return hashlib.sha256(vector.view(np.uint8).data).hexdigest()
-
-
-def answer(**fields: Any) -> None:
-    """Tell the bench something, in one line."""
-    print(json.dumps(fields), flush=True)
-
-
 async def one_question() -> str:
     """Return the next line of standard input; empty at its end. Lines are awaited, so no byte is read ahead."""
     line = b""
@@ -266,18 +244,22 @@ def heard(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def started(case: str, folder: Path, elements: int) -> Any:
+def started(case: str, folder: Path, elements: int, hivemind: str = "") -> Any:
     """Run a contestant's processes for the length of the block."""
+    program = [hivemind, str(Path(__file__).with_name("_hivemind_round.py"))]
+    if not hivemind:
+        program = [sys.executable, __file__, "--child", case, "--folder", str(folder)]
     with contextlib.ExitStack() as stack:
         processes: list[subprocess.Popen[str]] = []
         join = ""
         for index in range(1 if case == "round_memory" else NODES):
-            arguments = ["--child", case, "--index", str(index), "--join", join, "--folder", str(folder)]
+            arguments = ["--index", str(index), "--join", join, "--elements", str(elements)]
             process = subprocess.Popen(
-                [sys.executable, __file__, *arguments, "--elements", str(elements)],
+                [*program, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
+                start_new_session=True,  # hivemind has processes of its own, which end with it
             )
             stack.callback(end, process)
             processes.append(process)
@@ -286,42 +268,59 @@ def started(case: str, folder: Path, elements: int) -> Any:
 
 
 def end(process: subprocess.Popen[str]) -> None:
-    """End a process and leave nothing of it."""
-    process.kill()
+    """End a process, which the end of its input asks for, and leave nothing of it."""
+    assert process.stdin is not None
+    process.stdin.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(END_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            pipe.close()
+    if process.stdout is not None:
+        process.stdout.close()
 
 
-def compare(case: str, pairs: int, elements: int) -> dict[str, Any]:
-    """Measure one case, in turns with gloo."""
-    with tempfile.TemporaryDirectory(prefix="prime-bench-") as name, contextlib.ExitStack() as stack:
-        ours = stack.enter_context(started(case, Path(name), elements))
-        theirs = stack.enter_context(started("gloo", Path(name), elements)) if has("torch") else None
+def compare(case: str, pairs: int, elements: int, hivemind: str) -> dict[str, Any]:
+    """Measure one case, in turns with its peer."""
+    name, peer, reach = (HIVEMIND, "hivemind", HIVEMIND_REACH) if case == HIVEMIND_CASE else (GLOO, "gloo", None)
+    with tempfile.TemporaryDirectory(prefix="prime-bench-") as folder, contextlib.ExitStack() as stack:
+        place = Path(folder)
+        ours = stack.enter_context(started("round_libp2p" if peer == "hivemind" else case, place, elements))
+        theirs = None
+        if peer == "hivemind":
+            theirs = stack.enter_context(started(case, place, elements, hivemind))
+        elif has("torch"):
+            theirs = stack.enter_context(started("gloo", place, elements))
         for pair in range(-1, pairs):  # the first pair warms up: engines compile, memory is touched
             took = ours.run_round(counts=pair >= 0)
-            say(f"{case} {'warm-up' if pair < 0 else pair + 1}: {took:.3f} s" + against(theirs, counts=pair >= 0))
+            other = f", {peer} {theirs.run_round(counts=pair >= 0):.3f} s" if theirs is not None else ""
+            say(f"{case} {'warm-up' if pair < 0 else pair + 1}: {took:.3f} s{other}")
     value = statistics.median(ours.times)
-    peer = statistics.median(theirs.times) if theirs is not None else None
+    against = statistics.median(theirs.times) if theirs is not None else None
     return {
         "case": case,
         "value": round(value, 4),
         "unit": "s",
-        "against": AGAINST if peer is not None else None,
-        "ratio": round(peer / value, 3) if peer is not None else None,
-        "against_value": round(peer, 4) if peer is not None else None,
+        "against": name if against is not None else None,
+        "ratio": round(against / value, 3) if against is not None else None,
+        "reach": reach,
+        "against_value": round(against, 4) if against is not None else None,
         "relative_error": max(ours.errors),
         "against_relative_error": max(theirs.errors) if theirs is not None else None,
         "identical": ours.identical,
+        "against_identical": theirs.identical if theirs is not None else None,
         "elements": elements,
         "pairs": pairs,
     }
 
 
-def against(theirs: Group | None, *, counts: bool) -> str:
-    """Run the peer's turn and return it in words."""
-    return f", gloo {theirs.run_round(counts=counts):.3f} s" if theirs is not None else ""
+def missing_for(case: str, hivemind: str) -> str:
+    """Return what a case lacks on this machine, in words."""
+    if case in {"round_libp2p", HIVEMIND_CASE} and not has("libp2p"):
+        return "libp2p is not installed (pip install 'prime-actors[libp2p]')"
+    if case == HIVEMIND_CASE and shutil.which(hivemind or "") is None:
+        return "no Python with hivemind was named (--hivemind-python; tests/bench/README.md says how to make one)"
+    return ""
 
 
 def has(library: str) -> bool:
@@ -336,6 +335,11 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3, help="rounds of each, after one to warm up (default 3)")
     parser.add_argument("--elements", type=int, default=25_000_000, help="size of the vector (default 25 million)")
     parser.add_argument("--cases", nargs="*", choices=CASES, default=CASES)
+    parser.add_argument(
+        "--hivemind-python",
+        default=os.environ.get("HIVEMIND_PYTHON", ""),
+        help="the Python of an environment with hivemind (default: the variable HIVEMIND_PYTHON)",
+    )
     for hidden in ("--child", "--join", "--folder"):
         parser.add_argument(hidden, default="", help=argparse.SUPPRESS)
     parser.add_argument("--index", type=int, default=0, help=argparse.SUPPRESS)
@@ -354,10 +358,10 @@ def bench(options: argparse.Namespace) -> None:
     before = machine()
     results = []
     for case in options.cases:
-        if case == "round_libp2p" and not has("libp2p"):
-            say("round_libp2p: left out, libp2p is not installed (pip install 'prime-actors[libp2p]')")
+        if missing := missing_for(case, options.hivemind_python):
+            say(f"{case}: left out, {missing}")
             continue
-        results.append(compare(case, options.pairs, options.elements))
+        results.append(compare(case, options.pairs, options.elements, options.hivemind_python))
     show("round", results, before, as_json=options.json)
 
 
