@@ -26,11 +26,11 @@ def wall_clock_s() -> float:
 class KeySignatory:
     """Signs with a node's key. One key has one: two would give one number twice.
 
-    The first number is the wall clock's in microseconds then, and each is one more than the one before. Signing one message
-    takes many microseconds, so the numbers of a run never pass the clock, and the next run begins above all of them, as
-    long as the clock is not set back over the restart by more than the node was up and down. If it is, receivers refuse
-    what the node signs until they have forgotten it (`signed_age_s` after its last message): too little is taken for a
-    while, and nothing twice.
+    The first number is the wall clock's, in microseconds, when it first signs, and each is one more than the one before.
+    Signing one message takes many microseconds, so the numbers of a run never pass the clock, and the next run begins
+    above all of them, unless the clock is set back by more than the time since the earlier run first signed. Then
+    receivers refuse what the node signs until they have forgotten it (`signed_age_s` after its last message): too little
+    is taken for a while, and nothing twice.
     """
 
     scheme: Final = ED25519

@@ -488,6 +488,20 @@ async def test_what_found_nobody_or_no_room_is_taken_when_it_comes_again(autojum
         assert far.links.signed_refused == 0
 
 
+async def test_a_replay_told_reliably_is_settled_as_a_dead_letter_and_what_follows_comes(autojump_clock: Any) -> None:
+    async with places(3) as (first, second, third):
+        vote = first.system.sign(Vote("once"))
+        await first.ref(third).tell(vote)
+        ref = second.ref(third, reliable=True)
+        for message in (vote, Vote("after"), vote, Vote("last")):
+            await ref.tell(message)
+        await ref.flushed(timeout=10)
+        await trio.sleep(1)
+        assert third.votes() == ["once", "after", "last"]
+        assert ["was taken before" in letter.reason for letter in third.dead] == [True, True]
+        assert third.links.signed_refused == 2
+
+
 async def test_an_ask_that_found_nobody_may_be_handed_on_again(autojump_clock: Any) -> None:
     async with places() as (near, far), far.system.supervisor("late") as supervisor:
         buy = near.system.sign(Buy(1))
