@@ -21,7 +21,7 @@ from prime.transport.links import LinkLimits
 EVERY_S = 0.05
 
 
-@prime.message(tag=0x7A63)
+@prime.message(tag=0x7A6C)
 class Step:
     number: int
 

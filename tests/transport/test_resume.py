@@ -23,12 +23,12 @@ EVERY_S = 0.05
 RESUME_S = 2.0
 
 
-@prime.message(tag=0x7A61)
+@prime.message(tag=0x7A6A)
 class Step:
     number: int
 
 
-@prime.message(tag=0x7A62)
+@prime.message(tag=0x7A6B)
 class Reached(Ask[int]):
     pass
 
