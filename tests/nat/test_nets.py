@@ -28,16 +28,17 @@ import json, socket, sys
 udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 udp.bind(("0.0.0.0", 4100))
 for host in sys.argv[1:]:
-    udp.settimeout(1)
+    udp.settimeout(5)
     udp.sendto(b"?", (host, 4000))
     print(udp.recv(100).decode(), flush=True)
-udp.settimeout(0.3)
+sys.stdin.readline()
+udp.settimeout(0.2)
 try:
     print(json.dumps(udp.recvfrom(100)[1]), flush=True)
 except TimeoutError:
     print("null", flush=True)
 """
-"""Asks each host as whom it comes, then tells who else sends something."""
+"""Asks each host as whom it comes, then, when told to, tells who else has sent something."""
 
 TCP = """
 import socket, sys
@@ -60,6 +61,7 @@ def mapped(inside: Machine, *asked: Machine, stranger: Machine, box: Machine) ->
     seen = [program.object() for _ in asked]
     send = f"import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'!', {tuple(seen[0])!r})"
     stranger.run("python3", "-c", send)
+    program.say("")
     assert {host for host, _ in seen} == {box.address}
     return [port for _, port in seen], program.object()
 
