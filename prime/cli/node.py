@@ -35,6 +35,10 @@ Via = Annotated[
     list[str] | None,
     typer.Option("--via", metavar="MULTIADDR", help="Be reached through this relay; may be given again."),
 ]
+ViaLibp2p = Annotated[
+    list[str] | None,
+    typer.Option("--via-libp2p", metavar="MULTIADDR", help="Be reached through this standard libp2p relay, too."),
+]
 Upnp = Annotated[bool | None, typer.Option("--upnp/--no-upnp", help="Ask the router to pass a port on to this node.")]
 NodesMin = Annotated[int | None, typer.Option("--nodes-min", help="Found the run once this many nodes are there.")]
 Data = Annotated[str | None, typer.Option("--data", metavar="PATH", help="Train on this text file or folder.")]
@@ -57,6 +61,7 @@ def start(
     join: Join = None,
     transport: Kind = None,
     mdns: Mdns = None,
+    via_libp2p: ViaLibp2p = None,
     upnp: Upnp = None,
     relay: Relay = None,
     via: Via = None,
@@ -76,6 +81,7 @@ def start(
             "transport.join": tuple(join) if join else None,
             "transport.kind": transport,
             "transport.mdns": mdns,
+            "transport.libp2p_relays": tuple(via_libp2p) if via_libp2p else None,
             "transport.upnp": upnp,
             "transport.relay": relay,
             "transport.relays": tuple(via) if via else None,
@@ -176,6 +182,7 @@ def bootstrap(
     listen: Listen = None,
     transport: Kind = None,
     mdns: Mdns = None,
+    via_libp2p: ViaLibp2p = None,
     upnp: Upnp = None,
     relay: Relay = None,
     via: Via = None,
@@ -194,6 +201,7 @@ def bootstrap(
             "transport.kind": transport,
             "transport.mdns": mdns,
             "transport.mdns_wait_s": 0.0,  # it is the first, whoever else there is
+            "transport.libp2p_relays": tuple(via_libp2p) if via_libp2p else None,
             "transport.upnp": upnp,
             "transport.relay": relay,
             "transport.relays": tuple(via) if via else None,

@@ -208,6 +208,12 @@ class TransportConfig:
     relays: tuple[str, ...] = _key(
         (), "Relays to be reached through while this node cannot be dialled.", check=_join_fault, flag="--via"
     )
+    libp2p_relays: tuple[str, ...] = _key(
+        (),
+        "Standard libp2p relays (circuit relay v2) to be reached through; only with libp2p.",
+        check=_join_fault,
+        flag="--via-libp2p",
+    )
     upnp: bool = _key(False, "Ask the router, by UPnP, to pass a port on to this node.")
     deadline_s: float = _key(
         30.0, "The longest that one request to another node may take; dialling and the hello take parts of it.",

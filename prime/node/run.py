@@ -57,7 +57,20 @@ def transport_of(config: Config, found: Places) -> Transport:
     if kind == "unix" and not listen:
         listen = f"/unix{found.state.absolute()}/peers.sock"
     transport = transport_named(kind, listen, dial_timeout_s=derive(config).dial_deadline_s)
+    if config.transport.libp2p_relays:
+        transport = _relayed(transport, config.transport.libp2p_relays)
     return Mapped(transport, on_change=_say) if config.transport.upnp else transport
+
+
+def _relayed(transport: Transport, relays: tuple[str, ...]) -> Transport:
+    from prime.transport.libp2p import Libp2p
+
+    if isinstance(transport, Libp2p):
+        return attrs.evolve(transport, relays=relays)
+    raise ConfigError(
+        f"transport.libp2p_relays are of use to libp2p only, not to {transport.name}.",
+        hint="Set transport.kind to libp2p, or use transport.relays: Prime's own relays, over any transport.",
+    )
 
 
 def best_transport() -> str:

@@ -647,9 +647,16 @@ class Links:
         return peer
 
     async def _open_channel(self, address: str, peer: PeerId | None = None) -> Channel:
-        if isinstance(parse_address(address).place, CircuitPlace):
+        endpoint = self._open_endpoint()
+        if not isinstance(parse_address(address).place, CircuitPlace):
+            return await endpoint.dial(address, peer)
+        try:
             return await self.circuits.dial(address, peer)
-        return await self._open_endpoint().dial(address, peer)
+        except UnreachableError as error:
+            try:
+                return await endpoint.dial(address, peer)  # through a relay of its own kind, if it knows one
+            except UnreachableError:
+                raise error from None
 
     def _open_endpoint(self) -> Endpoint:
         if self._endpoint is None:

@@ -27,7 +27,8 @@ from prime.actor.contract import PeerId
 from prime.actor.groups import one_error
 from prime.errors import ConfigError, MissingExtraError, PrimeError, RefusedError, UnreachableError
 from prime.transport import lease as core
-from prime.transport.contract import Channel, Endpoint, Transport
+from prime.transport.admission import Admission
+from prime.transport.contract import Channel, Endpoint, Guarded, Transport
 from prime.transport.identity import KeyPair
 from prime.transport.multiaddr import Address, TcpPlace, parse_address
 
@@ -110,6 +111,10 @@ class _MappedEndpoint:
     def addresses(self) -> tuple[str, ...]:
         own = self._inner.addresses
         return (*own, self.mapped) if self.mapped and self.mapped not in own else own
+
+    def guard(self, admission: Admission) -> None:
+        if isinstance(self._inner, Guarded):
+            self._inner.guard(admission)
 
     async def dial(self, address: str, peer: PeerId | None = None) -> Channel:
         return await self._inner.dial(address, peer)

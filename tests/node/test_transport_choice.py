@@ -12,6 +12,9 @@ from prime.config.sources import flag_layer
 from prime.errors import ConfigError
 from prime.node.run import transport_of
 from prime.transport.contract import Transport
+from prime.transport.identity import KeyPair
+from prime.transport.libp2p import Libp2p
+from prime.transport.upnp import Mapped
 
 
 def chosen(kind: str, listen: str, folder: Path) -> Transport:
@@ -38,3 +41,15 @@ def test_with_an_address_it_listens_there(tmp_path: Path) -> None:
 def test_a_name_that_nothing_offers(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no transport 'udp'; installed are memory, unix, tcp, libp2p"):
         chosen("udp", "", tmp_path)
+
+
+def test_standard_relays_are_for_libp2p_only(tmp_path: Path) -> None:
+    relay = f"/ip4/51.0.0.2/tcp/4001/p2p/{KeyPair.generate().peer}"
+    settings = {"transport.libp2p_relays": relay, "node.state_dir": str(tmp_path)}
+    config = assemble([flag_layer({**settings, "transport.kind": "tcp"})]).config
+    with pytest.raises(ConfigError, match="of use to libp2p only, not to tcp") as caught:
+        transport_of(config, places(config.node, {}))
+    assert "transport.relays" in caught.value.hint
+    config = assemble([flag_layer({**settings, "transport.kind": "libp2p", "transport.upnp": True})]).config
+    mapped = transport_of(config, places(config.node, {}))
+    assert isinstance(mapped, Mapped) and mapped.inner == Libp2p(relays=(relay,), dial_timeout_s=10)

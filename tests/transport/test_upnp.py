@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prime.errors import ConfigError, MissingExtraError, RefusedError, UnreachableError
-from prime.transport.contract import Endpoint
+from prime.transport.contract import Endpoint, Guarded
 from prime.transport.identity import KeyPair
 from prime.transport.lease import (
     LEASE_S,
@@ -220,6 +220,17 @@ async def test_the_mapped_address_stands_beside_the_own_and_goes_with_the_endpoi
         assert router.mapped == {4002: 4001}
     assert router.mapped == {}
     assert said == ["the router passes on what comes to 51.0.0.2 port 4002"]
+
+
+async def test_the_entrance_is_guarded_as_without_it() -> None:
+    admission: Any = object()
+    heard: list[Any] = []
+    async with Mapped(Tcp("/ip4/0.0.0.0/tcp/0"), router=FakeRouter(), settle_s=0).open(KEY) as endpoint:
+        inner: Any = endpoint
+        inner._inner.guard = heard.append
+        assert isinstance(endpoint, Guarded)
+        endpoint.guard(admission)
+    assert heard == [admission]
 
 
 async def test_a_router_that_restarts_is_asked_again(autojump_clock: Any) -> None:

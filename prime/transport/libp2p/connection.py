@@ -64,6 +64,11 @@ class MuxedChannel(Channel):
         return self._connection.peer
 
     @property
+    def relayed(self) -> bool:
+        """See `Channel.relayed`."""
+        return self._connection.relayed
+
+    @property
     def remote(self) -> str:
         """See `Channel.remote`."""
         return self._connection.remote
@@ -299,6 +304,8 @@ class Connection:
         self._channels: dict[int, MuxedChannel] = {}
         self.remote = ""
         """Where the peer's bytes come from, as an address without `/p2p/`; empty if unknown."""
+        self.relayed = False
+        """Whether the connection goes through a standard relay."""
         self._waiting: deque[memoryview] = deque()
         self._waiting_bytes = 0
         self._wake = trio.Event()

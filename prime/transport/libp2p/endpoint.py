@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import socket as os_socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -24,12 +25,22 @@ from prime.transport import multistream
 from prime.transport.admission import Admission
 from prime.transport.contract import CLOSE_TIMEOUT_S, Channel
 from prime.transport.identity import KeyPair
+from prime.transport.libp2p.circuit import (
+    HOP,
+    STOP,
+    Circuit,
+    CircuitInfo,
+    Slots,
+    answer_circuit,
+    ask_for_circuit,
+    ask_for_reservation,
+)
 from prime.transport.libp2p.connection import Connection, MuxedChannel
 from prime.transport.libp2p.host import Places, make_host, running, settle
 from prime.transport.libp2p.muxer import Muxer, Upgrader, agree_on_yamux
-from prime.transport.libp2p.security import Check, Secured, Security, remote_of
+from prime.transport.libp2p.security import Check, Line, Secured, Security, remote_of
 from prime.transport.libp2p.transport import PROTOCOL, Libp2p
-from prime.transport.multiaddr import Address, TcpPlace, parse_address
+from prime.transport.multiaddr import Address, CircuitPlace, TcpPlace, parse_address
 from prime.transport.sockets import Doorway, Wire, tcp_place
 from prime.transport.tcp import dial_socket, open_listener, places_of
 from prime.transport.tls import open_credentials
@@ -41,15 +52,17 @@ log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def open_endpoint(transport: Libp2p, key: KeyPair, place: TcpPlace) -> AsyncIterator[Libp2pEndpoint]:
-    """Listen at `place`. Raises `AddressInUseError`, or `ConfigError` for one that this machine can't listen on."""
+async def open_endpoint(
+    transport: Libp2p, key: KeyPair, place: TcpPlace, relays: tuple[Address, ...]
+) -> AsyncIterator[Libp2pEndpoint]:
+    """Listen at `place`, and be dialled through `relays`. Raises `AddressInUseError`, or `ConfigError` for one that this machine can't listen on."""
     listener = await open_listener(place, transport.address)
     with listener, open_credentials(key) as credentials:
         bound = places_of(place, *listener.getsockname()[:2])
         async with one_error(), trio.open_nursery() as nursery:
             keys = create_new_key_pair(key.private_bytes())
             security = Security(keys, credentials, lambda made: nursery.start_soon(settle, made.close))
-            endpoint = Libp2pEndpoint(transport, key.peer, security, bound, nursery)
+            endpoint = Libp2pEndpoint(transport, key.peer, security, bound, relays, nursery)
             endpoint.host = make_host(
                 keys, security.options(), Places(endpoint.connect, bound), transport.dial_timeout_s
             )
@@ -75,6 +88,7 @@ class Libp2pEndpoint:
         peer: PeerId,
         security: Security,
         bound: tuple[TcpPlace, ...],
+        relays: tuple[Address, ...],
         nursery: trio.Nursery,
     ) -> None:
         self.host: Any = None
@@ -89,6 +103,8 @@ class Libp2pEndpoint:
         self._dialling: dict[PeerId, trio.Lock] = {}
         self._connections: dict[PeerId, list[Muxer]] = {}
         self._arrived, self._waiting = trio.open_memory_channel[MuxedChannel](transport.backlog_max)
+        self._reservations = Slots(relays, self._reserve, self._announce) if relays else None
+        self._own = self.addresses
         self._closed = False
 
     @property
@@ -105,6 +121,9 @@ class Libp2pEndpoint:
         """Begin to receive callers."""
         self.host.set_stream_handler(PROTOCOL, self._receive_slowly)
         self._nursery.start_soon(self._timers.run)
+        if self._reservations is not None:
+            self.host.set_stream_handler(STOP, self._receive_offer)
+            self._nursery.start_soon(self._reservations.run)
         self._nursery.start_soon(self._doorway.serve, listener)
 
     def guard(self, admission: Admission) -> None:
@@ -116,10 +135,9 @@ class Libp2pEndpoint:
         if self._closed:
             raise anyio.ClosedResourceError
         wanted = parse_address(address).expecting(peer)
-        if not isinstance(wanted.place, TcpPlace):
-            raise UnreachableError(f"{address} is no TCP address.", hint="Dial it over the transport that it names.")
+        way = self._way(wanted)
         with trio.move_on_after(self._transport.dial_timeout_s):
-            return await self._dial(wanted, wanted.place)
+            return await self._dial(wanted.peer, way, direct=isinstance(wanted.place, TcpPlace))
         raise UnreachableError(
             f"{wanted} did not answer within {self._transport.dial_timeout_s:g} s.",
             hint="Check that the node runs, and that no firewall drops what goes there.",
@@ -144,13 +162,22 @@ class Libp2pEndpoint:
 
     # ---- dialling
 
-    async def _dial(self, wanted: Address, place: TcpPlace) -> MuxedChannel:
-        if wanted.peer is None:
-            return await self._open_stream(await self._adopt(await self.connect(place, None)))
-        async with _turn(self._dialling, wanted.peer):
-            muxer = self._connected(wanted.peer)
-            if muxer is None:
-                muxer = await self._adopt(await self.connect(place, wanted.peer))
+    def _way(self, wanted: Address) -> Callable[[], Awaitable[Muxer]]:
+        """Return what makes a connection to an address, direct or through a standard relay."""
+        match wanted:
+            case Address(TcpPlace() as place, peer):
+                return partial(self.connect, place, peer)
+            case Address(CircuitPlace(relay), str(peer)):
+                return partial(self._connect_through, relay, peer)
+        raise UnreachableError(f"{wanted} is no TCP address.", hint="Dial it over the transport that it names.")
+
+    async def _dial(self, peer: PeerId | None, way: Callable[[], Awaitable[Muxer]], *, direct: bool) -> MuxedChannel:
+        if peer is None:
+            return await self._open_stream(await self._adopt(await way()))
+        async with _turn(self._dialling, peer):
+            muxer = self._connected(peer)
+            if muxer is None or (direct and muxer.relayed):
+                muxer = await self._adopt(await way())
                 return await self._open_stream(muxer)
         try:
             return await self._open_stream(muxer)
@@ -158,13 +185,13 @@ class Libp2pEndpoint:
             if not muxer.is_closed:
                 raise
         # That connection had died unnoticed: once more, with a new one.
-        return await self._open_stream(await self._adopt(await self.connect(place, wanted.peer)))
+        return await self._open_stream(await self._adopt(await way()))
 
     def _connected(self, peer: PeerId) -> Muxer | None:
         """Return the best connection with a peer: a direct one before a circuit, and the latest of those."""
         known = reversed(self._connections.get(peer, []))
         muxers = [muxer for muxer in known if not muxer.is_closed and not muxer.connection.doubted]
-        return min(muxers, key=lambda muxer: muxer.secured_conn is not None, default=None)
+        return min(muxers, key=lambda muxer: muxer.relayed, default=None)
 
     async def connect(self, place: TcpPlace, expected: PeerId | None) -> Muxer:
         """Connect, prove identities and begin to mux. Raises `UnreachableError` and `WrongPeerError`."""
@@ -182,11 +209,11 @@ class Libp2pEndpoint:
             wire.close()
             raise
 
-    async def _upgrade(self, wire: Wire, check: Check | None) -> Muxer:
+    async def _upgrade(self, wire: Line, check: Check | None, made: CircuitInfo | None = None) -> Muxer:
         secured = await (self._security.dial(wire, check) if check else self._security.accept(wire))
         if not secured.muxed:
             await agree_on_yamux(secured.conduit, dialled=check is not None)
-        return self._mux(secured, remote_of(wire), None, dialled=check is not None)
+        return self._mux(secured, remote_of(wire), made, dialled=check is not None)
 
     async def _adopt(self, muxer: Muxer) -> Muxer:
         """Use a connection that this side opened, unless it turns out to have one with that peer already.
@@ -195,13 +222,14 @@ class Libp2pEndpoint:
         """
         others = self._connections.get(muxer.connection.peer, ())
         for other in others:
-            if other is not muxer and other.is_initiator and not other.is_closed and not other.connection.doubted:
+            same = other is not muxer and other.is_initiator and other.relayed == muxer.relayed
+            if same and not other.is_closed and not other.connection.doubted:
                 muxer.connection.close_nowait()
                 return other
         self._nursery.start_soon(self._introduce, muxer)
         return muxer
 
-    async def _open_stream(self, muxer: Muxer) -> MuxedChannel:
+    async def _open_stream(self, muxer: Muxer, protocol: str = PROTOCOL) -> MuxedChannel:
         """Open a stream; a connection on which nothing comes back at all has died, and is ended."""
         connection = muxer.connection
         try:
@@ -209,16 +237,72 @@ class Libp2pEndpoint:
         except RefusedError as error:
             raise UnreachableError(f"{error} ({connection.peer}).", hint=error.hint) from error
         except anyio.BrokenResourceError as error:
-            raise _no_stream(connection.peer, str(error)) from error
+            raise _no_stream(connection.peer, protocol, str(error)) from error
         try:
-            await multistream.propose(channel.send, channel.receive, (PROTOCOL,))
+            await multistream.propose(channel.send, channel.receive, (protocol,))
         except (RemoteProtocolError, anyio.BrokenResourceError, anyio.EndOfStream, anyio.ClosedResourceError) as error:
             channel.reset()
-            raise _no_stream(connection.peer, str(error) or type(error).__name__) from error
+            raise _no_stream(connection.peer, protocol, str(error) or type(error).__name__) from error
         except BaseException:
             channel.reset()
             raise
         return channel
+
+    # ---- circuits through standard relays
+
+    async def _connect_through(self, relay: Address, peer: PeerId) -> Muxer:
+        """Connect to a peer by a circuit through a relay; raises as `connect`, and `RefusedError`."""
+        between = await self._relay(relay)
+        channel = await self._open_stream(between, HOP)
+        try:
+            await ask_for_circuit(channel, peer)
+            info = CircuitInfo(between.connection.peer, peer)
+            return await self._upgrade(Circuit(channel), _expecting(f"{relay}/p2p-circuit", peer), info)
+        except (RemoteProtocolError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+            channel.reset()
+            raise UnreachableError(
+                f"{peer} does not speak libp2p behind {relay}: {str(error) or type(error).__name__}.",
+                hint="Standard relays end a circuit early: try again, or use a relay with higher limits.",
+            ) from error
+        except BaseException:
+            channel.reset()
+            raise
+
+    async def _relay(self, relay: Address) -> Muxer:
+        """Return the connection to a relay."""
+        if not isinstance(relay.place, TcpPlace) or relay.peer is None:
+            raise UnreachableError(f"{relay} is no TCP address.", hint="Dial it over the transport that it names.")
+        async with _turn(self._dialling, relay.peer):
+            return self._connected(relay.peer) or await self._adopt(await self.connect(relay.place, relay.peer))
+
+    async def _reserve(self, relay: Address) -> tuple[PeerId, float, trio.Event]:
+        muxer = await self._relay(relay)
+        channel = await self._open_stream(muxer, HOP)
+        try:
+            return muxer.connection.peer, await ask_for_reservation(channel), muxer.connection.ended
+        finally:
+            channel.close_nowait()
+
+    def _announce(self, relays: tuple[str, ...]) -> None:
+        self.addresses = (*self._own, *(f"{relay}/p2p-circuit/p2p/{self._peer}" for relay in relays))
+
+    async def _receive_offer(self, stream: Any) -> None:
+        """Take up a circuit, if it comes from a relay that keeps a slot for this node."""
+        channel = stream.muxed_stream.channel
+        muxer = None
+        try:
+            if self._reservations is not None and self._reservations.keeps(channel.peer):
+                with trio.move_on_after(self._transport.dial_timeout_s):
+                    info = CircuitInfo(channel.peer, await answer_circuit(channel))
+                    muxer = await self._upgrade(Circuit(channel), None, info)
+        except (PrimeError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream) as error:
+            log.debug("a circuit through %s came to nothing: %r", channel.peer, error)
+        finally:
+            if muxer is None:
+                channel.reset()
+        if muxer is not None:
+            await self._introduce(muxer)
+            await channel.over.wait()
 
     # ---- connections
 
@@ -237,6 +321,7 @@ class Libp2pEndpoint:
         )
         connection.remote = str(tcp_place(*remote)) if remote else ""
         muxer = Muxer(connection, remote, made)
+        connection.relayed = muxer.relayed
         self._connections.setdefault(secured.peer, []).append(muxer)
         self._nursery.start_soon(self._carry, muxer)
         if self._closed:
@@ -326,7 +411,7 @@ async def _turn(locks: dict[PeerId, trio.Lock], peer: PeerId) -> AsyncIterator[N
             del locks[peer]
 
 
-def _expecting(place: TcpPlace, expected: PeerId | None) -> Check:
+def _expecting(place: TcpPlace | str, expected: PeerId | None) -> Check:
     def check(answers: PeerId) -> None:
         if expected not in {None, answers}:
             raise WrongPeerError(
@@ -337,8 +422,6 @@ def _expecting(place: TcpPlace, expected: PeerId | None) -> Check:
     return check
 
 
-def _no_stream(peer: PeerId, why: str) -> UnreachableError:
-    return UnreachableError(
-        f"{peer} opened no stream for {PROTOCOL}: {why}.",
-        hint="Is a Prime node of the same major version running there?",
-    )
+def _no_stream(peer: PeerId, protocol: str, why: str) -> UnreachableError:
+    hint = "Is a Prime node of the same major version running there?" if protocol == PROTOCOL else "It is no relay."
+    return UnreachableError(f"{peer} opened no stream for {protocol}: {why}.", hint=hint)

@@ -57,6 +57,11 @@ class Muxer(IMuxedConn):
         """Tell whether the connection is over."""
         return self.connection.ended.is_set()
 
+    @property
+    def relayed(self) -> bool:
+        """Tell whether the connection goes through a relay."""
+        return bool(self.get_connection_type() is ConnectionType.RELAYED)
+
     async def start(self) -> None:
         """Return when the connection is over."""
         self.event_started.set()

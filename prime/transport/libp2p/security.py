@@ -8,7 +8,7 @@ other side knows how (libp2p `specs/connections/inlined-muxer-negotiation.md`), 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import anyio
 from libp2p.abc import ISecureConn, ISecureTransport
@@ -34,6 +34,15 @@ from prime.transport.tls import ALPN, Credentials, TlsSession
 TLS: Final = "/tls/1.0.0"
 NOISE_BYTES: Final = 65519
 """Plaintext of the largest Noise message (libp2p `specs/noise`): a frame fills exactly one."""
+
+
+class Line(Carriage, Protocol):
+    """What a connection is secured over: a socket's `Wire`, or a circuit."""
+
+    async def send_all(self, data: Buffer) -> None:
+        """Send every byte."""
+        ...
+
 
 Check = Callable[[PeerId], None]
 """Looks at who answered; raises `WrongPeerError`."""
@@ -67,18 +76,18 @@ class Security:
         """Return py-libp2p's `sec_opt`: what it offers, in this order."""
         return {TLS: TlsTransport(self._keys, self._credentials, self._let_go), str(NOISE): self._noise}
 
-    async def dial(self, wire: Wire, check: Check) -> Secured:
+    async def dial(self, wire: Line, check: Check) -> Secured:
         """Secure a connection that this side opened. `check` sees who answers.
 
         Raises `RemoteProtocolError`, what `check` raises, and `anyio.BrokenResourceError`.
         """
         return await self._secure(wire, await multistream.propose(wire.send_all, _reader(wire), (TLS, NOISE)), check)
 
-    async def accept(self, wire: Wire) -> Secured:
+    async def accept(self, wire: Line) -> Secured:
         """Secure a connection that the other side opened; raises as `dial`."""
         return await self._secure(wire, await multistream.answer(wire.send_all, _reader(wire), (TLS, NOISE)), None)
 
-    async def _secure(self, wire: Wire, protocol: str, check: Check | None) -> Secured:
+    async def _secure(self, wire: Line, protocol: str, check: Check | None) -> Secured:
         if protocol == TLS:
             return await secure_by_tls(wire, self._credentials, check)
         raw = RawConnection(WireStream(wire), check is not None)
@@ -115,7 +124,7 @@ def _anybody(_peer: PeerId) -> None:
     """Let everybody in: a listener."""
 
 
-def _reader(wire: Wire) -> multistream.Receive:
+def _reader(wire: Line) -> multistream.Receive:
     async def receive(max_bytes: int) -> bytes:
         data = await wire.receive(max_bytes)
         if not data:
@@ -128,7 +137,7 @@ def _reader(wire: Wire) -> multistream.Receive:
 class WireStream(ReadWriteCloser):
     """A socket as py-libp2p's Noise wants it."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Line) -> None:
         self._wire = wire
 
     async def read(self, n: int | None = None) -> bytes:
@@ -148,8 +157,10 @@ class WireStream(ReadWriteCloser):
         return remote_of(self._wire)
 
 
-def remote_of(wire: Wire) -> tuple[str, int] | None:
-    """Return the host and port at the other end of a socket; `None` if it is no more."""
+def remote_of(wire: Line) -> tuple[str, int] | None:
+    """Return the host and port at the other end of a socket; `None` if it is no more, or this is a circuit."""
+    if not isinstance(wire, Wire):
+        return None
     try:
         host, port, *_ = wire.socket.getpeername()
     except OSError:

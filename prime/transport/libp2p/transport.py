@@ -13,6 +13,7 @@ import trio
 from prime.errors import ConfigError, MissingExtraError
 from prime.transport.contract import BACKLOG_MAX, DIAL_TIMEOUT_S, require_trio
 from prime.transport.identity import KeyPair
+from prime.transport.multiaddr import Address, TcpPlace, parse_address
 from prime.transport.tcp import listen_place
 from prime.transport.yamux import YamuxLimits
 
@@ -26,6 +27,7 @@ PROTOCOL: Final = "/prime/actor/1"
 class Libp2p:
     """The libp2p transport (extra `libp2p`): `address` is where to listen, port 0 for any free one.
 
+    `relays` are standard libp2p relays (circuit relay v2) through which this node shall be dialled, each with its `/p2p/`.
     `limits` is what each connected peer may use: streams, and memory for what it has sent and nobody has read.
     """
 
@@ -33,6 +35,7 @@ class Libp2p:
     backlog_max: int = BACKLOG_MAX
     dial_timeout_s: float = DIAL_TIMEOUT_S
     limits: YamuxLimits = attrs.field(factory=YamuxLimits)
+    relays: tuple[str, ...] = attrs.field(default=(), kw_only=True)
 
     @property
     def name(self) -> str:
@@ -48,11 +51,19 @@ class Libp2p:
             raise ConfigError(
                 f"libp2p listens at addresses, not at names: {self.address}.", hint="Write /ip4/… or /ip6/…."
             )
+        relays = tuple(map(_relay, self.relays))
         await trio.to_thread.run_sync(_import_libp2p)  # seconds of work, during which other actors go on
         from prime.transport.libp2p.endpoint import open_endpoint
 
-        async with open_endpoint(self, key, place) as endpoint:
+        async with open_endpoint(self, key, place, relays) as endpoint:
             yield endpoint
+
+
+def _relay(text: str) -> Address:
+    address = parse_address(text)
+    if not isinstance(address.place, TcpPlace) or address.peer is None:
+        raise ConfigError(f"{text} is no address of a relay.", hint="Write /ip4/HOST/tcp/PORT/p2p/ID.")
+    return address
 
 
 def _import_libp2p() -> None:
