@@ -36,6 +36,7 @@ import prime
 from prime.actor.contract import PeerId
 from prime.actor.groups import one_error
 from prime.errors import ConfigError, RemoteProtocolError, UnreachableError, WrongPeerError
+from prime.transport.admission import Admission
 from prime.transport.contract import BACKLOG_MAX, CLOSE_TIMEOUT_S, DIAL_TIMEOUT_S, Buffer, Channel, require_trio
 from prime.transport.identity import KeyPair
 from prime.transport.multiaddr import Address, LayeredPlace, TcpPlace, parse_address
@@ -119,7 +120,7 @@ class WebSocket:
             self._protocol.receive_data(data or None)
             return list(self._protocol.events())
         except WebSocketError as error:
-            if error.event_hint is not None:
+            if error.event_hint is not None and not self._protocol.client:
                 await self._send(error.event_hint)
             raise RemoteProtocolError("The other side speaks no WebSocket.") from error
 
@@ -147,6 +148,10 @@ class WebSocketChannel(Channel):
     @property
     def peer(self) -> PeerId:
         return self._session.peer
+
+    @property
+    def remote(self) -> str:
+        return self._wire.remote
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         with self._receiving:
@@ -238,6 +243,9 @@ class WebSocketEndpoint:
         self._dial_timeout_s = transport.dial_timeout_s
         self._credentials = credentials
         self._channels: set[WebSocketChannel] = set()
+
+    def guard(self, admission: Admission) -> None:
+        self.reception.guard(admission)
 
     async def dial(self, address: str, peer: PeerId | None = None) -> Channel:
         self.reception.check_open()

@@ -29,6 +29,7 @@ from prime.testing.transport.kit import (
 
 CASES: tuple[Case, ...] = (
     dialling.proves_identity_on_both_sides,
+    dialling.says_where_the_other_side_is,
     dialling.refuses_a_wrong_peer,
     dialling.refuses_contradictions,
     dialling.dials_without_knowing_the_peer,
@@ -73,6 +74,7 @@ WIRE_CASES: tuple[Case, ...] = (
     strangers.survives_handshakes_that_stop,
     strangers.believes_no_handshake_played_back,
     strangers.shows_who_says_nothing_the_door,
+    strangers.keeps_out_whom_its_admission_denies,
     cuts.carries_bytes_that_come_one_by_one,
     cuts.waits_out_a_wire_that_stands_still,
     cuts.gives_up_a_dial_that_stands_still,
@@ -86,6 +88,7 @@ WIRE_CASES: tuple[Case, ...] = (
 
 LONG_CASES: tuple[Case, ...] = (
     streaming.waits_a_minute_for_its_reader,
+    cancelling.takes_a_cancel_at_each_await,
     leaks.leaves_nothing_behind_of_ten_thousand,
 )
 """Promises that take minutes to look at."""

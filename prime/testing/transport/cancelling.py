@@ -29,6 +29,7 @@ from prime.testing.transport.kit import (
 from prime.transport.contract import Channel, Endpoint
 
 AWAITS = 6  # of those of one call, spread over all
+AWAITS_ALL = 1000
 
 
 async def loses_nothing_to_a_cancelled_receive(kit: TransportKit) -> None:
@@ -65,16 +66,7 @@ async def never_tears_a_cancelled_send(kit: TransportKit) -> None:
 
 async def dials_anew_wherever_a_dial_was_cancelled(kit: TransportKit) -> None:
     """A dial that is cancelled at any of its awaits leaves both endpoints and their other channels as they were."""
-    async with met(kit) as m:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_accept_and_close, m.listener)
-            address = m.listener.addresses[0]
-            for step in spread(await cancelled_at(0, _dial_and_close, m.dialler, address), AWAITS):
-                for late in (False, True):
-                    await cancelled_at(step, _dial_and_close, m.dialler, address, late=late)
-            nursery.cancel_scope.cancel()
-        await echo(m, b"still here")
-        await echo(await meet_again(m.dialler, m.listener), b"and again")
+    await _dials(kit, AWAITS)
 
 
 async def loses_no_channel_to_a_cancelled_accept(kit: TransportKit) -> None:
@@ -110,9 +102,37 @@ async def loses_nothing_wherever_a_receive_was_cancelled(kit: TransportKit) -> N
 
 async def never_tears_wherever_a_send_was_cancelled(kit: TransportKit) -> None:
     """A send that is cancelled at any of its awaits went whole or not at all, or the channel is broken."""
+    await _sends(kit, AWAITS)
+
+
+async def ends_wherever_a_close_was_cancelled(kit: TransportKit) -> None:
+    """A close that is cancelled at any of its awaits has closed the channel, and the peer sees that it ends."""
+    await _closes(kit, AWAITS)
+
+
+async def takes_a_cancel_at_each_await(kit: TransportKit) -> None:
+    """The same of dials, sends and closes, at each await that they have."""
+    for cancels in (_dials, _sends, _closes):
+        await cancels(kit, AWAITS_ALL)
+
+
+async def _dials(kit: TransportKit, most: int) -> None:
+    async with met(kit) as m:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_accept_and_close, m.listener)
+            address = m.listener.addresses[0]
+            for step in spread(await cancelled_at(0, _dial_and_close, m.dialler, address), most):
+                for late in (False, True):
+                    await cancelled_at(step, _dial_and_close, m.dialler, address, late=late)
+            nursery.cancel_scope.cancel()
+        await echo(m, b"still here")
+        await echo(await meet_again(m.dialler, m.listener), b"and again")
+
+
+async def _sends(kit: TransportKit, most: int) -> None:
     data, marker = pattern(1_500_000), b"after" * 1000
     async with met(kit) as m:
-        for step in spread(await _cancelled_send(m, data, 0, []), AWAITS):
+        for step in spread(await _cancelled_send(m, data, 0, []), most):
             for late in (False, True):
                 got: list[bytes] = []
                 await _cancelled_send(await meet_again(m.dialler, m.listener), data, step, got, marker, late=late)
@@ -122,10 +142,9 @@ async def never_tears_wherever_a_send_was_cancelled(kit: TransportKit) -> None:
         await echo(await meet_again(m.dialler, m.listener), b"still here")
 
 
-async def ends_wherever_a_close_was_cancelled(kit: TransportKit) -> None:
-    """A close that is cancelled at any of its awaits has closed the channel, and the peer sees that it ends."""
+async def _closes(kit: TransportKit, most: int) -> None:
     async with met(kit) as m:
-        for step in spread(max(1, await _cancelled_close(m, 0)), AWAITS):
+        for step in spread(max(1, await _cancelled_close(m, 0)), most):
             for late in (False, True):
                 await _cancelled_close(await meet_again(m.dialler, m.listener), step, late=late)
         await echo(await meet_again(m.dialler, m.listener), b"still here")

@@ -17,6 +17,7 @@ from prime.testing.transport.kit import (
     echo,
     expect,
     fill,
+    let_all_in,
     meet,
     meet_again,
     met,
@@ -101,6 +102,7 @@ async def takes_no_cut_at_any_byte_for_more_than_came(kit: TransportKit) -> None
     """The same at each byte of a small message."""
     with trio.fail_after(10 * CASE_TIMEOUT_S):
         async with kit.make().open(KeyPair.generate()) as listener:
+            let_all_in(listener)
             for place in range(1, 600):
                 await _send_and_be_cut(kit, listener, place, pattern(400))
 

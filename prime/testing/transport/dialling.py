@@ -21,6 +21,7 @@ from prime.testing.transport.kit import (
     serve_echo,
 )
 from prime.transport.identity import KeyPair
+from prime.transport.multiaddr import parse_address
 
 
 async def proves_identity_on_both_sides(kit: TransportKit) -> None:
@@ -33,6 +34,16 @@ async def proves_identity_on_both_sides(kit: TransportKit) -> None:
             and m.listener.addresses != (),
             f"addresses without the peer id: {m.listener.addresses}",
         )
+
+
+async def says_where_the_other_side_is(kit: TransportKit) -> None:
+    """Where a channel's bytes come from is an address without a peer, or nothing where that is not known."""
+    async with met(kit) as m:
+        for channel in (m.near, m.far):
+            check(
+                not channel.remote or parse_address(channel.remote).peer is None,
+                f"it comes from {channel.remote!r}, which names a peer",
+            )
 
 
 async def refuses_a_wrong_peer(kit: TransportKit) -> None:

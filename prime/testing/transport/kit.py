@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 
@@ -11,7 +12,8 @@ import trio
 
 from prime.errors import ConfigError, PrimeError, UnreachableError
 from prime.testing.transport.detours import Detour
-from prime.transport.contract import Channel, Endpoint, Transport
+from prime.transport.admission import Admission, AdmissionLimits
+from prime.transport.contract import Channel, Endpoint, Guarded, Transport
 from prime.transport.identity import KeyPair
 
 CASE_TIMEOUT_S = 90.0
@@ -142,6 +144,12 @@ async def until_the_end(channel: Channel) -> AsyncIterator[bytes]:
             yield await channel.receive(1 << 20)
         except (anyio.EndOfStream, anyio.BrokenResourceError):
             return
+
+
+def let_all_in(endpoint: Endpoint) -> None:
+    """Have an endpoint take as many connections of one source as come, where it asks an admission."""
+    if isinstance(endpoint, Guarded):
+        endpoint.guard(Admission(limits=AdmissionLimits(source_connects_per_s=math.inf, source_proving_max=1000)))
 
 
 def pattern(size: int, seed: int = 0) -> bytes:

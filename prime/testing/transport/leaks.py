@@ -9,7 +9,7 @@ from pathlib import Path
 
 import trio
 
-from prime.testing.transport.kit import CASE_TIMEOUT_S, TransportKit, check, echo, meet, opened
+from prime.testing.transport.kit import CASE_TIMEOUT_S, TransportKit, check, echo, let_all_in, meet, opened
 from prime.transport.contract import Endpoint
 
 CYCLES = 40
@@ -35,6 +35,7 @@ async def leaves_nothing_behind_of_ten_thousand(kit: TransportKit) -> None:
     """The same for ten thousand channels, with the memory of the process."""
     with trio.fail_after(20 * CASE_TIMEOUT_S):
         async with opened(kit.make(), kit.make()) as (dialler, listener):
+            let_all_in(listener)
             await _cycle(dialler, listener, CYCLES_LONG // 10)
             before, resident = await _descriptors(), _resident_bytes()
             await _cycle(dialler, listener, CYCLES_LONG)

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import trio
 
+from prime.errors import UnreachableError
 from prime.testing.transport.kit import (
     CASE_TIMEOUT_S,
     TransportKit,
@@ -19,9 +20,13 @@ from prime.testing.transport.kit import (
     met,
     opened,
     pattern,
+    raises,
     wire_of,
 )
-from prime.transport.contract import Endpoint
+from prime.transport.admission import Admission
+from prime.transport.contract import Endpoint, Guarded
+from prime.transport.identity import KeyPair
+from prime.transport.multiaddr import TcpPlace, parse_address
 
 STRANGERS = 8
 SHOWN_OUT_S = 5.0  # how long a listener that gives a proof half a second may keep a stranger
@@ -78,6 +83,25 @@ async def shows_who_says_nothing_the_door(kit: TransportKit) -> None:
                 await trio.sleep(0.05)
                 strangers.start_soon(_until_let_in, dialler, listener.addresses[0])
             nursery.cancel_scope.cancel()
+
+
+async def keeps_out_whom_its_admission_denies(kit: TransportKit) -> None:
+    """An endpoint that asks an admission hangs up on a denied source before it has proved anything."""
+    with trio.fail_after(CASE_TIMEOUT_S):
+        async with (
+            opened(kit.make_hurried(), kit.make()) as (dialler, listener),
+            kit.make().open(KeyPair.generate()) as open_to_all,
+        ):
+            remote = (await meet(dialler, open_to_all)).far.remote
+            place = parse_address(remote).place if remote else None
+            if not isinstance(listener, Guarded) or not isinstance(place, TcpPlace):
+                return  # it bounds its callers on its own, or does not know where they are
+            listener.guard(Admission(deny=[place.host]))
+            with raises(UnreachableError):
+                await dialler.dial(listener.addresses[0])
+            with trio.move_on_after(0.1):
+                await listener.accept()
+                check(False, "a denied source was let in")
 
 
 async def _recorded(kit: TransportKit, listener: Endpoint) -> bytes:
