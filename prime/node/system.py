@@ -48,6 +48,7 @@ async def open_system(
     relays: Sequence[str] = (),
     reachability: bool = False,
     admission: Admission | None = None,
+    punch: bool = True,
 ) -> AsyncIterator[System]:
     """Open a system of actors, reachable from other machines if it has a transport.
 
@@ -59,7 +60,8 @@ async def open_system(
     `statistics=False` leaves out the times that introspection shows. `admission` says which peers may link, and how much
     each may use; it can be changed while the system runs. With `relay` the node carries circuits for others,
     within these limits; `relays` are addresses of nodes that do so for this one; with `reachability` it finds out whether
-    others can dial it, and dials back those who ask. Leaving the block stops everything in order.
+    others can dial it, and dials back those who ask; with `punch` it
+    leaves a relay where a direct connection can be had. Leaving the block stops everything in order.
 
     Raises `WrongBackendError` outside Trio, `ConfigError` (key file, name of the transport), `AddressInUseError`, `MissingExtraError`.
     """
@@ -82,6 +84,7 @@ async def open_system(
             tracer=tracer,
             signatory=signatory,
             admission=admission,
+            punch=punch,
         )
     async with serving(system), _reached(system, links, relay, tuple(relays), reachability):
         yield system

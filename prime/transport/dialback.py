@@ -28,7 +28,15 @@ from prime.transport.messages import (
     DialBack,
     DialledBack,
 )
-from prime.transport.multiaddr import Address, CircuitPlace, LayeredPlace, MemoryPlace, TcpPlace, parse_address
+from prime.transport.multiaddr import (
+    Address,
+    CircuitPlace,
+    LayeredPlace,
+    MemoryPlace,
+    TcpPlace,
+    parse_address,
+    parse_once,
+)
 from prime.transport.reachability import Evidence, Reachability
 from prime.transport.relay.actors import Begin, End
 from prime.transport.relay.meter import Meter
@@ -217,7 +225,7 @@ def doors(seen: str, claimed: tuple[str, ...], peer: PeerId) -> tuple[str, ...]:
 
     Within one process there are no hosts, and a name can only be the asker's or be refused by who has it.
     """
-    host = parse_address(seen).place if seen else None
+    host = parse_once(seen).place if seen else None
     found: list[str] = []
     for text in claimed:
         with contextlib.suppress(ConfigError):

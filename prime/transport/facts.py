@@ -81,3 +81,19 @@ class LinkRefused:
     peer: str
     reason: str
     unsaid: int = 0
+
+
+@attrs.frozen
+class CircuitMoved:
+    """The link with a peer goes through no relay any more: a hole was punched to `remote`."""
+
+    peer: str
+    remote: str
+
+
+@attrs.frozen
+class HolePunchFailed:
+    """The link with a peer goes on through the relay; `reason` says why there is no direct connection."""
+
+    peer: str
+    reason: str

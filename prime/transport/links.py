@@ -78,7 +78,8 @@ class Links:
     simulation passes its own. With `vouched`, a peer is believed when it says for whom it hands a message on: only right
     where every peer is this same program, as between a process and its parent. The parent's side is `housed`: what its
     process signs counts as made here. `signatory` signs for the node, and `wall_s`, seconds since 1970 (UTC), says how
-    old is what others signed. `admission` says who may link, and how much each may use.
+    old is what others signed. `admission` says who may link, and how much each may use. Without `punch` no hole is
+    punched where a link goes through a relay.
     """
 
     def __init__(
@@ -98,11 +99,13 @@ class Links:
         signatory: Signatory | None = None,
         wall_s: Callable[[], float] = wall_clock_s,
         admission: Admission | None = None,
+        punch: bool = True,
     ) -> None:
         self._transport = transport
         self.vouched = vouched
         self._housed = housed
         self._tracer = tracer
+        self._punch = punch
         self._key = key
         self._limits = limits or LinkLimits()
         self._emit = emit or (lambda _fact: None)
@@ -252,7 +255,8 @@ class Links:
             raise ActorUsageError("this network already serves", hint="Call `serve` once; make another `Links`.")
         async with self._transport.open(self._key) as endpoint, trio.open_nursery() as nursery:
             self._endpoint, self._inbound, self._closing = endpoint, inbound, trio.Event()
-            self._circuits = Dialler(endpoint, self._key, timeout_s=self._limits.dial_s)
+            spawn = self._start_task if self._punch else None
+            self._circuits = Dialler(endpoint, self._key, timeout_s=self._limits.dial_s, spawn=spawn, emit=self._emit)
             if isinstance(endpoint, Guarded):
                 endpoint.guard(self._gate.admission)
             unsubscribe = self._gate.admission.subscribe(self._admission_changed)

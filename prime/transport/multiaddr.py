@@ -116,6 +116,11 @@ class Address:
 @functools.lru_cache(maxsize=4096)
 def parse_address(text: str) -> Address:
     """Parse a multiaddr. Raises `ConfigError` saying which part is wrong."""
+    return parse_once(text)
+
+
+def parse_once(text: str) -> Address:
+    """As `parse_address`, for a text that is not met again: one with the port of a single connection."""
     if len(text) > _LENGTH_MAX or not text.startswith("/") or not text.isprintable():
         raise _malformed(text, "it does not begin with a slash" if not text.startswith("/") else "it is no clean text")
     found = _PEER_SUFFIX.match(text)

@@ -111,14 +111,23 @@ class Wire:
     @property
     def remote(self) -> str:
         """The other end of a TCP connection as an address; empty once it is gone, or where there is none."""
-        try:
-            name = self.socket.getpeername()
-        except OSError:
-            return ""
-        return str(tcp_place(*name[:2])) if isinstance(name, tuple) else ""
+        return _place_text(self.socket.getpeername)
+
+    @property
+    def local(self) -> str:
+        """As `remote`, for this end."""
+        return _place_text(self.socket.getsockname)
 
     def _why_closed(self) -> Exception:
         return anyio.ClosedResourceError() if self._closed else anyio.BrokenResourceError()
+
+
+def _place_text(name_of: Callable[[], object]) -> str:
+    try:
+        name = name_of()
+    except OSError:
+        return ""
+    return str(tcp_place(*name[:2])) if isinstance(name, tuple) else ""
 
 
 def tcp_place(host: str, port: int) -> TcpPlace:

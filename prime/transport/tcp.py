@@ -23,7 +23,7 @@ from prime.transport.admission import Admission
 from prime.transport.contract import BACKLOG_MAX, CLOSE_TIMEOUT_S, DIAL_TIMEOUT_S, Buffer, Channel, require_trio
 from prime.transport.identity import KeyPair
 from prime.transport.multiaddr import Address, TcpPlace, parse_address
-from prime.transport.sockets import Reception, Wire
+from prime.transport.sockets import Reception, Wire, tcp_place
 from prime.transport.tls import Credentials, TlsSession, open_credentials
 
 WRITE_BYTES_MAX = 1 << 18  # encrypted in one go; bounds the memory of a blocked sender and the pause of the loop
@@ -52,6 +52,11 @@ class TcpChannel(Channel):
     def remote(self) -> str:
         """See `Channel.remote`."""
         return self._wire.remote
+
+    @property
+    def local(self) -> str:
+        """This end of the connection, as an address without `/p2p/`; empty once it is gone."""
+        return self._wire.local
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """See `Channel.receive`."""
@@ -163,12 +168,26 @@ class TcpEndpoint:
 
     async def dial(self, address: str, peer: PeerId | None = None) -> Channel:
         """See `Endpoint.dial`."""
+        return await self._dial(address, peer, shared=False)
+
+    async def dial_shared(self, address: str, peer: PeerId | None = None) -> TcpChannel:
+        """As `dial`, from a port of this machine that further connections can be made from: to punch a hole."""
+        return await self._dial(address, peer, shared=True)
+
+    async def adopt(self, socket: trio.socket.SocketType, peer: PeerId, *, server_side: bool) -> TcpChannel:
+        """Make a channel of a connected socket, and close that if it fails. Raises as `dial`, without its deadline."""
+        self.reception.check_open()
+        expected = Address(tcp_place(*socket.getpeername()[:2]), peer)
+        return await self._secured(socket, expected, server_side=server_side)
+
+    async def _dial(self, address: str, peer: PeerId | None, *, shared: bool) -> TcpChannel:
         self.reception.check_open()
         wanted = parse_address(address).expecting(peer)
         if not isinstance(wanted.place, TcpPlace):
             raise UnreachableError(f"{address} is no TCP address.", hint="Dial it over the transport that it names.")
         with trio.move_on_after(self._transport.dial_timeout_s):
-            return await self._connect(wanted, wanted.place)
+            socket = await (dial_shared_socket if shared else dial_socket)(wanted.place)
+            return await self._secured(socket, wanted, server_side=False)
         raise UnreachableError(
             f"{address} did not answer within {self._transport.dial_timeout_s:g} s.",
             hint="Check that the node runs, and that no firewall drops what goes there.",
@@ -188,10 +207,9 @@ class TcpEndpoint:
         for channel in tuple(self._channels):
             channel.close_nowait()
 
-    async def _connect(self, wanted: Address, place: TcpPlace) -> TcpChannel:
-        socket = await dial_socket(place)
+    async def _secured(self, socket: trio.socket.SocketType, wanted: Address, *, server_side: bool) -> TcpChannel:
         try:
-            session = await self._shake_hands(Wire(socket), server_side=False, expected=wanted)
+            session = await self._shake_hands(Wire(socket), server_side=server_side, expected=wanted)
         except BaseException:
             socket.close()
             raise
@@ -252,6 +270,45 @@ async def dial_socket(place: TcpPlace) -> trio.socket.SocketType:
             hint="Check the address, and that the node runs and listens there.",
         ) from error
     return stream.socket
+
+
+async def dial_shared_socket(place: TcpPlace) -> trio.socket.SocketType:
+    """As `dial_socket`, from a port that other sockets of this process can be bound to as well."""
+    try:
+        family, _, _, _, where = (await trio.socket.getaddrinfo(place.host, place.port, type=trio.socket.SOCK_STREAM))[
+            0
+        ]
+        socket = shared_socket(family, 0)
+    except OSError as error:
+        raise UnreachableError(
+            f"{place} cannot be dialled: {_cause(error)}.", hint="Check the address, and this machine's network."
+        ) from error
+    try:
+        await socket.connect(where)
+    except OSError as error:
+        socket.close()
+        raise UnreachableError(
+            f"Nobody answers at {place}: {_cause(error)}.",
+            hint="Check the address, and that the node runs and listens there.",
+        ) from error
+    except BaseException:
+        socket.close()
+        raise
+    return socket
+
+
+def shared_socket(family: int, port: int) -> trio.socket.SocketType:
+    """Return a socket that is bound to a port (0: a free one) which other sockets of this user may be bound to too."""
+    plain = os_socket.socket(family, os_socket.SOCK_STREAM)
+    try:
+        plain.setsockopt(os_socket.SOL_SOCKET, os_socket.SO_REUSEADDR, 1)
+        plain.setsockopt(os_socket.SOL_SOCKET, os_socket.SO_REUSEPORT, 1)
+        plain.setsockopt(os_socket.IPPROTO_TCP, os_socket.TCP_NODELAY, 1)
+        plain.bind(("::" if family == os_socket.AF_INET6 else "0.0.0.0", port))  # noqa: S104 - it only dials, or is punched
+    except BaseException:
+        plain.close()
+        raise
+    return trio.socket.from_stdlib_socket(plain)
 
 
 def _cause(error: OSError) -> str:

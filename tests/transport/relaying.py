@@ -80,6 +80,8 @@ class Relayed:
     inner: Transport
     backlog_max: int = BACKLOG_MAX
     dial_timeout_s: float = DIAL_TIMEOUT_S
+    punched: bool = False
+    emit: Callable[[object], None] = lambda _fact: None
 
     @property
     def name(self) -> str:
@@ -104,7 +106,13 @@ class RelayedEndpoint:
         self._transport = transport
         self._inner = inner
         self._nursery = nursery
-        self._dialler = Dialler(inner, key, timeout_s=transport.dial_timeout_s)
+        self._dialler = Dialler(
+            inner,
+            key,
+            timeout_s=transport.dial_timeout_s,
+            spawn=nursery.start_soon if transport.punched else None,
+            emit=transport.emit,
+        )
         self._arrived, self._waiting = trio.open_memory_channel[Channel](transport.backlog_max)
         self._closed = False
 

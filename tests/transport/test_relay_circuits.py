@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import anyio
 import pytest
@@ -22,7 +23,7 @@ from prime.transport.relay.limits import RelayLimits
 from prime.transport.tcp import Tcp
 from tests.transport.relaying import Relay, Relayed, open_relay, until
 
-BELOW = {"memory": Memory, "tcp": Tcp}
+BELOW = {"memory": Memory, "tcp": Tcp, "punched": Tcp}
 NOT_OF_CIRCUITS = {
     suite.dialling.dials_without_knowing_the_peer,  # a relay must be told whom to ask
     suite.dialling.refuses_a_wrong_peer,  # another id is another target, which is not there
@@ -30,26 +31,42 @@ NOT_OF_CIRCUITS = {
 }
 
 
-@pytest.fixture(params=BELOW)
-async def relay(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Relay, Transport]]:
-    inner = BELOW[request.param]()
-    async with open_relay(inner) as relay:
-        yield relay, inner
+MOVING = {
+    suite.ending.keeps_the_other_direction_open,
+    suite.dialling.dials_both_ways_at_once,
+    suite.streaming.carries_large_data_both_ways_at_once,
+    suite.cancelling.loses_nothing_to_a_cancelled_receive,
+    suite.cancelling.never_tears_a_cancelled_send,
+}
+"""Those in which a circuit moves while it is used, so that they say most about it."""
 
 
-def kit_of(relay: Relay, inner: Transport) -> TransportKit:
+def kit_of(relay: Relay, inner: Transport, *, punched: bool) -> TransportKit:
     return TransportKit(
-        make=lambda: Relayed(relay, inner),
-        make_at=lambda _address: Relayed(relay, inner),
-        make_hurried=lambda: Relayed(relay, inner, backlog_max=2, dial_timeout_s=0.5),
+        make=lambda: Relayed(relay, inner, punched=punched),
+        make_at=lambda _address: Relayed(relay, inner, punched=punched),
+        make_hurried=lambda: Relayed(relay, inner, backlog_max=2, dial_timeout_s=0.5, punched=punched),
         nobody=f"{relay.address}/p2p-circuit/p2p/{KeyPair.from_seed(bytes(32)).peer}",
         foreign="/memory/alice",
     )
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case not in NOT_OF_CIRCUITS], ids=lambda c: c.__name__)
-async def test_conformance(case: Case, relay: tuple[Relay, Transport]) -> None:
-    await case(kit_of(*relay))
+def cases() -> Iterator[Any]:
+    """Yield all cases over each transport below; those over memory are the default, and those of moving circuits."""
+    for below in BELOW:
+        for case in CASES:
+            if case not in NOT_OF_CIRCUITS:
+                usual = below == "memory" or (below == "punched" and case in MOVING)
+                marks = () if usual else (pytest.mark.nightly,)
+                yield pytest.param(below, case, id=f"{below}-{case.__name__}", marks=marks)
+
+
+@pytest.mark.parametrize(("below", "case"), tuple(cases()))
+async def test_conformance(below: str, case: Case) -> None:
+    """`punched` circuits move to a direct connection while they are used."""
+    inner = BELOW[below]()
+    async with open_relay(inner) as relay:
+        await case(kit_of(relay, inner, punched=below == "punched"))
 
 
 # ------------------------------------------------------------------------------------------------- what a relay can do

@@ -15,13 +15,15 @@ import anyio
 import trio
 
 from prime.actor.contract import PeerId
-from prime.errors import DecodeError, RemoteProtocolError, UnreachableError, WrongPeerError
+from prime.errors import DecodeError, PrimeInternalError, RemoteProtocolError, UnreachableError, WrongPeerError
 from prime.transport.contract import CLOSE_TIMEOUT_S, Buffer, Channel
 from prime.transport.tls import Credentials, TlsSession
 
 RECORD_BYTES_MAX: Final = 1 << 16
 """Of user data in one record: also what a relay reads at once, so that circuits take turns."""
 CONTROL_BYTES_MAX: Final = 1 << 12
+MOVE_TIMEOUT_S: Final = 5.0
+"""How long a peer that has moved to the direct connection is waited for there."""
 
 _HEAD_BYTES: Final = 4
 
@@ -64,11 +66,18 @@ def _no_circuit(why: str) -> UnreachableError:
 class CircuitChannel(Channel):
     """One end of a circuit, with the bytes of its user in records inside TLS.
 
-    `on_control` hears the control messages of the other end, while somebody receives.
+    `on_control` hears the control messages of the other end, while somebody receives. `move` takes the bytes from the
+    circuit to a direct connection: each side's last record says that all that follows goes there, so nothing is lost,
+    doubled or overtaken, and whoever sends and receives here does not notice.
     """
 
     def __init__(self, way: Channel, session: TlsSession, owner: set[CircuitChannel]) -> None:
         self._way = way
+        self._direct: Channel | None = None
+        self._moving = trio.Event()  # there is a direct connection to move to
+        self._sends_directly = self._receives_directly = False
+        self.on_moved: Callable[[], None] = lambda: None
+        self.on_closed: Callable[[], None] = lambda: None
         self._session = session
         self._owner = owner
         self._sending = anyio.ResourceGuard("sending to")
@@ -88,7 +97,34 @@ class CircuitChannel(Channel):
     @property
     def relayed(self) -> bool:
         """See `Channel.relayed`."""
-        return True
+        return not (self._sends_directly and self._receives_directly)
+
+    @property
+    def remote(self) -> str:
+        """See `Channel.remote`; known once the bytes go directly."""
+        return "" if self.relayed or self._direct is None else self._direct.remote
+
+    async def move(self, direct: Channel) -> None:
+        """Send what follows over `direct`, a connection to the same peer, and expect the peer to do so too."""
+        await self._check()
+        self._direct = direct
+        self._moving.set()
+        if not self._ended:
+            await self._put(Kind.MOVED, b"", begun=False, then=self._send_directly)
+
+    async def leave_relay(self) -> None:
+        """Let the connection to the relay go, once nothing more will go through it either way."""
+        if not self.relayed:
+            with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
+                await self._way.aclose()
+
+    def _send_directly(self) -> None:
+        self._sends_directly = True
+        self._settle_move()
+
+    def _settle_move(self) -> None:
+        if not self.relayed:
+            self.on_moved()
 
     # ---- sending
 
@@ -101,8 +137,32 @@ class CircuitChannel(Channel):
             rest = memoryview(item).cast("B")
             begun = False
             while rest:
+                if self._sends_directly:
+                    await self._send_rest(rest, begun=begun)
+                    return
                 await self._put(Kind.DATA, rest[:RECORD_BYTES_MAX], begun=begun)
                 rest, begun = rest[RECORD_BYTES_MAX:], True
+
+    def send_nowait(self, item: Buffer) -> int:
+        """See `Channel.send_nowait`."""
+        direct = self._direct
+        if direct is None or not self._sends_directly or self._closed or self._ended:
+            return 0
+        return direct.send_nowait(item)
+
+    async def _send_rest(self, rest: memoryview, *, begun: bool) -> None:
+        direct = self._open_direct()
+        try:
+            await direct.send(rest)
+        except trio.Cancelled:
+            if begun:  # the beginning went through the circuit
+                await self._tear()
+            raise
+
+    def _open_direct(self) -> Channel:
+        if self._direct is None:
+            raise PrimeInternalError("a circuit sends directly, and has no direct connection")
+        return self._direct
 
     async def send_control(self, message: bytes) -> None:
         """Send a control message between the bytes of the user, whose own `send` may be under way."""
@@ -116,10 +176,13 @@ class CircuitChannel(Channel):
             if not self._ended:
                 async with self._writing:
                     self._ended = True
-                    await self._pass_on(self._session.end())
+                    if self._sends_directly:
+                        await self._open_direct().send_eof()
+                    else:
+                        await self._pass_on(self._session.end())
 
-    async def _put(self, kind: Kind, body: Buffer, *, begun: bool) -> None:
-        """Send one record. What is encrypted can't be taken back, so a cancelled record breaks the circuit."""
+    async def _put(self, kind: Kind, body: Buffer, *, begun: bool, then: Callable[[], None] = lambda: None) -> None:
+        """Send one record, and then call `then` before another is. What is encrypted can't be taken back, so a cancelled record breaks the circuit."""
         try:
             await self._writing.acquire()
         except trio.Cancelled:
@@ -127,8 +190,15 @@ class CircuitChannel(Channel):
                 await self._tear()
             raise
         try:
+            if self._ended:
+                raise anyio.ClosedResourceError
+            if self._sends_directly:
+                if kind is Kind.DATA:
+                    await self._send_rest(memoryview(body), begun=begun)
+                return
             head = (kind << 24 | len(body)).to_bytes(_HEAD_BYTES, "big")
             await self._pass_on(self._session.encrypt(head + body))
+            then()
         finally:
             self._writing.release()
 
@@ -145,7 +215,13 @@ class CircuitChannel(Channel):
         """Give the circuit up because a part of it is missing."""
         self._broken = True
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S):
-            await self._way.aclose()
+            await self._let_go()
+
+    async def _let_go(self) -> None:
+        self.on_closed()
+        if self._direct is not None:
+            await self._direct.aclose()
+        await self._way.aclose()
 
     # ---- receiving
 
@@ -153,11 +229,23 @@ class CircuitChannel(Channel):
         """See `Channel.receive`."""
         with self._receiving:
             await self._check()
-            while not (data := self._take(max_bytes)):
+            while not self._receives_directly:
+                if data := self._take(max_bytes):
+                    return data
                 if self._over:
                     raise anyio.EndOfStream
-                await self._fill()
-            return data
+                if not self._receives_directly:
+                    await self._fill()
+            return await (await self._moved_to()).receive(max_bytes)
+
+    async def _moved_to(self) -> Channel:
+        """Return the direct connection; the peer's word that it moved may overtake what settles it."""
+        with trio.move_on_after(MOVE_TIMEOUT_S):
+            await self._moving.wait()
+        if self._direct is None:
+            self._broken = True
+            raise anyio.BrokenResourceError
+        return self._direct
 
     def _take(self, max_bytes: int) -> bytes:
         """Return user data that is there, stepping over whole records of other kinds."""
@@ -176,6 +264,10 @@ class CircuitChannel(Channel):
         if kind == Kind.DATA and 0 < size <= RECORD_BYTES_MAX:
             self._plain, self._left = self._plain[_HEAD_BYTES:], size
             return True
+        if kind == Kind.MOVED and not size and len(self._plain) == _HEAD_BYTES:
+            self._plain, self._receives_directly = b"", True
+            self._settle_move()
+            return False
         if kind != Kind.CONTROL or size > CONTROL_BYTES_MAX:
             self._broken = True
             raise anyio.BrokenResourceError from DecodeError(f"a record of kind {kind} with {size} bytes")
@@ -223,7 +315,7 @@ class CircuitChannel(Channel):
             self._closed = True
             self._owner.discard(self)
             with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
-                await self._way.aclose()
+                await self._let_go()
 
     async def _check(self) -> None:
         await trio.lowlevel.checkpoint()

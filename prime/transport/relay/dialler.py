@@ -6,8 +6,9 @@ it wants (`preface.py`), and secures what it is given (`circuit.py`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import trio
@@ -15,6 +16,7 @@ import trio
 from prime.actor.contract import PeerId
 from prime.errors import ConfigError, DecodeError, RefusedError, UnreachableError
 from prime.transport.contract import DIAL_TIMEOUT_S, Channel, Endpoint
+from prime.transport.facts import CircuitMoved, HolePunchFailed
 from prime.transport.identity import KeyPair
 from prime.transport.multiaddr import CircuitPlace, parse_address
 from prime.transport.relay.circuit import CircuitChannel, secure
@@ -29,6 +31,8 @@ from prime.transport.relay.preface import (
     read_answer,
     size_of,
 )
+from prime.transport.relay.punch import Ends, Punch, Puncher, Spawn
+from prime.transport.tcp import TcpChannel
 from prime.transport.tls import Credentials, open_credentials
 
 _HINTS: Final = {
@@ -42,10 +46,25 @@ _HINTS: Final = {
 
 
 class Dialler:
-    """Makes circuits over an endpoint, as the owner of `key`. Close it before the endpoint."""
+    """Makes circuits over an endpoint, as the owner of `key`. Close it before the endpoint.
 
-    def __init__(self, endpoint: Endpoint, key: KeyPair, *, timeout_s: float = DIAL_TIMEOUT_S) -> None:
+    With `spawn`, which runs a task, it has circuits replaced by direct connections where holes can be punched; `emit` hears
+    how that went.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        key: KeyPair,
+        *,
+        timeout_s: float = DIAL_TIMEOUT_S,
+        spawn: Spawn | None = None,
+        emit: Callable[[Any], None] = lambda _fact: None,
+    ) -> None:
         self._endpoint = endpoint
+        self._spawn = spawn
+        self._puncher = endpoint if spawn is not None and isinstance(endpoint, Puncher) else None
+        self._emit = emit
         self._key = key
         self._timeout_s = timeout_s
         self._stack = ExitStack()
@@ -83,16 +102,38 @@ class Dialler:
         self._stack.close()
 
     async def _open(self, relay: str, request: Request, expected: PeerId | None) -> CircuitChannel:
-        way = await self._endpoint.dial(relay)
+        puncher = self._puncher
+        way = await (self._endpoint.dial(relay) if puncher is None else puncher.dial_shared(relay))
         try:
-            await self._ask(way, relay, request)
+            answer = await self._ask(way, relay, request)
             dialled = isinstance(request, Connect)
             session = await secure(way, self._credentials(), server_side=not dialled, expected=expected)
-            return CircuitChannel(way, session, self._channels)
         except BaseException:
             with trio.CancelScope(shield=True):  # bounded by the contract of `aclose`
                 await way.aclose()
             raise
+        circuit = CircuitChannel(way, session, self._channels)
+        if isinstance(way, TcpChannel) and puncher is not None and self._spawn is not None and answer.remote:
+            ends = Ends(way.local, answer.remote)
+            circuit.on_moved = lambda: self._moved(circuit)
+            Punch(
+                circuit,
+                puncher,
+                ends,
+                dialled=dialled,
+                spawn=self._spawn,
+                ended=lambda why: self._punched(circuit, why),
+            )
+        return circuit
+
+    def _moved(self, circuit: CircuitChannel) -> None:
+        self._emit(CircuitMoved(circuit.peer, circuit.remote))
+        if self._spawn is not None:
+            self._spawn(circuit.leave_relay)
+
+    def _punched(self, circuit: CircuitChannel, failure: str) -> None:
+        if failure:
+            self._emit(HolePunchFailed(circuit.peer, failure))
 
     async def _ask(self, way: Channel, relay: str, request: Request) -> Answer:
         try:
