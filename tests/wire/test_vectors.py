@@ -9,11 +9,11 @@ from __future__ import annotations
 import enum
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 
-from prime.wire import Payload, from_plain, loads, message, record, to_plain
+from prime.wire import Ask, Finite, Payload, Range, Size, from_plain, loads, message, record, to_plain
 from prime.wire.cbor import dumps
 from prime.wire.frame import FrameParser, pack
 
@@ -64,6 +64,23 @@ class Chunks:
     rest: tuple[Payload, ...]
 
 
+@message(tag=0x7E49)
+class Marked:
+    place: tuple[int, str]
+    mood: Literal["calm", "loud"]
+    percent: Annotated[int, Range(0, 100)]
+    digest: Annotated[bytes, Size(4, 4)]
+    finite: Finite
+    numbers: frozenset[int]
+    by_name: dict[str, tuple[Pair, ...]]
+    by_pair: dict[tuple[int, int], bool]
+
+
+@message(tag=0x7E4A)
+class Question(Ask[Pair | None]):
+    of: str
+
+
 VECTORS: dict[str, Any] = {
     "empty": Empty(),
     "atoms zero": Atoms(None, False, 0, 0.0, "", b""),
@@ -86,6 +103,17 @@ VECTORS: dict[str, Any] = {
     ),
     "chunks": Chunks(memoryview(b"first"), (memoryview(b""), memoryview(b"third"))),
     "chunk alone": Chunks(memoryview(b"\x00" * 8), ()),
+    "marked": Marked(
+        (-1, "x"),
+        "loud",
+        100,
+        b"1234",
+        0.1,
+        frozenset({300, -1, 0}),
+        {"b": (Pair("p"),), "": ()},
+        {(1, 2): True, (0, 9): False},
+    ),
+    "question": Question("what"),
 }
 
 
