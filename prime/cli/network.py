@@ -43,7 +43,9 @@ def _reachability(view: NetworkView) -> Finding:
         case Reachability.RELAYED:
             return Finding("reachability", "ok", text, f"faster without the relay: {_opening(view)}")
         case Reachability.CLIENT_ONLY:
-            return Finding("reachability", "warn", text, f"{_opening(view)}; or name a relay: --via ADDRESS")
+            return Finding(
+                "reachability", "warn", text, f"{_opening(view)}; or name a relay: `prime node start --via ADDRESS`"
+            )
         case _:
             return Finding("reachability", "warn", text, _asking(view))
 
