@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
+import os
 import socket
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -15,8 +17,9 @@ import pytest
 import trio
 import trio.testing
 
-from prime.errors import AddressInUseError, ConfigError, MissingExtraError, UnreachableError
+from prime.errors import AddressInUseError, ConfigError, MissingExtraError, UnreachableError, WrongPeerError
 from prime.testing.transport import meet, opened, pattern, receive_all, receive_exactly
+from prime.transport import multistream
 from prime.transport.contract import Channel
 from prime.transport.identity import KeyPair
 from prime.transport.libp2p import PROTOCOL, Libp2p
@@ -212,20 +215,140 @@ async def test_nothing_is_logged_about_strangers(capfd: pytest.CaptureFixture[st
 # --------------------------------------------------------------------------------------------- peers that are not Prime
 
 
-async def test_a_plain_libp2p_host_can_dial_us() -> None:
-    libp2p, info = importlib.import_module("libp2p"), importlib.import_module("libp2p.peer.peerinfo")
-    host = libp2p.new_host()
-    async with Libp2p().open(KEY) as listener, host.run([]):
-        address = importlib.import_module("multiaddr").Multiaddr(listener.addresses[0])
-        await host.connect(info.info_from_p2p_addr(address))
+@pytest.mark.parametrize("security", ["/noise", "/tls/1.0.0"])
+async def test_a_plain_libp2p_host_can_dial_us(security: str) -> None:
+    async with Libp2p().open(KEY) as listener, plain_host(security) as host:
+        await dial_by(host, listener)
         stream = await host.new_stream(host.get_connected_peers()[0], [PROTOCOL])
         await stream.write(b"hello")
         channel = await listener.accept()
         assert channel.peer == str(host.get_id())
         assert await receive_exactly(channel, 5) == b"hello"
-        await channel.send(b"hello yourself")
-        assert await stream.read(100) == b"hello yourself"
+        await channel.send(pattern(3 << 20))
+        got = b""
+        while len(got) < 3 << 20:
+            got += await stream.read(1 << 16)
+        assert got == pattern(3 << 20)
+
+
+@pytest.mark.parametrize("security", ["/noise", "/tls/1.0.0"])
+async def test_we_can_dial_a_plain_libp2p_host(security: str) -> None:
+    async with Libp2p().open(KEY) as dialler, plain_host(security) as host:
+        got = bytearray()
+
+        async def take(stream: Any) -> None:
+            with suppress(importlib.import_module("libp2p.network.stream.exceptions").StreamEOF):
+                while True:
+                    got.extend(await stream.read(1 << 16))
+            await stream.write(b"all of it")
+            await stream.close()
+
+        host.set_stream_handler(PROTOCOL, take)
+        channel = await dialler.dial(str(host.get_addrs()[0]))
+        assert channel.peer == str(host.get_id())
+        await send_and_end(channel, pattern(1 << 20))
+        assert await receive_all(channel) == b"all of it"
+        assert bytes(got) == pattern(1 << 20)
+
+
+@pytest.mark.parametrize("security", ["/noise", "/tls/1.0.0"])
+async def test_a_plain_host_that_is_another_is_named(security: str) -> None:
+    async with Libp2p().open(KEY) as dialler, plain_host(security) as host:
+        place = str(host.get_addrs()[0]).rpartition("/p2p/")[0]
+        with pytest.raises(WrongPeerError, match=str(host.get_id())):
+            await dialler.dial(place, KeyPair.generate().peer)
+
+
+async def test_identify_and_ping_of_py_libp2p_work_over_our_connection() -> None:
+    ping = importlib.import_module("libp2p.host.ping")
+    async with opened(Libp2p(), Libp2p()) as (dialler, listener):
+        await meet(dialler, listener)
+        peer = dialler.host.get_connected_peers()[0]
+        assert max(await ping.PingService(dialler.host).ping(peer, ping_amt=3)) > 0
+        await until(lambda: dialler.host.peerstore.supports_protocols(peer, [PROTOCOL]) == [PROTOCOL])
+        await until(lambda: dialler.connections[0].streams_of_ours == 1)
+
+
+async def test_py_libp2p_dials_over_our_transport_too() -> None:
+    async with opened(Libp2p(), Libp2p()) as (dialler, listener):
+        await dial_by(dialler.host, listener)
+        (connection,) = dialler.connections
+        near = await dialler.dial(listener.addresses[0])
+        assert near.connection is connection
+
+
+async def test_only_tls_and_noise_are_on_offer() -> None:
+    async with Libp2p().open(KEY) as listener:
+        stream = await trio.open_tcp_stream("127.0.0.1", int(listener.addresses[0].split("/")[4]))
+        async with stream:
+            await stream.send_all(multistream.line(multistream.VERSION))
+            assert await multistream.read_line(stream.receive_some) == multistream.VERSION
+            for insecure in ("/plaintext/2.0.0", "/secio/1.0.0", "/insecure/1.0.0"):
+                await stream.send_all(multistream.line(insecure))
+                assert await multistream.read_line(stream.receive_some) == multistream.REFUSAL
+            await stream.send_all(multistream.line(multistream.LIST))
+            offered = await multistream.read_line(stream.receive_some)
+        assert offered.encode() == multistream.line("/tls/1.0.0") + multistream.line("/noise")
+
+
+async def test_both_sides_agree_on_the_muxer_within_the_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = importlib.import_module("prime.transport.libp2p.endpoint")
+    monkeypatch.delattr(endpoint, "agree_on_yamux")  # a round trip that nobody needs
+    async with opened(Libp2p(), Libp2p()) as (dialler, listener):
+        await meet(dialler, listener)
+
+
+@pytest.mark.parametrize("cycles", [200, pytest.param(10_000, marks=[pytest.mark.nightly, pytest.mark.timeout(1800)])])
+async def test_connecting_and_disconnecting_leaves_nothing_behind(cycles: int) -> None:
+    async with opened(Libp2p(), Libp2p()) as (dialler, listener):
+        await connect_and_disconnect(dialler, listener, 100)  # until every table and cache has its size
+        before = await kept()
+        await connect_and_disconnect(dialler, listener, cycles)
+        after = await kept()
+        assert after[0] == before[0]
+        assert after[1] < before[1] + 5000
+        assert not dialler.connections and not listener.connections
+        assert not listener.host.get_network().get_connections()
+
+
+async def connect_and_disconnect(dialler: Any, listener: Any, cycles: int) -> None:
+    for _ in range(cycles):
+        m = await meet(dialler, listener)
+        await m.near.send(b"x")
+        assert await m.far.receive() == b"x"
+        await m.near.aclose()
+        await m.far.aclose()
+        for connection in dialler.connections:
+            await connection.aclose()
+
+
+async def kept() -> tuple[int, int]:
+    """Return how many descriptors and objects this process has, when goodbyes are over."""
+    await trio.sleep(1)
+    gc.collect()
+    return len(os.listdir("/proc/self/fd")), len(gc.get_objects())  # noqa: PTH208 (no file system that blocks)
+
+
+@asynccontextmanager
+async def plain_host(security: str) -> AsyncIterator[Any]:
+    """py-libp2p as it comes, with one security."""
+    libp2p = importlib.import_module("libp2p")
+    keys = importlib.import_module("libp2p.crypto.ed25519").create_new_key_pair()
+    if security == "/noise":
+        noise_key = importlib.import_module("libp2p.crypto.x25519").create_new_key_pair().private_key
+        made = importlib.import_module("libp2p.security.noise.transport").Transport(keys, noise_privkey=noise_key)
+    else:
+        made = importlib.import_module("libp2p.security.tls.transport").TLSTransport(keys)
+    host = libp2p.new_host(key_pair=keys, sec_opt={security: made})
+    async with host.run([importlib.import_module("multiaddr").Multiaddr("/ip4/127.0.0.1/tcp/0")]):
+        yield host
         await host.close()
+
+
+async def dial_by(host: Any, listener: Any) -> None:
+    """Have a host of py-libp2p dial."""
+    address = importlib.import_module("multiaddr").Multiaddr(listener.addresses[0])
+    await host.connect(importlib.import_module("libp2p.peer.peerinfo").info_from_p2p_addr(address))
 
 
 async def test_a_libp2p_host_without_our_protocol_is_named() -> None:

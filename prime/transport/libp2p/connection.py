@@ -462,7 +462,7 @@ class Connection:
         self.break_off(f"the peer broke the protocol: {error}")
 
     async def _write(self) -> None:
-        while True:
+        while not self._mute:
             while not self._waiting:
                 if self._leaving:
                     await self._say_goodbye()

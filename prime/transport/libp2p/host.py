@@ -10,6 +10,7 @@ itself goes the same way. Its traps, each with its rule here:
 - *Its listener shares the port with any other process of the user, and keeps a task and a slot of each connection until
   the host ends.* The listener is Prime's.
 - *The muxer given to it is ignored.* See `muxer`.
+- *Each peer that ever left is remembered, so as not to be dialled again.* Nobody is, so nobody is remembered.
 - *Plaintext and secio are on offer, connections are rate-limited, unknown peers are dialled to fill a quota.* All off.
 - *It reports each stranger's failed handshake, some through the root logger.* It logs only if asked to.
 """
@@ -55,6 +56,7 @@ def make_host(keys: Any, security: dict[str, Any], places: Places, timeout_s: fl
     )
     network = host.get_network()
     network.set_stream_handler(_guarded(network.common_stream_handler))
+    network.auto_connector.record_disconnect = _forget
     return host
 
 
@@ -152,6 +154,10 @@ def _guarded(handle: Any) -> Any:
             await settle(stream.reset)
 
     return handle_and_survive
+
+
+def _forget(_peer: Any) -> None:
+    """Keep nothing of a peer that left."""
 
 
 class Places(ITransport):
