@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from prime.cli.main import run
 from prime.testing.nodes import NodeProcess, environment, lives, write_text
 from prime.version import __version__
 
@@ -121,3 +122,15 @@ def test_stop_ends_the_node_in_order(node: NodeProcess) -> None:
     assert node.ended(20) == 0
     assert not lives(worker)
     assert prime("status", "--config", node.file).returncode == 6
+
+
+def test_a_transport_that_is_not_installed_is_told_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PRIME_NODE__MEMORY_FREE_BYTES_MIN", "0")
+    assert run(["node", "start", "--transport", "carrier-pigeon"]) == 3
+    said = capsys.readouterr().err
+    assert "no transport 'carrier-pigeon'; installed are memory, unix, tcp, libp2p" in said
+    assert "hint: Correct the name, or install the package" in said

@@ -89,7 +89,7 @@ async def keeps_out_whom_its_admission_denies(kit: TransportKit) -> None:
     """An endpoint that asks an admission hangs up on a denied source before it has proved anything."""
     with trio.fail_after(CASE_TIMEOUT_S):
         async with (
-            opened(kit.make_hurried(), kit.make()) as (dialler, listener),
+            opened(kit.make(), kit.make()) as (dialler, listener),
             kit.make().open(KeyPair.generate()) as open_to_all,
         ):
             remote = (await meet(dialler, open_to_all)).far.remote
