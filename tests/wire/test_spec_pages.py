@@ -17,6 +17,7 @@ NUMBERED = sorted(PAGES.keys() - {"round"})  # which is told as a story
 SECTION = re.compile(r"^## (\d+)\. ", re.MULTILINE)
 PARAGRAPH = re.compile(r"^(\d+)\.(\d+)\. ", re.MULTILINE)
 LINKED = re.compile(r"\[[^\]]+\]\((\w+)\.md\)(?:\s+(\d+(?:\.\d+)?))?")
+NAMED = re.compile(r"spec/protocols/(\w+)\.md(?:`)?(?:,?\s+(?:section\s+)?(\d+(?:\.\d+)?)\b)?")
 
 
 def places(text: str) -> set[str]:
@@ -49,11 +50,21 @@ def wrong(citations: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def test_a_wrong_citation_is_seen() -> None:
     assert wrong(cited(LINKED, "as [link](link.md) 99.1 says")) == [("link", "99.1")]
+    assert wrong(cited(NAMED, "Source: spec/protocols/nowhere.md.")) == [("nowhere", "")]
+    assert wrong(cited(NAMED, "spec/protocols/versions.md 5. And")) == []
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_pages_cite_each_other_rightly(name: str) -> None:
     assert wrong(cited(LINKED, PAGES[name])) == []
+
+
+def test_code_tests_and_docs_cite_them_rightly() -> None:
+    files = [path for folder in ("prime", "tests", "docs") for path in (ROOT / folder).rglob("*.*")]
+    texts = {path: path.read_text(encoding="utf-8") for path in files if path.suffix in {".py", ".md"}}
+    texts.pop(Path(__file__))
+    found = {path: wrong(cited(NAMED, text)) for path, text in texts.items()}
+    assert {str(path): bad for path, bad in found.items() if bad} == {}
 
 
 def test_every_page_is_in_the_list() -> None:
