@@ -69,16 +69,6 @@ def test_of_two_circuits_to_a_node_one_outlives_the_other(internet: Internet, da
         assert stays.object() == [[True], True]  # over the link that it had
 
 
-def test_go_libp2p_s_relay_ends_a_circuit_at_128_kib(internet: Internet, daemon: Path, tmp_path: Path) -> None:
-    _, relay = start_relay(internet.host("relay"), daemon, tmp_path / "control", "tls")
-    inside = internet.lan("home").host("inside").start_python(NODE, "listen", relay)
-    [address] = inside.object()
-    caller = internet.lan("office").host("caller").start_python(NODE, "call", address)
-    caller.say("200000")
-    with pytest.raises(RuntimeError, match="LinkLostError|UnreachableError|DeadlineError"):
-        caller.line()
-
-
 def test_py_libp2p_s_autonat_client_hears_the_truth_from_go(internet: Internet, daemon: Path, tmp_path: Path) -> None:
     """So of AutoNAT only py-libp2p's server is wrong: tests/nat/test_py_libp2p.py."""
     _, server = start_relay(internet.host("server"), daemon, tmp_path / "control", "noise")
