@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket as os_socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
 
 import anyio
@@ -28,15 +28,23 @@ from prime.transport.tls import Credentials, TlsSession, open_credentials
 
 WRITE_BYTES_MAX = 1 << 18  # encrypted in one go; bounds the memory of a blocked sender and the pause of the loop
 
+NOWAIT_BYTES_MAX = 1 << 14  # one record: what `send_nowait` takes in one go
+
 _KERNEL_BACKLOG = 128
+
+Start = Callable[[Callable[[], Awaitable[None]]], object]
+"""Starts a task that lives as long as the endpoint."""
 
 
 class TcpChannel(Channel):
     """A TLS session over a socket."""
 
-    def __init__(self, wire: Wire, session: TlsSession, owner: set[TcpChannel]) -> None:
+    def __init__(self, wire: Wire, session: TlsSession, owner: set[TcpChannel], start: Start) -> None:
         self._wire = wire
         self._session = session
+        self._start = start
+        self._rest: memoryview | None = None  # encrypted by `send_nowait`, and not taken by the kernel at once
+        self._rest_sent = trio.Event()
         self._ended = False
         self._owner = owner
         self._sending = anyio.ResourceGuard("sending to")
@@ -61,9 +69,14 @@ class TcpChannel(Channel):
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """See `Channel.receive`."""
         with self._receiving:
-            await self._wire.check()
-            while (data := self._decrypt(max_bytes)) is None:
+            if self._wire.closed:
+                await self._wire.check()
+            data = self._decrypt(max_bytes)
+            if data is not None:
+                await self._wire.check()  # a wait for the wire is a checkpoint; without one, here it is
+            while data is None:
                 self._session.feed(await self._wire.receive())
+                data = self._decrypt(max_bytes)
             if not data:
                 raise anyio.EndOfStream
             return data
@@ -74,16 +87,43 @@ class TcpChannel(Channel):
             await self._wire.check()
             if self._ended:
                 raise anyio.ClosedResourceError
+            await self._rest_gone()
             rest = memoryview(item).cast("B")
             while rest:
                 # What is encrypted counts as begun: the session can't take a record back.
                 await self._wire.send_all(self._session.encrypt(rest[:WRITE_BYTES_MAX]), begun=True)
                 rest = rest[WRITE_BYTES_MAX:]
 
+    def send_nowait(self, item: Buffer) -> int:
+        """See `Channel.send_nowait`. What the kernel does not take of it at once is sent by a task of the endpoint's."""
+        if self._ended or self._rest is not None or self._wire.closed or not 0 < len(item) <= NOWAIT_BYTES_MAX:
+            return 0
+        data = self._session.encrypt(item)
+        sent = self._wire.send_nowait(data)
+        if sent < len(data):
+            self._rest, self._rest_sent = memoryview(data)[sent:], trio.Event()
+            self._start(self._send_rest)
+        return len(item)
+
+    async def _send_rest(self) -> None:
+        try:
+            await self._wire.send_all(self._rest or b"", begun=True)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass  # whoever sends next hears of it
+        finally:
+            self._rest = None
+            self._rest_sent.set()
+
+    async def _rest_gone(self) -> None:
+        while self._rest is not None:
+            await self._rest_sent.wait()
+            await self._wire.check()
+
     async def send_eof(self) -> None:
         """See `Channel.send_eof`; TLS' own end of data, which nobody on the way can forge."""
         with self._sending:
             await self._wire.check()
+            await self._rest_gone()
             await self._say_end()
 
     async def aclose(self) -> None:
@@ -138,9 +178,10 @@ class Tcp:
             credentials = stack.enter_context(open_credentials(key))
             listener = await open_listener(place, self.address)
             stack.callback(listener.close)
-            endpoint = TcpEndpoint(self, key.peer, credentials, places_of(place, *listener.getsockname()[:2]))
-            stack.callback(endpoint.close_nowait)
+            places = places_of(place, *listener.getsockname()[:2])
             async with one_error(), trio.open_nursery() as nursery:
+                endpoint = TcpEndpoint(self, key.peer, credentials, places, nursery.start_soon)
+                stack.callback(endpoint.close_nowait)
                 nursery.start_soon(endpoint.reception.serve, listener)
                 try:
                     yield endpoint
@@ -151,8 +192,11 @@ class Tcp:
 class TcpEndpoint:
     """An opened TCP transport."""
 
-    def __init__(self, transport: Tcp, peer: PeerId, credentials: Credentials, places: tuple[TcpPlace, ...]) -> None:
+    def __init__(
+        self, transport: Tcp, peer: PeerId, credentials: Credentials, places: tuple[TcpPlace, ...], start: Start
+    ) -> None:
         self._transport = transport
+        self._start = start
         self._peer = peer
         self._credentials = credentials
         self._channels: set[TcpChannel] = set()
@@ -213,12 +257,12 @@ class TcpEndpoint:
         except BaseException:
             socket.close()
             raise
-        return TcpChannel(Wire(socket), session, self._channels)
+        return TcpChannel(Wire(socket), session, self._channels, self._start)
 
     async def _prove_caller(self, socket: trio.socket.SocketType) -> Channel:
         socket.setsockopt(os_socket.IPPROTO_TCP, os_socket.TCP_NODELAY, 1)
         session = await self._shake_hands(Wire(socket), server_side=True, expected=None)
-        return TcpChannel(Wire(socket), session, self._channels)
+        return TcpChannel(Wire(socket), session, self._channels, self._start)
 
     async def _shake_hands(self, wire: Wire, *, server_side: bool, expected: Address | None) -> TlsSession:
         session = TlsSession(self._credentials, server_side=server_side)

@@ -241,11 +241,15 @@ class TlsSession:
     def _read(self, size_max: int) -> bytes | None:
         if self._failure:
             raise self._failure
+        if not self._has_input():
+            return None
         view = memoryview(self._scratch)[:size_max]
         size = 0
         try:
             while size < len(view) and (count := self._read_into(view[size:])):
                 size += count
+                if not self._has_input():
+                    break
         except ssl.SSLWantReadError:
             self._fit(size)
             return bytes(view[:size]) if size else None
@@ -257,6 +261,10 @@ class TlsSession:
                 raise self._failure from error
         self._fit(size)
         return bytes(view[:size])
+
+    def _has_input(self) -> bool:
+        """Tell whether a read may find anything: an exception that says it does not is dearer than to ask."""
+        return bool(self._incoming.pending or self._tls.pending() or self._incoming.eof)
 
     def _read_into(self, room: memoryview) -> int:
         count: Any = self._tls.read(len(room), room)
