@@ -24,7 +24,7 @@ from typing import Final, TypeAlias
 
 import attrs
 
-from prime.errors import LocalProtocolError, RefusedError, RemoteProtocolError
+from prime.errors import PrimeInternalError, RefusedError, RemoteProtocolError
 
 PROTOCOL: Final = "/yamux/1.0.0"
 HEADER_BYTES: Final = 12
@@ -383,7 +383,7 @@ class Session:
         """Return the header of a data frame of `size` bytes, at most `room`; the bytes must follow it at once."""
         stream = self._streams.get(stream_id)
         if stream is None or stream.ended or not 0 < size <= stream.theirs:
-            raise LocalProtocolError(f"{size} bytes for the yamux stream {stream_id}, which does not take them")
+            raise PrimeInternalError(f"{size} bytes for the yamux stream {stream_id}, which does not take them")
         stream.theirs -= size
         return _HEADER.pack(_VERSION, _Type.DATA, 0, stream_id, size)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import logging
+import math
 import os
 import socket
 import sys
@@ -20,6 +21,7 @@ import trio.testing
 from prime.errors import AddressInUseError, ConfigError, MissingExtraError, UnreachableError, WrongPeerError
 from prime.testing.transport import meet, opened, pattern, receive_all, receive_exactly
 from prime.transport import multistream
+from prime.transport.admission import Admission, AdmissionLimits
 from prime.transport.contract import Channel
 from prime.transport.identity import KeyPair
 from prime.transport.libp2p import PROTOCOL, Libp2p
@@ -301,6 +303,8 @@ async def test_both_sides_agree_on_the_muxer_within_the_handshake(monkeypatch: p
 @pytest.mark.parametrize("cycles", [200, pytest.param(10_000, marks=[pytest.mark.nightly, pytest.mark.timeout(1800)])])
 async def test_connecting_and_disconnecting_leaves_nothing_behind(cycles: int) -> None:
     async with opened(Libp2p(), Libp2p()) as (dialler, listener):
+        often = AdmissionLimits(peer_connects_per_s=math.inf, source_connects_per_s=math.inf)
+        listener.guard(Admission(limits=often))
         await connect_and_disconnect(dialler, listener, 100)  # until every table and cache has its size
         before = await kept()
         await connect_and_disconnect(dialler, listener, cycles)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from prime.errors import LocalProtocolError, RefusedError, RemoteProtocolError
+from prime.errors import PrimeInternalError, RefusedError, RemoteProtocolError
 from prime.transport.yamux import (
     HEADER_BYTES,
     WINDOW_BYTES,
@@ -78,7 +78,7 @@ def test_data_is_sent_within_the_window_and_waits_for_more() -> None:
     session = opened(listener())
     assert session.send(1, WINDOW_BYTES) == frame(DATA, 0, 1, WINDOW_BYTES)
     assert session.room(1) == 0
-    with pytest.raises(LocalProtocolError):
+    with pytest.raises(PrimeInternalError):
         session.send(1, 1)
     assert session.receive(frame(WINDOW, 0, 1, 10) + frame(WINDOW, 0, 1, 10), 0.0) == [Granted(1), Granted(1)]
     assert session.room(1) == 20
