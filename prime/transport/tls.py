@@ -162,6 +162,7 @@ class TlsSession:
         self._failure: RemoteProtocolError | None = None
         self._scratch = bytearray(SCRATCH_BYTES_MIN)
         self._small_reads = 0  # in a row
+        self._over = False  # the other side's end was read
         self._early = b""  # decrypted when our direction was ended, not yet read
 
     @property
@@ -246,15 +247,17 @@ class TlsSession:
         view = memoryview(self._scratch)[:size_max]
         size = 0
         try:
-            while size < len(view) and (count := self._read_into(view[size:])):
+            while size < len(view) and self._has_input():
+                count = self._read_into(view[size:])
                 size += count
-                if not self._has_input():
+                if not count:
+                    self._over = True
                     break
         except ssl.SSLWantReadError:
             self._fit(size)
             return bytes(view[:size]) if size else None
         except ssl.SSLZeroReturnError:
-            pass
+            self._over = True
         except ssl.SSLError as error:
             self._failure = RemoteProtocolError(f"The TLS stream broke: {_reason(error)}.")
             if not size:
@@ -264,7 +267,7 @@ class TlsSession:
 
     def _has_input(self) -> bool:
         """Tell whether a read may find anything: an exception that says it does not is dearer than to ask."""
-        return bool(self._incoming.pending or self._tls.pending() or self._incoming.eof)
+        return bool(self._incoming.pending or self._tls.pending() or self._incoming.eof or self._over)
 
     def _read_into(self, room: memoryview) -> int:
         count: Any = self._tls.read(len(room), room)
