@@ -129,7 +129,7 @@ class Transport(Protocol):
 
     @property
     def name(self) -> str:
-        """`memory`, `unix`, `tcp` or `libp2p`."""
+        """The name by which it is chosen: `memory`, `unix`, `tcp`, `libp2p`, or that of a package's own."""
         ...
 
     def open(self, key: KeyPair) -> AbstractAsyncContextManager[Endpoint]:

@@ -28,7 +28,7 @@ from prime.transport.contract import Endpoint, Guarded
 from prime.transport.identity import KeyPair
 from prime.transport.multiaddr import TcpPlace, parse_address
 
-STRANGERS = 8
+STRANGERS = 5
 SHOWN_OUT_S = 5.0  # how long a listener that gives a proof half a second may keep a stranger
 _GARBAGE = (b"", b"\x00", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", pattern(200_000))
 
