@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
@@ -36,10 +36,13 @@ from prime.transport.frames import Allowance
 from prime.transport.identity import KeyPair
 from prime.transport.link import LinkLimits
 from prime.transport.links import Links
+from prime.transport.reachability import Reachability
 from prime.transport.relay.limits import RelayLimits
 from prime.transport.unix import Unix
 from prime.transport.upnp import Mapped
 from prime.version import __version__
+
+REACHABLE_POLL_S: Final = 0.05
 
 if TYPE_CHECKING:
     from prime.node.training import Training
@@ -154,12 +157,25 @@ class _Node:
 
     # ------------------------------------------------------------------------------------------------ the tree
 
+    async def _until_reachable(self) -> None:
+        """Give relays a moment to keep a slot: the run hears this node's addresses once, when it joins."""
+        links = self._system.network
+        if not self._config.transport.relays or not isinstance(links, Links):
+            return
+        with trio.move_on_after(derive(self._config).dial_deadline_s):
+            # A poll, as three actors may end it, and for seconds at most.
+            while not (self._stop.is_set() or links.announced("circuits") or _is_public(links)):  # noqa: ASYNC110
+                await trio.sleep(REACHABLE_POLL_S)
+            return
+        _say("no relay keeps a slot yet: nodes that cannot be dialled either will not reach this one")
+
     async def _train(self) -> None:
         """Join or found the run and train until told to stop."""
         from prime.node.training import open_trainer, timing_of, training_config
 
         async with self._neighbourhood() as neighbours:
             contacts = await self._find_contacts(neighbours)
+            await self._until_reachable()
             if self._stop.is_set():
                 return
             if neighbours is not None:
@@ -224,6 +240,10 @@ class _Node:
                 pass
         _say("the program that started this node is gone: ending")
         raise KeyboardInterrupt
+
+
+def _is_public(links: Links) -> bool:
+    return links.reachability is not None and links.reachability.outcome is Reachability.PUBLIC
 
 
 async def _serve(

@@ -33,7 +33,7 @@ from prime.trainer.records import is_untrained
 from prime.trainer.state import OuterState
 from prime.trainer.timing import Timing
 from prime.trainer.trainer import TRAINER_PATH, Drain, RunDone, Trainer
-from prime.trainer.validity import ADDRESSES_MAX
+from prime.trainer.validity import ADDRESS_CHARACTERS_MAX, ADDRESSES_MAX
 from prime.trainer.view import Member
 
 _BUSY = Mailbox(4096)
@@ -158,7 +158,8 @@ async def open_trainer(
     if system.network is None:
         raise ActorUsageError("a system without a network cannot train", hint="open_system(transport=prime.Tcp(...))")
     found = await find_contacts(system, contacts, DIAL_DEADLINE_S)
-    member = Member(system.peer, system.addresses[:ADDRESSES_MAX], 1.0, secrets.randbits(48) + 1)
+    fit = tuple(each for each in system.addresses if len(each) <= ADDRESS_CHARACTERS_MAX)[:ADDRESSES_MAX]
+    member = Member(system.peer, fit, 1.0, secrets.randbits(48) + 1)
     waits = timing if timing is not None else _usual_timing(config)
     plan = SwarmPlan(run, member, not contacts, found.peers, config.nodes_min, waits)
     async with _open_journal(folder) as journal, system.supervisor("state") as states, _train(system) as sup:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from nets import Internet, Machine  # type: ignore[import-not-found]
+from nets import ROOT, Internet, Machine  # type: ignore[import-not-found]
+
+from prime.testing.nodes import NodeProcess, until, write_text
 
 pytestmark = pytest.mark.network
 
@@ -99,3 +102,57 @@ def doctor(host: Machine, relay: str) -> dict[str, Any]:
     found = program.object()
     assert isinstance(found, dict)
     return found
+
+
+def start_node(host: Machine, folder: Path, name: str, *flags: str, **settings: Any) -> NodeProcess:
+    """Start a node that trains, in a host."""
+    node = NodeProcess(
+        folder,
+        name,
+        {
+            "transport.listen": "/ip4/0.0.0.0/tcp/4001",
+            "train.nodes_min": 3,
+            "train.data": write_text(folder / f"{name}.txt"),
+            "train.model": f"{ROOT / 'tests' / 'node' / 'tiny_task.py'}:quick",
+            "transport.dead_after_s": 6.0,
+            **settings,
+        },
+    )
+    command = (sys.executable, "-m", "prime", "node", "start", "--config", str(node.file), "--parent-eof", "--json")
+    program = host.start(*command, *flags)
+    node.peer = program.object(60)["peer"]
+    return node
+
+
+def status(host: Machine, node: NodeProcess) -> dict[str, Any]:
+    told = host.run(sys.executable, "-m", "prime", "status", "--config", str(node.file), "--json").stdout
+    found: dict[str, Any] = json.loads(told)
+    return found
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("nat", ["restricted", "symmetric"])
+def test_nodes_in_two_homes_train_with_each_other(internet: Internet, tmp_path: Path, nat: str) -> None:
+    """With `prime node start` alone: the third node relays, and each round has all three in it."""
+    pytest.importorskip("torch")
+    public = internet.host("public")
+    hosts = [public, internet.lan("home", nat=nat).host("home"), internet.lan("away", nat=nat).host("away")]
+    relay = start_node(public, tmp_path, "relay", "--relay")
+    address = f"/ip4/{public.address}/tcp/4001/p2p/{relay.peer}"
+    names = ("home", "away")
+    others = [
+        start_node(host, tmp_path, name, "--via", address, "--join", address)
+        for host, name in zip(hosts[1:], names, strict=True)
+    ]
+    told = until(lambda: _finished(hosts, [relay, *others]), 90, "two rounds with three contributors")
+    home = told[1]
+    assert home["reachability"] == "relayed"
+    assert (others[1].peer in home["relayed"]) == (nat == "symmetric")
+    assert relay.peer not in home["relayed"]
+
+
+def _finished(hosts: list[Machine], nodes: list[NodeProcess]) -> list[dict[str, Any]]:
+    told = [status(host, node) for host, node in zip(hosts, nodes, strict=True)]
+    history = (told[1]["run"] or {"history": []})["history"]
+    done = [decided for decided in history if decided["committed"] and len(decided["contributors"]) == 3]
+    return told if len(done) >= 2 else []
