@@ -35,6 +35,7 @@ from prime.transport.admission import Toll
 from prime.transport.contract import Channel
 from prime.transport.delivery import Receiver, Verdict
 from prime.transport.pieces import Gauge
+from prime.transport.turns import SHARED_READ_BYTES, TURN_S, Turns, give_way
 from prime.wire import Ask, Limits, decode_value, encode_value, from_plain, loads, message_for, reply_type, tag_of
 from prime.wire.cbor import dumps, dumps_closed, encodes_to, peek
 from prime.wire.codec import Codec, MismatchError, compile_codec
@@ -112,6 +113,10 @@ class Owner(Protocol):
 
     def acknowledged(self, peer: PeerId, series: int, number: int, again: str) -> None:
         """Hear what the peer has taken of ours."""
+
+    @property
+    def turns(self) -> Turns:
+        """What the readers of a node's links have to do with each other."""
 
     @property
     def timers(self) -> Deadlines:
@@ -773,8 +778,11 @@ class Carrier:
         greeting_bytes = len(self.heard)
         parser.feed(self.heard)
         pace.begin(trio.current_time())
+        turns, shared = self._owner.turns, False
         while True:
-            if self.link.up:
+            if shared:
+                size = SHARED_READ_BYTES
+            elif self.link.up:
                 size = max(READ_BYTES // 4, min(parser.needed_bytes, READ_BYTES * 4))
             else:
                 size = fr.HELLO_BYTES_MAX
@@ -785,6 +793,7 @@ class Carrier:
                 if greeting_bytes > fr.HELLO_BYTES_MAX:
                     raise DecodeError(f"over {fr.HELLO_BYTES_MAX} bytes before HELLO was settled")
             begins = parser.is_between_frames
+            shared = turns.shared(self, trio.current_time()) and self.link.up
             parser.feed(data)
             if await self._handle_frames(parser) or begins:
                 pace.begin(trio.current_time())
@@ -795,6 +804,8 @@ class Carrier:
         """Handle the whole frames that are there, and return how many."""
         handled = 0
         now = trio.current_time()
+        turns = self._owner.turns
+        until = now + TURN_S if turns.shared(self, now) else math.inf
         try:
             while (frame := parser.take()) is not None:
                 if not isinstance(frame, bytes):
@@ -805,10 +816,11 @@ class Carrier:
                 elif self._busy or not self._handle_quickly(frame, now):
                     self._handle(frame, (), fr.PREFIX_BYTES + len(frame))
                 handled += 1
-                if handled % FRAMES_PER_TURN == 0:
+                if handled % FRAMES_PER_TURN == 0 or (until != math.inf and trio.current_time() >= until):
                     self._end_turn()
-                    await trio.lowlevel.checkpoint()
+                    await give_way(trio.current_time() - now if until != math.inf else 0.0)
                     now = trio.current_time()
+                    until = now + TURN_S if turns.shared(self, now) else math.inf
         finally:
             self._end_turn()
         return handled

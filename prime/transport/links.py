@@ -49,6 +49,7 @@ from prime.transport.replay import Bounds, ReplayWindows
 from prime.transport.series import FEATURE, Inbox, Post
 from prime.transport.signing import KeySignatory, wall_clock_s
 from prime.transport.tcp import dial_socket
+from prime.transport.turns import Turns
 from prime.wire import dumps, to_plain
 from prime.wire.codec import Codec
 from prime.wire.frame import pack
@@ -146,7 +147,7 @@ class Links:
         """Where callers go that want no link but a circuit; `None`: this node relays for nobody."""
         self.reachability: Judge | None = None
         """What this node knows of how others reach it; `None` unless it finds out."""
-        self.timers = Deadlines()
+        self.timers, self.turns = Deadlines(), Turns()
         self.replies: dict[type, tuple[Any, Codec]] = {}
         self.dead_letters = 0
         self.signed_refused = 0

@@ -10,7 +10,7 @@ import errno
 import os
 import socket as os_socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, nullcontext
 
 import anyio
 import attrs
@@ -23,8 +23,9 @@ from prime.transport.admission import Admission
 from prime.transport.contract import BACKLOG_MAX, CLOSE_TIMEOUT_S, DIAL_TIMEOUT_S, Buffer, Channel, require_trio
 from prime.transport.identity import KeyPair
 from prime.transport.multiaddr import Address, TcpPlace, parse_address
-from prime.transport.sockets import Reception, Wire, tcp_place
+from prime.transport.sockets import READ_BYTES_MIN, Reception, Wire, tcp_place
 from prime.transport.tls import Credentials, TlsSession, open_credentials
+from prime.transport.turns import Rested
 
 WRITE_BYTES_MAX = 1 << 18  # encrypted in one go; bounds the memory of a blocked sender and the pause of the loop
 
@@ -75,7 +76,7 @@ class TcpChannel(Channel):
             if data is not None:
                 await self._wire.check()  # a wait for the wire is a checkpoint; without one, here it is
             while data is None:
-                self._session.feed(await self._wire.receive())
+                self._session.feed(await self._wire.receive(max(max_bytes, READ_BYTES_MIN)))
                 data = self._decrypt(max_bytes)
             if not data:
                 raise anyio.EndOfStream
@@ -200,6 +201,7 @@ class TcpEndpoint:
         self._peer = peer
         self._credentials = credentials
         self._channels: set[TcpChannel] = set()
+        self._proofs = Rested()
         self.addresses = tuple(str(Address(place, peer)) for place in places)
         self.reception = Reception(
             self._prove_caller, backlog_max=transport.backlog_max, timeout_s=transport.dial_timeout_s
@@ -265,9 +267,11 @@ class TcpEndpoint:
         return TcpChannel(Wire(socket), session, self._channels, self._start)
 
     async def _shake_hands(self, wire: Wire, *, server_side: bool, expected: Address | None) -> TlsSession:
-        session = TlsSession(self._credentials, server_side=server_side)
+        work: AbstractAsyncContextManager[object] = self._proofs if server_side else nullcontext()
+        async with work:
+            session = TlsSession(self._credentials, server_side=server_side)
         try:
-            while not _step(session, expected):
+            while not await self._stepped(session, expected, work):
                 await wire.send_all(session.output())
                 session.feed(await wire.receive())
             await wire.send_all(session.output())
@@ -277,6 +281,12 @@ class TcpEndpoint:
         except anyio.BrokenResourceError as error:
             raise _not_prime(expected, "The connection broke during the TLS handshake.") from error
         return session
+
+    async def _stepped(
+        self, session: TlsSession, expected: Address | None, work: AbstractAsyncContextManager[object]
+    ) -> bool:
+        async with work:
+            return _step(session, expected)
 
 
 def _step(session: TlsSession, expected: Address | None) -> bool:

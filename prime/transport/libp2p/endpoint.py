@@ -48,6 +48,9 @@ from prime.transport.tls import open_credentials
 GREETING: Final = multistream.proposal(PROTOCOL)
 """The first bytes of a stream that a Prime node opens, and of the answer."""
 
+TURN_S: Final = 0.2
+"""How long a dial waits for another one to the same peer, whose connection it would use."""
+
 log = logging.getLogger(__name__)
 
 
@@ -401,12 +404,19 @@ class Libp2pEndpoint:
 
 @asynccontextmanager
 async def _turn(locks: dict[PeerId, trio.Lock], peer: PeerId) -> AsyncIterator[None]:
-    """Let one task at a time connect to a peer."""
+    """Let one task at a time connect to a peer; one that waits in vain goes ahead beside the others.
+
+    Whoever connects may wait for an answer that never comes, while a fresh attempt would get through.
+    """
     lock = locks.setdefault(peer, trio.Lock())
+    with trio.move_on_after(TURN_S):
+        await lock.acquire()
+    held = lock.statistics().owner is trio.lowlevel.current_task()
     try:
-        async with lock:
-            yield
+        yield
     finally:
+        if held:
+            lock.release()
         if not lock.locked() and locks.get(peer) is lock:
             del locks[peer]
 

@@ -1,0 +1,70 @@
+"""Whose turn it is: what keeps a peer that sends without pause from making others wait.
+
+All links of a node share one loop, which goes round its tasks; so what one of them does in its turn, every other waits for,
+a few times in each ask. A reader alone takes long turns, as each costs something. While others read too, turns are short.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Final
+
+import trio
+
+SHARED_S: Final = 0.1
+"""How long turns stay short after bytes came for two different readers."""
+TURN_S: Final = 50e-6
+"""The length of a short turn; the frame that is being handled then is handled to its end."""
+SHARED_READ_BYTES: Final = 32 * 1024
+"""What is read, and decrypted, at once in a short turn."""
+ROUNDS_MAX: Final = 4
+"""Rounds of the others' turns for one that took too long, as a frame can."""
+REST: Final = 4
+REST_S_MAX: Final = 0.02
+
+
+class Turns:
+    """The readers of one node's links."""
+
+    __slots__ = ("_last", "_shared_until")
+
+    def __init__(self) -> None:
+        self._last: object = None
+        self._shared_until = 0.0
+
+    def shared(self, reader: object, now: float) -> bool:
+        """Note that bytes came for `reader`; tell whether its turn must be a short one."""
+        if reader is not self._last:
+            if self._last is not None:
+                self._shared_until = now + SHARED_S
+            self._last = reader
+        return now < self._shared_until
+
+
+async def give_way(spent_s: float) -> None:
+    """Let the others have their turns, once for each short turn's length that this one took."""
+    for _ in range(1 + min(int(spent_s / TURN_S), ROUNDS_MAX - 1)):
+        await trio.lowlevel.checkpoint()
+
+
+class Rested:
+    """A block of work that no two tasks do at once, and after which nobody does it for `REST` times as long as it took.
+
+    So it takes at most a fifth of the loop's time, and others come in between. Nothing in the block may wait.
+    """
+
+    def __init__(self) -> None:
+        self._lock = trio.Lock()
+        self._began = 0.0
+
+    async def __aenter__(self) -> None:
+        await self._lock.acquire()
+        self._began = trio.current_time()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await trio.sleep(min(REST * (trio.current_time() - self._began), REST_S_MAX))
+        finally:
+            self._lock.release()
