@@ -52,6 +52,7 @@ REQUESTS_MAX: Final = 8
 """Requests served at the same time."""
 REQUESTS_PER_MINUTE: Final = 6
 ASKERS_MAX: Final = 1024
+TEXT_CHARS_MAX: Final = 256
 
 
 @message
@@ -157,8 +158,7 @@ class ReachabilityActor(Actor[DialBack | Sweep | Happened]):
         except WorldError:
             heard = core.Heard(peer, "", ())
         else:
-            attempts = answer.attempts[: KNOCKS_MAX + ADDRESSES_ASKED_MAX]
-            heard = core.Heard(peer, answer.seen, tuple(Evidence(peer, a.address, a.reached, a.text) for a in attempts))
+            heard = believable(peer, answer, claimed, PeerId(self.ctx.system.peer))
         await self.ctx.self_ref.tell(Happened(heard))
 
     # ---- of others
@@ -213,11 +213,38 @@ class ReachabilityActor(Actor[DialBack | Sweep | Happened]):
             try:
                 await self._network.knock(address, peer)
             except (WorldError, ConfigError, anyio.ClosedResourceError) as error:
-                text = str(error)[:256] or type(error).__name__
+                text = str(error)[:TEXT_CHARS_MAX] or type(error).__name__
             else:
                 attempts.append(Attempt(address, True, ""))
                 return
         attempts.append(Attempt(address, False, text))
+
+
+def believable(peer: PeerId, answer: DialledBack, claimed: tuple[str, ...], own: PeerId) -> core.Heard:
+    """Return what of an answer can be true: it dialled this node's own ports, at the host where it sees this node."""
+    seen = answer.seen if _is_host(answer.seen) else ""
+    possible = {*doors(seen, claimed, own), ""}
+    evidence = [
+        Evidence(peer, attempt.address, attempt.reached and bool(attempt.address), _clean(attempt.text))
+        for attempt in answer.attempts[: KNOCKS_MAX + 1]
+        if attempt.address in possible
+    ]
+    return core.Heard(peer, seen, tuple(evidence))
+
+
+def _is_host(text: str) -> bool:
+    if not text:
+        return False
+    try:
+        place = parse_once(text).place
+    except ConfigError:
+        return False
+    return isinstance(place, TcpPlace) and place.kind in {"ip4", "ip6"}
+
+
+def _clean(text: str) -> str:
+    """Return a peer's words as a person may read them on a terminal."""
+    return "".join(filter(str.isprintable, text[:TEXT_CHARS_MAX]))
 
 
 def doors(seen: str, claimed: tuple[str, ...], peer: PeerId) -> tuple[str, ...]:

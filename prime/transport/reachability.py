@@ -8,6 +8,7 @@ keeps a slot for it) and *client-only* (it reaches others, nobody reaches it); u
 from __future__ import annotations
 
 import ipaddress
+from collections import Counter
 from enum import Enum
 from typing import Final
 
@@ -251,7 +252,7 @@ class Judge:
         asked = [witness for witness in self._witnesses.values() if witness.evidence]
         reached = sum(witness.reached for witness in asked)
         commands: list[Command] = []
-        addresses = tuple(dict.fromkeys(each.address for each in self.evidence if each.reached))
+        addresses = self._agreed(len(asked))
         if addresses != self._found:
             self._found = addresses
             commands.append(Found(addresses))
@@ -259,6 +260,11 @@ class Judge:
         if before is not self._outcome:
             commands.append(Changed(before, self._outcome, self.why))
         return commands
+
+    def _agreed(self, asked: int) -> tuple[str, ...]:
+        """Return the addresses that at least half of those who answered reached: one peer's word moves nobody's dials."""
+        reached = Counter(each.address for each in self.evidence if each.reached)
+        return tuple(address for address, times in reached.items() if 2 * times >= asked)
 
     def _judge(self, reached: int, asked: int) -> Reachability:
         if asked and 2 * reached >= asked:

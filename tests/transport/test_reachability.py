@@ -10,10 +10,10 @@ import pytest
 import prime
 from prime.errors import RefusedError
 from prime.transport import reachability as core
-from prime.transport.dialback import KNOCKS_MAX, ReachabilityActor, doors
+from prime.transport.dialback import KNOCKS_MAX, ReachabilityActor, believable, doors
 from prime.transport.facts import ReachabilityChanged
 from prime.transport.identity import KeyPair
-from prime.transport.messages import REACHABILITY_PATH, DialBack
+from prime.transport.messages import REACHABILITY_PATH, Attempt, DialBack, DialledBack
 from prime.transport.multiaddr import parse_address
 from prime.transport.reachability import (
     ASK_AGAIN_S,
@@ -165,6 +165,39 @@ def test_few_doors_are_knocked_at_for_one_request() -> None:
 def test_another_transport_is_dialled_at_the_same_host() -> None:
     found = doors("/ip4/203.0.113.5/tcp/999", ("/ip4/10.0.0.1/tcp/443/tls/ws",), PEER)
     assert found == (f"/ip4/203.0.113.5/tcp/443/tls/ws/p2p/{PEER}",)
+
+
+SEEN = "/ip4/203.0.113.5/tcp/999"
+OWN = ("/ip4/192.168.1.2/tcp/4001",)
+
+
+def test_what_cannot_be_true_is_not_believed() -> None:
+    """A peer cannot make this node announce another's address, another port, or words that move a terminal's cursor."""
+    attempts = (
+        Attempt(f"/ip4/198.51.100.7/tcp/4001/p2p/{PEER}", reached=True, text=""),
+        Attempt(f"/ip4/203.0.113.5/tcp/22/p2p/{PEER}", reached=True, text=""),
+        Attempt("nonsense", reached=True, text=""),
+        Attempt("", reached=True, text="\x1b[2Jgone" + "x" * 1000),
+        Attempt(HERE, reached=True, text="fine"),
+    )
+    found = believable(PEER, DialledBack(SEEN, attempts), OWN, PEER)
+    assert [(each.address, each.reached) for each in found.evidence] == [("", False), (HERE, True)]
+    assert found.evidence[0].text.startswith("[2Jgonex")
+    assert len(found.evidence[0].text) < 260
+
+
+@pytest.mark.parametrize("seen", ["", "nonsense", "/memory/a", "/dns4/example.org/tcp/1", "/ip4/203.0.113.5"])
+def test_a_place_that_is_none_is_no_place(seen: str) -> None:
+    found = believable(PEER, DialledBack(seen, (Attempt(HERE, reached=True, text=""),)), OWN, PEER)
+    assert (found.seen, found.evidence) == ("", ())
+
+
+def test_one_peer_alone_among_several_moves_nobodys_dials() -> None:
+    judge = asked("a", "b", "c")
+    other = f"/ip4/203.0.113.5/tcp/22/p2p/{PEER}"
+    judge.step(heard("a", reached=True), 2.0)
+    judge.step(heard("b", reached=True), 2.0)
+    assert not any(isinstance(c, core.Found) for c in judge.step(heard("c", reached=True, address=other), 2.0))
 
 
 # ------------------------------------------------------------------------------------------------------- the whole

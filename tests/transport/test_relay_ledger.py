@@ -368,6 +368,14 @@ def test_a_renewal_that_fails_costs_nothing_before_the_slot_ends() -> None:
     ]
 
 
+@pytest.mark.parametrize("said", [0.0, -5.0, math.nan, math.inf, -math.inf])
+def test_no_relay_makes_a_node_ask_without_a_pause_or_never_again(said: float) -> None:
+    core = keeper.Keeper(["/memory/r"])
+    core.step(keeper.Start(), 0.0)
+    core.step(keeper.Granted("/memory/r", "r", said, ("/memory/r/p2p/r",)), 0.0)
+    assert core.due == keeper.SLOT_MIN_S / 2
+
+
 def test_a_node_that_can_be_dialled_gives_its_slots_back() -> None:
     core = keeper.Keeper(["/memory/r"])
     core.step(keeper.Start(), 0.0)

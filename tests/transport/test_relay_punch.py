@@ -281,6 +281,20 @@ async def test_control_messages_out_of_turn_change_nothing() -> None:
             assert await receive_exactly(m.far, 4) == b"fine"
 
 
+async def test_a_flood_of_control_messages_breaks_the_circuit() -> None:
+    async with punched() as (_, m, _facts), trio.open_nursery() as nursery:
+        nursery.start_soon(_flood, m.near)
+        with pytest.raises(anyio.BrokenResourceError):
+            await m.far.receive()
+        nursery.cancel_scope.cancel()
+
+
+async def _flood(channel: Any) -> None:
+    with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+        for _ in range(1000):
+            await channel.send_control(b"")
+
+
 async def test_a_peer_that_says_it_moved_and_did_not_breaks_its_own_circuit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prime.transport.relay.circuit.MOVE_TIMEOUT_S", 0.2)
     async with open_relay(Tcp()) as relay:

@@ -22,6 +22,8 @@ from prime.transport.tls import Credentials, TlsSession
 RECORD_BYTES_MAX: Final = 1 << 16
 """Of user data in one record: also what a relay reads at once, so that circuits take turns."""
 CONTROL_BYTES_MAX: Final = 1 << 12
+CONTROLS_MAX: Final = 64
+"""Control messages that one end may send over the life of a circuit."""
 MOVE_TIMEOUT_S: Final = 5.0
 """How long a peer that has moved to the direct connection is waited for there."""
 
@@ -85,6 +87,7 @@ class CircuitChannel(Channel):
         self._writing = trio.Lock()
         self._closed = self._broken = self._ended = self._over = False
         self._plain = b""
+        self._controls = 0
         self._left = 0  # of the record of user data in hand
         self.on_control: Callable[[bytes], None] = lambda _message: None
         owner.add(self)
@@ -268,12 +271,13 @@ class CircuitChannel(Channel):
             self._plain, self._receives_directly = b"", True
             self._settle_move()
             return False
-        if kind != Kind.CONTROL or size > CONTROL_BYTES_MAX:
+        if kind != Kind.CONTROL or size > CONTROL_BYTES_MAX or self._controls >= CONTROLS_MAX:
             self._broken = True
             raise anyio.BrokenResourceError from DecodeError(f"a record of kind {kind} with {size} bytes")
         if len(self._plain) < _HEAD_BYTES + size:
             return False
         message, self._plain = self._plain[_HEAD_BYTES : _HEAD_BYTES + size], self._plain[_HEAD_BYTES + size :]
+        self._controls += 1
         self.on_control(message)
         return True
 

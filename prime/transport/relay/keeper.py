@@ -16,6 +16,9 @@ RENEW_AFTER: Final = 0.5
 """Of a slot's time: then it is renewed."""
 PAUSE_MIN_S: Final = 1.0
 PAUSE_MAX_S: Final = 60.0
+SLOT_MIN_S: Final = 10.0
+SLOT_MAX_S: Final = 86_400.0
+"""A slot that a relay gives for less or more counts as one of these: its word drives no timer of ours."""
 
 
 # ------------------------------------------------------------------------------------------------------------- events
@@ -182,7 +185,8 @@ class Keeper:
             return [GiveBack(event.peer)]
         new = not relay.held
         relay.peer, relay.addresses, relay.pause_s = event.peer, event.addresses, 0.0
-        relay.due, relay.ends_at = now + RENEW_AFTER * event.expires_in_s, now + event.expires_in_s
+        lasts_s = _sane(event.expires_in_s)
+        relay.due, relay.ends_at = now + RENEW_AFTER * lasts_s, now + lasts_s
         gained: list[Command] = [Gained(event.peer, event.addresses[0])] if new else []
         return [*gained, self._announcement()]
 
@@ -208,3 +212,7 @@ class Keeper:
     def _announcement(self) -> Announce:
         every = [address for relay in self._relays.values() for address in relay.addresses]
         return Announce(tuple(dict.fromkeys(every)))
+
+
+def _sane(expires_in_s: float) -> float:
+    return min(max(expires_in_s, SLOT_MIN_S), SLOT_MAX_S) if math.isfinite(expires_in_s) else SLOT_MIN_S
