@@ -112,6 +112,11 @@ class _MappedEndpoint:
         own = self._inner.addresses
         return (*own, self.mapped) if self.mapped and self.mapped not in own else own
 
+    @property
+    def inner(self) -> Endpoint:
+        """The endpoint within: it may punch holes."""
+        return self._inner
+
     def guard(self, admission: Admission) -> None:
         if isinstance(self._inner, Guarded):
             self._inner.guard(admission)

@@ -18,6 +18,7 @@ from prime.testing.transport import Meeting, meet, opened, pattern, receive_all,
 from prime.transport.facts import CircuitMoved, HolePunchFailed
 from prime.transport.identity import KeyPair
 from prime.transport.relay import punch
+from prime.transport.relay.dialler import Dialler
 from prime.transport.relay.punch import CANDIDATES_MAX, NONCE_BYTES, Hole, pack, read
 from prime.transport.tcp import Tcp, shared_socket
 from tests.transport.relaying import Relay, Relayed, open_relay, until
@@ -153,6 +154,28 @@ class Notebook(prime.Actor[Line | Lines]):
     @prime.on(Lines)
     def lines(self, _: Lines) -> tuple[int, ...]:
         return tuple(self.numbers)
+
+
+async def test_an_endpoint_around_another_punches_through_it() -> None:
+    """As `upnp.Mapped`'s: the router may have said no."""
+
+    class Around:
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+            self.dial = inner.dial
+
+    facts: list[Any] = []
+    async with open_relay(Tcp()) as relay, Relayed(relay, Tcp(), punched=True).open(KeyPair.generate()) as listener:
+        key = KeyPair.generate()
+        async with Tcp().open(key) as endpoint, trio.open_nursery() as nursery:
+            dialler = Dialler(Around(endpoint), key, spawn=nursery.start_soon, emit=facts.append)
+            near = await dialler.dial(listener.addresses[0])
+            far = await listener.accept()
+            for channel in (near, far):
+                nursery.start_soon(_read_one_and_on, channel)
+            await until(lambda: any(isinstance(fact, CircuitMoved) for fact in facts))
+            nursery.cancel_scope.cancel()
+            dialler.close()
 
 
 async def test_without_punching_the_circuit_stays() -> None:

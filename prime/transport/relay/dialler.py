@@ -63,7 +63,8 @@ class Dialler:
     ) -> None:
         self._endpoint = endpoint
         self._spawn = spawn
-        self._puncher = endpoint if spawn is not None and isinstance(endpoint, Puncher) else None
+        within = getattr(endpoint, "inner", endpoint)  # of one around another, such as `upnp.Mapped`'s
+        self._puncher = within if spawn is not None and isinstance(within, Puncher) else None
         self._emit = emit
         self._key = key
         self._timeout_s = timeout_s
