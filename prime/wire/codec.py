@@ -331,6 +331,11 @@ _ATOMS: Mapping[Any, Codec] = types.MappingProxyType(
 )
 
 
+def atom_of(codec: Codec) -> type | None:
+    """Return the one plain type of a codec that neither converts nor checks more than that, and the range of an int."""
+    return next((kind for kind, atom in _ATOMS.items() if atom is codec and kind is not None), None)
+
+
 def _choice_codec(name: str, what: str, values: Mapping[Any, Any], python: tuple[type, ...]) -> Codec:
     """One of a few str or int values, as an Enum (by value) or a Literal."""
     plain = frozenset(type(value) for value in values)

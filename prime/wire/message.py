@@ -33,7 +33,19 @@ import attrs
 
 from prime.errors import DecodeError, LocalProtocolError, MessageError, PrimeError
 from prime.wire.cbor import dumps, dumps_closed, encodes_to, loads
-from prime.wire.codec import Codec, Decode, Encode, MismatchError, Rules, compile_codec, refuse_signed, rule_name
+from prime.wire.codec import (
+    INT_MAX,
+    INT_MIN,
+    Codec,
+    Decode,
+    Encode,
+    MismatchError,
+    Rules,
+    atom_of,
+    compile_codec,
+    refuse_signed,
+    rule_name,
+)
 from prime.wire.frame import FrameParser, pack
 from prime.wire.limits import DEFAULT_LIMITS, Limits
 from prime.wire.signed import Signatory, Signed, seal, unseal
@@ -300,6 +312,10 @@ class _Form:
         self._scope = {}
         encode = _array_encoder(self.tag, self._names, [codec.encode for codec in codecs])
         decode = _array_decoder(self.cls, self.tag, fields, [codec.decode for codec in codecs])
+        kinds = [kind for codec in codecs if (kind := atom_of(codec)) is not None]
+        if kinds and len(kinds) == len(codecs):
+            encode = _quick_encoder(self.tag, self._names, kinds, encode)
+            decode = _quick_decoder(self.tag, kinds, _builder(self.cls, fields), decode)
         if self.signed:
             self.encode_fields, encode = encode, self._encode_sealed
             decode = _signed_decoder(self.cls.__name__, decode)
@@ -403,6 +419,53 @@ def _array_decoder(
     return decode_array
 
 
+def _quick_encoder(
+    tag: int | None, names: Sequence[str], kinds: list[type], encode: Callable[[Any, list[memoryview]], list[Any]]
+) -> Callable[[Any, list[memoryview]], list[Any]]:
+    """Look at all fields in one step, where each has a simple type; anything unusual is `encode`'s to judge."""
+    get = attrgetter(*names)
+    single = len(names) == 1
+    numbers = [index for index, kind in enumerate(kinds) if kind is int]
+    head = [] if tag is None else [tag]
+
+    def encode_quickly(value: Any, payloads: list[memoryview]) -> list[Any]:
+        values = (get(value),) if single else get(value)
+        if [*map(type, values)] == kinds:
+            for index in numbers:
+                if not INT_MIN <= values[index] <= INT_MAX:
+                    break
+            else:
+                return [*head, *values]
+        return encode(value, payloads)
+
+    return encode_quickly
+
+
+def _quick_decoder(
+    tag: int | None, kinds: list[type], build: Callable[..., Any], decode: Callable[[Any, Sequence[memoryview]], Any]
+) -> Callable[[Any, Sequence[memoryview]], Any]:
+    """Look at all elements in one step, as `_quick_encoder`."""
+    offset = 0 if tag is None else 1
+    wanted = [*[int] * offset, *kinds]
+    count = len(wanted)
+    numbers = [index for index, kind in enumerate(wanted) if kind is int][offset:]
+
+    def decode_quickly(plain: Any, payloads: Sequence[memoryview]) -> Any:
+        if type(plain) is list and len(plain) == count and [*map(type, plain)] == wanted:
+            for index in numbers:
+                if not INT_MIN <= plain[index] <= INT_MAX:
+                    break
+            else:
+                try:
+                    if not offset or plain[0] == tag:
+                        return build(*plain[offset:])
+                except (PrimeError, ValueError, TypeError, LookupError, ArithmeticError):
+                    pass  # `decode` says so, by the field
+        return decode(plain, payloads)
+
+    return decode_quickly
+
+
 def _signed_decoder(name: str, decode: Decode) -> Callable[[Any, Sequence[memoryview]], Any]:
     """Return what verifies first and decodes then; the signature stays with the instance."""
 
@@ -425,7 +488,7 @@ def _builder(cls: type, fields: Sequence[attrs.Attribute[Any]]) -> Callable[...,
 
 def _form_of(cls: Any) -> _Form:
     form = getattr(cls, "__wire_form__", None)
-    if not isinstance(form, _Form) or form.cls is not cls:
+    if type(form) is not _Form or form.cls is not cls:
         name = _full_name(cls) if isinstance(cls, type) else type(cls).__name__
         raise LocalProtocolError(f"{name} is not a message", hint="decorate the class itself with @message(tag=…)")
     return form

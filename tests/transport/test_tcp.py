@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import os
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,9 +25,10 @@ from hypothesis import strategies as st
 
 from prime.errors import AddressInUseError, ConfigError, RemoteProtocolError, UnreachableError
 from prime.testing.transport import meet, opened
-from prime.transport import tls
+from prime.transport import tcp, tls
 from prime.transport.identity import KeyPair
-from prime.transport.tcp import Tcp
+from prime.transport.sockets import Wire
+from prime.transport.tcp import Tcp, TcpChannel
 from prime.transport.tls import Credentials, TlsSession, make_certificate, open_credentials, peer_of_certificate
 
 KEY, OTHER = KeyPair.from_seed(bytes(32)), KeyPair.from_seed(bytes([1] * 32))
@@ -388,3 +392,70 @@ async def test_one_that_never_answers_ends_at_the_deadline() -> None:
         async with attrs.evolve(Tcp(), dial_timeout_s=0.1).open(KEY) as dialler:
             with pytest.raises(UnreachableError, match=r"within 0.1 s"):
                 await dialler.dial(address)
+
+
+# ----------------------------------------------------------------------------------------------- without waking a task
+
+
+@contextlib.asynccontextmanager
+async def pair_of_channels() -> AsyncIterator[tuple[TcpChannel, TcpChannel]]:
+    async with Tcp().open(KEY) as one, Tcp().open(KeyPair.from_seed(bytes([9]) * 32)) as other:
+        near = await one.dial(other.addresses[0])
+        far = await other.accept()
+        assert isinstance(near, TcpChannel)
+        assert isinstance(far, TcpChannel)
+        yield near, far
+
+
+async def received(channel: TcpChannel, size: int) -> bytes:
+    data = b""
+    with trio.fail_after(20):
+        while len(data) < size:
+            data += await channel.receive(size - len(data))
+    return data
+
+
+async def test_what_is_sent_without_a_wait_keeps_its_place() -> None:
+    async with pair_of_channels() as (near, far):
+        assert near.send_nowait(b"one ") == 4
+        await near.send(b"two ")
+        assert near.send_nowait(b"three") == 5
+        assert near.send_nowait(b"") == 0
+        assert near.send_nowait(bytes(tcp.NOWAIT_BYTES_MAX + 1)) == 0
+        assert await received(far, 13) == b"one two three"
+        await near.send_eof()
+        assert near.send_nowait(b"late") == 0
+        with pytest.raises(anyio.EndOfStream):
+            await far.receive()
+        far.close_nowait()
+        assert far.send_nowait(b"late") == 0
+
+
+async def test_what_the_kernel_does_not_take_at_once_goes_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    takes = itertools.cycle((0, 7, 3, 1))
+    monkeypatch.setattr(Wire, "send_nowait", lambda self, data: os.write(self.socket.fileno(), data[: next(takes)]))
+    said = [b"%d," % n * 50 for n in range(5)]
+    async with pair_of_channels() as (near, far):
+        for part in said:
+            if not near.send_nowait(part):
+                await near.send(part)
+        whole = b"".join(said)
+        await near.send(b"|")
+        assert await received(far, len(whole) + 1) == whole + b"|"
+        assert near.send_nowait(b"x") == 1  # its rest is on its way when the end is said
+        await near.send_eof()
+        assert await received(far, 1) == b"x"
+
+
+async def test_a_peer_that_does_not_read_is_offered_one_record_beyond_what_the_kernel_holds() -> None:
+    async with pair_of_channels() as (near, far):
+        sent = 0
+        while near.send_nowait(bytes(tcp.NOWAIT_BYTES_MAX)):
+            sent += tcp.NOWAIT_BYTES_MAX
+        assert near.send_nowait(b"x") == 0
+        with trio.move_on_after(0.2) as scope:
+            await near.send(b"waits")
+        assert scope.cancelled_caught
+        assert await received(far, sent) == bytes(sent)
+        await near.send(b"goes on")  # what was cancelled had not begun
+        assert await received(far, 7) == b"goes on"
