@@ -276,7 +276,8 @@ class WebSocketEndpoint:
         except (RemoteProtocolError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
             wire.close()
             raise UnreachableError(
-                f"{place} does not speak Prime over WebSocket: {error or 'it hung up'}", hint="Check host and port."
+                f"{place} does not speak Prime over WebSocket: {str(error) or 'it hung up'}",
+                hint="Check host and port.",
             ) from error
         except BaseException:
             wire.close()
