@@ -230,23 +230,25 @@ class DeafTcp(prime.Tcp):
 
 
 class _Deaf:
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Any, is_deaf: Callable[[], bool]) -> None:
         self._inner = inner
+        self._is_deaf = is_deaf
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        return (f"/ip4/127.0.0.1/tcp/1/p2p/{self._inner.peer}",)
+        return (f"/ip4/127.0.0.1/tcp/1/p2p/{self._inner.peer}",) if self._is_deaf() else self._inner.addresses
 
 
 class _deaf:  # noqa: N801 - used like a function
-    def __init__(self, opening: Any) -> None:
+    def __init__(self, opening: Any, is_deaf: Callable[[], bool] = lambda: True) -> None:
         self._opening = opening
+        self._is_deaf = is_deaf
 
     async def __aenter__(self) -> _Deaf:
-        return _Deaf(await self._opening.__aenter__())
+        return _Deaf(await self._opening.__aenter__(), self._is_deaf)
 
     async def __aexit__(self, *error: object) -> Any:
         return await self._opening.__aexit__(*error)
@@ -274,6 +276,31 @@ async def test_a_node_that_can_be_dialled_gives_its_slot_back() -> None:
     ):
         await until(lambda: any("p2p-circuit" in address for address in node.addresses))
         await until(lambda: outcome(node) == "public" and not node.network.announced("circuits"))
+
+
+class ShutTcp(prime.Tcp):
+    """Can be dialled until it is `shut`: its port is another then, and nobody gets through."""
+
+    shut = False
+
+    def open(self, key: KeyPair) -> Any:
+        return _deaf(super().open(key), lambda: ShutTcp.shut)
+
+
+async def test_a_node_that_cannot_be_dialled_any_more_reserves_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts: list[Any] = []
+    async with (
+        prime.open_system(
+            transport=prime.Tcp("/ip4/127.0.0.1/tcp/0"), relay=prime.RelayLimits(), reachability=True
+        ) as relay,
+        prime.open_system(transport=ShutTcp(), relays=relay.addresses, reachability=True) as node,
+    ):
+        node.subscribe(facts.append)
+        await until(lambda: outcome(node) == "public" and not node.network.announced("circuits"))
+        monkeypatch.setattr(ShutTcp, "shut", True)
+        await until(lambda: outcome(node) == "relayed" and node.network.announced("circuits"))
+        changes = [fact.after for fact in facts if isinstance(fact, ReachabilityChanged)]
+        assert changes[-3:] in (["unknown", "client-only", "relayed"], ["public", "client-only", "relayed"])
 
 
 async def test_a_peer_that_does_not_dial_back_leaves_the_outcome_unknown() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+from pathlib import Path
 from typing import Any
 
+import pycddl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,6 +49,7 @@ from prime.transport.relay.preface import (
     read_request,
     size_of,
 )
+from prime.transport.relay.punch import pack as pack_control
 from prime.wire import dumps
 
 TOKEN = bytes(range(16))
@@ -283,6 +286,43 @@ def test_requests_survive_the_wire(request_: Connect | TakeUp) -> None:
 def test_answers_survive_the_wire() -> None:
     answer = Answer(2, "x" * 300, "/ip4/192.0.2.1/tcp/4")
     assert read_answer(pack_answer(answer)[2:]) == Answer(2, "x" * 256, "/ip4/192.0.2.1/tcp/4")
+
+
+RULES = (Path(__file__).parents[2] / "spec" / "relay.cddl").read_text(encoding="utf-8")
+
+
+def schema(rule: str) -> pycddl.Schema:
+    """Return the written shapes with one of them as what a whole body is."""
+    return pycddl.Schema(f"whole = {rule}\n{RULES}")
+
+
+@pytest.mark.parametrize(
+    ("rule", "body"),
+    [
+        ("connect", pack_request(Connect(PEER))[3:]),
+        ("take_up", pack_request(TakeUp(2**63 - 1, TOKEN))[3:]),
+        ("answer", pack_answer(Answer())[2:]),
+        ("answer", pack_answer(Answer(6, "é" * 300, "/ip4/192.0.2.1/tcp/4"))[2:]),
+        ("control", pack_control(1, TOKEN, ("/ip4/192.0.2.1/tcp/4",))),
+        ("control", pack_control(3, TOKEN)),
+    ],
+)
+def test_what_is_sent_is_as_the_specification_draws_it(rule: str, body: bytes) -> None:
+    schema(rule).validate_cbor(body)
+
+
+@pytest.mark.parametrize(
+    ("rule", "fields"),
+    [
+        ("request", [1, 1, PEER[:-1]]),
+        ("request", [1, 2, 0, TOKEN]),
+        ("answer", [256, "", ""]),
+        ("control", [1, b"", []]),
+    ],
+)
+def test_what_is_refused_is_not_in_the_specification(rule: str, fields: list[object]) -> None:
+    with pytest.raises(pycddl.ValidationError):
+        schema(rule).validate_cbor(dumps(fields))
 
 
 @pytest.mark.parametrize(
