@@ -162,6 +162,8 @@ class Libp2pEndpoint:
             async with trio.open_nursery() as nursery:
                 for connection in self.connections:
                     nursery.start_soon(connection.aclose)
+        for connection in self.connections:
+            connection.break_off("the endpoint closed")
 
     # ---- dialling
 
@@ -332,8 +334,10 @@ class Libp2pEndpoint:
         return muxer
 
     async def _carry(self, muxer: Muxer) -> None:
+        """Carry a connection until it ends, or `aclose` ends it: who is cancelled may still have goodbyes to say."""
         try:
-            await muxer.connection.run()
+            with trio.CancelScope(shield=True):
+                await muxer.connection.run()
         finally:
             peer = muxer.connection.peer
             self._connections[peer].remove(muxer)
