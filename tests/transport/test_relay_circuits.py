@@ -19,7 +19,9 @@ from prime.transport.identity import KeyPair
 from prime.transport.memory import Memory
 from prime.transport.relay import ledger
 from prime.transport.relay.dialler import Dialler
+from prime.transport.relay.hop import ENTERING_PER_PEER_MAX
 from prime.transport.relay.limits import RelayLimits
+from prime.transport.relay.preface import PREFACE
 from prime.transport.tcp import Tcp
 from tests.transport.relaying import Relay, Relayed, open_relay, until
 
@@ -277,6 +279,22 @@ async def test_strangers_at_the_relays_entrance_disturb_nobody() -> None:
             assert await receive_exactly(m.far, 10) == b"still here"
         await until(lambda: not relay.hop.sizes()["hops"])
         assert relay.hop.sizes()["circuits"] == 0
+
+
+async def test_callers_that_do_not_say_what_they_want_are_few_and_keep_nobody_out() -> None:
+    async with open_relay(Memory()) as relay:
+        inner = relay_inner(relay)
+        async with inner.open(KeyPair.generate()) as stranger:
+            held = [await stranger.dial(relay.address) for _ in range(20)]
+            for channel in held:
+                await channel.send(PREFACE)
+            await until(lambda: relay.hop.sizes()["entering"] == ENTERING_PER_PEER_MAX)
+            for channel in held[ENTERING_PER_PEER_MAX:]:
+                with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)), trio.fail_after(2):
+                    await channel.receive()
+            async with opened(Relayed(relay, inner), Relayed(relay, inner)) as (dialler, listener):
+                await meet(dialler, listener)
+        await until(lambda: relay.hop.sizes()["entering"] == 0)
 
 
 async def test_a_wrong_token_takes_up_nothing() -> None:

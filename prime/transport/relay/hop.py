@@ -7,6 +7,7 @@ of the ledger say. So a circuit whose reader sleeps holds one piece, and the sen
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -29,6 +30,9 @@ PIECE_BYTES: Final = 1 << 14
 """Read at once from one direction: at most one TLS record, so that the relay's own traffic waits for no more."""
 REQUEST_S: Final = 5.0
 """How long a caller has to say what it wants."""
+ENTERING_MAX: Final = 64
+ENTERING_PER_PEER_MAX: Final = 8
+"""Callers that have not said yet what they want."""
 
 
 @attrs.define(eq=False)
@@ -65,10 +69,11 @@ class Hop:
         self._emit = emit
         self._circuits: dict[int, _Circuit] = {}
         self._open = True
+        self._entering: Counter[str] = Counter()
 
     def sizes(self) -> dict[str, int]:
         """Count what is remembered, by table."""
-        return {"hops": len(self._circuits), **self.ledger.sizes()}
+        return {"hops": len(self._circuits), "entering": self._entering.total(), **self.ledger.sizes()}
 
     def feed(self, event: core.Event) -> core.Command | None:
         """Step the ledger, carry out what concerns circuits, and return the last command."""
@@ -86,13 +91,26 @@ class Hop:
 
     async def enter(self, channel: Channel) -> None:
         """Serve a connection that began with `PREFACE` until it is done with. Never raises for what strangers do."""
-        match await _request(channel):
+        match await self._request(channel):
             case Connect(target) if self._open:
                 await self._connect(channel, target)
             case TakeUp(number, token) if self._open:
                 await self._take_up(channel, number, token)
             case _:
                 await _let_go(channel)
+
+    async def _request(self, channel: Channel) -> Request | None:
+        """Return what a caller wants; `None` for one that does not say, or of whom too many are about to."""
+        peer = channel.peer
+        if self._entering.total() >= ENTERING_MAX or self._entering[peer] >= ENTERING_PER_PEER_MAX:
+            return None
+        self._entering[peer] += 1
+        try:
+            return await _request(channel)
+        finally:
+            self._entering[peer] -= 1
+            if not self._entering[peer]:
+                del self._entering[peer]
 
     # ---- the two ends
 
