@@ -54,6 +54,7 @@ def test_a_node_behind_a_nat_is_dialled_through_go_libp2p_s_relay(
         assert caller.object() == [[True], True], program.errors()
 
 
+@pytest.mark.nightly
 def test_of_two_circuits_to_a_node_one_outlives_the_other(internet: Internet, daemon: Path, tmp_path: Path) -> None:
     """As py-libp2p's relay does not have it: tests/nat/test_py_libp2p.py."""
     _, relay = start_relay(internet.host("relay"), daemon, tmp_path / "control", "tls")
@@ -69,6 +70,7 @@ def test_of_two_circuits_to_a_node_one_outlives_the_other(internet: Internet, da
         assert stays.object() == [[True], True]  # over the link that it had
 
 
+@pytest.mark.nightly
 def test_py_libp2p_s_autonat_client_hears_the_truth_from_go(internet: Internet, daemon: Path, tmp_path: Path) -> None:
     """So of AutoNAT only py-libp2p's server is wrong: tests/nat/test_py_libp2p.py."""
     _, server = start_relay(internet.host("server"), daemon, tmp_path / "control", "noise")

@@ -1,7 +1,7 @@
 """The traps of py-libp2p 0.8, row by row: what the library does as it comes, and what Prime's transport does there.
 
 Each class is a row. Its `test_library…` fails when a new version of the library has mended the trap: then the rule that
-answers it may go. Its `test_prime…` holds the rule. That js-libp2p needs a polyfill on Node 20 is shown in tests/interop.
+answers it may go. Its `test_prime…` holds the rule. That js-libp2p needs a polyfill before Node 22 is shown in tests/interop.
 """
 
 from __future__ import annotations
