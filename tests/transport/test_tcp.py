@@ -295,6 +295,31 @@ def test_ending_keeps_what_has_arrived(credentials: Credentials) -> None:
     assert server.decrypt(1 << 20) is None
 
 
+def test_the_handshake_agrees_on_the_first_protocol_that_both_have(credentials: Credentials) -> None:
+    for theirs, agreed in ((("/b", "/a"), "/b"), (("/a",), "/a"), (("/c",), "")):
+        client = TlsSession(credentials, server_side=False, protocols=("/a", "/b"))
+        server = TlsSession(credentials, server_side=True, protocols=theirs)
+        client.handshake()
+        server.feed(client.output())
+        server.handshake()
+        client.feed(server.output())
+        assert client.handshake()
+        assert client.protocol == server.protocol == agreed
+
+
+def test_a_session_that_rests_holds_little(credentials: Credentials) -> None:
+    client, server = connected(credentials)
+    for _ in range(8):
+        server.feed(client.encrypt(bytes(1 << 18)))
+        while server.decrypt(1 << 20):
+            pass
+    assert len(server._scratch) == 1 << 18
+    for _ in range(200):
+        server.feed(client.encrypt(b"small"))
+        assert server.decrypt(100) == b"small"
+    assert len(server._scratch) == 1 << 14
+
+
 def test_credentials_leave_nothing_readable_behind() -> None:
     with open_credentials(KEY) as made:
         content = made.path.read_bytes()

@@ -147,6 +147,25 @@ def test_a_reset_ends_both_directions() -> None:
     assert frames(session.output()) == [(WINDOW, RST, 3, 0)]
 
 
+def test_of_a_stream_that_is_reset_in_the_middle_of_a_frame_the_rest_is_dropped() -> None:
+    session = opened(listener())
+    whole = frame(DATA, FIN, 1, body=b"first half, second half") + frame(DATA, SYN, 3, body=b"next")
+    assert session.receive(whole[:22], 0.0) == [Arrived(1, b"first half")]
+    session.reset(1)
+    assert session.receive(whole[22:], 0.0) == [Opened(3), Arrived(3, b"next")]
+
+
+def test_a_big_frame_is_read_by_itself() -> None:
+    session = opened(listener())
+    assert session.wants_bytes == 0
+    session.receive(frame(DATA, 0, 1, 100_000), 0.0)
+    assert session.wants_bytes == 100_000
+    session.receive(bytes(90_000), 0.0)
+    assert session.wants_bytes == 0  # the little that is left comes with what follows
+    session.receive(bytes(10_000), 0.0)
+    assert session.wants_bytes == HEADER_BYTES
+
+
 def test_a_reset_after_the_end_leaves_what_was_sent_before_it() -> None:
     session = opened(listener())
     events = session.receive(frame(DATA, FIN, 1, body=b"whole") + frame(WINDOW, RST, 1), 0.0)
