@@ -11,6 +11,8 @@ from typing import Final
 
 import trio
 
+from prime.transport.admission import Bucket
+
 SHARED_S: Final = 0.1
 """How long turns stay short after bytes came for two different readers."""
 TURN_S: Final = 50e-6
@@ -19,8 +21,12 @@ SHARED_READ_BYTES: Final = 32 * 1024
 """What is read, and decrypted, at once in a short turn."""
 ROUNDS_MAX: Final = 4
 """Rounds of the others' turns for one that took too long, as a frame can."""
-REST: Final = 4
-REST_S_MAX: Final = 0.02
+SHARE: Final = 0.2
+"""The share of the time that the proofs of strangers may take."""
+SAVED_S: Final = 0.05
+"""How much of such work may be done in a row."""
+WORK_S_MAX: Final = 0.02
+"""What a block of work counts as at most: it may have been the machine that stood still."""
 
 
 class Turns:
@@ -48,23 +54,29 @@ async def give_way(spent_s: float) -> None:
 
 
 class Rested:
-    """A block of work that no two tasks do at once, and after which nobody does it for `REST` times as long as it took.
+    """A block of work that no two tasks do at once, and which takes at most `SHARE` of the loop's time.
 
-    So it takes at most a fifth of the loop's time, and others come in between. Nothing in the block may wait.
+    So much is saved up for a while that a few in a row need not wait. Nothing in the block may wait.
     """
 
     def __init__(self) -> None:
         self._lock = trio.Lock()
-        self._began = 0.0
+        self._spent = Bucket(SHARE, SAVED_S / SHARE)
+        self._due = self._began = 0.0
 
     async def __aenter__(self) -> None:
         await self._lock.acquire()
+        try:
+            if trio.current_time() < self._due:
+                await trio.sleep_until(self._due)
+        except BaseException:
+            self._lock.release()
+            raise
         self._began = trio.current_time()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            await trio.sleep(min(REST * (trio.current_time() - self._began), REST_S_MAX))
-        finally:
-            self._lock.release()
+        now = trio.current_time()
+        self._due = self._spent.owe(now, min(now - self._began, WORK_S_MAX))
+        self._lock.release()

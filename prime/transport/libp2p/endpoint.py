@@ -48,6 +48,8 @@ from prime.transport.tls import open_credentials
 GREETING: Final = multistream.proposal(PROTOCOL)
 """The first bytes of a stream that a Prime node opens, and of the answer."""
 
+ANSWER_S: Final = 0.5
+"""After how long without an answer on a new stream its connection is in doubt, and others are dialled beside it."""
 TURN_S: Final = 0.2
 """How long a dial waits for another one to the same peer, whose connection it would use."""
 
@@ -243,6 +245,7 @@ class Libp2pEndpoint:
             raise UnreachableError(f"{error} ({connection.peer}).", hint=error.hint) from error
         except anyio.BrokenResourceError as error:
             raise _no_stream(connection.peer, protocol, str(error)) from error
+        alarm = self._timers.at(trio.current_time() + ANSWER_S, channel.doubt)
         try:
             await multistream.propose(channel.send, channel.receive, (protocol,))
         except (RemoteProtocolError, anyio.BrokenResourceError, anyio.EndOfStream, anyio.ClosedResourceError) as error:
@@ -251,6 +254,8 @@ class Libp2pEndpoint:
         except BaseException:
             channel.reset()
             raise
+        finally:
+            alarm.cancel()
         return channel
 
     # ---- circuits through standard relays
