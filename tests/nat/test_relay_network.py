@@ -40,7 +40,9 @@ def kept_every_message(told: dict[str, Any]) -> bool:
     return told["count"] == told["sent"] and told["right"] and not told["down"]
 
 
-@pytest.mark.parametrize(("nat", "other"), [("restricted", "restricted"), ("cone", "restricted")])
+@pytest.mark.parametrize(
+    ("nat", "other"), [("restricted", "restricted"), pytest.param("cone", "restricted", marks=pytest.mark.nightly)]
+)
 def test_a_hole_is_punched_between_two_homes_and_no_message_is_lost(internet: Internet, nat: str, other: str) -> None:
     _, relay = open_relay(internet)
     home, away = internet.lan("home", nat=nat), internet.lan("away", nat=other)
@@ -53,6 +55,7 @@ def test_a_hole_is_punched_between_two_homes_and_no_message_is_lost(internet: In
     assert kept_every_message(told), told
 
 
+@pytest.mark.nightly  # both sides try for their whole time
 @pytest.mark.parametrize(("nat", "other"), [("symmetric", "symmetric"), ("symmetric", "restricted")])
 def test_where_no_hole_can_be_punched_the_circuit_stays(internet: Internet, nat: str, other: str) -> None:
     _, relay = open_relay(internet)
@@ -63,6 +66,7 @@ def test_where_no_hole_can_be_punched_the_circuit_stays(internet: Internet, nat:
     assert kept_every_message(told), told
 
 
+@pytest.mark.nightly
 def test_over_libp2p_the_same_relay_carries_two_homes(internet: Internet) -> None:
     pytest.importorskip("libp2p")
     _, relay = open_relay(internet, "libp2p")
@@ -84,14 +88,13 @@ def test_each_outcome_is_found_out(internet: Internet) -> None:
     assert node["seen"][0].startswith(f"/ip4/{home.address}/tcp/")
 
 
-def test_the_doctor_tells_a_router_from_a_public_place(internet: Internet) -> None:
+def test_the_doctor_sees_the_router_and_says_what_to_do(internet: Internet) -> None:
     _, relay = open_relay(internet)
     home = internet.lan("home", nat="restricted")
     told = doctor(home.host("node"), relay)
     assert told["reachability"] == "client-only", told
     (finding,) = [finding for finding in told["findings"] if finding["check"] == "reachability"]
     assert f"{home.address}, the address of a router" in finding["fix"]
-    assert doctor(internet.host("public"), relay)["reachability"] == "public"
 
 
 def doctor(host: Machine, relay: str) -> dict[str, Any]:
