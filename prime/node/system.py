@@ -21,10 +21,8 @@ from prime.actor.system import System
 from prime.errors import ActorUsageError
 from prime.transport.choice import transport_named
 from prime.transport.contract import require_trio
-from prime.transport.dialback import ReachabilityActor
 from prime.transport.identity import KeyPair
 from prime.transport.links import LinkLimits, Links
-from prime.transport.relay.actors import CircuitsActor, RelayActor
 from prime.transport.signing import KeySignatory
 
 if TYPE_CHECKING:
@@ -107,6 +105,9 @@ async def _reached(
             "a system without a transport relays nothing, and nobody reaches it",
             hint="open_system(transport=prime.Tcp(...), relay=...)",
         )
+    from prime.transport.dialback import ReachabilityActor
+    from prime.transport.relay.actors import CircuitsActor, RelayActor
+
     async with system.supervisor("net", restart=Restart(max=10, within=60)) as sup:
         if limits is not None:
             await sup.spawn(functools.partial(RelayActor, links, limits), "relay")

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from random import Random
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
 import trio
@@ -43,18 +43,19 @@ from prime.transport.identity import KeyPair
 from prime.transport.link import LinkLimits, Standing, Verdict, judge
 from prime.transport.multiaddr import CircuitPlace, TcpPlace, parse_address
 from prime.transport.reachability import Judge
-from prime.transport.relay.dialler import Dialler
 from prime.transport.relay.preface import PREFACE
 from prime.transport.replay import Bounds, ReplayWindows
 from prime.transport.series import FEATURE, Inbox, Post
 from prime.transport.signing import KeySignatory, wall_clock_s
-from prime.transport.tcp import dial_socket
 from prime.transport.turns import Turns
 from prime.wire import dumps, to_plain
 from prime.wire.codec import Codec
 from prime.wire.frame import pack
 from prime.wire.message import signed_or_none, unsigned
 from prime.wire.signed import Signatory
+
+if TYPE_CHECKING:
+    from prime.transport.relay.dialler import Dialler
 
 __all__ = ["LinkLimits", "Links"]
 
@@ -186,6 +187,8 @@ class Links:
         """
         place = parse_address(address).place
         if self._transport.name == "libp2p" and isinstance(place, TcpPlace):
+            from prime.transport.tcp import dial_socket
+
             (await dial_socket(place)).close()
         else:
             await (await self._open_endpoint().dial(address, peer)).aclose()
@@ -193,9 +196,12 @@ class Links:
     @property
     def circuits(self) -> Dialler:
         """What makes circuits through relays. Raises `LinkLostError` unless this network serves."""
-        self._open_endpoint()
+        endpoint = self._open_endpoint()
         if self._circuits is None:
-            raise LinkLostError("this network has shut down", hint="Dial before the block of its system ends.")
+            from prime.transport.relay.dialler import Dialler  # most nodes go through no relay, and need no TLS for it
+
+            spawn = self._start_task if self._punch else None
+            self._circuits = Dialler(endpoint, self._key, timeout_s=self._limits.dial_s, spawn=spawn, emit=self._emit)
         return self._circuits
 
     @property
@@ -256,8 +262,6 @@ class Links:
             raise ActorUsageError("this network already serves", hint="Call `serve` once; make another `Links`.")
         async with self._transport.open(self._key) as endpoint, trio.open_nursery() as nursery:
             self._endpoint, self._inbound, self._closing = endpoint, inbound, trio.Event()
-            spawn = self._start_task if self._punch else None
-            self._circuits = Dialler(endpoint, self._key, timeout_s=self._limits.dial_s, spawn=spawn, emit=self._emit)
             if isinstance(endpoint, Guarded):
                 endpoint.guard(self._gate.admission)
             unsubscribe = self._gate.admission.subscribe(self._admission_changed)
@@ -270,7 +274,9 @@ class Links:
             finally:
                 unsubscribe()
                 self._endpoint = None
-                self._circuits.close()
+                if self._circuits is not None:
+                    self._circuits.close()
+                    self._circuits = None
                 self._say_goodbye()
                 farewell.deadline = trio.current_time() + self._limits.farewell_s
 
