@@ -171,8 +171,8 @@ async def a_pausing_reader_loses_nothing(transports: tuple[Any, Any], pause_s: f
                 await ref.tell(Bulk(number, data))
 
         nursery.start_soon(send)
-        until = trio.current_time() + pause_s
-        while trio.current_time() < until - 0.5:
+        goes_on_at = trio.current_time() + pause_s
+        while trio.current_time() < goes_on_at - 0.5:
             await near.ref(far.peer, "/s/other", Sink).ask(Count(), timeout=10)
             assert not got
             await trio.sleep(0.1)
