@@ -23,7 +23,7 @@ from prime.transport.admission import Admission
 from prime.transport.contract import BACKLOG_MAX, CLOSE_TIMEOUT_S, DIAL_TIMEOUT_S, Buffer, Channel, require_trio
 from prime.transport.identity import KeyPair
 from prime.transport.multiaddr import Address, TcpPlace, parse_address
-from prime.transport.sockets import READ_BYTES_MIN, Reception, Wire, tcp_place
+from prime.transport.sockets import READ_BYTES_MIN, Reception, Wire, tcp_place, tune
 from prime.transport.tls import Credentials, TlsSession, open_credentials
 from prime.transport.turns import Rested
 
@@ -262,7 +262,7 @@ class TcpEndpoint:
         return TcpChannel(Wire(socket), session, self._channels, self._start)
 
     async def _prove_caller(self, socket: trio.socket.SocketType) -> Channel:
-        socket.setsockopt(os_socket.IPPROTO_TCP, os_socket.TCP_NODELAY, 1)
+        tune(socket)
         session = await self._shake_hands(Wire(socket), server_side=True, expected=None)
         return TcpChannel(Wire(socket), session, self._channels, self._start)
 
@@ -357,7 +357,7 @@ def shared_socket(family: int, port: int) -> trio.socket.SocketType:
     try:
         plain.setsockopt(os_socket.SOL_SOCKET, os_socket.SO_REUSEADDR, 1)
         plain.setsockopt(os_socket.SOL_SOCKET, os_socket.SO_REUSEPORT, 1)
-        plain.setsockopt(os_socket.IPPROTO_TCP, os_socket.TCP_NODELAY, 1)
+        tune(plain)
         plain.bind(("::" if family == os_socket.AF_INET6 else "0.0.0.0", port))  # noqa: S104 - it only dials, or is punched
     except BaseException:
         plain.close()

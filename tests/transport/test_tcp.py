@@ -27,7 +27,7 @@ from prime.errors import AddressInUseError, ConfigError, RemoteProtocolError, Un
 from prime.testing.transport import meet, opened
 from prime.transport import tcp, tls
 from prime.transport.identity import KeyPair
-from prime.transport.sockets import Wire
+from prime.transport.sockets import UNSENT_BYTES_MAX, Wire
 from prime.transport.tcp import Tcp, TcpChannel
 from prime.transport.tls import Credentials, TlsSession, make_certificate, open_credentials, peer_of_certificate
 
@@ -484,3 +484,12 @@ async def test_a_peer_that_does_not_read_is_offered_one_record_beyond_what_the_k
         assert await received(far, sent) == bytes(sent)
         await near.send(b"goes on")  # what was cancelled had not begun
         assert await received(far, 7) == b"goes on"
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="this system has no TCP_NOTSENT_LOWAT")
+async def test_neither_end_lets_much_wait_in_the_kernel_before_what_is_urgent() -> None:
+    async with pair_of_channels() as channels:
+        for channel in channels:
+            plain = channel._wire.socket
+            assert plain.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert plain.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT_BYTES_MAX

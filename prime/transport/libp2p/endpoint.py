@@ -7,7 +7,6 @@ those of other protocols are left to py-libp2p.
 from __future__ import annotations
 
 import logging
-import socket as os_socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -41,7 +40,7 @@ from prime.transport.libp2p.muxer import Muxer, Upgrader, agree_on_yamux
 from prime.transport.libp2p.security import Check, Line, Secured, Security, remote_of
 from prime.transport.libp2p.transport import PROTOCOL, Libp2p
 from prime.transport.multiaddr import Address, CircuitPlace, TcpPlace, parse_address
-from prime.transport.sockets import Doorway, Wire, tcp_place
+from prime.transport.sockets import Doorway, Wire, tcp_place, tune
 from prime.transport.tcp import dial_socket, open_listener, places_of
 from prime.transport.tls import open_credentials
 
@@ -364,7 +363,7 @@ class Libp2pEndpoint:
         muxer = None
         try:
             with trio.move_on_after(self._transport.dial_timeout_s):
-                socket.setsockopt(os_socket.IPPROTO_TCP, os_socket.TCP_NODELAY, 1)
+                tune(socket)
                 muxer = await self._upgrade(Wire(socket), None)
         except (PrimeError, OSError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
             log.debug("a caller was not let in: %r", error)  # a stranger's fault, and strangers are many
