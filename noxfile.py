@@ -109,6 +109,15 @@ def interop(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Search for bytes that break a decoder: every fuzz target for a minute, or `-- TARGET [SECONDS]`; needs atheris."""
+    session.install(".", *group("fuzz"))
+    names = session.posargs[:1] or session.run("python", "tests/fuzz/search.py", silent=True).split()
+    for name in names:
+        session.run("python", "tests/fuzz/search.py", name, *(session.posargs[1:] or ["60"]))
+
+
+@nox.session
 def model(session: nox.Session) -> None:
     """Explore the Promela model of the round's decision, the long searches too (`spec/model/README.md`); needs Spin."""
     missing = [tool for tool in ("spin", "gcc") if shutil.which(tool) is None]

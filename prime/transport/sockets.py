@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import itertools
+import logging
 import os
 import socket as os_socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,6 +27,8 @@ from prime.transport.multiaddr import TcpPlace
 READ_BYTES_MIN = 1 << 16
 READ_BYTES_MAX = 1 << 20
 UNSENT_BYTES_MAX = 1 << 14  # that the kernel takes of a TCP stream ahead of what is on its way
+
+log = logging.getLogger(__name__)
 
 _OUT_OF_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _BREATHER_S = 0.1
@@ -163,7 +166,8 @@ class _Caller:
 class Doorway:
     """Accepts sockets, and lets each prove its peer beside the others, as far as the admission has it.
 
-    `prove` does so, and owns the socket from then on; it is cancelled where another takes its place.
+    `prove` does so, and owns the socket from then on; it is cancelled where another takes its place. An error that it
+    lets through ends that one caller.
     """
 
     def __init__(self, prove: Callable[[trio.socket.SocketType], Awaitable[None]], *, proving_max: int) -> None:
@@ -209,6 +213,10 @@ class Doorway:
         try:
             with scope:
                 await self._prove(socket)
+        except Exception:
+            # A bug of ours, which some caller's bytes have found: it costs that caller the connection, not all others.
+            log.exception("a caller was hung up on by an internal error; please report it")
+            socket.close()
         finally:
             del self._callers[ticket]
             self._carry_out(self._entrance.leave(ticket), nursery)

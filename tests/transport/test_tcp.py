@@ -27,6 +27,7 @@ from prime.errors import AddressInUseError, ConfigError, RemoteProtocolError, Un
 from prime.testing.transport import meet, opened
 from prime.transport import tcp, tls
 from prime.transport.identity import KeyPair
+from prime.transport.multiaddr import TcpPlace, parse_address
 from prime.transport.sockets import UNSENT_BYTES_MAX, Wire
 from prime.transport.tcp import Tcp, TcpChannel
 from prime.transport.tls import Credentials, TlsSession, make_certificate, open_credentials, peer_of_certificate
@@ -74,6 +75,7 @@ def certificate(
     extra: bool = False,
     critical: bool = False,
     unknown: bool = False,
+    other: x509.UnrecognizedExtension | None = None,
 ) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     private = ec.generate_private_key(ec.SECP256R1())
     now, name = datetime.now(UTC), x509.Name([])
@@ -90,6 +92,8 @@ def certificate(
     if unknown:
         nobodys = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.53594.9.9"), b"\x05\x00")
         builder = builder.add_extension(nobodys, critical=critical)
+    if other is not None:
+        builder = builder.add_extension(other, critical=False)
     return builder.sign(private, hashes.SHA256()), private
 
 
@@ -143,6 +147,23 @@ def test_forged_certificates_are_refused() -> None:
         peer_of_certificate(bytes(good))
 
 
+def of_another_version(data: bytes) -> bytes:
+    """The certificate with a version that X.509 does not have, and so with a signature that does not hold."""
+    return data.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x42", 1)
+
+
+def with_odd_names() -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """A certificate that holds but for an alternative name of a kind that `cryptography` has no class for."""
+    names = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.17"), b"\x30\x02\xa3\x00")
+    return certificate(other=names)
+
+
+def test_what_cryptography_has_errors_of_its_own_for_is_refused_as_the_rest() -> None:
+    for data in (of_another_version(DER), der(with_odd_names())):
+        with pytest.raises(RemoteProtocolError, match="cannot be used"):
+            peer_of_certificate(data)
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_certificate_or_a_clear_error(data: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
@@ -180,8 +201,9 @@ def test_both_sides_prove_themselves(credentials: Credentials) -> None:
         (certificate(unknown=True, critical=True), "critical extension 1.3.6.1.4.1.53594.9.9"),
         (certificate(starts=-5), "certificate verify failed"),
         (certificate(starts=+2), "certificate verify failed"),
+        (with_odd_names(), "cannot be used"),
     ],
-    ids=["forged", "an unknown critical extension", "expired", "not yet valid"],
+    ids=["forged", "an unknown critical extension", "expired", "not yet valid", "odd names"],
 )
 @pytest.mark.parametrize("bad_side", ["client", "server"])
 def test_a_bad_certificate_fails_the_handshake(
@@ -354,6 +376,27 @@ async def test_silent_callers_do_not_keep_others_out_for_long() -> None:
 async def hold_open(port: int) -> None:
     async with await trio.open_tcp_stream("127.0.0.1", port):
         await trio.sleep_forever()
+
+
+async def test_a_bug_that_a_callers_bytes_have_found_costs_that_caller_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def found(_session: TlsSession, _data: bytes) -> None:
+        raise KeyError("a bug")
+
+    async with Tcp("/ip4/127.0.0.1/tcp/0").open(KEY) as listening, Tcp("/ip4/127.0.0.1/tcp/0").open(OTHER) as dialling:
+        place = parse_address(listening.addresses[0]).place
+        assert isinstance(place, TcpPlace)
+        with monkeypatch.context() as patch:
+            patch.setattr(TlsSession, "feed", found)
+            async with await trio.open_tcp_stream(place.host, place.port) as raw:
+                await raw.send_all(b"x")
+                assert not await raw.receive_some()
+        assert "internal error" in caplog.text
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listening.accept)
+            channel = await dialling.dial(listening.addresses[0], KEY.peer)
+        await channel.aclose()
 
 
 async def test_a_port_in_use_is_named() -> None:

@@ -1,0 +1,11 @@
+"""All fuzz targets by name, and what searches have found: each finding stays a case of its target."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from tests.fuzz import transport_targets, wire_targets
+
+TARGETS = MappingProxyType({target.name: target for target in (*wire_targets.TARGETS, *transport_targets.TARGETS)})
+
+CASES: tuple[tuple[str, bytes], ...] = ()
