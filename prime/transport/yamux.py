@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 import struct
-from collections import OrderedDict
 from enum import Enum, IntEnum
 from typing import Final, TypeAlias
 
@@ -66,7 +65,7 @@ class YamuxLimits:
     `streams_max` counts each direction by itself. `memory_bytes_max` bounds the sum of all receive windows, which is
     the most that a peer can make this side hold unread. After `silence_s` without a byte the peer is asked for a sign
     of life, and after as long again without one it is given up. `linger_s` is how long a stream that is closed here
-    waits for the other side's end.
+    waits for the other side's end, and `half_closed_s` the same for one that only ended its own direction for good.
     """
 
     streams_max: int = 200
@@ -74,6 +73,7 @@ class YamuxLimits:
     memory_bytes_max: int = 64 << 20
     silence_s: float = 30.0
     linger_s: float = 10.0
+    half_closed_s: float = 300.0
 
 
 @attrs.frozen
@@ -172,7 +172,7 @@ class Session:
         self._into: _Stream | None = None
         self._out: list[bytes] = []
         self._events: list[Event] = []
-        self._lingering: OrderedDict[int, float] = OrderedDict()
+        self._lingering: dict[int, float] = {}
         self._heard_at = now
         self._pinged_at = -math.inf
         self._ping_id = 0
@@ -422,7 +422,8 @@ class Session:
         if stream.over:
             self._forget(stream)
         else:
-            self._lingering.setdefault(stream_id, now + self._limits.linger_s)
+            until = now + (self._limits.linger_s if drop else self._limits.half_closed_s)
+            self._lingering[stream_id] = min(until, self._lingering.get(stream_id, until))
 
     def reset(self, stream_id: int) -> None:
         """Break a stream in both directions; harmless if it is over."""
@@ -452,16 +453,12 @@ class Session:
     def due(self) -> float:
         """When `tick` has something to do."""
         silence = self._pinged_at if self._asked else self._heard_at
-        linger = next(iter(self._lingering.values()), math.inf)
-        return min(silence + self._limits.silence_s, linger)
+        return min((silence + self._limits.silence_s, *self._lingering.values()))
 
     def tick(self, now: float) -> list[Event]:
         """Do what is due."""
-        while self._lingering and next(iter(self._lingering.values())) <= now:
-            stream_id, _ = self._lingering.popitem(last=False)
-            stream = self._streams.get(stream_id)
-            if stream is not None:
-                self._break(stream, Breach.LINGER)
+        for stream_id in [stream_id for stream_id, until in self._lingering.items() if until <= now]:
+            self._break(self._streams[stream_id], Breach.LINGER)
         if self._asked and now - self._pinged_at >= self._limits.silence_s:
             self._events.append(Silent())
             self._pinged_at = math.inf  # once

@@ -340,6 +340,17 @@ def test_a_stream_that_only_finished_sending_can_still_be_read() -> None:
     assert session.streams == 0
 
 
+def test_a_stream_that_only_finished_sending_waits_longer_for_its_end() -> None:
+    session = opened(opened(listener(linger_s=10.0, half_closed_s=300.0, silence_s=1000.0)), 3)
+    session.close(1, 0.0, drop=False)
+    session.close(3, 5.0)
+    assert session.due == 15.0
+    assert session.tick(15.0) == [Broken(3, whole=False, breach=Breach.LINGER)]
+    assert session.due == 300.0
+    session.close(1, 20.0)  # now nobody reads any more either
+    assert session.due == 30.0
+
+
 # ------------------------------------------------------------------------------------------------------- signs of life
 
 

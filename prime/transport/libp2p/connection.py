@@ -162,7 +162,7 @@ class MuxedChannel(Channel):
         self._connection.doubted = True
 
     def finish(self) -> None:
-        """End our direction, and the stream as a whole if the peer does not end its own within seconds.
+        """End our direction, and the stream as a whole if the peer does not end its own within minutes.
 
         What the peer still sends can be received.
         """

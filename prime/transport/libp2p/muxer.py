@@ -146,7 +146,7 @@ class MuxedStream(IMuxedStream):
             raise MuxedStreamClosed("the stream is closed") from None
 
     async def close(self) -> None:
-        """End our direction, and the stream if the peer does not end its own within seconds."""
+        """End our direction, and the stream if the peer does not end its own within minutes."""
         self.channel.finish()
         await trio.lowlevel.checkpoint()
 
