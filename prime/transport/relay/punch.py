@@ -31,7 +31,11 @@ from prime.wire import dumps, loads
 CANDIDATES_MAX: Final = 4
 NONCE_BYTES: Final = 16
 PUNCH_S: Final = 8.0
-"""How long both sides try."""
+"""How long the end that chooses tries; the other goes on a little longer, so that no choice comes too late."""
+CHOICE_S: Final = 5.0
+"""How much longer."""
+PROVE_S: Final = 3.0
+"""How long the ends of a connection have to prove themselves."""
 ATTEMPT_S: Final = 1.0
 """How long one attempt waits before a fresh one: TCP would ask again only after 1, 3 and 7 seconds."""
 PAUSE_S: Final = 0.15
@@ -197,7 +201,6 @@ class Hole:
         self._peer = peer
         self._nonce = nonce
         self._dialled = dialled
-        self._choosing = trio.Lock()
         self._through = trio.Event()
         self._channels: list[TcpChannel] = []
         self._chosen: TcpChannel | None = None
@@ -205,7 +208,7 @@ class Hole:
     async def open(self, candidates: Sequence[str]) -> TcpChannel | None:
         """Return the connection that both sides chose; `None` if no attempt got through in time."""
         try:
-            with trio.move_on_after(PUNCH_S):
+            with trio.move_on_after(PUNCH_S if self._dialled else PUNCH_S + CHOICE_S):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._listen, nursery)
                     for candidate in candidates[:CANDIDATES_MAX]:
@@ -260,28 +263,29 @@ class Hole:
     async def _try(self, socket: trio.socket.SocketType) -> None:
         """Prove the ends of a connection that stands, and choose it if it is the first."""
         with suppress(WorldError, OSError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream):
-            try:
-                channel = await self._endpoint.adopt(socket, self._peer, server_side=not self._dialled)
-            except BaseException:
-                socket.close()
-                raise
-            self._channels.append(channel)
-            with trio.move_on_after(ATTEMPT_S):
-                await (self._propose if self._dialled else self._consent)(channel)
+            with trio.move_on_after(PROVE_S) as scope:
+                try:
+                    channel = await self._endpoint.adopt(socket, self._peer, server_side=not self._dialled)
+                except BaseException:
+                    socket.close()
+                    raise
+            if not scope.cancelled_caught:
+                self._channels.append(channel)
+                await (self._choose if self._dialled else self._follow)(channel)
 
-    async def _propose(self, channel: TcpChannel) -> None:
-        async with self._choosing:
-            await channel.send(self._nonce)
-            if await _receive_nonce(channel) == self._nonce:
-                self._choose(channel)
-
-    async def _consent(self, channel: TcpChannel) -> None:
-        if await _receive_nonce(channel) == self._nonce and self._chosen is None:
-            await channel.send(self._nonce)
-            self._choose(channel)
-
-    def _choose(self, channel: TcpChannel) -> None:
+    async def _choose(self, channel: TcpChannel) -> None:
+        """Decide for both: whoever says so on a connection that stands has to move there, and so has who hears it."""
         if self._chosen is None:
+            self._chosen = channel
+            try:
+                await channel.send(self._nonce)
+            except BaseException:
+                self._chosen = None
+                raise
+            self._through.set()
+
+    async def _follow(self, channel: TcpChannel) -> None:
+        if await _receive_nonce(channel) == self._nonce and self._chosen is None:
             self._chosen = channel
             self._through.set()
 
