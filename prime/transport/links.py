@@ -13,7 +13,6 @@ from random import Random
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import anyio
 import trio
 
 from prime.actor.contract import Clock, Inbound, PeerId, Tracer
@@ -32,7 +31,8 @@ from prime.errors import (
 from prime.transport import frames as fr
 from prime.transport import link as core
 from prime.transport import pieces
-from prime.transport.admission import Admission, Caller
+from prime.transport.admission import Admission
+from prime.transport.callers import Callers, Entrance
 from prime.transport.carrier import Carrier, Receipt
 from prime.transport.contract import Channel, Endpoint, Guarded, Transport
 from prime.transport.delivery import Window
@@ -43,14 +43,12 @@ from prime.transport.identity import KeyPair
 from prime.transport.link import LinkLimits, Standing, Verdict, judge
 from prime.transport.multiaddr import CircuitPlace, TcpPlace, parse_address
 from prime.transport.reachability import Judge
-from prime.transport.relay.preface import PREFACE
 from prime.transport.replay import Bounds, ReplayWindows
 from prime.transport.series import FEATURE, Inbox, Post
 from prime.transport.signing import KeySignatory, wall_clock_s
 from prime.transport.turns import Turns
-from prime.wire import dumps, to_plain
+from prime.wire import to_plain
 from prime.wire.codec import Codec
-from prime.wire.frame import pack
 from prime.wire.message import signed_or_none, unsigned
 from prime.wire.signed import Signatory
 
@@ -112,7 +110,7 @@ class Links:
         self._limits = limits or LinkLimits()
         self._emit = emit or (lambda _fact: None)
         self._gate = Gate(admission or Admission(), self._emit, transport.name)
-        self._leaving = 0
+        self._callers = Callers(self._gate, self._limits, transport.name, self._host_caller)
         self._version = version
         self._features = (*features, FEATURE, pieces.FEATURE)
         self._clock = clock or _SystemClock()
@@ -143,9 +141,6 @@ class Links:
         self._received_bytes: dict[int, int] = {}
         self._circuits: Dialler | None = None
         self._announced: dict[str, tuple[str, ...]] = {}
-        self._sorted = 0
-        self.entrance: Callable[[Channel], Awaitable[None]] | None = None
-        """Where callers go that want no link but a circuit; `None`: this node relays for nobody."""
         self.reachability: Judge | None = None
         """What this node knows of how others reach it; `None` unless it finds out."""
         self.timers, self.turns = Deadlines(), Turns()
@@ -229,6 +224,15 @@ class Links:
         return MappingProxyType(self._received_bytes)
 
     @property
+    def entrance(self) -> Entrance | None:
+        """Where callers go that want no link but a circuit; `None`: this node relays for nobody."""
+        return self._callers.entrance
+
+    @entrance.setter
+    def entrance(self, entrance: Entrance | None) -> None:
+        self._callers.entrance = entrance
+
+    @property
     def admission(self) -> Admission:
         """Who may link with this node; may be changed while it runs."""
         return self._gate.admission
@@ -307,66 +311,16 @@ class Links:
 
     async def _accept(self, endpoint: Endpoint) -> None:
         while True:
-            self._receive(await endpoint.accept())
+            self._receive(await endpoint.accept(), sorts=True)
 
-    def _receive(self, channel: Channel, *, sorts: bool = True) -> None:
-        """Make a link of a caller's channel, or turn the caller away; with `sorts` it may also want a circuit."""
-        if self._nursery is None:
-            return  # this node shuts down, and its endpoint with it
-        peer, crowd = channel.peer, len(self._greetings) + self._sorted + self._leaving
-        if crowd >= self._limits.greetings_max:
-            why = self._gate.turned_away(peer, "crowd", f"{crowd} callers have said no HELLO yet")
-            self._turn_away(channel, fr.Reason.OVERLOAD, why)
-            return
-        greetings = sum(carrier.peer == peer and not carrier.dialled for carrier in self._greetings)
-        why = self._gate.refusal(peer, greetings, self._clock.current_time())
-        if why:
-            self._turn_away(channel, fr.Reason.REFUSED, why)
-        elif self._gate.admission.hook is not None:
-            self._nursery.start_soon(self._ask_hook, channel, sorts)
-        else:
-            self._let_in(channel, sorts)
+    def _receive(self, channel: Channel, *, sorts: bool) -> None:
+        if self._nursery is not None:  # else this node shuts down, and its endpoint with it
+            now = self._clock.current_time()
+            self._callers.receive(channel, self._nursery, self._greetings, now, sorts=sorts)
 
-    def _let_in(self, channel: Channel, sorts: bool) -> None:  # noqa: FBT001 - handed on
-        if sorts and self.entrance is not None and self._nursery is not None:
-            self._sorted += 1
-            self._nursery.start_soon(self._sort, channel, self.entrance)
-        else:
-            self._host(channel, dialled=False)
-
-    async def _ask_hook(self, channel: Channel, sorts: bool) -> None:  # noqa: FBT001 - handed on
-        self._leaving += 1
-        try:
-            why = await self._gate.hook_refusal(Caller(channel.peer, self._transport.name, channel.remote))
-        finally:
-            self._leaving -= 1
-        if self._nursery is None or why:
-            self._turn_away(channel, fr.Reason.REFUSED, why)
-        else:
-            self._let_in(channel, sorts)
-
-    def _turn_away(self, channel: Channel, reason: fr.Reason, why: str) -> None:
+    def _host_caller(self, channel: Channel, heard: bytes) -> None:
         if self._nursery is not None:
-            says = self._leaving < self._limits.greetings_max
-            self._nursery.start_soon(self._say_why_not, channel, fr.Bye(reason, why) if says else None)
-
-    async def _say_why_not(self, channel: Channel, bye: fr.Bye | None) -> None:
-        """Say BYE on a channel that becomes no link, and let the caller read it: closed at once, it might never arrive."""
-        self._leaving += 1
-        try:
-            with trio.move_on_after(self._limits.farewell_s):
-                if bye is not None:
-                    await channel.send(b"".join(pack(dumps(bye.plain()), ())))
-                    await channel.send_eof()
-                    unread = fr.HELLO_BYTES_MAX
-                    while unread > 0:
-                        unread -= len(await channel.receive(unread))
-        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            pass  # it has left
-        finally:
-            self._leaving -= 1
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + self._limits.farewell_s):
-                await channel.aclose()
+            self._host(channel, dialled=False, heard=heard)
 
     def _admission_changed(self) -> None:
         """End the links with peers that are denied now."""
@@ -377,24 +331,6 @@ class Links:
         for peer, dial in tuple(self._dials.items()):
             if self._gate.admission.refusal(peer):
                 dial.scope.cancel()
-
-    async def _sort(self, channel: Channel, entrance: Callable[[Channel], Awaitable[None]]) -> None:
-        """Tell a caller that wants a circuit from one that wants a link, by the first byte."""
-        first = b""
-        try:
-            with trio.move_on_after(self._limits.greeting_s):
-                first = await channel.receive(1)
-        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            pass
-        finally:
-            self._sorted -= 1
-        if first == PREFACE:
-            await entrance(channel)
-        elif first and self._nursery is not None:
-            self._host(channel, dialled=False, heard=first)
-        else:
-            with trio.move_on_after(self._limits.farewell_s):
-                await channel.aclose()
 
     def take_in(self, channel: Channel) -> None:
         """Make a link of a channel whose peer dialled, as of one from the endpoint: it came by another way."""

@@ -468,3 +468,16 @@ async def test_callers_that_stall_keep_nobody_out(kind: str, tmp_path: Path) -> 
             assert await ask(caller, node) == 0
         for socket in sockets:
             socket.close()
+
+
+async def test_callers_that_say_no_hello_make_room_for_those_that_do(autojump_clock: Any) -> None:
+    """Proved strangers under ever new identities that stall: the silent ones go first, and an honest caller links."""
+    memory, limits = Memory(), LinkLimits(greetings_max=8)
+    async with two(Admission(), memory, limits) as (caller, node, _), contextlib.AsyncExitStack() as stack:
+        for number in range(40):
+            endpoint = await stack.enter_async_context(memory.open(KeyPair.from_seed(bytes([100 + number]) * 32)))
+            await endpoint.dial(node.addresses[0])
+        await trio.sleep(0.01)
+        assert links(node).sizes()["greetings"] <= 8
+        assert await ask(caller, node, 1) == 0
+        assert links(node).turned_away["crowd"] >= 32
