@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 import prime
 from prime.errors import ActorUsageError, RefusedError, UnreachableError
@@ -103,6 +104,27 @@ async def _run_relay(hub: Any, *, task_status: trio.TaskStatus[Any]) -> None:
         async with prime.open_system(transport=hub, relay=prime.RelayLimits()) as system:
             task_status.started((system, scope))
             await trio.sleep_forever()
+
+
+async def test_slots_are_renewed_for_as_long_as_the_node_lives_and_end_with_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    hub = prime.Memory()
+    async with (
+        prime.open_system(transport=hub, relay=prime.RelayLimits(reservation_s=10, lost_s=5)) as middle,
+        prime.open_system(transport=hub) as other,
+    ):
+        async with prime.open_system(transport=hub, relays=middle.addresses) as behind:
+            await until(lambda: circuits_of(behind))
+            address = circuits_of(behind)[0]
+            await trio.sleep(300)
+            await other.network.dial(address)
+        await trio.sleep(20)
+        with pytest.raises(UnreachableError, match="nobody of that id"):
+            await other.network.dial(address)
+        async with prime.open_system(transport=hub) as third:  # it may have another address of that node in mind
+            with pytest.raises(UnreachableError, match="nobody of that id"):
+                await third.network.dial(address)
 
 
 async def test_a_relay_that_dies_takes_its_circuits_with_it() -> None:

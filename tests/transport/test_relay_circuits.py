@@ -145,6 +145,21 @@ async def test_a_relay_that_meddles_breaks_the_circuit_and_changes_no_byte(how: 
             assert got == (pattern(1000) if how == "doubles" else b"")
 
 
+async def test_a_relay_that_delays_costs_time_and_nothing_else() -> None:
+    async def late(piece: bytes) -> bytes:
+        await trio.sleep(0.01)
+        return piece
+
+    async with open_relay(Memory()) as relay:
+        relay.wrap = lambda channel: Meddling(channel, late)
+        inner = relay_transport(relay)
+        async with opened(inner, inner) as (dialler, listener):
+            m = await meet(dialler, listener)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(m.near.send, pattern(300_000))
+                assert await receive_exactly(m.far, 300_000) == pattern(300_000)
+
+
 def relay_transport(relay: Relay) -> Relayed:
     return Relayed(relay, relay_inner(relay))
 

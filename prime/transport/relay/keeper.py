@@ -16,7 +16,7 @@ RENEW_AFTER: Final = 0.5
 """Of a slot's time: then it is renewed."""
 PAUSE_MIN_S: Final = 1.0
 PAUSE_MAX_S: Final = 60.0
-SLOT_MIN_S: Final = 10.0
+SLOT_MIN_S: Final = 2.0
 SLOT_MAX_S: Final = 86_400.0
 """A slot that a relay gives for less or more counts as one of these: its word drives no timer of ours."""
 
