@@ -51,11 +51,15 @@ def lines(found: NodeStatus) -> Iterator[Any]:
     yield f"  {found.transport}: {', '.join(found.addresses)}"
     yield f"  reachability: {found.reachability} ({_plain(found.reachability_why)})"
     links = (f"{peer} (relayed)" if peer in found.relayed else peer for peer in found.links)
-    yield f"  links: {', '.join(links) or 'none'}; dead letters: {found.dead_letters}"
+    yield f"  links: {', '.join(links) or 'none'}; dead letters: {found.dead_letters}{_turned_away(found)}"
     if found.run is not None:
         yield from _run_lines(found.run)
     for supervisor in found.supervisors:
         yield tree(supervisor)
+
+
+def _turned_away(found: NodeStatus) -> str:
+    return f"; callers turned away: {found.turned_away}" if found.turned_away else ""
 
 
 def _run_lines(run: RunStatus) -> Iterator[str]:

@@ -46,6 +46,7 @@ def describe_node(
         reachability_why=judge.why if judge is not None else "",
         evidence=tuple(map(str, judge.evidence)) if judge is not None else (),
         relayed=_relayed(links) if links is not None else (),
+        turned_away=sum(links.turned_away.values()) if links is not None else 0,
     )
 
 

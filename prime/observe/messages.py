@@ -105,7 +105,7 @@ class NodeStatus:
     """What `prime status` shows of one node.
 
     `reachability` is unknown, public, relayed or client-only, with the reason and what peers said; `relayed` are the links
-    that go through a relay.
+    that go through a relay; `turned_away` counts callers that proved who they are and got no link.
     """
 
     peer: str
@@ -124,6 +124,7 @@ class NodeStatus:
     reachability_why: str = ""
     evidence: tuple[str, ...] = ()
     relayed: tuple[str, ...] = ()
+    turned_away: int = 0
 
 
 @message(tag=0x080)

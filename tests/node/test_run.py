@@ -223,6 +223,13 @@ def test_an_address_with_another_nodes_id(make: Make) -> None:
     refused(make("b"), 5, other, join=(address,), within_s=10)
 
 
+def test_a_node_that_allows_others_alone_dials_nobody_else(make: Make) -> None:
+    founder = make("a", {"admission.deny": ["192.0.2.0/24", KeyPair.generate().peer]})
+    founder.start()
+    founder.ready()
+    refused(make("b", {"admission.allow": [KeyPair.generate().peer]}), 5, "allow list", join=(founder.address,))
+
+
 def test_a_port_that_is_taken(make: Make) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
