@@ -416,9 +416,14 @@ class Carrier:
 
     def _say_written(self) -> None:
         urgent, answers, messages = self._written
-        event = core.Written(urgent, answers, messages, self._pieces_written)
-        self._written, self._pieces_written = [0, 0, 0], False
-        self.feed(event)
+        self._written = [0, 0, 0]
+        if self._pieces_written:
+            self._pieces_written = False
+            self.feed(core.Written(urgent, answers, messages, pieces=True))
+        else:
+            commands = self.link.written(urgent, answers, messages, self._now())
+            if commands or self._urgent:
+                self._carry_out(commands or [])
         self._hurry()  # what was written may have woken the heartbeat
 
     def _greeted(self, command: core.Greeted) -> None:
