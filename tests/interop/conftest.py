@@ -239,7 +239,7 @@ class Bytes:
 
     def __init__(self, socket: trio.SocketStream) -> None:
         self.socket = socket
-        self._kept = b""
+        self._kept = bytearray()
 
     async def exactly(self, size: int) -> bytes:
         while len(self._kept) < size:
@@ -247,7 +247,8 @@ class Bytes:
             if not some:
                 raise ForeignError(f"the stream ended {size - len(self._kept)} bytes early")
             self._kept += some
-        found, self._kept = self._kept[:size], self._kept[size:]
+        found = bytes(self._kept[:size])
+        del self._kept[:size]
         return found
 
     async def delimited(self) -> bytes:
