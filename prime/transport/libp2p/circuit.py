@@ -93,6 +93,7 @@ class CircuitInfo:
     """What py-libp2p may know of a connection that goes through a relay."""
 
     def __init__(self, relay: PeerId, peer: PeerId) -> None:
+        self.relay = relay
         self._address = Multiaddr(f"/p2p/{relay}/p2p-circuit/p2p/{peer}")
 
     def get_remote_address(self) -> None:
@@ -126,8 +127,8 @@ async def ask_for_reservation(channel: MuxedChannel) -> float:
 async def _ask(channel: MuxedChannel, request: Any, refused: str) -> Any:
     relay = channel.peer
     try:
-        await _send(channel, request)
-        answer = await _receive(channel, HopMessage)
+        await send_message(channel, request)
+        answer = await receive_message(channel, HopMessage)
     except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, RemoteProtocolError) as error:
         raise UnreachableError(
             f"The relay {relay} gave no answer: {str(error) or type(error).__name__}.", hint="Use another relay."
@@ -144,43 +145,44 @@ async def answer_circuit(channel: MuxedChannel) -> PeerId:
 
     Raises `RemoteProtocolError`, and what receiving raises.
     """
-    offer = await _receive(channel, StopMessage)
+    offer = await receive_message(channel, StopMessage)
     if offer.type != StopMessage.CONNECT:
         raise RemoteProtocolError("a relay offered no circuit")
     try:
         peer = parse_peer(str(ID(offer.peer.id)))
     except (ConfigError, ValueError) as error:
         raise RemoteProtocolError(f"a circuit from a peer of another kind: {error}") from error
-    await _send(channel, StopMessage(type=StopMessage.STATUS, status=_OK))
+    await send_message(channel, StopMessage(type=StopMessage.STATUS, status=_OK))
     return peer
 
 
-async def _send(channel: MuxedChannel, message: Message) -> None:
+async def send_message(channel: MuxedChannel, message: Message) -> None:
+    """Send one message behind its length."""
     data = message.SerializeToString()
     prefix = bytes([len(data)]) if len(data) < 128 else bytes([len(data) & 127 | 128, len(data) >> 7])
     await channel.send(prefix + data)
 
 
-async def _receive(channel: MuxedChannel, kind: Any) -> Any:
+async def receive_message(channel: MuxedChannel, kind: Any, bytes_max: int = MESSAGE_BYTES_MAX) -> Any:
     """Receive one message and not a byte more: what follows is the circuit's. Raises `RemoteProtocolError`."""
-    size = await _receive_size(channel)
+    size = await _receive_size(channel, bytes_max)
     data = b""
     while len(data) < size:
         data += await channel.receive(size - len(data))
     try:
         return kind.FromString(data)
     except ProtobufError as error:
-        raise RemoteProtocolError(f"a relay's message cannot be read: {error}") from error
+        raise RemoteProtocolError(f"a message cannot be read: {error}") from error
 
 
-async def _receive_size(channel: MuxedChannel) -> int:
+async def _receive_size(channel: MuxedChannel, bytes_max: int) -> int:
     first = (await channel.receive(1))[0]
     size = first & 127
     if first & 128:
         second = (await channel.receive(1))[0]
         size += second << 7
-    if size > MESSAGE_BYTES_MAX or (first & 128 and second & 128):
-        raise RemoteProtocolError(f"a relay's message is larger than {MESSAGE_BYTES_MAX} bytes")
+    if size > bytes_max or (first & 128 and second & 128):
+        raise RemoteProtocolError(f"a message is larger than {bytes_max} bytes")
     return size
 
 

@@ -37,11 +37,21 @@ from prime.transport.libp2p.circuit import (
 from prime.transport.libp2p.connection import Connection, MuxedChannel
 from prime.transport.libp2p.host import Places, make_host, running, settle
 from prime.transport.libp2p.muxer import Muxer, Upgrader, agree_on_yamux
+from prime.transport.libp2p.punch import (
+    AGREE_S,
+    DCUTR,
+    IDENTIFY,
+    PUNCH_S,
+    Hole,
+    ask_where_seen,
+    begin,
+    follow,
+)
 from prime.transport.libp2p.security import Check, Line, Secured, Security, remote_of
 from prime.transport.libp2p.transport import PROTOCOL, Libp2p
 from prime.transport.multiaddr import Address, CircuitPlace, TcpPlace, parse_address
 from prime.transport.sockets import Doorway, Wire, tcp_place, tune
-from prime.transport.tcp import dial_socket, open_listener, places_of
+from prime.transport.tcp import dial_shared_socket, dial_socket, open_listener, places_of
 from prime.transport.tls import open_credentials
 
 GREETING: Final = multistream.proposal(PROTOCOL)
@@ -51,6 +61,8 @@ ANSWER_S: Final = 0.5
 """After how long without an answer on a new stream its connection is in doubt, and others are dialled beside it."""
 TURN_S: Final = 0.2
 """How long a dial waits for another one to the same peer, whose connection it would use."""
+BEGIN_S: Final = 0.5
+"""How long a dial through a relay waits for the other end to begin to punch."""
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +121,7 @@ class Libp2pEndpoint:
         self._arrived, self._waiting = trio.open_memory_channel[MuxedChannel](transport.backlog_max)
         self._reservations = Slots(relays, self._reserve, self._announce) if relays else None
         self._own = self.addresses
+        self._following: dict[PeerId, _Following] = {}
         self._closed = False
 
     @property
@@ -125,6 +138,7 @@ class Libp2pEndpoint:
         """Begin to receive callers."""
         self.host.set_stream_handler(PROTOCOL, self._receive_slowly)
         self._nursery.start_soon(self._timers.run)
+        self.host.set_stream_handler(DCUTR, self._follow)
         if self._reservations is not None:
             self.host.set_stream_handler(STOP, self._receive_offer)
             self._nursery.start_soon(self._reservations.run)
@@ -183,15 +197,38 @@ class Libp2pEndpoint:
         async with _turn(self._dialling, peer):
             muxer = self._connected(peer)
             if muxer is None or (direct and muxer.relayed):
-                muxer = await self._adopt(await way())
+                muxer = await self._made(peer, way)
                 return await self._open_stream(muxer)
+        if muxer.relayed and (following := self._following.get(peer)) is not None:
+            await following.wait()
+            muxer = self._instead_of(muxer)
         try:
             return await self._open_stream(muxer)
         except UnreachableError:
             if not muxer.is_closed:
                 raise
         # That connection had died unnoticed: once more, with a new one.
-        return await self._open_stream(await self._adopt(await way()))
+        return await self._open_stream(await self._made(peer, way))
+
+    async def _made(self, peer: PeerId, way: Callable[[], Awaitable[Muxer]]) -> Muxer:
+        """Make a connection, and if it is a circuit, see whether the other end makes a direct one of it."""
+        following = self._following.setdefault(peer, _Following())
+        try:
+            muxer = await self._adopt(await way())
+            if muxer.relayed:
+                await following.wait()
+                return self._instead_of(muxer)
+            return muxer
+        finally:
+            if self._following.get(peer) is following:
+                del self._following[peer]
+
+    def _instead_of(self, circuit: Muxer) -> Muxer:
+        """Return the direct connection that was made of a circuit, which is left then; or the circuit."""
+        best = self._connected(circuit.connection.peer) or circuit
+        if not best.relayed:
+            self._nursery.start_soon(circuit.connection.aclose)
+        return best
 
     def _connected(self, peer: PeerId) -> Muxer | None:
         """Return the best connection with a peer: a direct one before a circuit, and the latest of those."""
@@ -199,12 +236,15 @@ class Libp2pEndpoint:
         muxers = [muxer for muxer in known if not muxer.is_closed and not muxer.connection.doubted]
         return min(muxers, key=lambda muxer: muxer.relayed, default=None)
 
-    async def connect(self, place: TcpPlace, expected: PeerId | None) -> Muxer:
-        """Connect, prove identities and begin to mux. Raises `UnreachableError` and `WrongPeerError`."""
-        socket = await dial_socket(place)
+    async def connect(self, place: TcpPlace, expected: PeerId | None, *, shared: bool = False) -> Muxer:
+        """Connect, prove identities and begin to mux. Raises `UnreachableError` and `WrongPeerError`.
+
+        `shared`: from a port that further connections can be made from, to punch a hole.
+        """
+        socket = await (dial_shared_socket if shared else dial_socket)(place)
         wire = Wire(socket)
         try:
-            return await self._upgrade(wire, _expecting(place, expected))
+            muxer = await self._upgrade(wire, _expecting(place, expected))
         except (RemoteProtocolError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
             wire.close()
             raise UnreachableError(
@@ -214,6 +254,9 @@ class Libp2pEndpoint:
         except BaseException:
             wire.close()
             raise
+        if shared:
+            muxer.shared_place = tcp_place(*socket.getsockname()[:2])
+        return muxer
 
     async def _upgrade(self, wire: Line, check: Check | None, made: CircuitInfo | None = None) -> Muxer:
         secured = await (self._security.dial(wire, check) if check else self._security.accept(wire))
@@ -278,14 +321,23 @@ class Libp2pEndpoint:
             raise
 
     async def _relay(self, relay: Address) -> Muxer:
-        """Return the connection to a relay."""
+        """Return a connection to a relay that holes can be punched from, if need be a second one.
+
+        Of two, py-libp2p knows the first: what the relay opens by itself comes that way.
+        """
         if not isinstance(relay.place, TcpPlace) or relay.peer is None:
             raise UnreachableError(f"{relay} is no TCP address.", hint="Dial it over the transport that it names.")
         async with _turn(self._dialling, relay.peer):
-            return self._connected(relay.peer) or await self._adopt(await self.connect(relay.place, relay.peer))
+            known = [muxer for muxer in self._connections.get(relay.peer, ()) if not muxer.is_closed]
+            for muxer in known:
+                if muxer.shared_place is not None and not muxer.connection.doubted:
+                    return muxer
+            muxer = await self.connect(relay.place, relay.peer, shared=True)
+            return muxer if known else await self._adopt(muxer)
 
     async def _reserve(self, relay: Address) -> tuple[PeerId, float, trio.Event]:
-        muxer = await self._relay(relay)
+        muxer = self._connected(relay.peer) if relay.peer else None
+        muxer = muxer or await self._relay(relay)
         channel = await self._open_stream(muxer, HOP)
         try:
             return muxer.connection.peer, await ask_for_reservation(channel), muxer.connection.ended
@@ -310,8 +362,65 @@ class Libp2pEndpoint:
             if muxer is None:
                 channel.reset()
         if muxer is not None:
+            self._nursery.start_soon(self._begin_punch, muxer, channel.peer)
             await self._introduce(muxer)
             await channel.over.wait()
+
+    # ---- direct connections instead of circuits
+
+    async def _begin_punch(self, circuit: Muxer, relay: PeerId) -> None:
+        """Make a direct connection with the peer at the other end of a circuit that it asked for."""
+        peer = circuit.connection.peer
+        try:
+            with trio.move_on_after(AGREE_S) as agreeing:
+                port, own = await self._punch_from(relay)
+                channel = await self._open_stream(circuit, DCUTR)
+                theirs = await begin(channel, own)
+            if not agreeing.cancelled_caught and theirs:
+                await Hole(port, partial(self._prove_punched, peer, None)).open(theirs)
+        except (PrimeError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream) as error:
+            log.debug("the circuit with %s stays: %r", peer, error)
+
+    async def _follow(self, stream: Any) -> None:
+        """Do the same as the end that dialled; only with a peer that is being dialled through a relay just now."""
+        channel = stream.muxed_stream.channel
+        following, circuit = self._following.get(channel.peer), stream.muxed_stream.muxed_conn
+        if following is None or not circuit.relayed:
+            channel.reset()
+            return
+        following.begun.set()
+        try:
+            with trio.move_on_after(AGREE_S) as agreeing:
+                port, own = await self._punch_from(circuit.secured_conn.relay)
+                theirs = await follow(channel, own)
+            if not agreeing.cancelled_caught and theirs:
+                check = _expecting("the hole", channel.peer)
+                await Hole(port, partial(self._prove_punched, channel.peer, check)).open(theirs)
+        except (PrimeError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream) as error:
+            log.debug("the circuit with %s stays: %r", channel.peer, error)
+        finally:
+            following.over.set()
+            channel.finish()
+
+    async def _punch_from(self, relay: PeerId) -> tuple[int, list[TcpPlace]]:
+        """Return the port to punch from, and where the other end shall dial. Raises `UnreachableError`."""
+        muxer = next((each for each in self._connections.get(relay, ()) if each.shared_place), None)
+        if muxer is None or muxer.shared_place is None:
+            raise UnreachableError("The connection with the relay is from a port of its own.", hint="Use the circuit.")
+        channel = await self._open_stream(muxer, IDENTIFY)
+        try:
+            seen = await ask_where_seen(channel)
+        finally:
+            channel.close_nowait()
+        return muxer.shared_place.port, [place for place in (seen, muxer.shared_place) if place is not None]
+
+    async def _prove_punched(self, peer: PeerId, check: Check | None, socket: trio.socket.SocketType) -> Muxer:
+        muxer = await self._upgrade(Wire(socket), check)
+        if muxer.connection.peer != peer:
+            muxer.connection.close_nowait()
+            raise RemoteProtocolError(f"another peer came through the hole for {peer}")
+        self._nursery.start_soon(self._introduce, muxer)
+        return muxer
 
     # ---- connections
 
@@ -408,6 +517,22 @@ class Libp2pEndpoint:
                 await self._arrived.send(channel)
         except (trio.TooSlowError, trio.ClosedResourceError, trio.BrokenResourceError):
             channel.reset()
+
+
+class _Following:
+    """A dial through a relay, while the other end may make a direct connection of it."""
+
+    def __init__(self) -> None:
+        self.begun = trio.Event()
+        self.over = trio.Event()
+
+    async def wait(self) -> None:
+        """Wait until that is over, not for long if it does not begin."""
+        with trio.move_on_after(BEGIN_S):
+            await self.begun.wait()
+        if self.begun.is_set():
+            with trio.move_on_after(AGREE_S + PUNCH_S):
+                await self.over.wait()
 
 
 @asynccontextmanager

@@ -25,6 +25,7 @@ from prime.transport import multistream, yamux
 from prime.transport.libp2p.conduit import Conduit
 from prime.transport.libp2p.connection import Connection, MuxedChannel
 from prime.transport.libp2p.security import MessageConduit, Secured, TlsConnection, peer_of
+from prime.transport.multiaddr import TcpPlace
 
 READ_BYTES = 1 << 16
 
@@ -37,6 +38,8 @@ class Muxer(IMuxedConn):
         self.peer_id = ID.from_string(connection.peer)
         self.event_started = trio.Event()
         self.secured_conn = made
+        self.shared_place: TcpPlace | None = None
+        """This machine's end, if further connections can be made from that port."""
         self.negotiated_muxer_protocol = yamux.PROTOCOL
         self._remote = remote
         self._strangers: deque[MuxedChannel] = deque()
