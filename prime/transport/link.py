@@ -1465,25 +1465,28 @@ class Link:
 
     def _offer(self, target: _Incoming) -> None:
         """Deliver the next message of a target, unless one is being delivered or the peer does not read."""
-        if target.busy or not target.queue:
-            return
-        target.busy = True
-        if self._holding():
-            if self._held is _NONE:
-                self._held = deque()
-            self._held.append(target)
-            return
-        frame, payloads, target.offered_bytes, deadline = target.queue.popleft()
-        correlation = frame.correlation if isinstance(frame, fr.Ask) else None
-        if correlation is not None and correlation not in self._serving:
-            self._take(target)  # cancelled while it waited: never run
-            return
-        numbered, chain = (frame.numbered, ()) if isinstance(frame, fr.Tell) else (None, frame.chain)
-        self._commands.append(
-            Deliver(
-                target.path, frame.body, payloads, correlation, deadline, frame.sender, frame.trace, numbered, chain
+        while target.queue and not target.busy:
+            if self._holding():
+                target.busy = True
+                if self._held is _NONE:
+                    self._held = deque()
+                self._held.append(target)
+                return
+            frame, payloads, target.offered_bytes, deadline = target.queue.popleft()
+            correlation = frame.correlation if isinstance(frame, fr.Ask) else None
+            if correlation is not None and correlation not in self._serving:
+                self._count_taken(target)  # cancelled while it waited: never run
+                continue
+            target.busy = True
+            numbered, chain = (frame.numbered, ()) if isinstance(frame, fr.Tell) else (None, frame.chain)
+            self._commands.append(
+                Deliver(
+                    target.path, frame.body, payloads, correlation, deadline, frame.sender, frame.trace, numbered, chain
+                )
             )
-        )
+        if not target.busy and target.messages:
+            self._idle[target.path] = target
+            self._sweep_idle()
 
     def _taken(self, event: Taken, _now: float) -> None:
         target = self._incoming.get(event.target)
@@ -1493,17 +1496,16 @@ class Link:
     def _take(self, target: _Incoming) -> None:
         """Count the delivered message as credit to give back, and go on with the next one."""
         target.busy = False
+        self._count_taken(target)
+        self._offer(target)
+
+    def _count_taken(self, target: _Incoming) -> None:
         target.taken_messages += 1
         target.taken_bytes += target.offered_bytes
         self._ungranted_bytes += target.offered_bytes
         target.offered_bytes = 0
         if target.wanted or target.taken_messages >= self._lot_messages or target.taken_bytes >= self._lot_bytes:
             self._grant(target)
-        if target.queue:
-            self._offer(target)
-        elif target.messages:
-            self._idle[target.path] = target
-            self._sweep_idle()
 
     def _sweep_idle(self) -> None:
         """Grant what is held back for idle targets, oldest first, before it keeps others out."""

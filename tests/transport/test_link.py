@@ -1122,3 +1122,20 @@ def test_a_hello_read_by_its_template_is_the_one_that_is_read_field_by_field(
     assert read is not None or wrong or cut < 10
     if read is not None:
         assert read == fr.read_frame(loads(header))
+
+
+def test_any_number_of_asks_may_be_given_up_while_they_wait_for_one_target() -> None:
+    many = 4000
+    allowance = fr.Allowance(window_messages=many)
+    greeting = hello(allowance=allowance)
+    link = core.Link("peer", greeting, LinkLimits(allowance=allowance), 0.0, dialled=True)
+    link.step(core.Start(), 0.0)
+    link.step(core.Arrived(greeting, (), 50), 0.0)
+    for number in range(1, many + 1):
+        link.step(core.Arrived(fr.Ask("/a", number, [TAG], number), (), 50), 0.0)
+    for number in range(2, many + 1):
+        link.step(core.Arrived(fr.Cancel(number), (), 20), 0.0)
+    commands = link.step(core.Taken("/a"), 0.0)
+    said = [fr.read_frame(loads(each.header)) for each in commands if isinstance(each, core.Send)]
+    assert sum(frame.messages for frame in said if isinstance(frame, fr.Credit)) == many
+    assert not link.sizes()["incoming"]
