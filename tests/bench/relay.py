@@ -37,17 +37,17 @@ REACH = 0.5
 LISTEN = "/ip4/127.0.0.1/tcp/0"
 
 
-@prime.message(tag=0x7B06)
+@prime.message(tag=0x7C86)
 class Echo(prime.Ask[int]):
     number: int
 
 
-@prime.message(tag=0x7B07)
+@prime.message(tag=0x7C87)
 class Load:
     data: prime.Payload
 
 
-@prime.message(tag=0x7B08)
+@prime.message(tag=0x7C88)
 class Loaded(prime.Ask[int]):
     """Ask how many bytes came."""
 

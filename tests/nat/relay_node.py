@@ -12,12 +12,12 @@ import prime
 from prime.transport.facts import CircuitMoved, HolePunchFailed
 
 
-@prime.message(tag=0x7B02)
+@prime.message(tag=0x7C82)
 class Count:
     number: int
 
 
-@prime.message(tag=0x7B03)
+@prime.message(tag=0x7C83)
 class Counted(prime.Ask[tuple[int, bool]]):
     """Ask how many came, and whether each came once and in order."""
 

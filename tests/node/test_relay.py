@@ -17,7 +17,7 @@ from prime.transport.identity import KeyPair
 from tests.transport.relaying import until
 
 
-@prime.message(tag=0x7B01)
+@prime.message(tag=0x7C81)
 class Double(prime.Ask[int]):
     number: int
 

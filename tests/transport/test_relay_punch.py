@@ -133,12 +133,12 @@ async def test_messages_between_actors_do_not_notice_the_move() -> None:
         assert [fact for fact in facts if type(fact).__name__ == "LinkDown"] == []
 
 
-@prime.message(tag=0x7B04)
+@prime.message(tag=0x7C84)
 class Line:
     number: int
 
 
-@prime.message(tag=0x7B05)
+@prime.message(tag=0x7C85)
 class Lines(prime.Ask[tuple[int, ...]]):
     """Ask for all numbers that came."""
 
