@@ -24,6 +24,7 @@ from prime.transport import yamux
 from prime.transport.contract import CLOSE_TIMEOUT_S, Buffer, Channel
 from prime.transport.libp2p.conduit import Conduit
 from prime.transport.sockets import READ_BYTES_MAX
+from prime.transport.turns import SHARED_READ_BYTES, Turns
 
 ROOM_BYTES: Final = 1 << 19
 """How much may wait for the socket before senders wait too."""
@@ -299,6 +300,7 @@ class Connection:
         dialled: bool,
         greet: Callable[[MuxedChannel], None],
         limits: yamux.YamuxLimits | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self.peer = peer
         self.dialled = dialled
@@ -309,6 +311,7 @@ class Connection:
         """Whether nothing came back on a channel of it, and has not since: no new stream is opened on it."""
         self.drained = trio.lowlevel.ParkingLot()
         """Where senders wait until the socket has taken what is there."""
+        self._turns = turns or Turns()
         self._conduit = conduit
         self._timers = timers
         self._greet = greet
@@ -451,9 +454,14 @@ class Connection:
         self.drained.unpark_all()
         self._waiting.clear()
 
+    def _read_bytes(self) -> int:
+        """Return how much to read at once: little while other connections have bytes too, as all wait for each other."""
+        wanted = self._session.wants_bytes or READ_BYTES_MAX
+        return min(wanted, SHARED_READ_BYTES) if self._turns.shared(self, trio.current_time()) else wanted
+
     async def _read(self) -> None:
         try:
-            while data := await self._conduit.receive(self._session.wants_bytes or READ_BYTES_MAX):
+            while data := await self._conduit.receive(self._read_bytes()):
                 self._received(data)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
             self.break_off(f"the connection broke: {error}".rstrip(": "))

@@ -53,6 +53,7 @@ from prime.transport.multiaddr import Address, CircuitPlace, TcpPlace, parse_add
 from prime.transport.sockets import Doorway, Wire, tcp_place, tune
 from prime.transport.tcp import dial_shared_socket, dial_socket, open_listener, places_of
 from prime.transport.tls import open_credentials
+from prime.transport.turns import Turns
 
 GREETING: Final = multistream.proposal(PROTOCOL)
 """The first bytes of a stream that a Prime node opens, and of the answer."""
@@ -115,6 +116,7 @@ class Libp2pEndpoint:
         self._security = security
         self._nursery = nursery
         self._timers = Deadlines()
+        self._turns = Turns()
         self._doorway = Doorway(self._receive_caller, proving_max=transport.backlog_max)
         self._dialling: dict[PeerId, trio.Lock] = {}
         self._connections: dict[PeerId, list[Muxer]] = {}
@@ -436,6 +438,7 @@ class Libp2pEndpoint:
             dialled=dialled,
             greet=lambda channel: self._nursery.start_soon(self._greet, muxer, channel),
             limits=self._transport.limits,
+            turns=self._turns,
         )
         connection.remote = str(tcp_place(*remote)) if remote else ""
         muxer = Muxer(connection, remote, made)
