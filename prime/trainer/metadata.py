@@ -9,6 +9,8 @@ from prime.wire import record
 
 LAYOUT_MAX = 100_000
 """Tensors of one model."""
+ELEMENTS_MAX = 2**63 - 1
+"""Elements of one tensor."""
 
 
 @record
@@ -95,6 +97,8 @@ def _elements(shape: tuple[int, ...]) -> int:
     count = 1
     for size in shape:
         count *= size
+        if abs(count) > ELEMENTS_MAX:  # no tensor: and the product of a thousand such sizes would take a while
+            break
     return count
 
 

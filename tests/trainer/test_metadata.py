@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import attrs
@@ -75,3 +76,11 @@ def test_the_hash_tells_layouts_apart_and_nothing_else() -> None:
     others = [layout((3, 2)), layout((6,)), layout((2,), (4,)), (TensorLayout("layer.0", (2, 3), "float16"),)]
     hashes = {ModelMetadata("one", 6, each).layout_hash for each in others}
     assert len(hashes | {one.layout_hash}) == 5
+
+
+def test_a_shape_of_many_huge_sizes_is_refused_at_once() -> None:
+    shape = (2**63 - 1,) * 60_000
+    before = time.process_time()
+    with pytest.raises(ConfigError, match="1 tensors hold"):
+        ModelMetadata("m", 1, (TensorLayout("w", shape, "float32"),))
+    assert time.process_time() - before < 1  # multiplied out, it takes 14 s, and the number cannot be printed
