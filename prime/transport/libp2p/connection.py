@@ -35,6 +35,8 @@ WRITE_TIMEOUT_S: Final = 30.0
 JOIN_BYTES: Final = 1 << 16
 LEAST_BYTES: Final = 1 << 14
 """A window that takes less than this and less than what is to be sent is waited for: its rest makes no frame."""
+TAKE_BYTES_MAX: Final = 1 << 18
+"""How much is joined for one `receive`: memory for more comes fresh from the kernel each time, page by page."""
 _SMALL_BYTES: Final = 2048
 """Parts below this size are joined in a stream's buffer: a byte in an object of its own takes forty."""
 
@@ -244,8 +246,8 @@ class MuxedChannel(Channel):
 
     def _take(self, max_bytes: int) -> bytes:
         part, start = self._parts[0], self._at
-        if not start and len(self._parts) > 1 and len(part) + len(self._parts[1]) <= max_bytes:
-            return self._take_several(max_bytes)
+        if not start and len(self._parts) > 1 and len(part) + len(self._parts[1]) <= min(max_bytes, TAKE_BYTES_MAX):
+            return self._take_several(min(max_bytes, TAKE_BYTES_MAX))
         end = min(len(part), start + max_bytes)
         if end == len(part):
             self._parts.popleft()
