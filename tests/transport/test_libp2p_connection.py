@@ -287,7 +287,8 @@ async def test_a_connection_that_is_open_on_one_side_only_is_found_out(
         near, _ = await pair.channels()
         pair.there.stopped = pair.back.stopped = True  # as if the other machine had lost its power
         began = trio.current_time()
-        with pytest.raises(anyio.BrokenResourceError, match="no sign of life"):
+        # The question for a sign of life is neither answered nor taken by the socket: both are noticed at one time.
+        with pytest.raises(anyio.BrokenResourceError, match="no sign of life|took no bytes"):
             await near.receive()
         assert 30 < trio.current_time() - began < 65
 
