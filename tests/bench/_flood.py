@@ -41,12 +41,12 @@ REACH = 2.0
 IN_FLIGHT = 64
 
 
-@prime.message(tag=0x7A65)
+@prime.message(tag=0x7AB0)
 class Echo(Ask[int]):
     number: int
 
 
-@prime.message(tag=0x7A66)
+@prime.message(tag=0x7AB1)
 class Note:
     number: int
 

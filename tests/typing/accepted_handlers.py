@@ -66,7 +66,7 @@ class Slow(Actor[Count]):
         return 1
 
 
-@prime.message(tag=0x7D03)
+@prime.message(tag=0x7DA3)
 class Opened:
     by: str
 

@@ -6,13 +6,13 @@ import prime
 from prime import Actor, Ask, on
 
 
-@prime.message(tag=0x7D01)
+@prime.message(tag=0x7DA1)
 class Put:
     key: str
     value: bytes
 
 
-@prime.message(tag=0x7D02)
+@prime.message(tag=0x7DA2)
 class Get(Ask[bytes | None]):
     key: str
 

@@ -234,7 +234,7 @@ def test_tags_and_classes_find_each_other() -> None:
 def test_a_taken_tag_names_both_classes() -> None:
     with pytest.raises(MessageError, match=r"test_message\.Put, so .*Other cannot have it"):
 
-        @message(tag=0x7E00)
+        @message(tag=tag_of(Put))
         class Other:
             key: str
 

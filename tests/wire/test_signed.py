@@ -32,6 +32,7 @@ from prime.wire import (
     register_scheme,
     signed,
     signed_bytes,
+    tag_of,
     to_plain,
 )
 from prime.wire.cddl import generate
@@ -445,7 +446,7 @@ def test_the_short_way_leaves_signed_messages_alone() -> None:
 
 def test_a_class_that_is_signed_is_not_redefined_as_one_that_is_not() -> None:
     with pytest.raises(MessageError, match="is taken"):
-        message(tag=0x7B10)(type("Vote", (), {"__annotations__": {"proposal": str, "weight": int}, "weight": 1}))
+        message(tag=tag_of(Vote))(type("Vote", (), {"__annotations__": {"proposal": str, "weight": int}, "weight": 1}))
 
 
 def test_the_public_names_are_there() -> None:

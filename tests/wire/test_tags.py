@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
@@ -46,6 +48,14 @@ def test_no_two_of_primes_messages_have_one_tag() -> None:
     tags = [tag for _, tag in TAGGED]
     assert sorted(tags) == sorted(set(tags))
     assert len(tags) > 50
+
+
+def test_no_two_messages_of_the_tests_and_the_pages_have_one_tag() -> None:
+    """Two that do work apart, and fail as soon as one process happens to import both."""
+    pages = [page for room in ("tests", "docs", "examples") for page in (ROOT / room).rglob("*.[pm][yd]")]
+    written = [tag for page in pages for tag in re.findall(r"tag=(0x[0-9A-Fa-f]+)", page.read_text(encoding="utf-8"))]
+    assert [tag for tag, count in Counter(int(tag, 16) for tag in written).items() if count > 1] == []
+    assert len(written) > 200
 
 
 def test_the_ranges_ascend_without_overlap_and_end_where_the_programs_begin() -> None:
