@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections import Counter, OrderedDict, deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Final, Generic, TypeVar
 
 import attrs
@@ -95,6 +95,7 @@ class Admission:
         self._listed = bool(self._allowed)
         self._denied: dict[PeerId, str] = {}
         self._networks: dict[_Network, None] = {}
+        self._sources: Counter[_Key] = Counter()
         self._listeners: dict[Callable[[], None], None] = {}
         for who in deny:
             self._deny(who, "")
@@ -115,7 +116,10 @@ class Admission:
         A peer is on the allow list from now on, if there is one.
         """
         if not _is_peer(who):
-            self._networks.pop(_network(who), None)
+            network = _network(who)
+            if network in self._networks:
+                del self._networks[network]
+                self._sources -= Counter([_key(network)])
             return
         peer = parse_peer(who)
         self._denied.pop(peer, None)
@@ -146,21 +150,36 @@ class Admission:
         """Tell whether no connections are taken from a source."""
         if not self._networks or not source:
             return False
-        address = ipaddress.ip_network(source, strict=False)
-        return any(address.version == each.version and _within(address, each) for each in self._networks)
+        return any(key in self._sources for key in _keys_around(ipaddress.ip_network(source)))
 
     def _deny(self, who: str, why: str) -> None:
         if _is_peer(who):
             self._denied[parse_peer(who)] = why
-        else:
-            self._networks[_network(who)] = None
+            return
+        network = _network(who)
+        if network not in self._networks:
+            self._networks[network] = None
+            self._sources[_key(network)] += 1
 
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-def _within(inner: _Network, outer: _Network) -> bool:
-    return inner.overlaps(outer)  # of an IPv6 source only its /64 is known: a denied address there denies the /64
+_Key = tuple[int, int, int]
+"""A network as its version, the length of its prefix and that prefix: found at once among a hundred thousand."""
+
+
+def _key(network: _Network) -> _Key:
+    """Return what a denied network is found by. Of an IPv6 source only its /64 is known: an address there denies that."""
+    bits = network.prefixlen if network.version == 4 else min(network.prefixlen, IP6_PREFIX_BITS)
+    return network.version, bits, int(network.network_address) >> (network.max_prefixlen - bits)
+
+
+def _keys_around(network: _Network) -> Iterator[_Key]:
+    """Return the keys of all networks that hold this one."""
+    number = int(network.network_address)
+    for bits in range(network.prefixlen + 1):
+        yield network.version, bits, number >> (network.max_prefixlen - bits)
 
 
 def _is_peer(text: str) -> bool:
@@ -168,8 +187,13 @@ def _is_peer(text: str) -> bool:
 
 
 def _network(text: str) -> _Network:
+    """Return the network in a text; one of IPv4 in IPv6 clothes is what it is, as the sources are."""
     try:
-        return ipaddress.ip_network(text, strict=False)
+        network = ipaddress.ip_network(text, strict=False)
+        plain = getattr(network.network_address, "ipv4_mapped", None)
+        if plain is None or network.prefixlen < 96:
+            return network
+        return ipaddress.IPv4Network((plain, network.prefixlen - 96))
     except ValueError as error:
         raise ConfigError(
             f"{text!r} is neither a peer id nor a network", hint="Write 12D3KooW…, 192.0.2.7 or 2001:db8::/32."

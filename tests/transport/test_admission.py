@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import math
 import random
 from collections import Counter
@@ -84,6 +85,11 @@ def test_a_denied_peer_is_kept_out_until_it_is_allowed_and_the_reason_is_said() 
         ("192.0.2.7", "192.0.2.8", False),
         ("192.0.2.0/24", "192.0.2.8", True),
         ("192.0.2.0/24", "::ffff:192.0.2.8", True),
+        ("::ffff:192.0.2.7", "192.0.2.7", True),
+        ("::ffff:192.0.2.0/120", "192.0.2.8", True),
+        ("::ffff:192.0.2.0/120", "192.0.3.8", False),
+        ("0.0.0.0/0", "192.0.2.8", True),
+        ("0.0.0.0/0", "2001:db8::5", False),
         ("2001:db8::/32", "2001:db8:1::5", True),
         ("2001:db8::/32", "2001:db9::5", False),
         ("2001:db8::/32", "192.0.2.8", False),
@@ -95,6 +101,23 @@ def test_networks_are_denied_before_anybody_proves_himself(denied: str, host: st
     assert admission.denies_source(source_of(host)) is is_denied
     admission.allow(denied)
     assert not admission.denies_source(source_of(host))
+
+
+def test_of_two_addresses_in_one_64_the_other_stays_denied() -> None:
+    admission = Admission(deny=["2001:db8::5", "2001:db8::6", "2001:db8::6"])
+    admission.allow("2001:db8::6")
+    assert admission.denies_source(source_of("2001:db8::5"))
+    admission.allow("2001:db8::5")
+    assert not admission.denies_source(source_of("2001:db8::5"))
+
+
+def test_a_list_of_very_many_networks_is_not_gone_through_for_each_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    admission = Admission(deny=[f"10.{n >> 8}.{n & 255}.0/24" for n in range(4096)])
+    for kind in (ipaddress.IPv4Network, ipaddress.IPv6Network):
+        monkeypatch.setattr(kind, "overlaps", None)
+        monkeypatch.setattr(kind, "__eq__", lambda *_: pytest.fail("one network after the other"))
+    assert admission.denies_source("10.15.255.9")
+    assert not admission.denies_source("10.16.0.9")
 
 
 @pytest.mark.parametrize("who", ["", "nobody", "192.0.2.300", "12D3KooWshort", PEERS[0][:-1] + "!"])
