@@ -53,6 +53,7 @@ class Lan:
         self._changes: dict[str, bool] = {}
         self._changed = trio.Event()
         self._limiter = trio.CapacityLimiter(LOOK_UPS_MAX)
+        self._looking_up = 0
         self._told, self._heard = trio.open_memory_channel[Seen | Gone](ANNOUNCERS_MAX)
 
     async def announce(self, announcement: Announcement) -> None:
@@ -85,10 +86,11 @@ class Lan:
                 while True:
                     await self._changed.wait()
                     for name, there in self._take_changes():
-                        if there:
-                            nursery.start_soon(self._look_up, name)
-                        else:
+                        if not there:
                             self._tell(Gone(name))
+                        elif self._looking_up < ANNOUNCERS_MAX:  # names come faster than anybody can explain them
+                            self._looking_up += 1
+                            nursery.start_soon(self._look_up, name)
         finally:
             await _bounded(browser.cancel)
 
@@ -124,7 +126,10 @@ class Lan:
         return list(changes.items())
 
     async def _look_up(self, name: str) -> None:
-        record = await trio.to_thread.run_sync(self._record, name, abandon_on_cancel=True, limiter=self._limiter)
+        try:
+            record = await trio.to_thread.run_sync(self._record, name, abandon_on_cancel=True, limiter=self._limiter)
+        finally:
+            self._looking_up -= 1
         try:
             self._tell(Seen(name, read_announcement(record)))
         except DecodeError as error:
