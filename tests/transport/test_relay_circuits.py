@@ -21,7 +21,7 @@ from prime.transport.relay import ledger
 from prime.transport.relay.dialler import Dialler
 from prime.transport.relay.hop import ENTERING_PER_PEER_MAX
 from prime.transport.relay.limits import RelayLimits
-from prime.transport.relay.preface import PREFACE
+from prime.transport.relay.preface import PREFACE, Connect, pack_request
 from prime.transport.tcp import Tcp
 from tests.transport.relaying import Relay, Relayed, open_relay, until
 
@@ -329,6 +329,45 @@ async def test_a_wrong_token_takes_up_nothing() -> None:
                         await thief.take_up(relay.address, offers[0].circuit, token)
                 relay.hop.feed(ledger.Declined(offers[0].circuit, target))
             thief.close()
+
+
+async def test_who_speaks_at_the_moment_of_the_joining_gets_no_circuit_that_is_not_counted() -> None:
+    """The asker's early byte and the target come at once: what the ledger does not know has no rate and no end."""
+    async with open_relay(Memory()) as relay, relay_inner(relay).open(KeyPair.generate()) as asker:
+        joined = trio.Event()
+        relay.wrap = lambda channel: Hasty(channel, joined) if channel.peer == asker.peer else channel
+        feed = relay.hop.feed
+
+        def feed_and_tell(event: ledger.Event) -> ledger.Command | None:
+            command = feed(event)
+            if isinstance(command, ledger.Join):
+                joined.set()
+            return command
+
+        relay.hop.feed = feed_and_tell
+        async with Relayed(relay, relay_inner(relay)).open(KeyPair.generate()) as target:
+            channel = await asker.dial(relay.address)
+            await channel.send(pack_request(Connect(target.peer)))
+            await until(lambda: any(isinstance(fact, CircuitClosed) for fact in relay.facts))
+            assert relay.hop.sizes()["hops"] == relay.hop.sizes()["circuits"] == 0
+            await channel.aclose()
+
+
+class Hasty:
+    """The connection of an asker of whom something comes right when the target takes the circuit up."""
+
+    def __init__(self, channel: Channel, joined: trio.Event) -> None:
+        self._channel = channel
+        self._joined = joined
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._channel, name)
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        if max_bytes > 1:
+            return await self._channel.receive(max_bytes)
+        await self._joined.wait()
+        return b"x"
 
 
 async def _fail_to_dial(dialler: object, address: str) -> None:

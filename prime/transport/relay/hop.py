@@ -141,7 +141,10 @@ class Hop:
     async def _watch_asker(self, circuit: _Circuit) -> None:
         with suppress(anyio.BrokenResourceError, anyio.EndOfStream, anyio.ClosedResourceError):
             await circuit.near.receive(1)  # nothing may come before the answer
-        self.feed(core.Ended(circuit.number))
+        if circuit.far is None:
+            self.feed(core.Ended(circuit.number))
+        else:  # taken up at this very moment: what the ledger forgot would go on without a rate or an end
+            self._cut(circuit, "who asked did not wait for the answer")
         circuit.settled.set()
 
     def _new_number(self) -> int:
