@@ -44,6 +44,8 @@ CERTIFICATE_BYTES_MAX = 8192
 RECORD_BYTES_MAX = 1 << 14  # of plaintext, RFC 8446 section 5.1
 SCRATCH_BYTES_MIN = 1 << 14  # of decrypted bytes that are taken at a time: a connection that rests holds no more
 SCRATCH_BYTES_MAX = 1 << 18
+ANSWER_BYTES_MAX = 4096  # that the other side may make this one say with its own key updates before we send anything
+EMPTY_BYTES_MAX = 1 << 16  # of records in a row that hold no data: one of a TLS stack's own needs no more than 16 KiB
 SMALL_READS_MAX = 100  # in a row, after which the traffic is taken to have ebbed
 
 _HANDSHAKE_CERTIFICATE = 11  # RFC 8446 section 4
@@ -162,6 +164,7 @@ class TlsSession:
         self._scratch = bytearray(SCRATCH_BYTES_MIN)
         self._small_reads = 0  # in a row
         self._over = False  # the other side's end was read
+        self._empty_bytes = 0  # fed since data was last decrypted
         self._early = b""  # decrypted when our direction was ended, not yet read
 
     @property
@@ -194,6 +197,7 @@ class TlsSession:
     def feed(self, data: bytes) -> None:
         """Take bytes from the other side; none means that its direction of the connection has ended."""
         if data:
+            self._empty_bytes += len(data)
             self._incoming.write(data)
         else:
             self._incoming.write_eof()
@@ -253,6 +257,9 @@ class TlsSession:
                     self._over = True
                     break
         except ssl.SSLWantReadError:
+            self._check_use(size)
+            if self._failure and not size:
+                raise self._failure from None
             self._fit(size)
             return bytes(view[:size]) if size else None
         except ssl.SSLZeroReturnError:
@@ -261,8 +268,16 @@ class TlsSession:
             self._failure = RemoteProtocolError(f"The TLS stream broke: {_reason(error)}.")
             if not size:
                 raise self._failure from error
+        self._check_use(size)
         self._fit(size)
         return bytes(view[:size])
+
+    def _check_use(self, size: int) -> None:
+        """Note a peer that sends nothing but TLS' own messages: they take work, and some want an answer each."""
+        if size:
+            self._empty_bytes = 0
+        if self._empty_bytes > EMPTY_BYTES_MAX or self._outgoing.pending > ANSWER_BYTES_MAX:
+            self._failure = RemoteProtocolError("The TLS stream broke: too many messages of TLS itself.")
 
     def _has_input(self) -> bool:
         """Tell whether a read may find anything: an exception that says it does not is dearer than to ask."""

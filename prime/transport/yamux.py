@@ -164,6 +164,7 @@ class Session:
         self._next_id = 1 if dialled else 2
         self._last_id = 0  # of the peer's
         self._open = [0, 0]  # streams of the peer's, streams of ours
+        self._opened_now = 0  # by the peer, in the bytes at hand
         self._committed = 0  # bytes: the sum of all windows
         self._header = b""
         self._flags = 0
@@ -195,6 +196,7 @@ class Session:
             raise self._failure
         self._heard_at = now
         self._asked = False
+        self._opened_now = 0
         try:
             self._parse(data, now)
         except RemoteProtocolError as error:
@@ -321,11 +323,13 @@ class Session:
         self._last_id = stream_id
         if flags & _RST:
             return None
-        if self._open[0] >= self._limits.streams_max or not self._has_memory() or self._said_gone:
+        most = self._limits.streams_max  # also of those that end at once: each is work for whoever hears of it
+        if max(self._open[0], self._opened_now) >= most or not self._has_memory() or self._said_gone:
             self._say(_Type.WINDOW, _RST, stream_id, 0)
             return None
         self._say(_Type.WINDOW, _ACK, stream_id, 0)
         self._events.append(Opened(stream_id))
+        self._opened_now += 1
         return self._add(stream_id)
 
     def _has_memory(self) -> bool:

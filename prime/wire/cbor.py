@@ -75,7 +75,7 @@ def _check_plain(values: Iterable[Any], depth_left: int) -> None:
         if kind not in _NESTED:
             what = "an int beyond 64 bits" if kind is int else kind.__name__
             raise LocalProtocolError(f"{what} has no wire form", hint=_HINT_PLAIN)
-        if not depth_left:
+        if value and not depth_left:  # as the decoder counts: an empty one at the bottom is no level of its own
             raise LocalProtocolError("a value is nested too deeply", hint="flatten it: arrays and maps count")
         if kind is dict:
             _check_keys(value)

@@ -23,6 +23,7 @@ WHOLE_BYTES_MAX = 200
 def _places(seed: bytes, most: int) -> list[int]:
     if len(seed) <= WHOLE_BYTES_MAX and len(seed) <= most:
         return list(range(len(seed)))
+    most = most if len(seed) < 10_000 else 5
     return random.Random(zlib.crc32(seed)).sample(range(len(seed)), min(most, len(seed)))
 
 

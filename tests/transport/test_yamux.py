@@ -210,6 +210,14 @@ def test_streams_over_the_limit_are_reset_and_what_they_carry_is_dropped() -> No
     assert session.receive(frame(DATA, FIN, 7, body=b"late"), 0.0) == []
 
 
+def test_streams_that_end_at_once_count_until_more_bytes_come() -> None:
+    session = listener(streams_max=5)
+    flood = b"".join(frame(WINDOW, SYN, number) + frame(WINDOW, RST, number) for number in range(1, 2001, 2))
+    opened_now = [event for event in session.receive(flood, 0.0) if isinstance(event, Opened)]
+    assert len(opened_now) == 5
+    assert session.receive(frame(WINDOW, SYN, 2001), 0.0) == [Opened(2001)]
+
+
 def test_our_own_streams_over_the_limit_are_an_error() -> None:
     session = listener(streams_max=2)
     session.open()

@@ -104,6 +104,8 @@ def test_no_built_in_tag_gets_a_decoder() -> None:
 def test_depth() -> None:
     assert loads(b"\x81" * 32 + b"\x00")
     assert dumps(loads(b"\x81" * 32 + b"\x00"))
+    for empty in (b"\x80", b"\xa0"):
+        assert dumps(loads(b"\x81" * 32 + empty)) == b"\x81" * 32 + empty
     for depth in (33, 1000, 1_000_000):
         with pytest.raises(DecodeError):
             loads(b"\x81" * depth + b"\x00")
