@@ -44,6 +44,9 @@ class Line(Carriage, Protocol):
         ...
 
 
+LINE_BYTES_MAX: Final = 1 << 14
+"""More than is read at once while a protocol is agreed on, by exact sizes."""
+
 Check = Callable[[PeerId], None]
 """Looks at who answered; raises `WrongPeerError`."""
 
@@ -180,7 +183,8 @@ class MessageConduit:
     async def receive(self, max_bytes: int = READ_BYTES_MAX) -> bytes:
         """See `Conduit.receive`."""
         try:
-            return bytes(await self._made.read(None if max_bytes >= NOISE_BYTES else max_bytes))
+            # py-libp2p waits for all of `n` bytes, and without it for one message: what a muxer reads has no exact size.
+            return bytes(await self._made.read(None if max_bytes >= LINE_BYTES_MAX else max_bytes))
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             raise
         except Exception as error:  # border, as above
