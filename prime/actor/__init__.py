@@ -8,6 +8,7 @@ from prime.actor.actor import Actor, Context
 from prime.actor.contract import EventStore
 from prime.actor.down import Down
 from prime.actor.facts import ActorFailed, ActorPassivated, ActorStarted, ActorStopped, DeadLetter, SupervisorGaveUp
+from prime.actor.forwarder import Forwarder
 from prime.actor.handlers import on
 from prime.actor.machine import StateMachine, entered, on_timeout
 from prime.actor.mailbox import Mailbox
@@ -15,7 +16,6 @@ from prime.actor.persistent import Persistent, SnapshotFailed, StateRecovered, a
 from prime.actor.pipeline import ask_all, pipeline
 from prime.actor.portal import Portal
 from prime.actor.ref import Ref, ReliableRef
-from prime.actor.relay import Relay
 from prime.actor.restart import Restart
 from prime.actor.router import Routees, Router
 from prime.actor.routes import Broadcast, ConsistentHash, LeastLoaded, RoundRobin, Route
@@ -37,13 +37,13 @@ __all__ = [
     "DeadLetter",
     "Down",
     "EventStore",
+    "Forwarder",
     "Later",
     "LeastLoaded",
     "Mailbox",
     "Persistent",
     "Portal",
     "Ref",
-    "Relay",
     "ReliableRef",
     "Restart",
     "RoundRobin",

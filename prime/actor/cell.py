@@ -128,7 +128,7 @@ class Cell:
         self.inline: Mapping[type, Callable[[Any, Any], Any]] = NO_HANDLERS
         """Handlers that an asker may run in its own task while the actor is parked."""
         self.eager: Callable[[Any], bool] | None = None
-        """A relay's way to take an entry in the sender's task while it is parked itself."""
+        """A forwarder's way to take an entry in the sender's task while it is parked itself."""
         self.passivate_s: float | None = None
         """How long it may be idle before its incarnation ends; the next message starts another."""
         self.suspended = False
@@ -202,15 +202,15 @@ class Cell:
 
     @property
     def load(self) -> int:
-        """Return how many messages wait or are in hand; a relay's are also those it took and is not done with."""
+        """Return how many messages wait or are in hand; a forwarder's are also those it took and is not done with."""
         waiting, life = len(self.queue) + len(self.waiting or ()), self.life
         if life is None:
             return waiting
-        beyond: int = getattr(life.actor, "load", 0) if hasattr(life.actor, "relay") else 0
+        beyond: int = getattr(life.actor, "load", 0) if hasattr(life.actor, "take_entry") else 0
         return waiting + (life.now is not None) + beyond
 
     def hold(self, *, held: bool) -> None:
-        """Give a relay no entries while it is held; a stop reaches it all the same."""
+        """Give a forwarder no entries while it is held; a stop reaches it all the same."""
         self.held = held
         if not held and self.parked is not None:
             self.wake()
@@ -231,7 +231,7 @@ class Cell:
             trio.lowlevel.reschedule(task)  # type: ignore[arg-type]
 
     def _hand_on(self, take: Callable[[Any], bool]) -> bool:
-        """Let a parked relay take the next entry here and now; `False` if its own task must run."""
+        """Let a parked forwarder take the next entry here and now; `False` if its own task must run."""
         if self.held or self.system_queue:
             return False
         entry = self.queue.popleft()

@@ -186,7 +186,7 @@ class ProcessHost(Protocol):
     """How the runtime starts actors in processes of their own. One per system; `process/host.py` implements it."""
 
     def factory(self, actor: str | Callable[..., Any], options: ProcessOptions) -> Callable[[], Any]:
-        """Return a factory of relays, each of which is one child process in which `actor(*args)` lives.
+        """Return a factory of forwarders, each of which is one child process in which `actor(*args)` lives.
 
         Raises `ActorUsageError` for a name that no child could import, and for arguments that cannot be sent.
         """

@@ -173,7 +173,7 @@ def protocol_of(cls: type, root: type) -> tuple[type, ...]:
     """Return the message classes named in `Actor[...]` (or a class below it), as far as they are plain classes."""
     for base in getattr(cls, "__orig_bases__", ()):
         origin = get_origin(base)
-        if isinstance(origin, type) and issubclass(origin, root) and not hasattr(origin, "relay"):
+        if isinstance(origin, type) and issubclass(origin, root) and not hasattr(origin, "take_entry"):
             argument = get_args(base)[0]
             members = get_args(argument) if isinstance(argument, types.UnionType) else (argument,)
             if get_origin(argument) is Union:

@@ -205,7 +205,7 @@ class Life:
         self._variables = task.context
         cell.system.running[task] = cell
         try:
-            if not self.up or type(self.actor).__prime_awaited__ or hasattr(self.actor, "relay"):
+            if not self.up or type(self.actor).__prime_awaited__ or hasattr(self.actor, "take_entry"):
                 with trio.CancelScope() as self._scope:
                     if not self.up and not self._abandoned:
                         self.now = STARTED
@@ -227,7 +227,7 @@ class Life:
                 born.is_over(self.failure or outcome)
 
     async def _loop(self) -> Order | None:
-        relay: Callable[[Any], Awaitable[None]] | None = getattr(self.actor, "relay", None)
+        take_entry: Callable[[Any], Awaitable[None]] | None = getattr(self.actor, "take_entry", None)
         cell = self.cell
         while not self.over:
             self._raise_broken()
@@ -246,12 +246,12 @@ class Life:
             elif not cell.queue or cell.held:
                 cell.parked = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(self._unpark)
-            elif relay is None:
+            elif take_entry is None:
                 await self._burst()
                 if cell.queue:  # an empty one parks, which is a checkpoint too
                     await trio.lowlevel.checkpoint()
             else:
-                await self._relay(relay)
+                await self._hand_over(take_entry)
         return None
 
     def _raise_broken(self) -> None:
@@ -308,13 +308,13 @@ class Life:
         finally:
             cell.handled += handled
 
-    async def _relay(self, relay: Callable[[Any], Awaitable[None]]) -> None:
-        """Give one entry whole to a relay."""
+    async def _hand_over(self, take_entry: Callable[[Any], Awaitable[None]]) -> None:
+        """Give one entry whole to a forwarder."""
         cell = self.cell
         self.now = entry = cell.queue.popleft()
         if cell.waiting:
             cell.admit()
-        await relay(entry)
+        await take_entry(entry)
         self.now = None
         cell.handled += 1
         if cell.handled % BURST == 0:

@@ -218,7 +218,7 @@ class LocalRef(Generic[M_contra]):
                 hint="it handles messages slower than they come: `prime status` shows its depth",
             )
 
-    # ------------------------------------- what routers and other relays hand on through
+    # ------------------------------------- what routers and other forwarders hand on through
 
     def put_nowait(self, entry: Any) -> bool:
         """Put a whole mailbox entry, its reply slot included; `False` when a `wait` mailbox is full."""

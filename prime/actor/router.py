@@ -16,9 +16,9 @@ import attrs
 import trio
 
 from prime.actor.cell import RoomWait
+from prime.actor.forwarder import Forwarder
 from prime.actor.mailbox import Envelope
 from prime.actor.ref import LocalRef, NarrowRef, Ref, check_kind
-from prime.actor.relay import Relay
 from prime.actor.routes import Chooser, RoundRobin, Route
 from prime.errors import (
     ActorUsageError,
@@ -55,7 +55,7 @@ class Routees(Ask[None], Generic[M]):
     refs: tuple[Ref[M], ...]
 
 
-class Router(Relay[M_contra]):
+class Router(Forwarder[M_contra]):
     """Hands every message on to one of `refs` (to all, for `Broadcast`), chosen by `route`.
 
     With `group` its routees are the actors in that group of this system, as they join and leave. Near and far refs
@@ -90,7 +90,7 @@ class Router(Relay[M_contra]):
 
     @property
     def load(self) -> int:
-        """See `Relay.load`: what waits in the lanes, and the asks on their way to far routees."""
+        """See `Forwarder.load`: what waits in the lanes, and the asks on their way to far routees."""
         return sum(lane.held for lane in self._lanes)
 
     @property
@@ -110,8 +110,8 @@ class Router(Relay[M_contra]):
             self._unwatch_group()
         self._set_routees(())
 
-    async def relay(self, entry: Any) -> None:
-        """See `Relay.relay`."""
+    async def take_entry(self, entry: Any) -> None:
+        """See `Forwarder.take_entry`."""
         message = entry.message if type(entry) is Envelope else entry
         if type(message) is Routees:
             self._set_routees(message.refs)
@@ -124,8 +124,8 @@ class Router(Relay[M_contra]):
             self.bury(entry, _ended_with(self.ctx.path))
             raise
 
-    def relay_now(self, entry: Any) -> bool:
-        """See `Relay.relay_now`: most entries go straight to a local routee that has room."""
+    def take_entry_now(self, entry: Any) -> bool:
+        """See `Forwarder.take_entry_now`: most entries go straight to a local routee that has room."""
         message, asks = entry, False
         if type(entry) is Envelope:
             message, asks = entry.message, entry.slot is not None

@@ -1,7 +1,7 @@
 """Process actors as their parent sees them: an ordinary actor of its supervisor, whose incarnation is a child process.
 
-The relay hands each message of its mailbox on over a pair, within a window, and answers asks as the child does. The
-child's failure, or its death, is the relay's own failure; so restarts, watches and stops are those of any actor. What
+The forwarder hands each message of its mailbox on over a pair, within a window, and answers asks as the child does. The
+child's failure, or its death, is the forwarder's own failure; so restarts, watches and stops are those of any actor. What
 was handed on and not begun goes back into the mailbox; what is in doubt is a dead letter and is never sent twice.
 """
 
@@ -18,9 +18,9 @@ from prime import errors
 from prime.actor.cell import chain_of, last_words
 from prime.actor.contract import PeerId, ProcessOptions, ProcessOutput
 from prime.actor.facts import DeadLetter, kind_of
+from prime.actor.forwarder import Forwarder
 from prime.actor.groups import one_error
 from prime.actor.mailbox import Envelope
-from prime.actor.relay import Relay
 from prime.actor.slots import expired
 from prime.errors import (
     ActorCrashedError,
@@ -124,7 +124,7 @@ class Processes:
         return lambda: ProcessActor(plan, self._key, routes, signatory)
 
 
-class ProcessActor(Relay[Any]):
+class ProcessActor(Forwarder[Any]):
     """One incarnation: it starts the process, hands messages on, and ends with it."""
 
     def __init__(self, plan: Plan, key: KeyPair, routes: Routes, signatory: Signatory | None = None) -> None:
@@ -149,7 +149,7 @@ class ProcessActor(Relay[Any]):
 
     @property
     def stands_for(self) -> str:
-        """See `Relay.stands_for`."""
+        """See `Forwarder.stands_for`."""
         return self._plan.target.factory
 
     async def started(self) -> None:
@@ -265,10 +265,10 @@ class ProcessActor(Relay[Any]):
 
     @property
     def load(self) -> int:
-        """See `Relay.load`: what the child has and is not known to have handled."""
+        """See `Forwarder.load`: what the child has and is not known to have handled."""
         return self._window.load
 
-    async def relay(self, entry: Any) -> None:
+    async def take_entry(self, entry: Any) -> None:
         """Hand one entry on."""
         whole = type(entry) is Envelope
         message = entry.message if whole else entry

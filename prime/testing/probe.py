@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
-from prime.actor import Down, Ref, Relay, Supervisor
+from prime.actor import Down, Forwarder, Ref, Supervisor
 from prime.actor.contract import ReplySlot
 from prime.actor.mailbox import Envelope
 from prime.errors import ActorUsageError, MailboxFullError, NoSuchActorError
@@ -189,13 +189,13 @@ class Probe:
         return f"; after it {_listed(list(self._heard))}" if self._heard else ""
 
 
-class _Ear(Relay[Any]):
+class _Ear(Forwarder[Any]):
     """The probe's actor."""
 
     def __init__(self, probe: Probe) -> None:
         self._probe = probe
 
-    async def relay(self, entry: Any) -> None:
+    async def take_entry(self, entry: Any) -> None:
         refused = self._probe.hear(entry, self.ctx.path)
         if refused:
             message = entry.message if isinstance(entry, Envelope) else entry

@@ -21,8 +21,8 @@ from prime.wire.frame import pack
 
 CROWDED = "too many callers have said no HELLO yet"
 
-Entrance = Callable[[Channel], Awaitable[None]]
-"""Where a caller goes that wants a circuit and no link."""
+Relaying = Callable[[Channel], Awaitable[None]]
+"""What serves a caller that wants a circuit and no link."""
 
 
 class Callers:
@@ -31,8 +31,8 @@ class Callers:
     def __init__(
         self, gate: Gate, limits: LinkLimits, transport: str, host: Callable[[Channel, bytes], object]
     ) -> None:
-        self.entrance: Entrance | None = None
-        """Where circuits are made; `None`: this node relays for nobody."""
+        self.relaying: Relaying | None = None
+        """What makes circuits; `None`: this node relays for nobody."""
         self._gate = gate
         self._limits = limits
         self._transport = transport
@@ -63,19 +63,19 @@ class Callers:
             self._host(channel, b"")
 
     def _let_in_later(self, channel: Channel, nursery: trio.Nursery, *, sorts: bool) -> None:
-        entrance = self.entrance if sorts else None
-        if entrance is None and self._gate.admission.hook is None:
+        relaying = self.relaying if sorts else None
+        if relaying is None and self._gate.admission.hook is None:
             self._host(channel, b"")
             return
         self._waiting[channel.peer] += 1
-        nursery.start_soon(self._let_in, channel, nursery, entrance)
+        nursery.start_soon(self._let_in, channel, nursery, relaying)
 
-    async def _let_in(self, channel: Channel, nursery: trio.Nursery, entrance: Entrance | None) -> None:
+    async def _let_in(self, channel: Channel, nursery: trio.Nursery, relaying: Relaying | None) -> None:
         """Ask the hook, and look what the caller wants."""
         first = b""
         try:
             why = await self._gate.hook_refusal(Caller(channel.peer, self._transport, channel.remote))
-            if not why and entrance is not None:
+            if not why and relaying is not None:
                 first = await self._first_byte(channel)
         finally:
             self._waiting[channel.peer] -= 1
@@ -83,10 +83,10 @@ class Callers:
                 del self._waiting[channel.peer]
         if why:
             self._turn_away(channel, nursery, fr.Reason.REFUSED, why)
-        elif entrance is None or (first and first != PREFACE):
+        elif relaying is None or (first and first != PREFACE):
             self._host(channel, first)
         elif first:
-            await entrance(channel)
+            await relaying(channel)
         else:
             with trio.move_on_after(self._limits.farewell_s):
                 await channel.aclose()

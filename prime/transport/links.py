@@ -32,7 +32,7 @@ from prime.transport import frames as fr
 from prime.transport import link as core
 from prime.transport import pieces
 from prime.transport.admission import Admission
-from prime.transport.callers import Callers, Entrance
+from prime.transport.callers import Callers, Relaying
 from prime.transport.carrier import Carrier, Receipt
 from prime.transport.contract import Channel, Endpoint, Guarded, Transport
 from prime.transport.delivery import Window
@@ -224,13 +224,13 @@ class Links:
         return MappingProxyType(self._received_bytes)
 
     @property
-    def entrance(self) -> Entrance | None:
-        """Where callers go that want no link but a circuit; `None`: this node relays for nobody."""
-        return self._callers.entrance
+    def relaying(self) -> Relaying | None:
+        """What serves callers that want no link but a circuit; `None`: this node relays for nobody."""
+        return self._callers.relaying
 
-    @entrance.setter
-    def entrance(self, entrance: Entrance | None) -> None:
-        self._callers.entrance = entrance
+    @relaying.setter
+    def relaying(self, relaying: Relaying | None) -> None:
+        self._callers.relaying = relaying
 
     @property
     def admission(self) -> Admission:

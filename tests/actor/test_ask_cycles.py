@@ -1,4 +1,4 @@
-"""Asks that go round in a circle over nodes and through relays are found at once, and nothing else is taken for one."""
+"""Asks that go round in a circle over nodes and through forwarders are found at once, and nothing else is taken for one."""
 
 from __future__ import annotations
 
@@ -169,14 +169,14 @@ class Careful(Link):
             return str(error)
 
 
-class Relaying(Link):
+class Forwarding(Link):
     """Hands an ask on to the second of its list, as a router would: whole, and without waiting for the answer."""
 
     def __init__(self, to: Ref[Any]) -> None:
         super().__init__()
         self.to = to
 
-    async def relay(self, entry: Any) -> None:
+    async def take_entry(self, entry: Any) -> None:
         self.to.put_nowait(entry)  # type: ignore[attr-defined]
 
 
@@ -253,11 +253,11 @@ async def test_the_failed_ask_crashes_who_made_it_and_nobody_else(autojump_clock
         assert await refs["b"].ask(Through(seen(refs["b"], refs["a"])), timeout=500) == "end"
 
 
-async def test_a_cycle_through_a_relay_is_found_here_too(autojump_clock: Clock) -> None:
+async def test_a_cycle_through_a_forwarder_is_found_here_too(autojump_clock: Clock) -> None:
     async with open_system(seed=0) as system, system.supervisor("s") as sup:
         a, b = await sup.spawn(Careful, "a"), await sup.spawn(Careful, "b")
-        relay = await sup.spawn(lambda: Relaying(b), "relay")
-        answer = await a.ask(Through([relay, a]), timeout=500)
+        forwarder = await sup.spawn(lambda: Forwarding(b), "forwarder")
+        answer = await a.ask(Through([forwarder, a]), timeout=500)
         assert "/s/a asks itself through /s/a -> /s/b -> /s/a" in answer
         assert trio.current_time() < 1
 
@@ -271,12 +271,12 @@ async def test_who_gave_up_waits_for_nobody(autojump_clock: Clock) -> None:
         assert await c.ask(Heard(), timeout=1) == [f"{trio.current_time() - 1:.1f} end"]
 
 
-async def test_who_gave_up_at_a_relay_waits_for_nobody(autojump_clock: Clock) -> None:
+async def test_who_gave_up_at_a_forwarder_waits_for_nobody(autojump_clock: Clock) -> None:
     """The same on one node, where the ask was handed on by one who does not wait."""
     async with open_system(seed=0) as system, system.supervisor("s") as sup:
         a, b, d = [await sup.spawn(Link, name) for name in "abd"]
-        relay = await sup.spawn(lambda: Relaying(b), "relay")
-        assert await a.ask(GiveUp([relay, a, d], 2.0, 1.0), timeout=100) == "held"
+        forwarder = await sup.spawn(lambda: Forwarding(b), "forwarder")
+        assert await a.ask(GiveUp([forwarder, a, d], 2.0, 1.0), timeout=100) == "held"
         await trio.sleep(1)
         assert await b.ask(Heard(), timeout=1) == ["21.0 end"]
 

@@ -74,12 +74,12 @@ class RelayActor(Actor[Reserve | Release | CircuitDeclined | Sweep | Down]):
     async def started(self) -> None:
         """Let callers in that want a circuit."""
         self.hop = Hop(self._limits, offer=self._offer, linked=self._is_linked, emit=self.ctx.emit)
-        self._network.entrance = self.hop.enter
+        self._network.relaying = self.hop.enter
         self.ctx.every(SWEEP_S, Sweep())
 
     async def stopping(self) -> None:
         """Cut every circuit."""
-        self._network.entrance = None
+        self._network.relaying = None
         self.hop.close()
 
     @on(Reserve)

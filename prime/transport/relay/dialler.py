@@ -39,7 +39,7 @@ _HINTS: Final = {
     Refusal.ABSENT: "That node runs no more, or reserves at another relay: ask it for its addresses.",
     Refusal.FULL: "Try again later, or through another relay.",
     Refusal.OFTEN: "Wait a minute, or use another relay.",
-    Refusal.DECLINED: "That node lets you not in: ask its operator.",
+    Refusal.DECLINED: "That node does not let you in: ask its operator.",
     Refusal.SILENT: "That node is too busy, or has just lost its link to the relay: try again.",
     Refusal.UNKNOWN: "It came too late: wait for the next.",
 }

@@ -1,7 +1,7 @@
 """The relay's side of circuits: connections come in, the ledger decides, and bytes are moved between two of them.
 
-Nothing is queued here: each direction reads a piece, waits until the next node has taken it, and then as long as the rates
-of the ledger say. So a circuit whose reader sleeps holds one piece, and the sender waits behind it.
+Nothing is queued here: each direction reads a little, waits until the next node has taken it, and then as long as the rates
+of the ledger say. So a circuit whose reader sleeps holds one read, and the sender waits behind it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from prime.transport.relay.ledger import Ledger, Refusal
 from prime.transport.relay.limits import RelayLimits
 from prime.transport.relay.preface import Answer, Connect, Request, TakeUp, pack_answer, read_request, refused
 
-PIECE_BYTES: Final = 1 << 14
+READ_BYTES: Final = 1 << 14
 """Read at once from one direction: at most one TLS record, so that the relay's own traffic waits for no more."""
 REQUEST_S: Final = 5.0
 """How long a caller has to say what it wants."""
@@ -185,10 +185,10 @@ class Hop:
         """Move one direction until its end; an end that breaks ends the circuit."""
         try:
             while True:
-                piece = await source.receive(PIECE_BYTES)
-                await sink.send(piece)
-                circuit.carried_bytes += len(piece)
-                self.feed(core.Carried(circuit.number, len(piece)))
+                data = await source.receive(READ_BYTES)
+                await sink.send(data)
+                circuit.carried_bytes += len(data)
+                self.feed(core.Carried(circuit.number, len(data)))
                 pause_s, circuit.pause_s = circuit.pause_s, 0.0
                 await trio.sleep(pause_s)
         except anyio.EndOfStream:

@@ -1,4 +1,4 @@
-"""A relay: an actor that takes each mailbox entry whole, to hand it on. Routers and process actors are built on it."""
+"""A forwarder: an actor that takes each mailbox entry whole, to hand it on. Routers and process actors are built on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 M_contra = TypeVar("M_contra", contravariant=True)
 
 
-class Relay(Actor[M_contra]):
+class Forwarder(Actor[M_contra]):
     """Hears every message itself, whatever its class, instead of through `@on`.
 
     Supervision, mailbox, watch and stop are those of any actor. The messages it hands on are another's to handle.
@@ -25,8 +25,8 @@ class Relay(Actor[M_contra]):
         """Attach the context (called by the runtime before `started`)."""
         super().bind(cell)
         self._cell = cell
-        if type(self).relay_now is not Relay.relay_now:
-            cell.eager = self.relay_now
+        if type(self).take_entry_now is not Forwarder.take_entry_now:
+            cell.eager = self.take_entry_now
 
     @property
     def stands_for(self) -> str:
@@ -38,15 +38,15 @@ class Relay(Actor[M_contra]):
         if self._cell.timing is not None:
             self._cell.timing.took(duration_s)
 
-    async def relay(self, entry: Any) -> None:
-        """Take one entry: a bare message, or an `Envelope` whose slot and deadline are the relay's from now on.
+    async def take_entry(self, entry: Any) -> None:
+        """Take one entry: a bare message, or an `Envelope` whose slot and deadline are the forwarder's from now on.
 
         A failure here fails the actor. Slots that were not handed on must be answered, at the latest in `stopping`.
         """
         raise NotImplementedError
 
-    def relay_now(self, entry: Any) -> bool:  # noqa: ARG002 - nothing, unless a relay overrides it
-        """Take one entry in the task of whoever sent it, while this relay is idle; `False` leaves it to `relay`.
+    def take_entry_now(self, entry: Any) -> bool:  # noqa: ARG002 - nothing, unless a forwarder overrides it
+        """Take one entry in the task of whoever sent it, while this forwarder is idle; `False` leaves it to `take_entry`.
 
         So an entry that need not wait is spared a task switch. It must not fail, and returning `False` it has done
         nothing.
