@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,9 +18,10 @@ from prime.errors import DecodeError
 from prime.testing.transport import Meeting, meet, opened, pattern, receive_all, receive_exactly
 from prime.transport.facts import CircuitMoved, HolePunchFailed
 from prime.transport.identity import KeyPair
+from prime.transport.multiaddr import TcpPlace, parse_once
 from prime.transport.relay import punch
 from prime.transport.relay.dialler import Dialler
-from prime.transport.relay.punch import CANDIDATES_MAX, NONCE_BYTES, Hole, pack, read
+from prime.transport.relay.punch import CANDIDATES_MAX, NONCE_BYTES, STRANGERS_MAX, Hole, may_be_dialled, pack, read
 from prime.transport.tcp import Tcp, shared_socket
 from tests.transport.relaying import Relay, Relayed, open_relay, until
 
@@ -258,6 +260,68 @@ async def test_a_cancelled_punch_leaves_no_socket() -> None:
         port = int(ours.rpartition("/")[2])
         with trio.socket.socket() as alone:  # it shares the port with nobody
             await alone.bind(("127.0.0.1", port))
+
+
+async def test_a_stranger_that_a_peer_points_at_is_soon_left_alone() -> None:
+    """A candidate is a peer's word: it must not have this node knock at a third party's door for seconds."""
+    knocks = 0
+
+    async def hang_up(stream: trio.SocketStream) -> None:
+        nonlocal knocks
+        knocks += 1
+        await stream.aclose()
+
+    async with Tcp().open(KeyPair.generate()) as here, trio.open_nursery() as nursery:
+        stranger = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+        nursery.start_soon(trio.serve_listeners, hang_up, [stranger])
+        port = stranger.socket.getsockname()[1]
+        hole = Hole(here, _places()[0], KeyPair.generate().peer, NONCE, dialled=False)
+        await _open_for_a_moment(hole, f"/ip4/127.0.0.1/tcp/{port}", [])
+        assert 0 < knocks <= STRANGERS_MAX
+        nursery.cancel_scope.cancel()
+
+
+async def test_callers_of_a_hole_that_prove_nothing_are_few_at_a_time() -> None:
+    async with Tcp().open(KeyPair.generate()) as here, trio.open_nursery() as nursery:
+        ours = _places()[0]
+        adopting: list[Any] = []
+        here.adopt = lambda socket, *_, **__: _adopt_never(adopting, socket)
+        hole = Hole(here, ours, KeyPair.generate().peer, NONCE, dialled=True)
+        nursery.start_soon(hole.open, ())
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        held = [await trio.open_tcp_stream("127.0.0.1", int(ours.rpartition("/")[2])) for _ in range(12)]
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert len(adopting) == 2 * CANDIDATES_MAX
+        for stream in held:
+            await stream.aclose()
+        nursery.cancel_scope.cancel()
+
+
+async def _adopt_never(adopting: list[Any], socket: Any) -> None:
+    adopting.append(socket)
+    await trio.sleep_forever()
+
+
+@pytest.mark.parametrize(
+    ("candidate", "own", "fair"),
+    [
+        ("/ip4/192.0.2.1/tcp/4", "/ip4/192.168.1.2/tcp/5", True),
+        ("/ip4/192.168.1.3/tcp/4", "/ip4/192.168.1.2/tcp/5", True),
+        ("/ip4/127.0.0.1/tcp/22", "/ip4/192.168.1.2/tcp/5", False),
+        ("/ip4/127.0.0.1/tcp/22", "/ip4/127.0.0.1/tcp/5", True),
+        ("/ip6/::1/tcp/22", "/ip4/192.168.1.2/tcp/5", False),
+        ("/ip6/::ffff:127.0.0.1/tcp/22", "/ip6/2001:db8::2/tcp/5", False),
+        ("/ip4/169.254.169.254/tcp/80", "/ip4/192.168.1.2/tcp/5", False),
+        ("/ip6/fe80::1/tcp/80", "/ip6/2001:db8::2/tcp/5", False),
+        ("/ip4/0.0.0.0/tcp/22", "/ip4/192.168.1.2/tcp/5", False),
+        ("/ip4/255.255.255.255/tcp/9", "/ip4/192.168.1.2/tcp/5", False),
+        ("/ip4/224.0.0.251/tcp/9", "/ip4/192.168.1.2/tcp/5", False),
+    ],
+)
+def test_no_peer_has_a_node_dial_its_own_machine(candidate: str, own: str, fair: bool) -> None:
+    place = parse_once(candidate).place
+    assert isinstance(place, TcpPlace)
+    assert may_be_dialled(place, parse_once(own).place) is fair
 
 
 def _places() -> tuple[str, str]:

@@ -14,6 +14,7 @@ import secrets
 import socket as os_socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from ipaddress import ip_address
 from typing import Any, Final, Protocol, runtime_checkable
 
 import anyio
@@ -23,7 +24,7 @@ import trio
 from prime.actor.contract import PeerId
 from prime.errors import ConfigError, DecodeError, WorldError
 from prime.transport.contract import CLOSE_TIMEOUT_S, Channel
-from prime.transport.multiaddr import TcpPlace, parse_once
+from prime.transport.multiaddr import Place, TcpPlace, parse_once
 from prime.transport.relay.circuit import CircuitChannel
 from prime.transport.tcp import TcpChannel, shared_socket
 from prime.wire import dumps, loads
@@ -39,7 +40,10 @@ PROVE_S: Final = 3.0
 ATTEMPT_S: Final = 1.0
 """How long one attempt waits before a fresh one: TCP would ask again only after 1, 3 and 7 seconds."""
 PAUSE_S: Final = 0.15
-"""Between a refusal and the next attempt."""
+"""Between the first refusal and the next attempt; the pauses grow up to that of an attempt that hears nothing."""
+PAUSE_GROWTH: Final = 1.2
+STRANGERS_MAX: Final = 2
+"""Connections to one candidate that stood and were not the peer's: whoever is there is left alone then."""
 AGREE_S: Final = 5.0
 
 _OFFER, _COUNTER, _NOW = 1, 2, 3
@@ -202,6 +206,7 @@ class Hole:
         self._nonce = nonce
         self._dialled = dialled
         self._through = trio.Event()
+        self._places = trio.Semaphore(2 * CANDIDATES_MAX)  # of callers: strangers may come by the thousand
         self._channels: list[TcpChannel] = []
         self._chosen: TcpChannel | None = None
 
@@ -212,7 +217,9 @@ class Hole:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._listen, nursery)
                     for candidate in candidates[:CANDIDATES_MAX]:
-                        nursery.start_soon(self._knock, candidate)
+                        place = parse_once(candidate).place
+                        if isinstance(place, TcpPlace) and may_be_dialled(place, self._place):
+                            nursery.start_soon(self._knock, place)
                     await self._through.wait()
                     nursery.cancel_scope.cancel()
         except BaseException:
@@ -235,12 +242,19 @@ class Hole:
         with suppress(OSError), self._socket() as listener:
             listener.listen(CANDIDATES_MAX)
             while len(self._channels) < 2 * CANDIDATES_MAX:
-                nursery.start_soon(self._try, (await listener.accept())[0])
+                await self._places.acquire()
+                nursery.start_soon(self._try_caller, (await listener.accept())[0])
 
-    async def _knock(self, candidate: str) -> None:
+    async def _try_caller(self, socket: trio.socket.SocketType) -> None:
+        try:
+            await self._try(socket)
+        finally:
+            self._places.release()
+
+    async def _knock(self, place: TcpPlace) -> None:
         """Attempt again and again: what is dropped or refused now may be let in once the other side has dialled."""
-        place = parse_once(candidate).place
-        while isinstance(place, TcpPlace):
+        pause_s, strangers = PAUSE_S, 0
+        while strangers < STRANGERS_MAX:
             try:
                 socket = self._socket()
             except OSError:
@@ -250,7 +264,8 @@ class Hole:
                     await socket.connect((place.host, place.port))
             except OSError:
                 socket.close()
-                await trio.sleep(PAUSE_S)
+                await trio.sleep(pause_s)
+                pause_s = min(pause_s * PAUSE_GROWTH, ATTEMPT_S)
                 continue
             except BaseException:
                 socket.close()
@@ -259,6 +274,7 @@ class Hole:
                 socket.close()
             else:
                 await self._try(socket)
+                strangers += 1
 
     async def _try(self, socket: trio.socket.SocketType) -> None:
         """Prove the ends of a connection that stands, and choose it if it is the first."""
@@ -288,6 +304,18 @@ class Hole:
         if await _receive_nonce(channel) == self._nonce and self._chosen is None:
             self._chosen = channel
             self._through.set()
+
+
+def may_be_dialled(place: TcpPlace, own: Place) -> bool:
+    """Tell whether a peer's word may have an end at `own` dial `place`: not what only this machine, or a link, can reach.
+
+    Loopback is fair between two ends that reached the relay over it.
+    """
+    address = ip_address(place.host)
+    address = getattr(address, "ipv4_mapped", None) or address
+    if address.is_loopback:
+        return isinstance(own, TcpPlace) and ip_address(own.host).is_loopback
+    return not (address.is_unspecified or address.is_link_local or address.is_multicast or address.is_reserved)
 
 
 async def _receive_nonce(channel: TcpChannel) -> bytes:
