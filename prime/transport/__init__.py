@@ -10,7 +10,7 @@ the contract            `contract`: transport, endpoint, channel; by name: `choi
 transports              `memory` (over `pipe`), `unix`, `tcp` (over `tls`), `libp2p/` (over `tls`, `yamux`, `multistream`);
                         what their sockets share: `sockets`; to a child process: `pair`
 one link                the core `link`, with `frames`, `pieces`, `heartbeat`; its shell `carrier`; errors across: `failures`
-all links of a node     `links`; who dials: `dialling`; who comes: `callers`; whose turn it is: `turns`
+all links of a node     `links`; who dials: `dialling`; who comes: `callers`; whose turn it is: `turns`; how often: `rates`
 who may link            the core `admission`; its shells `gate` (who has proved a peer id) and `sockets.Doorway` (who has not)
 reliable delivery       the core `delivery`; its shell `series`
 signed messages         making one: `signing`; taking it once: `replay`

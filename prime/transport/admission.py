@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 import attrs
 
 from prime.actor.contract import PeerId
 from prime.errors import ConfigError
 from prime.transport.peer import parse_peer
+from prime.transport.rates import Book, Bucket
 
-SOURCES_MAX: Final = 4096
-"""Sources, and peers, whose comings are remembered; the one that was quiet the longest is forgotten first."""
 WAITING_MAX: Final = 256
 """Connections that wait until they may prove themselves, from all sources."""
 IP6_PREFIX_BITS: Final = 64
@@ -29,8 +28,6 @@ IP6_PREFIX_BITS: Final = 64
 
 Source = str
 """Where a connection comes from: an IPv4 address, the /64 of an IPv6 address, or empty: from this machine's own user."""
-
-K = TypeVar("K")
 
 
 @attrs.frozen
@@ -50,7 +47,6 @@ class AdmissionLimits:
 
 
 BURST_S: Final = 2.0
-ROUNDING_S: Final = 1e-6
 COMING_BURST_S: Final = 4.0
 
 
@@ -217,33 +213,6 @@ def source_of(host: str) -> Source:
     return str(ipaddress.ip_network((address, IP6_PREFIX_BITS), strict=False))
 
 
-# ------------------------------------------------------------------------------------------------------------- rates
-
-
-class Bucket:
-    """A token bucket: `rate` tokens a second, of which what is not used for `burst_s` seconds is kept."""
-
-    __slots__ = ("_full_at", "_per_token_s", "burst_s")
-
-    def __init__(self, rate: float, burst_s: float) -> None:
-        self._per_token_s = 1 / rate
-        self.burst_s = burst_s
-        self._full_at = -math.inf
-
-    def take(self, now: float, tokens: float = 1) -> bool:
-        """Take tokens if there are enough."""
-        full_at = max(self._full_at, now) + tokens * self._per_token_s
-        if full_at > now + max(self.burst_s, self._per_token_s) + ROUNDING_S:
-            return False
-        self._full_at = full_at
-        return True
-
-    def owe(self, now: float, tokens: float) -> float:
-        """Take tokens also where there are not enough; return when there would have been."""
-        self._full_at = max(self._full_at, now) + tokens * self._per_token_s
-        return self._full_at - self.burst_s - ROUNDING_S
-
-
 class Toll:
     """What a peer pays for each message, over all its links: when its credit may go back."""
 
@@ -258,31 +227,6 @@ class Toll:
     def pay(self, now: float, size_bytes: int) -> None:
         """Pay for a message that has come."""
         self.due = max(self._messages.owe(now, 1), self._bytes.owe(now, size_bytes))
-
-
-class Book(Generic[K]):
-    """One bucket for each of many keys, of which the quietest is forgotten first."""
-
-    def __init__(self, rate: float, burst_s: float, keys_max: int = SOURCES_MAX) -> None:
-        self._rate = rate
-        self._burst_s = burst_s
-        self._keys_max = keys_max
-        self._buckets: OrderedDict[K, Bucket] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._buckets)
-
-    def take(self, key: K, now: float) -> bool:
-        """Count a coming of `key`; tell whether it is within its rate."""
-        if self._rate == math.inf:
-            return True
-        bucket = self._buckets.get(key)
-        if bucket is None:
-            if len(self._buckets) >= self._keys_max:
-                self._buckets.popitem(last=False)
-            bucket = self._buckets[key] = Bucket(self._rate, self._burst_s)
-        self._buckets.move_to_end(key)
-        return bucket.take(now)
 
 
 # ---------------------------------------------------------------------------------------------------------- entrance

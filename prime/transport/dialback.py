@@ -37,9 +37,9 @@ from prime.transport.multiaddr import (
     parse_address,
     parse_once,
 )
+from prime.transport.rates import Book
 from prime.transport.reachability import Evidence, Reachability
 from prime.transport.relay.actors import Begin, End
-from prime.transport.relay.meter import Meter
 from prime.wire import message
 
 SWEEP_S: Final = 0.5
@@ -73,7 +73,7 @@ class ReachabilityActor(Actor[DialBack | Sweep | Happened]):
     def __init__(self, network: Links) -> None:
         self._network = network
         self.judge = network.reachability = core.Judge()
-        self._askers: dict[str, Meter] = {}
+        self._askers: Book[str] = Book(REQUESTS_PER_MINUTE / 60, 60.0, ASKERS_MAX)
         self._serving = 0
         self._slots = 0
         self._listens: tuple[str, ...] = ()
@@ -176,11 +176,7 @@ class ReachabilityActor(Actor[DialBack | Sweep | Happened]):
         sender = self.ctx.sender
         if sender is None:
             raise RefusedError("a node dials back other nodes", hint="Ask over a link.")
-        meter = self._askers.pop(sender, None) or Meter(REQUESTS_PER_MINUTE / 60, burst_s=60)
-        self._askers[sender] = meter
-        if len(self._askers) > ASKERS_MAX:
-            del self._askers[next(iter(self._askers))]
-        if self._serving >= REQUESTS_MAX or not meter.allows(1, trio.current_time()):
+        if self._serving >= REQUESTS_MAX or not self._askers.take(sender, trio.current_time()):
             raise RefusedError("this node dials back no more just now", hint="Ask another, or later.")
         return sender
 

@@ -12,8 +12,9 @@ import trio
 
 from prime.actor.contract import PeerId
 from prime.errors import RefusedError
-from prime.transport.admission import COMING_BURST_S, Admission, Book, Bucket, Caller, Toll
+from prime.transport.admission import COMING_BURST_S, Admission, Caller, Toll
 from prime.transport.facts import LinkRefused
+from prime.transport.rates import Book, Bucket
 
 TOLLS_MAX: Final = 4096
 """Peers whose payments are remembered while they have no link."""

@@ -11,7 +11,7 @@ from typing import Final
 
 import trio
 
-from prime.transport.admission import Bucket
+from prime.transport.rates import Bucket
 
 SHARED_S: Final = 0.1
 """How long turns stay short after bytes came for two different readers."""

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import prime
 from prime import Actor, Admission, AdmissionLimits, Ask, KeyPair, Memory, System, on
 from prime.errors import ConfigError, LinkLostError, RefusedError, UnreachableError
-from prime.transport.admission import WAITING_MAX, Book, Bucket, Caller, Entrance, Prove, Shut, Toll, source_of
+from prime.transport.admission import WAITING_MAX, Caller, Entrance, Prove, Shut, Toll, source_of
 from prime.transport.facts import LinkDown, LinkRefused
 from prime.transport.links import LinkLimits, Links
 from prime.transport.tcp import Tcp
@@ -138,25 +138,6 @@ def test_a_source_is_an_address_or_a_64() -> None:
 # ---------------------------------------------------------------------------------------------------------- the rates
 
 
-@given(st.lists(st.tuples(st.floats(0, 5), st.floats(0.1, 3)), max_size=60), st.floats(0.5, 50), st.floats(0.5, 5))
-def test_a_bucket_never_gives_more_than_its_rate_and_burst(
-    comings: list[tuple[float, float]], rate: float, burst_s: float
-) -> None:
-    bucket, now, given_ = Bucket(rate, burst_s), 0.0, 0.0
-    for waits, tokens in comings:
-        now += waits
-        if bucket.take(now, tokens):
-            given_ += tokens
-    assert given_ <= rate * (now + max(burst_s, 1 / rate)) * (1 + 1e-9) + 1e-6
-
-
-def test_a_bucket_fills_again() -> None:
-    bucket = Bucket(2.0, 2.0)
-    assert [bucket.take(0.0) for _ in range(5)] == [True] * 4 + [False]
-    assert not bucket.take(0.4)
-    assert bucket.take(0.5)
-
-
 def test_a_toll_puts_off_what_is_over_the_rate() -> None:
     toll = Toll(AdmissionLimits(messages_per_s=10))
     for _ in range(20):
@@ -168,15 +149,6 @@ def test_a_toll_puts_off_what_is_over_the_rate() -> None:
     big = Toll(AdmissionLimits(bytes_per_s=1000))
     big.pay(0.0, 5000)
     assert big.due == pytest.approx(3.0, abs=1e-3)
-
-
-def test_a_book_is_bounded_and_forgets_the_quietest() -> None:
-    book: Book[int] = Book(1.0, 1.0, keys_max=10)
-    for key in range(100):
-        assert book.take(key, 0.0)
-    assert len(book) == 10
-    assert not book.take(99, 0.0)
-    assert Book[int](math.inf, 1.0).take(1, 0.0)
 
 
 @pytest.mark.parametrize("field", ["messages_per_s", "bytes_per_s", "peer_connects_per_s", "source_connects_per_s"])

@@ -6,5 +6,5 @@ and reserves a slot; whoever dials `<address of the relay>/p2p-circuit/p2p/<node
 offers it to the node over their link; the node connects once more and takes it up. Over the circuit the two ends run TLS
 with each other, and a link as over any channel. The rules are in spec/protocols/relay.md.
 
-`ledger`, `keeper`, `preface` and `meter` are pure; `hop` and `dialler` move the bytes; `actors` own the timers.
+`ledger`, `keeper` and `preface` are pure; `hop` and `dialler` move the bytes; `actors` own the timers.
 """

@@ -19,11 +19,14 @@ from typing import Any, Final
 
 import attrs
 
+from prime.transport.rates import Book, Bucket
 from prime.transport.relay.limits import RelayLimits
-from prime.transport.relay.meter import Meter
 
 ASKERS_MAX: Final = 4096
 """Peers whose requests are counted; beyond, those who asked least lately are forgotten first."""
+ASKING_BURST_S: Final = 60.0
+RATE_BURST_S: Final = 0.25
+"""So long a circuit, and all of them together, may go faster than their rate after a pause."""
 
 
 class Refusal(IntEnum):
@@ -190,7 +193,7 @@ class _Circuit:
     target: str
     token: bytes
     due: float
-    meter: Meter
+    bucket: Bucket
     joined: bool = False
     carried_bytes: int = 0
 
@@ -203,8 +206,8 @@ class Ledger:
         self._slots: dict[str, _Slot] = {}
         self._circuits: dict[int, _Circuit] = {}
         self._ends: Counter[str] = Counter()
-        self._askers: dict[str, Meter] = {}
-        self._total = Meter(limits.relay_bytes_per_s)
+        self._askers: Book[str] = Book(limits.requests_per_minute_max / 60, ASKING_BURST_S, ASKERS_MAX)
+        self._total = Bucket(limits.relay_bytes_per_s, RATE_BURST_S)
         self._handlers: dict[type, Callable[[Any, float], list[Command]]] = {
             Wants: self._wants,
             Leaves: self._leaves,
@@ -277,14 +280,14 @@ class Ledger:
             event.target,
             event.token,
             now + self._limits.offer_s,
-            Meter(self._limits.circuit_bytes_per_s),
+            Bucket(self._limits.circuit_bytes_per_s, RATE_BURST_S),
         )
         self._ends.update((event.source, event.target))
         return [Offer(event.circuit, event.token, event.source, event.target)]
 
     def _why_not(self, event: Asked, now: float) -> Refuse | None:
         circuit, most = event.circuit, self._limits.circuits_per_peer_max
-        if not self._may_ask(event.source, now):
+        if not self._askers.take(event.source, now):
             return Refuse(circuit, Refusal.OFTEN, "you ask for circuits too often")
         slot = self._slots.get(event.target)
         if slot is None or slot.expires_at <= now or not event.linked or event.source == event.target:
@@ -294,21 +297,6 @@ class Ledger:
         if max(self._ends[event.source], self._ends[event.target]) >= most:
             return Refuse(circuit, Refusal.FULL, f"one of the two has {most} circuits here, the most a peer may")
         return None
-
-    def _may_ask(self, source: str, now: float) -> bool:
-        meter = self._askers.pop(source, None)
-        if meter is None:
-            self._trim_askers(now)
-            meter = Meter(self._limits.requests_per_minute_max / 60, burst_s=60)
-        self._askers[source] = meter
-        return meter.allows(1, now)
-
-    def _trim_askers(self, now: float) -> None:
-        while self._askers:
-            oldest = next(iter(self._askers))
-            if len(self._askers) < ASKERS_MAX and not self._askers[oldest].is_full(now):
-                return
-            del self._askers[oldest]
 
     def _taken_up(self, event: TakenUp, now: float) -> list[Command]:
         circuit = self._circuits.get(event.circuit)
@@ -338,7 +326,7 @@ class Ledger:
         if circuit.carried_bytes > self._limits.circuit_bytes_max:
             self._forget(event.circuit)
             return [Cut(event.circuit, f"it carried {self._limits.circuit_bytes_max} bytes, the most a circuit may")]
-        pause_s = max(circuit.meter.use(event.size_bytes, now), self._total.use(event.size_bytes, now))
+        pause_s = max(circuit.bucket.wait_s(now, event.size_bytes), self._total.wait_s(now, event.size_bytes))
         circuit.due += pause_s
         return [Pause(event.circuit, pause_s)] if pause_s else []
 
