@@ -1,4 +1,4 @@
-"""The page about guarantees names tests that exist, and each of its rows names one."""
+"""The pages about guarantees and about hostile peers name tests that exist, and each of their rows names one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "explanation" / "guarantees.md"
+PAGES = [ROOT / "docs" / "explanation" / name for name in ("guarantees.md", "hostile-peers.md")]
 NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+HEADS = ("| promise |", "| a peer |", "| a peer sends |", "| a stranger |")
 ROWS = [
     line
-    for line in PAGE.read_text(encoding="utf-8").splitlines()
-    if line.startswith("| ") and not line.startswith("| promise |")
+    for page in PAGES
+    for line in page.read_text(encoding="utf-8").splitlines()
+    if line.startswith("| ") and not line.startswith(HEADS)
 ]
 
 
@@ -32,7 +34,7 @@ def defined(file: Path) -> frozenset[str]:
     return frozenset(name for name in names if re.match(r"test|Test", name))
 
 
-def test_the_page_has_rows() -> None:
+def test_the_pages_have_rows() -> None:
     assert len(ROWS) > 40
 
 
