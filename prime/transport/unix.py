@@ -101,6 +101,10 @@ class UnixChannel(Channel):
         self._wire.close()
 
 
+_ADDRESSES = ("/unix/", "/memory/", "/ip4/", "/ip6/", "/dns/", "/dns4/", "/dns6/")
+"""What begins so is an address: nobody who writes another transport's means a file of that name."""
+
+
 @attrs.frozen
 class Unix:
     """The local-socket transport: `path` is a file path, or `/unix/PATH`."""
@@ -133,9 +137,11 @@ class Unix:
 
     def _socket_path(self, peer: PeerId) -> Path:
         text = os.fspath(self.path)
-        if text.startswith("/unix/"):
+        if text.startswith(_ADDRESSES):
             place = parse_address(text).expecting(peer).place
-            text = place.path if isinstance(place, UnixPlace) else text
+            if not isinstance(place, UnixPlace):
+                raise ConfigError(f"{text!r} is the address of no local socket.", hint="Write /unix/PATH, or a path.")
+            text = place.path
         path = Path(text).absolute()
         _check_length(path)
         return path

@@ -35,6 +35,13 @@ async def test_a_path_or_an_address_may_be_given(tmp_path: Path, monkeypatch: py
             assert endpoint.addresses == (f"/unix{tmp_path}/s/p2p/{KEY.peer}",)
 
 
+@pytest.mark.parametrize("address", ["/ip4/127.0.0.1/tcp/0", "/memory/alice", "/dns4/example.org/tcp/1", "/ip6/::1"])
+async def test_the_address_of_another_transport_is_no_path(address: str) -> None:
+    with pytest.raises(ConfigError, match="no local socket|is no address"):
+        async with Unix(address).open(KEY):
+            pass
+
+
 @pytest.mark.parametrize("mode", [0o755, 0o710, 0o701, 0o1777])
 async def test_a_folder_that_others_may_enter_is_refused(tmp_path: Path, mode: int) -> None:
     os.chmod(tmp_path, mode)  # noqa: PTH101 (no event loop waits in this test)
