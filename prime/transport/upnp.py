@@ -14,6 +14,7 @@ A router is whoever answers a multicast on the network first: use it where you t
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -40,6 +41,9 @@ SETTLE_S: Final = 5.0
 """How long opening waits for the first answer, so that the mapped address is there from the start."""
 RELEASE_S: Final = 3.0
 """How long closing waits for the router to take the port back; else its lease ends by itself."""
+
+CALLS_MAX: Final = 2
+"""Threads that wait for a router at a time: one that never ends its answer takes no more of this process than these."""
 
 _DESCRIPTION: Final = "prime"
 
@@ -211,13 +215,14 @@ class UpnpRouter:
                 hint="Run: pip install 'prime-actors[lan]', or leave transport.upnp off.",
             ) from error
         self._gateway: Any = None
+        self._threads = trio.CapacityLimiter(CALLS_MAX)
 
     async def search(self) -> str:
         """See `Router.search`."""
         self._gateway = None
         gateway = self._library.UPnP()
         gateway.discoverdelay = int(SEARCH_S * 1000)
-        host = await _call(_discover, gateway)
+        host = await self._call(_discover, gateway)
         self._gateway = gateway
         return str(host)
 
@@ -225,15 +230,26 @@ class UpnpRouter:
         """See `Router.map`."""
         gateway = self._found()
         try:
-            await _call(gateway.addportmapping, outer, "TCP", gateway.lanaddr, inner, _DESCRIPTION, "", lease_s)
+            await self._call(gateway.addportmapping, outer, "TCP", gateway.lanaddr, inner, _DESCRIPTION, "", lease_s)
         except UnreachableError as error:
             if "OnlyPermanentLeasesSupported" not in str(error):
                 raise _sorted(error) from error
-            await _call(gateway.addportmapping, outer, "TCP", gateway.lanaddr, inner, _DESCRIPTION, "", 0)
+            await self._call(gateway.addportmapping, outer, "TCP", gateway.lanaddr, inner, _DESCRIPTION, "", 0)
 
     async def release(self, outer: int) -> None:
         """See `Router.release`."""
-        await _call(self._found().deleteportmapping, outer, "TCP")
+        await self._call(self._found().deleteportmapping, outer, "TCP")
+
+    async def _call(self, call: Callable[..., Any], *arguments: object) -> Any:
+        """Do one exchange in a thread, which is left behind if it takes too long. Raises `UnreachableError`."""
+        with trio.move_on_after(CALL_S):
+            try:
+                return await trio.to_thread.run_sync(call, *arguments, abandon_on_cancel=True, limiter=self._threads)
+            except UnreachableError:
+                raise
+            except Exception as error:  # border: miniupnpc raises bare exceptions with the router's words
+                raise UnreachableError(f"the router says: {str(error)[:200]}", hint="Its log may say more.") from error
+        raise UnreachableError(f"the router did not answer within {CALL_S:g} s", hint="Restart it.")
 
     def _found(self) -> Any:
         if self._gateway is None:
@@ -243,22 +259,13 @@ class UpnpRouter:
 
 def _discover(gateway: Any) -> str:
     """Find the router and ask for its address; blocks."""
-    if gateway.discover() < 1:
+    found = 0
+    with contextlib.suppress(Exception):  # where nobody answers miniupnpc raises one that says "Success"
+        found = gateway.discover()
+    if found < 1:
         raise UnreachableError("no router answers", hint="Switch UPnP on in the router.")
     gateway.selectigd()
     return str(gateway.externalipaddress())
-
-
-async def _call(call: Callable[..., Any], *arguments: object) -> Any:
-    """Do one exchange in a thread, which is left behind if it takes too long. Raises `UnreachableError`."""
-    with trio.move_on_after(CALL_S):
-        try:
-            return await trio.to_thread.run_sync(call, *arguments, abandon_on_cancel=True)
-        except UnreachableError:
-            raise
-        except Exception as error:  # border: miniupnpc raises bare exceptions with the router's words
-            raise UnreachableError(f"the router says: {str(error)[:200]}", hint="Its log may say more.") from error
-    raise UnreachableError(f"the router did not answer within {CALL_S:g} s", hint="Restart it.")
 
 
 def _sorted(error: UnreachableError) -> PrimeError:

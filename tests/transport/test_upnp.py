@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -14,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prime.errors import ConfigError, MissingExtraError, RefusedError, UnreachableError
+from prime.transport import upnp
 from prime.transport.contract import Endpoint, Guarded
 from prime.transport.identity import KeyPair
 from prime.transport.lease import (
@@ -40,7 +43,7 @@ from prime.transport.lease import (
 )
 from prime.transport.memory import Memory
 from prime.transport.tcp import Tcp
-from prime.transport.upnp import Mapped, UpnpRouter
+from prime.transport.upnp import CALLS_MAX, Mapped, UpnpRouter
 
 PUBLIC = "51.0.0.2"
 KEY = KeyPair.generate()
@@ -316,10 +319,17 @@ class Gateway:
 
 
 async def ask(*failures: str) -> Gateway:
-    router = UpnpRouter.__new__(UpnpRouter)
-    router._gateway = Gateway(*failures)
-    await router.map(4001, 5001, 1200)
-    return router._gateway
+    gateway = Gateway(*failures)
+    await router_of(gateway).map(4001, 5001, 1200)
+    return gateway
+
+
+def router_of(gateway: Any) -> UpnpRouter:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "miniupnpc", SimpleNamespace(UPnP=lambda: gateway))
+        router = UpnpRouter()
+    router._gateway = gateway
+    return router
 
 
 async def test_a_router_that_knows_no_leases_maps_for_good() -> None:
@@ -333,3 +343,32 @@ async def test_the_router_s_words_become_errors() -> None:
         await ask("ConflictInMappingEntry")
     with pytest.raises(UnreachableError, match="the router says: Action Failed"):
         await ask("Action Failed")
+
+
+async def test_where_nobody_answers_the_search_it_is_said_so() -> None:
+    def discover() -> int:
+        raise Exception("Success")  # noqa: TRY002 - as miniupnpc does
+
+    with pytest.raises(UnreachableError, match="no router answers"):
+        await router_of(SimpleNamespace(discover=discover)).search()
+
+
+async def test_a_router_that_never_ends_its_answers_takes_few_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are left behind still count: all of Trio's would be names that nobody looks up any more."""
+    monkeypatch.setattr(upnp, "CALL_S", 0.01)
+    over = threading.Event()
+    waiting: list[bool] = []
+
+    def discover() -> int:
+        waiting.append(True)
+        over.wait(20)
+        return 1
+
+    router = router_of(SimpleNamespace(discover=discover))
+    try:
+        for _ in range(4):
+            with pytest.raises(UnreachableError, match="did not answer"):
+                await router.search()
+        assert len(waiting) <= CALLS_MAX
+    finally:
+        over.set()
