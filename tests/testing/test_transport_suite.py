@@ -128,9 +128,22 @@ async def test_a_close_that_keeps_its_descriptor(monkeypatch: pytest.MonkeyPatch
         self.socket.shutdown(trio.socket.SHUT_WR)
 
     monkeypatch.setattr(Wire, "close", close)
-    await finds(leaks.leaves_nothing_behind, tcp_kit(Tcp), "descriptors stay open")
-    for socket in kept:
-        socket.close()
+    try:
+        await finds(leaks.leaves_nothing_behind, tcp_kit(Tcp), "descriptors stay open")
+    finally:
+        for socket in kept:
+            socket.close()
+
+
+async def test_objects_of_others_are_counted_without_being_asked() -> None:
+    class Shy:
+        @property
+        def __class__(self) -> type:
+            raise RuntimeError("asked for its class")
+
+    shy = Shy()
+    await leaks.leaves_nothing_behind(memory_kit())
+    assert type(shy) is Shy
 
 
 async def test_a_listener_that_waits_for_strangers_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
