@@ -435,7 +435,7 @@ class Links:
                 return
             standing.close(fr.Reason.REPLACED, "it was silent, and a newer link was opened")
         self._up[peer] = carrier
-        _remember(self._previous, peer, carrier.link.link_id, self._limits.peers_max)
+        self._remember(self._previous, peer, carrier.link.link_id)
         if carrier.hello is not None:
             self._learn_from_peer(peer, carrier.hello.addresses, carrier.address)
             self.inbox(peer).receiver.renew(carrier.hello.instance)
@@ -453,8 +453,23 @@ class Links:
             del self._held[peer]
         if self._up.get(peer) is carrier:
             del self._up[peer]
+            self._keep_last(peer)
             self._post.link_changed(peer)
             self._emit(LinkDown(peer, cause))
+
+    def _remember(self, table: dict[PeerId, _V], peer: PeerId, value: _V) -> None:
+        """Put an entry last. When the table is full the oldest goes of which there is no link: strangers make no linked peer forgotten."""
+        table.pop(peer, None)
+        table[peer] = value
+        if len(table) > self._limits.peers_max:
+            del table[next((each for each in table if each not in self._up), next(iter(table)))]
+
+    def _keep_last(self, peer: PeerId) -> None:
+        """Let what is known of a peer count as new: its link has just ended, and may be resumed."""
+        tables: tuple[dict[PeerId, Any], ...] = (self._book, self._previous, self._inboxes)
+        for table in tables:
+            if peer in table:
+                table[peer] = table.pop(peer)
 
     def doubted(self, carrier: Carrier) -> None:
         """See `Owner.doubted`."""
@@ -534,7 +549,7 @@ class Links:
         inbox = self._inboxes.get(peer)
         if inbox is None:
             inbox = Inbox()
-            _remember(self._inboxes, peer, inbox, self._limits.peers_max)
+            self._remember(self._inboxes, peer, inbox)
         return inbox
 
     def acknowledge(self, peer: PeerId) -> None:
@@ -555,7 +570,7 @@ class Links:
     def learn(self, peer: PeerId, addresses: Sequence[str]) -> None:
         """See `Network.learn`."""
         if addresses and peer != self._peer:
-            _remember(self._book, peer, tuple(dict.fromkeys(addresses))[: fr.ADDRESSES_MAX], self._limits.peers_max)
+            self._remember(self._book, peer, tuple(dict.fromkeys(addresses))[: fr.ADDRESSES_MAX])
 
     def known_addresses(self, peer: PeerId) -> tuple[str, ...]:
         """Return where a peer may be dialled, best first; empty if nothing is known."""
@@ -844,14 +859,6 @@ def _standing(carrier: Carrier | None) -> Standing | None:
     if carrier is None or carrier.hello is None:
         return None
     return Standing(carrier.dialled, carrier.link.link_id, carrier.hello.instance)
-
-
-def _remember(table: dict[PeerId, _V], key: PeerId, value: _V, entries_max: int) -> None:
-    """Put an entry last; the oldest goes when the table is full."""
-    table.pop(key, None)
-    table[key] = value
-    if len(table) > entries_max:
-        del table[next(iter(table))]
 
 
 def _names(address: str, peer: PeerId) -> bool:

@@ -107,6 +107,28 @@ async def pair(
         yield Pair(near, far, got)
 
 
+async def test_however_many_strangers_come_a_linked_peer_is_not_forgotten(autojump_clock: Any) -> None:
+    """What came of it, where it is dialled and which link was the last: all that a link is resumed with."""
+    async with pair(limits=attrs.evolve(LIMITS, peers_max=4)) as two:
+        ref = two.ref()
+        for number in range(5):
+            await ref.tell(Step(number))
+        await ref.flushed(timeout=5)
+        for _ in range(2):
+            for _ in range(6):
+                async with prime.open_system(transport=links(two.far)._transport, key=KeyPair.generate()) as stranger:
+                    await links(stranger).dial(two.far.addresses[0])
+            await ref.tell(Step(len(two.got)))
+            await ref.flushed(timeout=5)
+            assert links(two.far).known_addresses(two.near.peer)
+            tear(two.near)
+            await ref.tell(Step(len(two.got)))
+            await ref.flushed(timeout=5)
+        await trio.sleep(1)
+        assert two.got == list(range(9))
+        assert len(links(two.far)._inboxes) <= 4
+
+
 @pytest.mark.parametrize("seed", range(12))
 async def test_over_torn_links_each_message_comes_once_and_in_order(seed: int, autojump_clock: Any) -> None:
     chance = random.Random(seed)
