@@ -14,7 +14,7 @@ all links of a node     `links`; who dials: `dialling`; who comes: `callers`; wh
 who may link            the core `admission`; its shells `gate` (who has proved a peer id) and `sockets.Doorway` (who has not)
 reliable delivery       the core `delivery`; its shell `series`
 signed messages         making one: `signing`; taking it once: `replay`
-relays of Prime's own   `relay/`
+relays of Prime's own   `relay/`; direct connections instead of circuits: `hole`, and `punch` in `relay/` and `libp2p/`
 how others reach it     the core `reachability`; its actor `dialback`; a port of the router: the core `lease`, its shell `upnp`
 on the local network    the core `neighbours`; its shell `mdns`
 said and observed       `messages` (between nodes), `facts` (to whoever observes this one)

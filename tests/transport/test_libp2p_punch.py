@@ -15,12 +15,11 @@ from libp2p.relay.circuit_v2.pb.dcutr_pb2 import HolePunch
 from multiaddr import Multiaddr
 
 from prime.errors import RemoteProtocolError, UnreachableError
+from prime.transport.hole import CANDIDATES_MAX
 from prime.transport.identity import KeyPair
 from prime.transport.libp2p import Libp2p
-from prime.transport.libp2p import punch as module
-from prime.transport.libp2p.punch import CANDIDATES_MAX, DCUTR, Hole, _candidates, begin, follow
+from prime.transport.libp2p.punch import DCUTR, _candidates, begin, follow
 from prime.transport.multiaddr import TcpPlace
-from prime.transport.tcp import shared_socket
 
 HERE, THERE = TcpPlace("ip4", "51.0.0.2", 4001), TcpPlace("ip4", "51.0.0.3", 4002)
 
@@ -79,7 +78,7 @@ async def test_each_end_hears_where_the_other_is_and_both_are_ready_at_the_same_
 
 @pytest.mark.parametrize(
     "address",
-    ["/ip4/127.0.0.1/tcp/22", "/ip4/0.0.0.0/tcp/1", "/ip4/224.0.0.251/tcp/1", "/ip4/51.0.0.2/tcp/0", "/dns4/x.org/tcp/1",
+    ["/ip4/127.0.0.1/tcp/22", "/ip4/169.254.169.254/tcp/80", "/ip6/::ffff:127.0.0.1/tcp/22", "/ip4/0.0.0.0/tcp/1", "/ip4/224.0.0.251/tcp/1", "/ip4/51.0.0.2/tcp/0", "/dns4/x.org/tcp/1",
      "/ip4/51.0.0.2/udp/4001", "/ip4/51.0.0.2/tcp/443/ws", "/unix/tmp/x"],
 )  # fmt: skip
 def test_no_end_is_made_to_dial_itself_or_what_is_no_host(address: str) -> None:
@@ -121,57 +120,3 @@ def _place(endpoint: Any) -> Any:
     from prime.transport.multiaddr import parse_address
 
     return parse_address(endpoint.addresses[0]).place
-
-
-async def prove(socket: trio.socket.SocketType) -> tuple[str, int]:
-    """Return who is at the other end, once it has said that it is the right one."""
-    await socket.send(b"!")
-    if await socket.recv(1) != b"!":
-        raise RemoteProtocolError("nobody is there", hint="none")
-    host, port = socket.getpeername()[:2]
-    socket.close()
-    return host, port
-
-
-def free_port() -> int:
-    with shared_socket(2, 0) as socket:
-        return int(socket.getsockname()[1])
-
-
-async def test_two_that_knock_at_each_other_meet() -> None:
-    one, other = free_port(), free_port()
-    found: dict[int, Any] = {}
-
-    async def open_hole(own: int, theirs: int) -> None:
-        found[own] = await Hole(own, prove).open([TcpPlace("ip4", "127.0.0.1", theirs)])
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(open_hole, one, other)
-        nursery.start_soon(open_hole, other, one)
-    assert found == {one: ("127.0.0.1", other), other: ("127.0.0.1", one)}
-
-
-async def test_where_nobody_is_it_gives_up_in_time_and_leaves_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PUNCH_S", 0.6)
-    port = free_port()
-    with trio.fail_after(2):
-        assert await Hole(port, prove).open([TcpPlace("ip4", "127.0.0.1", free_port())]) is None
-    with trio.socket.socket() as again:
-        await again.bind(("127.0.0.1", port))  # without SO_REUSEPORT: nobody else has it
-
-
-async def test_a_stranger_at_the_hole_is_shown_out() -> None:
-    port = free_port()
-
-    async def intrude() -> None:
-        await trio.sleep(0.1)
-        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-            await stream.send_all(b"?")
-            while await stream.receive_some(10):
-                pass
-
-    with trio.move_on_after(0.7):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(intrude)
-            await Hole(port, prove).open([TcpPlace("ip4", "127.0.0.1", free_port())])
-            raise AssertionError("it was let in")

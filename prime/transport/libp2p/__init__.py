@@ -9,7 +9,7 @@
 | `security.py` | TLS and Noise, as py-libp2p's options and for Prime's own dials |
 | `muxer.py` | a connection and its streams as py-libp2p wants to see them |
 | `circuit.py` | circuits through standard relays, as their client |
-| `punch.py` | a direct connection instead of a circuit, by hole punching |
+| `punch.py` | the agreement (DCUtR) on a direct connection instead of a circuit |
 | `host.py` | py-libp2p's host, for identify, ping and what else is spoken over libp2p |
 
 Only this folder imports libp2p, and only when an endpoint is opened. The actors' protocol is `/prime/actor/1`.

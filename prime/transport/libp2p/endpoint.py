@@ -23,6 +23,7 @@ from prime.errors import PrimeError, RefusedError, RemoteProtocolError, Unreacha
 from prime.transport import multistream
 from prime.transport.admission import Admission
 from prime.transport.contract import CLOSE_TIMEOUT_S, Channel
+from prime.transport.hole import Hole
 from prime.transport.identity import KeyPair
 from prime.transport.libp2p.circuit import (
     HOP,
@@ -41,8 +42,8 @@ from prime.transport.libp2p.punch import (
     AGREE_S,
     DCUTR,
     IDENTIFY,
+    PROVE_S,
     PUNCH_S,
-    Hole,
     ask_where_seen,
     begin,
     follow,
@@ -375,11 +376,11 @@ class Libp2pEndpoint:
         peer = circuit.connection.peer
         try:
             with trio.move_on_after(AGREE_S) as agreeing:
-                port, own = await self._punch_from(relay)
+                own, seen = await self._punch_from(relay)
                 channel = await self._open_stream(circuit, DCUTR)
-                theirs = await begin(channel, own)
+                theirs = await begin(channel, seen)
             if not agreeing.cancelled_caught and theirs:
-                await Hole(port, partial(self._prove_punched, peer, None)).open(theirs)
+                await Hole(own, partial(self._prove_punched, peer, None), PUNCH_S).open(theirs)
         except (PrimeError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream) as error:
             log.debug("the circuit with %s stays: %r", peer, error)
 
@@ -393,19 +394,19 @@ class Libp2pEndpoint:
         following.begun.set()
         try:
             with trio.move_on_after(AGREE_S) as agreeing:
-                port, own = await self._punch_from(circuit.secured_conn.relay)
-                theirs = await follow(channel, own)
+                own, seen = await self._punch_from(circuit.secured_conn.relay)
+                theirs = await follow(channel, seen)
             if not agreeing.cancelled_caught and theirs:
                 check = _expecting("the hole", channel.peer)
-                await Hole(port, partial(self._prove_punched, channel.peer, check)).open(theirs)
+                await Hole(own, partial(self._prove_punched, channel.peer, check), PUNCH_S).open(theirs)
         except (PrimeError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream) as error:
             log.debug("the circuit with %s stays: %r", channel.peer, error)
         finally:
             following.over.set()
             channel.finish()
 
-    async def _punch_from(self, relay: PeerId) -> tuple[int, list[TcpPlace]]:
-        """Return the port to punch from, and where the other end shall dial. Raises `UnreachableError`."""
+    async def _punch_from(self, relay: PeerId) -> tuple[TcpPlace, list[TcpPlace]]:
+        """Return the place to punch from, and where the other end shall dial. Raises `UnreachableError`."""
         muxer = next((each for each in self._connections.get(relay, ()) if each.shared_place), None)
         if muxer is None or muxer.shared_place is None:
             raise UnreachableError("The connection with the relay is from a port of its own.", hint="Use the circuit.")
@@ -414,10 +415,11 @@ class Libp2pEndpoint:
             seen = await ask_where_seen(channel)
         finally:
             channel.close_nowait()
-        return muxer.shared_place.port, [place for place in (seen, muxer.shared_place) if place is not None]
+        return muxer.shared_place, [place for place in (seen, muxer.shared_place) if place is not None]
 
     async def _prove_punched(self, peer: PeerId, check: Check | None, socket: trio.socket.SocketType) -> Muxer:
-        muxer = await self._upgrade(Wire(socket), check)
+        with trio.fail_after(PROVE_S):
+            muxer = await self._upgrade(Wire(socket), check)
         if muxer.connection.peer != peer:
             muxer.connection.close_nowait()
             raise RemoteProtocolError(f"another peer came through the hole for {peer}")

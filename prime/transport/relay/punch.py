@@ -1,20 +1,14 @@
-"""Hole punching: two nodes behind routers get a direct TCP connection by dialling each other at the same moment.
+"""Hole punching over Prime's own relay: two ends of a circuit agree to make a hole (`hole.py`), and which one they take.
 
-A router that gives a port of this machine the same port outside for all that it dials, as most homes' do, lets in what
-comes from where this machine has just dialled. So both ends of a circuit dial the place where the relay sees the other,
-each from the very port that its own connection to the relay was made from; each router takes the other's attempt for an
-answer. TCP allows two attempts to meet (RFC 9293 section 3.5, figure 8). The agreement travels as control messages in the
-circuit, as in libp2p's DCUtR; see spec/protocols/relay.md, section 5. Routers with another port for each destination
-("symmetric") cannot be punched, and the circuit stays.
+Each tells the other where the relay sees it; then both try at the same moment. The agreement travels as control messages in
+the circuit, as in libp2p's DCUtR; see spec/protocols/relay.md, section 5. Where no hole can be punched the circuit stays.
 """
 
 from __future__ import annotations
 
 import secrets
-import socket as os_socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from ipaddress import ip_address
 from typing import Any, Final, Protocol, runtime_checkable
 
 import anyio
@@ -22,14 +16,14 @@ import attrs
 import trio
 
 from prime.actor.contract import PeerId
-from prime.errors import ConfigError, DecodeError, WorldError
+from prime.errors import ConfigError, DecodeError
 from prime.transport.contract import CLOSE_TIMEOUT_S, Channel
+from prime.transport.hole import CANDIDATES_MAX, Hole
 from prime.transport.multiaddr import Place, TcpPlace, parse_once
 from prime.transport.relay.circuit import CircuitChannel
-from prime.transport.tcp import TcpChannel, shared_socket
+from prime.transport.tcp import TcpChannel
 from prime.wire import dumps, loads
 
-CANDIDATES_MAX: Final = 4
 NONCE_BYTES: Final = 16
 PUNCH_S: Final = 8.0
 """How long the end that chooses tries; the other goes on a little longer, so that no choice comes too late."""
@@ -37,13 +31,6 @@ CHOICE_S: Final = 5.0
 """How much longer."""
 PROVE_S: Final = 3.0
 """How long the ends of a connection have to prove themselves."""
-ATTEMPT_S: Final = 1.0
-"""How long one attempt waits before a fresh one: TCP would ask again only after 1, 3 and 7 seconds."""
-PAUSE_S: Final = 0.15
-"""Between the first refusal and the next attempt; the pauses grow up to that of an attempt that hears nothing."""
-PAUSE_GROWTH: Final = 1.2
-STRANGERS_MAX: Final = 2
-"""Connections to one candidate that stood and were not the peer's: whoever is there is left alone then."""
 AGREE_S: Final = 5.0
 
 _OFFER, _COUNTER, _NOW = 1, 2, 3
@@ -183,7 +170,7 @@ class Punch:
         if not self._now.is_set():
             self._ended(f"the other end did not agree within {AGREE_S:g} s")
             return
-        hole = Hole(self._endpoint, self._ends.local, self._circuit.peer, self._nonce, dialled=self._dialled)
+        hole = AgreedHole(self._endpoint, self._ends.local, self._circuit.peer, self._nonce, dialled=self._dialled)
         direct = await hole.open(self._theirs)
         if direct is None:
             self._ended(f"no attempt got through within {PUNCH_S:g} s: a router or a firewall is in the way")
@@ -196,8 +183,8 @@ class Punch:
         self._ended("")
 
 
-class Hole:
-    """Attempts to connect with `peer` from one port of this machine, from both sides at once."""
+class AgreedHole:
+    """A hole to `peer` on which both ends agree: the one that dialled the circuit chooses, by the nonce on a connection."""
 
     def __init__(self, endpoint: Puncher, local: str, peer: PeerId, nonce: bytes, *, dialled: bool) -> None:
         self._endpoint = endpoint
@@ -205,117 +192,54 @@ class Hole:
         self._peer = peer
         self._nonce = nonce
         self._dialled = dialled
-        self._through = trio.Event()
-        self._places = trio.Semaphore(2 * CANDIDATES_MAX)  # of callers: strangers may come by the thousand
         self._channels: list[TcpChannel] = []
         self._chosen: TcpChannel | None = None
 
     async def open(self, candidates: Sequence[str]) -> TcpChannel | None:
         """Return the connection that both sides chose; `None` if no attempt got through in time."""
+        if not isinstance(self._place, TcpPlace):
+            return None
+        opened = None
+        places = [place for place in map(_place, candidates) if isinstance(place, TcpPlace)]
+        hole = Hole(self._place, self._prove, PUNCH_S if self._dialled else PUNCH_S + CHOICE_S)
         try:
-            with trio.move_on_after(PUNCH_S if self._dialled else PUNCH_S + CHOICE_S):
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._listen, nursery)
-                    for candidate in candidates[:CANDIDATES_MAX]:
-                        place = parse_once(candidate).place
-                        if isinstance(place, TcpPlace) and may_be_dialled(place, self._place):
-                            nursery.start_soon(self._knock, place)
-                    await self._through.wait()
-                    nursery.cancel_scope.cancel()
-        except BaseException:
-            self._chosen = None
-            raise
+            opened = await hole.open(places)
         finally:
             for channel in self._channels:
-                if channel is not self._chosen:
+                if channel is not opened:
                     channel.close_nowait()
-        return self._chosen
+        return opened
 
-    def _socket(self) -> trio.socket.SocketType:
-        if not isinstance(self._place, TcpPlace):
-            raise OSError("no TCP port to punch from")
-        family = os_socket.AF_INET6 if self._place.kind == "ip6" else os_socket.AF_INET
-        return shared_socket(family, self._place.port)
-
-    async def _listen(self, nursery: trio.Nursery) -> None:
-        """Take in what comes from behind the same router, or from one that lets everything in."""
-        with suppress(OSError), self._socket() as listener:
-            listener.listen(CANDIDATES_MAX)
-            while len(self._channels) < 2 * CANDIDATES_MAX:
-                await self._places.acquire()
-                nursery.start_soon(self._try_caller, (await listener.accept())[0])
-
-    async def _try_caller(self, socket: trio.socket.SocketType) -> None:
-        try:
-            await self._try(socket)
-        finally:
-            self._places.release()
-
-    async def _knock(self, place: TcpPlace) -> None:
-        """Attempt again and again: what is dropped or refused now may be let in once the other side has dialled."""
-        pause_s, strangers = PAUSE_S, 0
-        while strangers < STRANGERS_MAX:
-            try:
-                socket = self._socket()
-            except OSError:
-                return
-            try:
-                with trio.move_on_after(ATTEMPT_S) as scope:
-                    await socket.connect((place.host, place.port))
-            except OSError:
-                socket.close()
-                await trio.sleep(pause_s)
-                pause_s = min(pause_s * PAUSE_GROWTH, ATTEMPT_S)
-                continue
-            except BaseException:
-                socket.close()
-                raise
-            if scope.cancelled_caught:
-                socket.close()
-            else:
-                await self._try(socket)
-                strangers += 1
-
-    async def _try(self, socket: trio.socket.SocketType) -> None:
+    async def _prove(self, socket: trio.socket.SocketType) -> TcpChannel:
         """Prove the ends of a connection that stands, and choose it if it is the first."""
-        with suppress(WorldError, OSError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream):
-            with trio.move_on_after(PROVE_S) as scope:
-                try:
-                    channel = await self._endpoint.adopt(socket, self._peer, server_side=not self._dialled)
-                except BaseException:
-                    socket.close()
-                    raise
-            if not scope.cancelled_caught:
-                self._channels.append(channel)
-                await (self._choose if self._dialled else self._follow)(channel)
+        with trio.fail_after(PROVE_S):
+            channel = await self._endpoint.adopt(socket, self._peer, server_side=not self._dialled)
+        self._channels.append(channel)
+        await (self._choose if self._dialled else self._follow)(channel)
+        return channel
 
     async def _choose(self, channel: TcpChannel) -> None:
         """Decide for both: whoever says so on a connection that stands has to move there, and so has who hears it."""
-        if self._chosen is None:
-            self._chosen = channel
-            try:
-                await channel.send(self._nonce)
-            except BaseException:
-                self._chosen = None
-                raise
-            self._through.set()
+        self._take(channel)
+        try:
+            await channel.send(self._nonce)
+        except BaseException:
+            self._chosen = None
+            raise
 
     async def _follow(self, channel: TcpChannel) -> None:
-        if await _receive_nonce(channel) == self._nonce and self._chosen is None:
-            self._chosen = channel
-            self._through.set()
+        if await _receive_nonce(channel) != self._nonce:
+            raise DecodeError("another nonce on a connection through a hole")
+        self._take(channel)
+
+    def _take(self, channel: TcpChannel) -> None:
+        if self._chosen is not None:
+            raise anyio.ClosedResourceError("another connection was chosen")
+        self._chosen = channel
 
 
-def may_be_dialled(place: TcpPlace, own: Place) -> bool:
-    """Tell whether a peer's word may have an end at `own` dial `place`: not what only this machine, or a link, can reach.
-
-    Loopback is fair between two ends that reached the relay over it.
-    """
-    address = ip_address(place.host)
-    address = getattr(address, "ipv4_mapped", None) or address
-    if address.is_loopback:
-        return isinstance(own, TcpPlace) and ip_address(own.host).is_loopback
-    return not (address.is_unspecified or address.is_link_local or address.is_multicast or address.is_reserved)
+def _place(candidate: str) -> Place:
+    return parse_once(candidate).place
 
 
 async def _receive_nonce(channel: TcpChannel) -> bytes:
