@@ -11,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 import math
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 import attrs
@@ -211,6 +211,18 @@ def source_of(host: str) -> Source:
     if isinstance(address, ipaddress.IPv4Address):
         return str(address)
     return str(ipaddress.ip_network((address, IP6_PREFIX_BITS), strict=False))
+
+
+def gives_way(sources: Sequence[Source], newcomer: Source) -> int | None:
+    """Return which of those that take all places, oldest first, makes room for one of the source `newcomer`.
+
+    That is the last of the source that has the most; none, if the newcomer would make its own source as big.
+    """
+    counts = Counter(sources)
+    fullest = max(counts, key=lambda source: counts[source], default=newcomer)
+    if counts[fullest] <= counts[newcomer] + 1:
+        return None
+    return len(sources) - 1 - sources[::-1].index(fullest)
 
 
 class Toll:

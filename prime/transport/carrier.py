@@ -31,7 +31,7 @@ from prime.errors import (
 )
 from prime.transport import frames as fr
 from prime.transport import link as core
-from prime.transport.admission import Toll
+from prime.transport.admission import Source, Toll
 from prime.transport.contract import Channel
 from prime.transport.delivery import Receiver, Verdict
 from prime.transport.pieces import Gauge
@@ -167,6 +167,8 @@ class Carrier:
         self.link = link
         self.dialled = dialled
         self.address = address
+        self.source: Source = ""
+        """What a peer that dialled counts as, where links are few."""
         self.hello: fr.Hello | None = None
         self.settled = trio.Event()
         self.ended = trio.Event()

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 import prime
 from prime import Actor, Admission, AdmissionLimits, Ask, KeyPair, Memory, System, on
 from prime.errors import ConfigError, LinkLostError, RefusedError, UnreachableError
+from prime.transport import admission
 from prime.transport.admission import WAITING_MAX, Caller, Entrance, Prove, Shut, Toll, source_of
 from prime.transport.facts import LinkDown, LinkRefused
 from prime.transport.links import LinkLimits, Links
@@ -118,6 +119,14 @@ def test_a_list_of_very_many_networks_is_not_gone_through_for_each_caller(monkey
         monkeypatch.setattr(kind, "__eq__", lambda *_: pytest.fail("one network after the other"))
     assert admission.denies_source("10.15.255.9")
     assert not admission.denies_source("10.16.0.9")
+
+
+@pytest.mark.parametrize(
+    ("sources", "newcomer", "gone"),
+    [("", "a", None), ("a", "b", None), ("aa", "b", 1), ("aab", "b", None), ("aaab", "b", 2), ("aaba", "b", 3)],
+)
+def test_of_the_source_with_the_most_the_last_makes_room(sources: str, newcomer: str, gone: int | None) -> None:
+    assert admission.gives_way(list(sources), newcomer) == gone
 
 
 @pytest.mark.parametrize("who", ["", "nobody", "192.0.2.300", "12D3KooWshort", PEERS[0][:-1] + "!"])

@@ -1089,6 +1089,29 @@ async def test_links_are_bounded(autojump_clock: trio.testing.MockClock) -> None
             await s.links[3].dial(s.links[0].addresses[0])
 
 
+async def test_one_address_with_many_keys_keeps_no_other_out(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts: dict[str, str] = {}
+    monkeypatch.setattr(MemoryChannel, "remote", property(lambda channel: hosts.get(channel.peer, "")))
+    async with swarm(1, limits=LinkLimits(links_max=4)) as s:
+        node = s.links[0]
+        for _ in range(8):
+            await s.start()
+        dialled, *many, honest, other = s.links[1:]
+        await node.dial(dialled.addresses[0])
+        hosts |= {each.peer: "/ip4/192.0.2.7/tcp/1" for each in many}
+        hosts |= {honest.peer: "/ip4/198.51.100.1/tcp/1", other.peer: "/ip4/203.0.113.1/tcp/1"}
+        for each in many[:3]:
+            await each.dial(node.addresses[0])
+        with pytest.raises(RefusedError, match="4 links, the most it keeps"):
+            await many[3].dial(node.addresses[0])
+        await honest.dial(node.addresses[0])
+        assert set(node.peers) == {dialled.peer, many[0].peer, many[1].peer, honest.peer}
+        await other.dial(node.addresses[0])
+        assert set(node.peers) == {dialled.peer, many[0].peer, honest.peer, other.peer}
+
+
 async def test_a_peer_cannot_flood_past_its_window(autojump_clock: trio.testing.MockClock) -> None:
     async with hostile(limits=NARROW) as (s, raw):
         slow = s.nodes[0].boxes["/slow"] = Mailbox(room=1)
