@@ -40,7 +40,7 @@ from prime.wire import Ask, Limits, decode_value, encode_value, from_plain, load
 from prime.wire.cbor import dumps, dumps_closed, encodes_to, peek
 from prime.wire.codec import Codec, MismatchError, compile_codec
 from prime.wire.frame import Frame, FrameParser, pack
-from prime.wire.message import decode_body, encode_body, is_signed, sign, signed_or_none
+from prime.wire.message import decode_body, encode_body, is_signed, read_body, sign, signed_or_none
 from prime.wire.signed import Signatory
 
 JOIN_BYTES: Final = 64 * 1024
@@ -62,6 +62,7 @@ EARLY_FRAMES: Final = 16
 PATHS_MAX: Final = 256
 """Target paths known by their bytes."""
 _NOTHING: Final[deque[str]] = deque(maxlen=0)
+_UNREAD: Final = (None, -1, 0)
 _PREFIX: Final = struct.Struct(">IH")
 _PULSES: Final = {dumps(frame.plain()): frame for frame in (fr.Ping(), fr.Pong())}
 
@@ -898,16 +899,47 @@ class Carrier:
         if path is None:
             return False
         seq, end = fr.read_uint(header, end)
-        body = header[end:]
-        plain = peek(body, self._quick_limits)
-        message = decode_body(plain, plain, body, self._inbound.decoded)
+        message, end_of_body, tag = read_body(header, end) or _UNREAD
+        if end_of_body != len(header):
+            body = header[end:]
+            plain = peek(body, self._quick_limits)
+            message = decode_body(plain, plain, body, self._inbound.decoded)
+            tag = 0 if message is None else plain[0]
         size_bytes = fr.PREFIX_BYTES + len(header)
         if message is None or seq > fr.ID_MAX or not self.link.tell_in(path, seq, size_bytes):
             return False
-        self._arrived(path, message, None, None, plain[0], size_bytes)
+        self._arrived(path, message, None, None, tag, size_bytes)
         return True
 
     def _ask_arrived(self, header: bytes, now: float) -> bool:
+        read = self._read_ask(header)
+        if read is None:
+            return self._odd_ask_arrived(header, now)
+        path, seq, message, tag, correlation, left_ms = read
+        size_bytes = fr.PREFIX_BYTES + len(header)
+        if not self.link.ask_in(path, seq, size_bytes, correlation):
+            return False
+        deadline = None if left_ms is None else now + left_ms / 1000
+        self._arrived(path, message, _Slot(self, correlation, type(message)), deadline, tag, size_bytes)
+        return True
+
+    def _read_ask(self, header: bytes) -> tuple[str, int, Any, int, int, int | None] | None:
+        """Read an ask to a known path that has no chain, and a message that `read_body` reads, element by element."""
+        end = fr.path_end(header)
+        path = self._paths.get(header[2:end])
+        if path is None or header[0] != fr.ASK_START[0]:
+            return None
+        seq, end = fr.read_uint(header, end)
+        message, end, tag = read_body(header, end) or _UNREAD
+        if not isinstance(message, Ask):
+            return None
+        correlation, end = fr.read_uint(header, end)
+        left_ms, end = (None, end + 1) if header[end:] == b"\xf6" else fr.read_uint(header, end)
+        if end != len(header) or not 0 <= correlation <= fr.ID_MAX or not 0 <= (left_ms or 0) <= fr.ID_MAX or seq < 0:
+            return None
+        return path, seq, message, tag, correlation, left_ms
+
+    def _odd_ask_arrived(self, header: bytes, now: float) -> bool:
         plain = peek(header, self._wire_limits)
         if type(plain) is not list:
             return False
@@ -921,6 +953,8 @@ class Carrier:
         size_bytes = fr.PREFIX_BYTES + len(header)
         if not isinstance(message, Ask) or not self.link.ask_in(path, seq, size_bytes, correlation):
             return False
+        if header[2 : fr.path_end(header)] not in self._paths:
+            self._remember_path(header, path)
         deadline = None if left_ms is None else now + left_ms / 1000
         self._arrived(path, message, _Slot(self, correlation, type(message)), deadline, body[0], size_bytes, chain)
         return True
@@ -961,17 +995,15 @@ class Carrier:
         slot, kind = self._slots.get(correlation, (None, None))
         if slot is None or kind is None:
             return False
-        codec = self._reply(kind)[1]
+        annotation, codec = self._reply(kind)
         if codec.signed:
             return False
-        value = header[end:]
-        plain = peek(value, self._quick_limits)
-        try:
-            decoded = codec.decode(plain, ()) if codec.closed else self._inbound.decoded(codec.decode, plain, ())
-        except MismatchError:
-            return False
-        if not encodes_to(plain, value, closed=codec.closed):
-            return False
+        decoded, end_of_value, _ = read_body(header, end) or _UNREAD
+        if end_of_value != len(header) or type(decoded) is not annotation:
+            try:
+                decoded = self._read_value(header[end:], codec)
+            except MismatchError:
+                return False
         tag = self.link.asked_tag(correlation)
         if not self.link.reply_in(correlation):
             return False
@@ -979,6 +1011,14 @@ class Carrier:
         del self._slots[correlation]
         slot.reply(decoded)
         return True
+
+    def _read_value(self, value: bytes, codec: Codec) -> Any:
+        """Decode what stands alone and is no flat message; raises `MismatchError`, also where `loads` would refuse it."""
+        plain = peek(value, self._quick_limits)
+        decoded = codec.decode(plain, ()) if codec.closed else self._inbound.decoded(codec.decode, plain, ())
+        if not encodes_to(plain, value, closed=codec.closed):
+            raise MismatchError("the one deterministic encoding", got="another")
+        return decoded
 
     def _tag_of_frame(self, frame: fr.Frame) -> int:
         # Identity of classes, not isinstance: half the price, for every frame.

@@ -43,6 +43,9 @@ def _refuse_tag(*_args: object) -> NoReturn:
     raise _TagRefusedError
 
 
+_TAG_DECODERS: dict[int, Callable[..., Any]] = dict.fromkeys(_BUILT_IN_TAGS, _refuse_tag)
+
+
 def dumps(plain: Any, limits: Limits = DEFAULT_LIMITS) -> bytes:
     """Encode a plain value deterministically; the same value gives the same bytes on every machine.
 
@@ -113,7 +116,7 @@ def peek(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Any:
     The two together are `loads` for a few hundred bytes, without its words. Nothing of the item may be used before.
     """
     try:
-        return _strict_loads(limits.depth_max)(data)
+        return _strict_loads(data, limits.depth_max)
     except Exception:  # noqa: BLE001 - hostile bytes: whoever gets None asks `loads`, which says what is wrong
         return None
 
@@ -129,12 +132,11 @@ def encodes_to(plain: Any, data: bytes, *, closed: bool) -> bool:
         return False
 
 
-@functools.lru_cache(maxsize=16)
-def _strict_loads(depth_max: int) -> Callable[[bytes], Any]:
-    return functools.partial(
-        cbor2.loads,
+def _strict_loads(data: bytes, depth_max: int) -> Any:
+    return cbor2.loads(
+        data,
         tag_hook=_refuse_tag,
-        semantic_decoders=dict.fromkeys(_BUILT_IN_TAGS, _refuse_tag),
+        semantic_decoders=_TAG_DECODERS,
         max_depth=depth_max,
         allow_indefinite=False,
         allow_duplicate_keys=False,
@@ -150,7 +152,7 @@ def _strict_dumps() -> Callable[[Any], bytes]:
 
 def _decode(body: bytes, depth_max: int) -> Any:
     try:
-        return _strict_loads(depth_max)(body)
+        return _strict_loads(body, depth_max)
     except cbor2.CBORDecodeError as error:
         raise DecodeError(f"CBOR refused: {_cause(error)}", hint=_HINT_PEER) from None
     except (_TagRefusedError, ValueError, TypeError, OverflowError, MemoryError, RecursionError) as error:

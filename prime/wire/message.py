@@ -46,6 +46,7 @@ from prime.wire.codec import (
     refuse_signed,
     rule_name,
 )
+from prime.wire.flat import PREFIX_BYTES, Read, Write, are_names, encoder, prefix, reader, simple_of, writer
 from prime.wire.frame import FrameParser, pack
 from prime.wire.limits import DEFAULT_LIMITS, Limits
 from prime.wire.signed import Signatory, Signed, seal, unseal
@@ -134,6 +135,7 @@ class _Registry:
 
     def __init__(self) -> None:
         self._forms: dict[int, _Form] = {}
+        self.readers: dict[bytes, Read] = {}
 
     def add(self, form: _Form, tag: int) -> None:
         cls = form.cls
@@ -151,6 +153,14 @@ class _Registry:
                 hint="give one of the two another tag; a class defined twice must keep its fields",
             )
         self._forms[tag] = form
+        self.learn(form, tag)
+
+    def learn(self, form: _Form, tag: int) -> None:
+        """Let the form's reader, if it has one by now, read what begins like its messages."""
+        known = prefix(tag, len(_fields_of(form.cls)))
+        self.readers.pop(known, None)  # that of a class defined before, with the same fields
+        if form.read is not None:
+            self.readers[known] = form.read
 
     def get(self, tag: int) -> _Form | None:
         return self._forms.get(tag)
@@ -199,6 +209,8 @@ class _Form:
         self.encode: Callable[[Any, list[memoryview]], list[Any]] = self._compile_and_encode
         self.encode_fields: Callable[[Any, list[memoryview]], list[Any]] = self.encode
         self.decode: Callable[[Any, Sequence[memoryview]], Any] = self._compile_and_decode
+        self.read: Read | None = None
+        self.write: Write = dumps
 
     @classmethod
     def apply(
@@ -308,18 +320,26 @@ class _Form:
         self._codecs = codecs
         self._hints = hints
         self.closed = all(codec.closed for codec in codecs)
+        self.write = dumps_closed if self.closed else dumps
         self.elements = len(fields) + (self.tag is not None)
         self._scope = {}
         encode = _array_encoder(self.tag, self._names, [codec.encode for codec in codecs])
         decode = _array_decoder(self.cls, self.tag, fields, [codec.decode for codec in codecs])
         kinds = [kind for codec in codecs if (kind := atom_of(codec)) is not None]
         if kinds and len(kinds) == len(codecs):
-            encode = _quick_encoder(self.tag, self._names, kinds, encode)
             decode = _quick_decoder(self.tag, kinds, _builder(self.cls, fields), decode)
+        simples = [simple for name in self._names if (simple := simple_of(hints[name])) is not None]
+        if len(simples) == len(fields) and are_names(self._names):
+            encode = encoder(self.tag, self._names, simples, encode)
+            if self.tag is not None and not self.signed and prefix(self.tag, len(fields)):
+                self.write = writer(self.tag, simples)
+                self.read = reader(self.cls, self.tag, fields, simples, _builder(self.cls, fields))
         if self.signed:
             self.encode_fields, encode = encode, self._encode_sealed
             decode = _signed_decoder(self.cls.__name__, decode)
         self.encode, self.decode = encode, decode
+        if self.tag is not None and _registry.get(self.tag) is self:
+            _registry.learn(self, self.tag)
 
     def encode_signed(
         self, value: Any, payloads: list[memoryview], signatory: Signatory | None, audience: str | None
@@ -419,32 +439,10 @@ def _array_decoder(
     return decode_array
 
 
-def _quick_encoder(
-    tag: int | None, names: Sequence[str], kinds: list[type], encode: Callable[[Any, list[memoryview]], list[Any]]
-) -> Callable[[Any, list[memoryview]], list[Any]]:
-    """Look at all fields in one step, where each has a simple type; anything unusual is `encode`'s to judge."""
-    get = attrgetter(*names)
-    single = len(names) == 1
-    numbers = [index for index, kind in enumerate(kinds) if kind is int]
-    head = [] if tag is None else [tag]
-
-    def encode_quickly(value: Any, payloads: list[memoryview]) -> list[Any]:
-        values = (get(value),) if single else get(value)
-        if [*map(type, values)] == kinds:
-            for index in numbers:
-                if not INT_MIN <= values[index] <= INT_MAX:
-                    break
-            else:
-                return [*head, *values]
-        return encode(value, payloads)
-
-    return encode_quickly
-
-
 def _quick_decoder(
     tag: int | None, kinds: list[type], build: Callable[..., Any], decode: Callable[[Any, Sequence[memoryview]], Any]
 ) -> Callable[[Any, Sequence[memoryview]], Any]:
-    """Look at all elements in one step, as `_quick_encoder`."""
+    """Look at all elements in one step, where each has a simple type; anything unusual is `decode`'s to judge."""
     offset = 0 if tag is None else 1
     wanted = [*[int] * offset, *kinds]
     count = len(wanted)
@@ -537,8 +535,10 @@ def to_plain(
     anyone. Raises `LocalProtocolError` for a message without a tag, for a field whose value is not of its type, and for
     a signed message that has no signature and no signatory, or was signed for another node than `audience`.
     """
-    form = _form_of(type(value))
-    if form.tag is None:
+    cls = type(value)
+    form: _Form | None = getattr(cls, "__wire_form__", None)
+    if type(form) is not _Form or form.cls is not cls or form.tag is None:
+        form = _form_of(cls)
         tag_of(value)
     try:
         if form.signed:
@@ -572,7 +572,18 @@ def from_plain(plain: Any, payloads: Sequence[memoryview] = (), limits: Limits =
 
 def encode_body(cls: type, plain: list[Any]) -> bytes:
     """As `dumps(plain)`, for what `to_plain` made of a message of this class."""
-    return dumps_closed(plain) if _form_of(cls).closed else dumps(plain)
+    written: bytes = cls.__wire_form__.write(plain)  # type: ignore[attr-defined]
+    return written
+
+
+def read_body(data: bytes, at: int = 0) -> tuple[Any, int, int] | None:
+    """Read a message that begins at a position: the message, where it ends and its tag.
+
+    `None` for one that is not of a flat class, or not usual in each respect, and for whatever `loads` or `from_plain`
+    would refuse: `decode_body` and they decide then. What it reads is no deeper than one array, and has few items.
+    """
+    read = _registry.readers.get(data[at : at + PREFIX_BYTES])
+    return None if read is None else read(data, at)
 
 
 def decode_body(plain: Any, whole: Any, data: bytes, bound: Callable[..., Any] | None = None) -> Any:
