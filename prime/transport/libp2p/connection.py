@@ -497,7 +497,7 @@ class Connection:
         deadline_s = CLOSE_TIMEOUT_S if self._leaving else WRITE_TIMEOUT_S
         rest, whole = self._next_block()
         try:
-            while rest:
+            while rest := rest[self._conduit.send_nowait(rest) :]:
                 with trio.move_on_after(deadline_s) as scope:
                     rest = rest[await self._conduit.send_some(rest) :]
                 if scope.cancelled_caught:
