@@ -794,19 +794,24 @@ class Carrier:
                 size = max(READ_BYTES // 4, min(parser.needed_bytes, READ_BYTES * 4))
             else:
                 size = fr.HELLO_BYTES_MAX
-            data = await self._channel.receive(size)
+            begins, data = parser.is_between_frames, b""
+            if parser.room is not None and len(parser.room) >= ALONE_BYTES:
+                came_bytes = await self._channel.receive_into(parser.room[:size])
+                parser.placed(came_bytes)
+            else:
+                data = await self._channel.receive(size)
+                came_bytes = len(data)
             self.link.heard_now(self._now())
             if not self.link.up:
-                greeting_bytes += len(data)
+                greeting_bytes += came_bytes
                 if greeting_bytes > fr.HELLO_BYTES_MAX:
                     raise DecodeError(f"over {fr.HELLO_BYTES_MAX} bytes before HELLO was settled")
-            begins = parser.is_between_frames
             shared = turns.shared(self, trio.current_time()) and self.link.up
             parser.feed(data)
             if await self._handle_frames(parser) or begins:
                 pace.begin(trio.current_time())
             else:
-                pace.go_on(len(data), trio.current_time())
+                pace.go_on(came_bytes, trio.current_time())
 
     async def _handle_frames(self, parser: FrameParser) -> int:
         """Handle the whole frames that are there, and return how many."""
@@ -841,7 +846,7 @@ class Carrier:
             self._counted.clear()
         self._owner.acknowledge(self.peer)
 
-    def _rooms(self, header: bytes, sizes: tuple[int, ...]) -> list[bytearray] | None:
+    def _rooms(self, header: bytes, sizes: tuple[int, ...]) -> list[memoryview] | None:
         """Let the bytes of a piece go straight to where they belong."""
         number = fr.read_piece(header)
         return self.link.rooms(number, sizes) if number else None

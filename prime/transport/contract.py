@@ -65,6 +65,15 @@ class Channel(anyio.abc.ByteStream):
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Return between 1 and `max_bytes` bytes; see the module's text for the ways it ends."""
 
+    async def receive_into(self, room: memoryview) -> int:
+        """As `receive`, into the beginning of `room`, which has at least a byte; return how many bytes those are.
+
+        A transport that can have them there without a copy does; while it waits, `room` is its own.
+        """
+        data = await self.receive(len(room))
+        room[: len(data)] = data
+        return len(data)
+
     @abstractmethod
     async def send(self, item: Buffer) -> None:
         """Send all bytes of `item` (one-dimensional, contiguous); see the module's text for cancellation."""

@@ -922,7 +922,7 @@ class Link:
             self._departed.append(cut.departure)
         return cut
 
-    def rooms(self, number: int, sizes: Sequence[int]) -> list[bytearray] | None:
+    def rooms(self, number: int, sizes: Sequence[int]) -> list[memoryview] | None:
         """Return where the parts of a piece are to be put, before `PieceCame`; `None` if `Arrived` shall judge it."""
         return self._arrivals.rooms(number, sizes) if self._phase is _Phase.UP else None
 

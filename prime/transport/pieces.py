@@ -5,7 +5,7 @@ sizes of its payloads) and then follows in pieces, each a frame of its own. Fram
 pieces everything else goes. `Departures` cuts, `Arrivals` joins, and `Gauge` says how big a piece is. The rules:
 `spec/protocols/bulk.md`. What may be sent at all, and when, `link.py` decides.
 
-Payload bytes are copied once, on the way in: a parser adds them to the buffer that will be the payload.
+Payload bytes are copied at most once, on the way in: they go into the buffer that will be the payload.
 """
 
 from __future__ import annotations
@@ -243,15 +243,23 @@ class Arrival:
         """Pass by the empty payloads at the beginning."""
         self.index, self.offset = self._after(self.index, self.offset)
 
-    def rooms(self, sizes: Sequence[int]) -> list[bytearray]:
-        """Return the buffer that each part is to be added to."""
+    def rooms(self, sizes: Sequence[int]) -> list[memoryview]:
+        """Return where each part goes."""
         if self.unwanted:
-            return [bytearray() for _ in sizes]
+            return [memoryview(bytearray(size)) for size in sizes]
         index, offset, rooms = self.index, self.offset, []
         for size in sizes:
-            rooms.append(self.buffers[index])
+            self._make_room(index, offset + size)
+            rooms.append(memoryview(self.buffers[index])[offset : offset + size])
             index, offset = self._after(index, offset + size)
         return rooms
+
+    def _make_room(self, index: int, size_bytes: int) -> None:
+        """Have a payload's buffer hold so much: it grows by doubling as pieces come, whatever was announced."""
+        buffer = self.buffers[index]
+        if len(buffer) < size_bytes:
+            grown = self.buffers[index] = bytearray(min(self.sizes[index], max(size_bytes, 2 * len(buffer))))
+            grown[: len(buffer)] = buffer
 
     def advance(self, sizes: Sequence[int]) -> None:
         """Note that parts of these sizes were added."""
@@ -326,7 +334,7 @@ class Arrivals:
         arrival = self._open.get(number)
         return 0 if arrival is None else arrival.tag
 
-    def rooms(self, number: int, sizes: Sequence[int]) -> list[bytearray] | None:
+    def rooms(self, number: int, sizes: Sequence[int]) -> list[memoryview] | None:
         """Return where a parser may put the parts of a piece; `None` for a piece that `came` will refuse."""
         arrival = self._open.get(number)
         return arrival.rooms(sizes) if arrival is not None and arrival.fits(sizes) else None
@@ -348,7 +356,7 @@ class Arrivals:
         """As `came`, for a piece that no parser has put into its rooms."""
         sizes = [payload.nbytes for payload in payloads]
         for room, payload in zip(self.rooms(number, sizes) or (), payloads, strict=False):
-            room.extend(payload)
+            room[:] = payload
         return self.came(number, sizes, now)
 
     def abandon(self, number: int) -> None:

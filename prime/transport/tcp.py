@@ -23,7 +23,7 @@ from prime.transport.admission import Admission
 from prime.transport.contract import BACKLOG_MAX, CLOSE_TIMEOUT_S, DIAL_TIMEOUT_S, Buffer, Channel, require_trio
 from prime.transport.identity import KeyPair
 from prime.transport.multiaddr import Address, TcpPlace, parse_address
-from prime.transport.sockets import READ_BYTES_MIN, Reception, Wire, tcp_place, tune
+from prime.transport.sockets import READ_BYTES_MIN, Reception, Wire, keep_freed_memory, tcp_place, tune
 from prime.transport.tls import Credentials, TlsSession, open_credentials
 from prime.transport.turns import Rested
 
@@ -69,15 +69,21 @@ class TcpChannel(Channel):
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """See `Channel.receive`."""
+        return bytes(await self._receive(max_bytes))
+
+    async def receive_into(self, room: memoryview) -> int:
+        """See `Channel.receive_into`."""
+        data = await self._receive(len(room), room)
+        if isinstance(data, bytes):
+            room[: len(data)] = data
+        return len(data)
+
+    async def _receive(self, max_bytes: int, room: memoryview | None = None) -> bytes | memoryview:
         with self._receiving:
-            if self._wire.closed:
-                await self._wire.check()
-            data = self._decrypt(max_bytes)
-            if data is not None:
+            if self._wire.closed or self._session.has_input:
                 await self._wire.check()  # a wait for the wire is a checkpoint; without one, here it is
-            while data is None:
+            while (data := self._decrypt(max_bytes, room)) is None:
                 self._session.feed(await self._wire.receive(max(max_bytes, READ_BYTES_MIN)))
-                data = self._decrypt(max_bytes)
             if not data:
                 raise anyio.EndOfStream
             return data
@@ -147,9 +153,9 @@ class TcpChannel(Channel):
             self._ended = True
             await self._wire.send_all(self._session.end(), begun=True)
 
-    def _decrypt(self, max_bytes: int) -> bytes | None:
+    def _decrypt(self, max_bytes: int, room: memoryview | None) -> bytes | memoryview | None:
         try:
-            return self._session.decrypt(max_bytes)
+            return self._session.decrypt_placed(max_bytes, room)
         except RemoteProtocolError as error:
             raise anyio.BrokenResourceError from error
 
@@ -174,6 +180,7 @@ class Tcp:
     async def open(self, key: KeyPair) -> AsyncIterator[TcpEndpoint]:
         """See `Transport.open`."""
         require_trio()
+        keep_freed_memory()
         place = listen_place(self.address, key.peer)
         with ExitStack() as stack:
             credentials = stack.enter_context(open_credentials(key))

@@ -220,10 +220,20 @@ class TlsSession:
         Raises `RemoteProtocolError` for forged or damaged records, and for a connection that was cut off without TLS'
         own end of data.
         """
+        data = self.decrypt_placed(size_max, None)
+        return None if data is None else bytes(data)
+
+    def decrypt_placed(self, size_max: int, room: memoryview | None) -> bytes | memoryview | None:
+        """As `decrypt`, but they may be put at the beginning of a `room`, and that part of it is what is returned."""
         if self._early:
             data, self._early = self._early[:size_max], self._early[size_max:]
             return data
-        return self._read(size_max)
+        return self._read(size_max, room)
+
+    @property
+    def has_input(self) -> bool:
+        """Tell whether `decrypt` may find anything: an exception that says it does not is dearer than to ask."""
+        return bool(self._early or self._incoming.pending or self._tls.pending() or self._incoming.eof or self._over)
 
     def end(self) -> bytes:
         """End our direction; return the bytes that say so. The other direction stays open."""
@@ -237,20 +247,20 @@ class TlsSession:
         parts = [self._early]
         try:
             while part := self._read(1 << 20):
-                parts.append(part)
+                parts.append(bytes(part))
         except RemoteProtocolError:
             pass  # the reader will meet it again
         self._early = b"".join(parts)
 
-    def _read(self, size_max: int) -> bytes | None:
+    def _read(self, size_max: int, room: memoryview | None = None) -> bytes | memoryview | None:
         if self._failure:
             raise self._failure
-        if not self._has_input():
+        if not self.has_input:
             return None
-        view = memoryview(self._scratch)[:size_max]
-        size = 0
+        view = (memoryview(self._scratch) if room is None else room)[:size_max]
+        size, room_bytes, incoming = 0, len(view), self._incoming
         try:
-            while size < len(view) and self._has_input():
+            while size < room_bytes and (incoming.pending or self.has_input):
                 count = self._read_into(view[size:])
                 size += count
                 if not count:
@@ -260,8 +270,7 @@ class TlsSession:
             self._check_use(size)
             if self._failure and not size:
                 raise self._failure from None
-            self._fit(size)
-            return bytes(view[:size]) if size else None
+            return self._came(view[:size], room) if size else None
         except ssl.SSLZeroReturnError:
             self._over = True
         except ssl.SSLError as error:
@@ -269,8 +278,13 @@ class TlsSession:
             if not size:
                 raise self._failure from error
         self._check_use(size)
-        self._fit(size)
-        return bytes(view[:size])
+        return self._came(view[:size], room)
+
+    def _came(self, data: memoryview, room: memoryview | None) -> bytes | memoryview:
+        if room is not None:
+            return data
+        self._fit(len(data))
+        return bytes(data)
 
     def _check_use(self, size: int) -> None:
         """Note a peer that sends nothing but TLS' own messages: they take work, and some want an answer each."""
@@ -278,10 +292,6 @@ class TlsSession:
             self._empty_bytes = 0
         if self._empty_bytes > EMPTY_BYTES_MAX or self._outgoing.pending > ANSWER_BYTES_MAX:
             self._failure = RemoteProtocolError("The TLS stream broke: too many messages of TLS itself.")
-
-    def _has_input(self) -> bool:
-        """Tell whether a read may find anything: an exception that says it does not is dearer than to ask."""
-        return bool(self._incoming.pending or self._tls.pending() or self._incoming.eof or self._over)
 
     def _read_into(self, room: memoryview) -> int:
         count: Any = self._tls.read(len(room), room)

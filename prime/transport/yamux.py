@@ -206,6 +206,26 @@ class Session:
         events, self._events = self._events, []
         return events
 
+    @property
+    def in_progress(self) -> tuple[int, int]:
+        """The stream that the next bytes belong to and how many of them do; zeros unless somebody reads it."""
+        stream = self._into
+        return (0, 0) if stream is None or stream.dropping else (stream.id, self._left)
+
+    def placed(self, size: int, now: float) -> list[Event]:
+        """Hear that so many bytes of the frame `in_progress` have come and are where they belong; as `receive`."""
+        stream = self._into
+        if self._failure or stream is None or not 0 < size <= self._left:
+            raise PrimeInternalError(f"{size} bytes were placed that belong to no yamux frame in progress")
+        self._heard_at = now
+        self._asked = False
+        self._left -= size
+        stream.unread += size
+        if not self._left:
+            self._body_ended()
+        events, self._events = self._events, []
+        return events
+
     def _parse(self, data: bytes, now: float) -> None:
         at, size = 0, len(data)
         while at < size:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
-from prime.errors import DecodeError, LocalProtocolError
+from prime.errors import DecodeError, LocalProtocolError, PrimeInternalError
 from prime.wire.limits import DEFAULT_LIMITS, Limits
 
 Buffer = bytes | bytearray | memoryview
@@ -38,8 +38,8 @@ class Frame:
     placed: tuple[int, ...] = ()
 
 
-Rooms = Callable[[bytes, tuple[int, ...]], Sequence[bytearray] | None]
-"""Says, by a frame's header and the sizes of its payloads, to which buffers they shall be added; `None`: to new ones."""
+Rooms = Callable[[bytes, tuple[int, ...]], Sequence[memoryview] | None]
+"""Says, by a frame's header and the sizes of its payloads, into which buffers of these sizes they go; `None`: into new ones."""
 
 
 def pack(
@@ -103,18 +103,35 @@ class FrameParser:
         self._sizes: tuple[int, ...] = ()
         self._header = b""
         self._payloads: list[memoryview] = []
-        self._rooms: Sequence[bytearray] | None = None
-        self._room_start = 0
+        self._rooms: Sequence[memoryview] | None = None
+        self._room: memoryview | None = None  # of the payload in progress: what has not come yet
 
     @property
     def needed_bytes(self) -> int:
         """How many bytes the frame in progress still lacks, as far as is known; at least 1 between frames."""
-        missing = self._section_size - len(self._gathered) + self._room_start
+        missing = self._missing
         if self._step == self._take_sizes:
             return missing + self._header_size
         if self._step == self._take_header:
             return missing + sum(self._sizes)
         return missing + sum(self._sizes[len(self._payloads) + 1 :])
+
+    @property
+    def _missing(self) -> int:
+        return self._section_size - len(self._gathered) if self._room is None else len(self._room)
+
+    @property
+    def room(self) -> memoryview | None:
+        """Where the next bytes of the stream go, if that is a room of the reader's: who puts them there says `placed`."""
+        return self._room
+
+    def placed(self, size_bytes: int) -> None:
+        """Hear that bytes of the stream were put at the beginning of `room`, instead of a `feed`."""
+        if self._room is None or not 0 < size_bytes <= len(self._room):
+            raise PrimeInternalError(f"{size_bytes} bytes were placed where no room was")
+        self._room = self._room[size_bytes:]
+        if not self._room:
+            self._end_section(memoryview(b""))
 
     @property
     def is_between_frames(self) -> bool:
@@ -137,7 +154,7 @@ class FrameParser:
                 position = self._take_small_frames(data, position)
                 if position == size_bytes:
                     return
-            take = min(self._section_size - len(self._gathered) + self._room_start, size_bytes - position)
+            take = min(self._missing, size_bytes - position)
             self._fill(chunk[position : position + take], keep=keep and 2 * take >= size_bytes)
             position += take
             if self._waits:
@@ -182,16 +199,20 @@ class FrameParser:
 
     def _fill(self, piece: memoryview, *, keep: bool) -> None:
         """Add a piece that does not reach beyond the section in progress; pass the section on when it is whole."""
-        if not self._gathered and self._rooms is None and len(piece) == self._section_size:
+        if self._room is not None:
+            self._room[: len(piece)] = piece
+            self.placed(len(piece))
+            return
+        if not self._gathered and len(piece) == self._section_size:
             self._end_section(piece if keep else memoryview(bytes(piece)))
             return
         self._gathered += piece  # grows by an eighth at a time, so memory follows what arrived, not what was announced
-        if len(self._gathered) - self._room_start == self._section_size:
-            self._end_section(memoryview(b"") if self._rooms else memoryview(self._gathered).toreadonly())
+        if len(self._gathered) == self._section_size:
+            self._end_section(memoryview(self._gathered).toreadonly())
 
     def _end_section(self, section: memoryview) -> None:
         self._gathered = bytearray()
-        self._room_start = 0
+        self._room = None
         self._step(section)
 
     def _take_prefix(self, section: memoryview) -> None:
@@ -233,7 +254,8 @@ class FrameParser:
         while len(self._payloads) < len(self._sizes):
             self._section_size = self._sizes[len(self._payloads)]
             if self._section_size:
-                self._enter_room()
+                if self._rooms is not None:
+                    self._room = self._rooms[len(self._payloads)]
                 return
             self._payloads.append(memoryview(b""))
         size_bytes = _PREFIX.size + 4 * len(self._sizes) + len(self._header) + sum(self._sizes)
@@ -241,8 +263,3 @@ class FrameParser:
         frame = Frame(self._header, () if placed else tuple(self._payloads), size_bytes, self._sizes if placed else ())
         self._frames.append(frame)
         self._start_frame()
-
-    def _enter_room(self) -> None:
-        if self._rooms is not None:
-            self._gathered = self._rooms[len(self._payloads)]
-            self._room_start = len(self._gathered)

@@ -238,7 +238,7 @@ def say(side: Side, script: Script) -> None:
         rooms = side.link.rooms(number, sizes)
         if rooms is not None:
             for room, size in zip(rooms, sizes, strict=True):
-                room.extend(bytes(size))
+                room[:] = bytes(size)
             side.feed(core.PieceCame(number, sizes))
         return
     if kind == 19:

@@ -40,11 +40,11 @@ def _frames(data: bytes, sizes: list[int], *, roomy: bool) -> tuple[list[tuple[b
     """Parse in pieces; return the frames, and whether the parser gave up."""
     opened: list[list[bytearray]] = []
 
-    def rooms(_header: bytes, sizes: tuple[int, ...]) -> list[bytearray] | None:
+    def rooms(_header: bytes, sizes: tuple[int, ...]) -> list[memoryview] | None:
         if not roomy:
             return None
-        opened.append([bytearray(b"x") for _ in sizes])
-        return opened[-1]
+        opened.append([bytearray(b"x" * (size + 1)) for size in sizes])
+        return [memoryview(room)[1:] for room in opened[-1]]
 
     parser, found = FrameParser(SMALL, rooms if roomy else None), []
     try:

@@ -55,6 +55,7 @@ class Plain:
 
     def __init__(self, into: Line, out_of: Line, nursery: trio.Nursery) -> None:
         self._into, self._out_of, self._nursery = into, out_of, nursery
+        self.placed_bytes = 0
 
     def _changed(self) -> None:
         with suppress(RuntimeError):  # the test is over
@@ -62,16 +63,24 @@ class Plain:
             self._nursery.start_soon(self._out_of.tell)
 
     async def receive(self, max_bytes: int = 1 << 20) -> bytes:
+        return bytes(await self.receive_placed(max_bytes, lambda: None))
+
+    async def receive_placed(self, max_bytes: int, place: Callable[[], memoryview | None]) -> bytes | memoryview:
         line = self._out_of
         async with line.changed:
             while not line.data:
                 if line.cut:
                     raise anyio.BrokenResourceError("cut")
                 await line.changed.wait()
-        part = bytes(line.data[:max_bytes])
+        room = place()
+        part = bytes(line.data[: max_bytes if room is None else min(max_bytes, len(room))])
         del line.data[: len(part)]
         self._changed()
-        return part
+        if room is None:
+            return part
+        room[: len(part)] = part
+        self.placed_bytes += len(part)
+        return room[: len(part)]
 
     def seal(self, head: bytes, body: bytes = b"") -> bytes:
         return head + bytes(body)
@@ -259,6 +268,57 @@ async def test_a_cancelled_receive_loses_nothing(autojump_clock: trio.testing.Mo
             await far.receive()
         await near.send(b"kept")
         assert await far.receive() == b"kept"
+
+
+async def test_what_a_reader_waits_for_goes_straight_into_its_room(autojump_clock: trio.testing.MockClock) -> None:
+    async with connected() as pair, trio.open_nursery() as nursery:
+        near, far = await pair.channels()
+        data, room = pattern(3 << 20), bytearray(3 << 20)
+        nursery.start_soon(near.send, data)
+        filled = 0
+        while filled < len(room):
+            filled += await far.receive_into(memoryview(room)[filled : filled + (1 << 20)])
+        assert room == data
+        assert placed_bytes(pair.far) > len(data) // 2
+
+
+async def test_a_room_whose_reader_gave_up_is_left_alone(autojump_clock: trio.testing.MockClock) -> None:
+    async with connected() as pair:
+        near, far = await pair.channels()
+        room, data = bytearray(100_000), pattern(100_000)
+        with trio.move_on_after(1):
+            await far.receive_into(memoryview(room))
+        await near.send(data)
+        await trio.sleep(1)
+        assert room == bytes(100_000)
+        assert await receive_exactly(far, 100_000) == data
+
+
+@pytest.mark.parametrize("who", ["the reader", "the peer", "the line"])
+async def test_a_reader_that_waits_with_a_room_hears_how_it_ends(
+    autojump_clock: trio.testing.MockClock, who: str
+) -> None:
+    async with connected() as pair, trio.open_nursery() as nursery:
+        near, far = await pair.channels()
+        error = {"the reader": anyio.ClosedResourceError, "the peer": anyio.EndOfStream}.get(
+            who, anyio.BrokenResourceError
+        )
+        act = {"the reader": far.aclose, "the peer": near.send_eof}.get(who, pair.near._conduit.close)
+
+        async def later() -> None:
+            await trio.sleep(1)
+            done = act()
+            if done is not None:
+                await done
+
+        nursery.start_soon(later)
+        with pytest.raises(error):
+            await far.receive_into(memoryview(bytearray(100_000)))
+
+
+def placed_bytes(connection: Connection) -> int:
+    assert isinstance(connection._conduit, Plain)
+    return connection._conduit.placed_bytes
 
 
 # ------------------------------------------------------------------------------------------------------ how it ends

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import platform
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -536,3 +539,20 @@ async def test_neither_end_lets_much_wait_in_the_kernel_before_what_is_urgent() 
             plain = channel._wire.socket
             assert plain.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert plain.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT_BYTES_MAX
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries decide by themselves what they keep")
+def test_the_memory_of_big_frames_is_not_taken_anew_from_the_kernel_each_time() -> None:
+    program = """
+import resource
+from prime.transport.sockets import keep_freed_memory
+keep_freed_memory()
+def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def frames(): return [bytearray(1 << 20) for _ in range(4)]
+frames()
+before = faults()
+for _ in range(20): frames()
+print(faults() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert int(done.stdout) < 20 * 4 * 256 / 10  # pages of 4 KiB, of which nearly all would be new ones

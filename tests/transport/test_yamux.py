@@ -166,6 +166,41 @@ def test_a_big_frame_is_read_by_itself() -> None:
     assert session.wants_bytes == HEADER_BYTES
 
 
+def test_bytes_of_a_frame_in_progress_may_be_put_where_they_belong() -> None:
+    session = opened(listener())
+    assert session.in_progress == (0, 0)
+    assert session.receive(frame(DATA, FIN, 1, body=b"0123456789")[:14], 0.0) == [Arrived(1, b"01")]
+    assert session.in_progress == (1, 8)
+    assert session.placed(5, 1.0) == []
+    assert session.in_progress == (1, 3)
+    assert session.due == 1.0 + YamuxLimits().silence_s
+    for wrong in (0, 4):
+        with pytest.raises(PrimeInternalError):
+            session.placed(wrong, 1.0)
+    assert session.placed(3, 1.0) == [Ended(1)]
+    assert session.in_progress == (0, 0)
+    with pytest.raises(PrimeInternalError):
+        session.placed(1, 1.0)
+
+
+def test_bytes_that_were_put_where_they_belong_are_granted_again_once_they_are_taken() -> None:
+    session = opened(listener())
+    session.receive(frame(DATA, 0, 1, WINDOW_BYTES), 0.0)
+    session.placed(WINDOW_BYTES, 0.0)
+    assert session.output() == b""
+    session.take(1, WINDOW_BYTES, 9.0)
+    assert frames(session.output()) == [(WINDOW, 0, 1, WINDOW_BYTES)]
+
+
+def test_nothing_is_put_in_the_place_of_a_stream_that_nobody_reads() -> None:
+    session = opened(listener())
+    session.receive(frame(DATA, 0, 1, 100), 0.0)
+    session.close(1, 0.0)
+    assert session.in_progress == (0, 0)
+    session.receive(bytes(100), 0.0)
+    session.receive(frame(PING, ACK, 0, 9), 0.0)  # in step
+
+
 def test_a_reset_after_the_end_leaves_what_was_sent_before_it() -> None:
     session = opened(listener())
     events = session.receive(frame(DATA, FIN, 1, body=b"whole") + frame(WINDOW, RST, 1), 0.0)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prime.errors import DecodeError, LocalProtocolError
+from prime.errors import DecodeError, LocalProtocolError, PrimeInternalError
 from prime.wire import Limits
 from prime.wire.frame import Frame, FrameParser, pack
 
@@ -161,3 +161,32 @@ def test_a_cut_stream_is_no_frame_and_no_place_to_end() -> None:
 def test_a_limit_of_nothing_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=name):
         Limits(**{name: 0})
+
+
+def test_payloads_may_be_put_into_the_readers_own_rooms_past_the_parser() -> None:
+    payload = bytes(range(250)) * 4
+    buffer = bytearray(1000)
+    parser = FrameParser(rooms=lambda _header, _sizes: [memoryview(buffer)])
+    data = b"".join(pack(b"h", [memoryview(payload)]))
+    assert parser.room is None
+    parser.feed(data[:100])
+    assert parser.next() is None
+    room = parser.room
+    assert room is not None
+    assert len(room) == parser.needed_bytes == len(data) - 100
+    room[:300] = data[100:400]
+    parser.placed(300)
+    parser.feed(data[400:500])  # by turns with those that are fed
+    room = parser.room
+    assert room is not None
+    for wrong in (0, len(room) + 1):
+        with pytest.raises(PrimeInternalError):
+            parser.placed(wrong)
+    room[:] = data[500:]
+    parser.placed(len(room))
+    assert parser.next() == Frame(b"h", (), len(data), (1000,))
+    assert buffer == payload
+    assert parser.room is None
+    assert parser.is_between_frames
+    with pytest.raises(PrimeInternalError):
+        parser.placed(1)

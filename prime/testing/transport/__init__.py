@@ -53,6 +53,7 @@ CASES: tuple[Case, ...] = (
     cancelling.dials_anew_wherever_a_dial_was_cancelled,
     cancelling.loses_no_channel_to_a_cancelled_accept,
     cancelling.loses_nothing_wherever_a_receive_was_cancelled,
+    cancelling.loses_nothing_wherever_a_receive_into_a_room_was_cancelled,
     cancelling.never_tears_wherever_a_send_was_cancelled,
     cancelling.ends_wherever_a_close_was_cancelled,
     ending.ends_after_all_bytes,

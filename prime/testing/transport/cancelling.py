@@ -22,6 +22,7 @@ from prime.testing.transport.kit import (
     pattern,
     raises,
     receive_exactly,
+    send_and_end,
     send_if_usable,
     spread,
     until_the_end,
@@ -99,6 +100,20 @@ async def loses_nothing_wherever_a_receive_was_cancelled(kit: TransportKit) -> N
         check(b"".join(parts) == pattern(100_000), "bytes were lost or mixed")
 
 
+async def loses_nothing_wherever_a_receive_into_a_room_was_cancelled(kit: TransportKit) -> None:
+    """The same of `receive_into`, by turns with `receive`, with rooms that are smaller and bigger than what comes."""
+    data = pattern(2_000_000)
+    async with met(kit) as m, trio.open_nursery() as nursery:
+        nursery.start_soon(send_and_end, m.near, data)
+        parts: list[bytes] = []
+        with raises(anyio.EndOfStream):
+            for step in itertools.count():
+                take = (_receive_into, _fill_small_room, _fill_big_room)[step % 3]
+                await cancelled_at(1 + step % 4, take, m.far, parts, late=step % 2 == 0)
+                await trio.lowlevel.checkpoint()
+        check(b"".join(parts) == data, "bytes were lost or mixed")
+
+
 async def never_tears_wherever_a_send_was_cancelled(kit: TransportKit) -> None:
     """A send that is cancelled at any of its awaits went whole or not at all, or the channel is broken."""
     await _sends(kit, AWAITS)
@@ -170,6 +185,21 @@ async def _accept_into(listener: Endpoint, found: list[Channel]) -> None:
 
 async def _receive_into(channel: Channel, parts: list[bytes]) -> None:
     parts.append(await channel.receive(3000))
+
+
+async def _fill_small_room(channel: Channel, parts: list[bytes]) -> None:
+    parts.append(await _in_room(channel, 1000))
+
+
+async def _fill_big_room(channel: Channel, parts: list[bytes]) -> None:
+    parts.append(await _in_room(channel, 200_000))
+
+
+async def _in_room(channel: Channel, size: int) -> bytes:
+    room = bytearray(size + 1)
+    count = await channel.receive_into(memoryview(room)[:size])
+    check(1 <= count <= size and not room[size], "a room was left empty, or its end passed over")
+    return bytes(room[:count])
 
 
 async def _cancelled_send(

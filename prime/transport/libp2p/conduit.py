@@ -13,6 +13,9 @@ from prime.transport.contract import Buffer
 from prime.transport.sockets import READ_BYTES_MAX
 from prime.transport.tls import RECORD_BYTES_MAX, TlsSession
 
+Place = Callable[[], memoryview | None]
+"""Offers where the next bytes may go, if they are known to belong there."""
+
 
 class Carriage(Protocol):
     """Bytes to and from another machine, in clear: a socket, or a circuit through a relay."""
@@ -42,6 +45,10 @@ class Conduit(Protocol):
 
     async def receive(self, max_bytes: int = READ_BYTES_MAX) -> bytes:
         """Return what has arrived, decrypted; empty at the end. Raises `anyio.BrokenResourceError`."""
+        ...
+
+    async def receive_placed(self, max_bytes: int, place: Place) -> bytes | memoryview:
+        """As `receive`, but what `place` offers once bytes are there may be filled, and its filled part returned."""
         ...
 
     def seal(self, head: bytes, body: Buffer = b"") -> bytes:
@@ -79,7 +86,11 @@ class TlsConduit:
 
     async def receive(self, max_bytes: int = READ_BYTES_MAX) -> bytes:
         """See `Conduit.receive`."""
-        while (data := self._decrypt(max_bytes)) is None:
+        return bytes(await self.receive_placed(max_bytes, _nowhere))
+
+    async def receive_placed(self, max_bytes: int, place: Place) -> bytes | memoryview:
+        """See `Conduit.receive_placed`."""
+        while (data := self._decrypt(max_bytes, place())) is None:
             self._session.feed(await self._carriage.receive())
         return data
 
@@ -96,11 +107,15 @@ class TlsConduit:
         """See `Conduit.end`: TLS' own end of data."""
         return self._session.end()
 
-    def _decrypt(self, max_bytes: int) -> bytes | None:
+    def _decrypt(self, max_bytes: int, room: memoryview | None) -> bytes | memoryview | None:
         try:
-            return self._session.decrypt(max_bytes)
+            return self._session.decrypt_placed(max_bytes, room)
         except RemoteProtocolError as error:
             raise anyio.BrokenResourceError(str(error)) from error
+
+
+def _nowhere() -> None:
+    return None
 
 
 async def shake_hands(carriage: Carriage, session: TlsSession, check: Callable[[PeerId], None]) -> None:

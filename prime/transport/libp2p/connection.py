@@ -49,6 +49,7 @@ class MuxedChannel(Channel):
         self._stream = stream
         self._parts: deque[bytes | bytearray] = deque()
         self._at = 0  # bytes of the first part that were taken
+        self._room: memoryview | None = None  # of a reader that waits: what is not filled of it
         self._readable = trio.lowlevel.ParkingLot()
         self._writable = trio.lowlevel.ParkingLot()
         self._reading = anyio.ResourceGuard("receiving from")
@@ -90,6 +91,25 @@ class MuxedChannel(Channel):
                 await self._await_input()
             return self._take(max_bytes)
 
+    async def receive_into(self, room: memoryview) -> int:
+        """See `Channel.receive_into`."""
+        with self._reading:
+            if self._parts:
+                await trio.lowlevel.checkpoint()
+            self._room, placed = room, 0
+            try:
+                while not self._parts and not placed:
+                    await self._await_input()
+                    placed = len(room) - len(self._room)
+            finally:
+                self._room = None
+            if not placed:
+                return self._take_into(room)
+            if self._closed:
+                raise anyio.ClosedResourceError
+            self._connection.taken(self._stream, placed)
+            return placed
+
     async def peek(self) -> bytes:
         """Wait for bytes and return those that are there, without taking them; empty if none will come."""
         with self._reading:
@@ -108,7 +128,7 @@ class MuxedChannel(Channel):
             rest = memoryview(item).cast("B")
             try:
                 while rest:
-                    size = await self._room(len(rest))
+                    size = await self._room_to_send(len(rest))
                     self._connection.push(self._stream, rest[:size])
                     rest = rest[size:]
                     self._begun = True
@@ -194,6 +214,17 @@ class MuxedChannel(Channel):
             parts.append(data)
         self._readable.unpark_all()
 
+    @property
+    def room(self) -> memoryview | None:
+        """Where the next bytes may be put, if a reader waits with a room; who does so says `placed`."""
+        return None if self._parts else self._room
+
+    def placed(self, size: int) -> None:
+        """Hear that bytes were put at the beginning of `room`."""
+        if self._room is not None:
+            self._room = self._room[size:]
+        self._readable.unpark_all()
+
     def granted(self) -> None:
         """Hear that the peer's window has room."""
         self._writable.unpark_all()
@@ -267,7 +298,20 @@ class MuxedChannel(Channel):
         self._connection.taken(self._stream, size)
         return b"".join(taken)
 
-    async def _room(self, wanted: int) -> int:
+    def _take_into(self, room: memoryview) -> int:
+        filled = 0
+        while self._parts and filled < len(room):
+            part = memoryview(self._parts[0])[self._at : self._at + len(room) - filled]
+            room[filled : filled + len(part)] = part
+            filled += len(part)
+            self._at += len(part)
+            if self._at == len(self._parts[0]):
+                self._parts.popleft()
+                self._at = 0
+        self._connection.taken(self._stream, filled)
+        return filled
+
+    async def _room_to_send(self, wanted: int) -> int:
         """Wait until the peer's window and this side's buffer have room, and return how much of `wanted` has."""
         if self._begun:
             await trio.lowlevel.checkpoint()  # so that others have their turn between the frames of a big send
@@ -463,8 +507,11 @@ class Connection:
 
     async def _read(self) -> None:
         try:
-            while data := await self._conduit.receive(self._read_bytes()):
-                self._received(data)
+            while data := await self._conduit.receive_placed(self._read_bytes(), self._place):
+                if isinstance(data, memoryview):
+                    self._placed(len(data))
+                else:
+                    self._received(data)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
             self.break_off(f"the connection broke: {error}".rstrip(": "))
         except RemoteProtocolError as error:
@@ -475,6 +522,20 @@ class Connection:
     def _received(self, data: bytes) -> None:
         self.doubted = False
         for event in self._session.receive(data, trio.current_time()):
+            _ACTIONS[type(event)](self, event)
+        self._flush()
+
+    def _place(self) -> memoryview | None:
+        """Offer the room of whoever waits for the bytes of the frame in progress, if it is worth a read of its own."""
+        stream, left = self._session.in_progress
+        channel = self._channels.get(stream)
+        room = None if channel is None or left < LEAST_BYTES else channel.room
+        return None if room is None or len(room) < LEAST_BYTES else room[:left]
+
+    def _placed(self, size: int) -> None:
+        self.doubted = False
+        self._channels[self._session.in_progress[0]].placed(size)
+        for event in self._session.placed(size, trio.current_time()):
             _ACTIONS[type(event)](self, event)
         self._flush()
 

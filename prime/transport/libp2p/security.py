@@ -26,7 +26,7 @@ from prime.actor.contract import PeerId
 from prime.errors import ConfigError, RemoteProtocolError, WrongPeerError
 from prime.transport import multistream, yamux
 from prime.transport.contract import Buffer
-from prime.transport.libp2p.conduit import Carriage, Conduit, TlsConduit, shake_hands
+from prime.transport.libp2p.conduit import Carriage, Conduit, Place, TlsConduit, shake_hands
 from prime.transport.peer import parse_peer, public_key_of
 from prime.transport.sockets import READ_BYTES_MAX, Wire
 from prime.transport.tls import ALPN, Credentials, TlsSession
@@ -189,6 +189,10 @@ class MessageConduit:
             raise
         except Exception as error:  # border, as above
             raise anyio.BrokenResourceError(str(error) or type(error).__name__) from error
+
+    async def receive_placed(self, max_bytes: int, place: Place) -> bytes:  # noqa: ARG002 - py-libp2p decrypts elsewhere
+        """See `Conduit.receive_placed`."""
+        return await self.receive(max_bytes)
 
     def seal(self, head: bytes, body: Buffer = b"") -> bytes:
         """See `Conduit.seal`: nothing is encrypted yet, but the bytes are kept."""

@@ -14,6 +14,7 @@ from prime.errors import ConfigError, MissingExtraError
 from prime.transport.contract import BACKLOG_MAX, DIAL_TIMEOUT_S, require_trio
 from prime.transport.identity import KeyPair
 from prime.transport.multiaddr import Address, TcpPlace, parse_address
+from prime.transport.sockets import keep_freed_memory
 from prime.transport.tcp import listen_place
 from prime.transport.yamux import YamuxLimits
 
@@ -46,6 +47,7 @@ class Libp2p:
     async def open(self, key: KeyPair) -> AsyncIterator[Libp2pEndpoint]:
         """See `Transport.open`."""
         require_trio()
+        keep_freed_memory()
         place = listen_place(self.address, key.peer)
         if place.kind not in {"ip4", "ip6"}:
             raise ConfigError(
