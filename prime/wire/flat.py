@@ -118,6 +118,7 @@ def _long_bytes_head(size: int) -> bytes:
 _KNOWN: Final[Mapping[str, Any]] = MappingProxyType(
     {
         "heads": dict(_HEADS),  # a dict itself is asked faster
+        "unpack_int32": struct.Struct(">I").unpack_from,
         "unpack_float16": struct.Struct(">e").unpack_from,
         "unpack_float32": struct.Struct(">f").unpack_from,
         "unpack_float64": struct.Struct(">d").unpack_from,
@@ -274,6 +275,11 @@ def _read_int(v: str) -> list[str]:
         "at += 1",
         "if head < 24:",
         f"    {v} = head",
+        "elif head == 0x1A:",  # as the table has it, in half the time
+        f"    {v}, = unpack_int32(data, at)",
+        "    at += 4",
+        f"    if {v} < {2**16}:",
+        "        return None",
         "elif head < 0x20:",
         *(f"    {line}" for line in _read_argument(v, "head")),
         "elif head < 0x38:",
@@ -300,16 +306,23 @@ def _read_argument(v: str, head: str) -> list[str]:
 
 def _read_size(major: int) -> list[str]:
     return [
-        f"size = data[at] - {major << 5}",
-        "at += 1",
-        "if not 0 <= size < 24:",
-        "    unpack, width, least = heads[size]",
-        "    size, = unpack(data, at)",
-        "    at += width",
+        "size = data[at]",
+        f"if {major << 5} <= size < {(major << 5) + 24}:",
+        "    start = at + 1",
+        f"    at = start + size - {major << 5}",
+        f"elif size == {(major << 5) + 24}:",
+        "    size = data[at + 1]",
+        "    if size < 24:",
+        "        return None",
+        "    start = at + 2",
+        "    at = start + size",
+        "else:",
+        f"    unpack, width, least = heads[size - {major << 5}]",
+        "    size, = unpack(data, at + 1)",
         "    if size < least:",
         "        return None",
-        "start = at",
-        "at += size",
+        "    start = at + 1 + width",
+        "    at = start + size",
     ]
 
 
