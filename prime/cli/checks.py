@@ -50,14 +50,14 @@ def ok(check: str, text: str) -> Finding:
     return Finding(check, "ok", text)
 
 
-def examine(config_file: Path | None, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Run every check, one after the other."""
+def examine(config_file: Path | None, environ: Mapping[str, str], transport: str | None = None) -> Iterator[Finding]:
+    """Run every check, one after the other; `transport` stands for the configured one."""
     yield python_check(sys.version_info[:2])
     yield from (extra_check(extra, modules) for extra, modules in EXTRAS.items())
     config, finding = configuration_check(config_file, environ)
     yield finding
     yield key_check(places(config.node, environ).key_file)
-    yield transport_check(config.transport.kind)
+    yield transport_check(transport or config.transport.kind)
     yield port_check(config.transport.listen)
     yield memory_check(free_memory_bytes(), config.node.memory_free_bytes_min)
     yield codec_check()

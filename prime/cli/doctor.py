@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from prime.cli.options import AsJson, ConfigFile
+from prime.cli.options import AsJson, ConfigFile, Kind
 from prime.cli.output import console, emit
 
 if TYPE_CHECKING:
@@ -26,22 +26,28 @@ Join = Annotated[
 ]
 
 
-def doctor(config: ConfigFile = None, network: Network = False, join: Join = None, as_json: AsJson = False) -> None:
+def doctor(
+    config: ConfigFile = None,
+    network: Network = False,
+    join: Join = None,
+    transport: Kind = None,
+    as_json: AsJson = False,
+) -> None:
     """Look for what would be in the way: Python, extras, key, port, memory, codec, scripts. Each finding has its fix."""
     if network or join:
-        _network(config, join or (), as_json=as_json)
+        _network(config, join or (), transport, as_json=as_json)
         return
     from prime.cli.checks import examine
 
-    _tell(list(examine(config, os.environ)), {}, (), as_json=as_json)
+    _tell(list(examine(config, os.environ, transport)), {}, (), as_json=as_json)
 
 
-def _network(config: Path | None, join: Sequence[str], *, as_json: bool) -> None:
+def _network(config: Path | None, join: Sequence[str], transport: str | None, *, as_json: bool) -> None:
     from attrs import asdict
 
     from prime.cli.network import network_findings
 
-    view = _view(config, join)
+    view = _view(config, join, transport)
     found = {
         "reachability": view.outcome.value,
         "why": view.why,
@@ -54,13 +60,13 @@ def _network(config: Path | None, join: Sequence[str], *, as_json: bool) -> None
     _tell(list(network_findings(view)), found, lines, as_json=as_json)
 
 
-def _view(file: Path | None, join: Sequence[str]) -> NetworkView:
+def _view(file: Path | None, join: Sequence[str], transport: str | None) -> NetworkView:
     import trio
 
     from prime.config import load, places
     from prime.node.probe import view_network
 
-    config = load(file).config
+    config = load(file, flags={"transport.kind": transport}).config
     contacts = tuple(join) or config.transport.join
     return trio.run(view_network, config, places(config.node, os.environ), contacts)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prime.cli.options import AsJson, ConfigFile
+from prime.cli.options import AsJson, ConfigFile, Kind
 from prime.cli.output import emit, say
 
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ Join = Annotated[
     typer.Option("--join", metavar="MULTIADDR", help="Join the network of this node; may be given again."),
 ]
 Name = Annotated[str | None, typer.Option("--name", help="This node's name: its state folder and control socket.")]
-Kind = Annotated[
-    str | None, typer.Option("--transport", metavar="NAME", help="memory, unix, tcp, libp2p, a package's own, or auto.")
-]
 Mdns = Annotated[bool | None, typer.Option("--mdns/--no-mdns", help="Find nodes of the run on the local network.")]
 Relay = Annotated[
     bool | None, typer.Option("--relay/--no-relay", help="Carry circuits for nodes that nobody can dial.")

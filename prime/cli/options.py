@@ -12,3 +12,6 @@ ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="Read FILE in the place of ./prime.toml."),
 ]
+Kind = Annotated[
+    str | None, typer.Option("--transport", metavar="NAME", help="memory, unix, tcp, libp2p, a package's own, or auto.")
+]

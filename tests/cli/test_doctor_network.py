@@ -123,3 +123,10 @@ def test_the_command_alone(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_command_with_a_contact_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["doctor", "--join", "/ip4/127.0.0.1/tcp/1"]) == 4
     assert "fail contact" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("home")
+def test_the_command_speaks_the_transport_that_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    run(["doctor", "--network", "--transport", "memory", "--json"])
+    (address,) = json.loads(capsys.readouterr().out)["listening"]
+    assert address.startswith("/memory/")
