@@ -22,20 +22,20 @@ from tests.fuzz.target import Script, Target, chunks
 
 HERE, FOE = (KeyPair.from_seed(bytes([n]) * 32) for n in (51, 52))
 PATHS = ("/s/counter", "/s/nobody", "/s/counter/long/enough/for/two/bytes/of/its/length")
-TAGS = (0x7D21, 0x7D22, 0x7D23, 0x7DFF)
+TAGS = (0x7D13, 0x7D14, 0x7D15, 0x7DFF)
 
 
-@prime.message(tag=0x7D21)
+@prime.message(tag=0x7D13)
 class Note:
     number: int
 
 
-@prime.message(tag=0x7D22)
+@prime.message(tag=0x7D14)
 class Count(prime.Ask[int]):
     number: int
 
 
-@prime.message(tag=0x7D23)
+@prime.message(tag=0x7D15)
 class Load:
     data: prime.Payload
 
