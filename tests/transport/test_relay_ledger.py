@@ -96,6 +96,19 @@ def test_slots_are_bounded_and_come_back() -> None:
     assert isinstance(books.step(Wants("e"), 71.0)[0], Grant)
 
 
+def test_one_address_with_many_keys_does_not_get_all_slots() -> None:
+    books = Ledger(RelayLimits(reservations_per_source_max=2))
+    for peer in "ab":
+        assert isinstance(books.step(Wants(peer, "192.0.2.7"), 0.0)[0], Grant)
+    assert "at your address" in books.step(Wants("c", "192.0.2.7"), 0.0)[0].reason
+    assert isinstance(books.step(Wants("b", "192.0.2.7"), 1.0)[0], Grant)  # renewed
+    assert isinstance(books.step(Wants("d", "198.51.100.1"), 1.0)[0], Grant)
+    for peer in "efg":  # where it comes from is not known: within this machine
+        assert isinstance(books.step(Wants(peer), 1.0)[0], Grant)
+    books.step(Leaves("a"), 2.0)
+    assert isinstance(books.step(Wants("c", "192.0.2.7"), 2.0)[0], Grant)
+
+
 def test_a_lost_link_that_came_back_keeps_its_slot() -> None:
     books = reserved()
     books.step(LinkLost("b"), 1.0)

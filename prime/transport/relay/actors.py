@@ -86,7 +86,8 @@ class RelayActor(Actor[Reserve | Release | CircuitDeclined | Sweep | Down]):
     def reserve(self, _: Reserve) -> Reservation:
         """Give the sender a slot, or keep the one it has. Raises `RefusedError`."""
         peer = self._sender()
-        granted = self.hop.feed(ledger.Wants(peer))
+        carrier = self._network.carrier(peer)
+        granted = self.hop.feed(ledger.Wants(peer, carrier.source if carrier else ""))
         if not isinstance(granted, ledger.Grant):
             reason = granted.reason if isinstance(granted, ledger.Deny) else "this relay stops"
             raise RefusedError(f"no slot: {reason}", hint="Name another relay, or ask this one's operator.")

@@ -47,9 +47,10 @@ class Refusal(IntEnum):
 
 @attrs.frozen
 class Wants:
-    """A linked peer wants a slot, or wants to keep the one it has."""
+    """A linked peer wants a slot, or wants to keep the one it has. `source` is where its link comes from; empty: not known."""
 
     peer: str
+    source: str = ""
 
 
 @attrs.frozen
@@ -184,6 +185,7 @@ Command = Grant | Deny | Offer | Refuse | Join | Pause | Cut
 @attrs.define
 class _Slot:
     expires_at: float
+    source: str
     lost_at: float = math.inf
 
 
@@ -252,7 +254,10 @@ class Ledger:
         self._tick_slots(now)
         if peer not in self._slots and len(self._slots) >= self._limits.reservations_max:
             return [Deny(peer, f"all {self._limits.reservations_max} slots are taken")]
-        self._slots[peer] = _Slot(now + self._limits.reservation_s)
+        most = self._limits.reservations_per_source_max
+        if event.source and sum(s.source == event.source for p, s in self._slots.items() if p != peer) >= most:
+            return [Deny(peer, f"{most} slots are of peers at your address, the most it may have")]
+        self._slots[peer] = _Slot(now + self._limits.reservation_s, event.source)
         return [Grant(peer, self._limits.reservation_s)]
 
     def _leaves(self, event: Leaves, _now: float) -> list[Command]:

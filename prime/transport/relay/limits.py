@@ -19,6 +19,8 @@ class RelayLimits:
         default=None, converter=attrs.converters.optional(frozenset), kw_only=True
     )
     reservations_max: int = 128
+    reservations_per_source_max: int = 32
+    """Slots of peers from one address (IPv6: one /64): keys cost nothing, addresses do."""
     reservation_s: float = 3600.0
     lost_s: float = 60.0
     """How long a slot is kept for a peer whose link is lost."""
