@@ -18,6 +18,10 @@ from prime.wire import decode_value, encode_value
 
 KEY = KeyPair.from_seed(bytes(range(32)))
 AS_ROOT = os.geteuid() == 0
+EIGHTH_ORDER = (
+    0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826,
+    0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7,
+)
 
 
 @given(st.binary(min_size=32, max_size=32))
@@ -57,6 +61,20 @@ def test_signatures() -> None:
     assert not verify(KEY.peer, b"Data", signature)
     assert not verify(KEY.peer, b"data", signature[:-1])
     assert not verify(KeyPair.generate().peer, b"data", signature)
+
+
+FIELD = 2**255 - 19
+
+
+@pytest.mark.parametrize("sign_bit", [0, 1 << 255], ids=["plus", "minus"])
+@pytest.mark.parametrize("y", [0, 1, FIELD - 1, FIELD, FIELD + 1, *EIGHTH_ORDER], ids=hex)
+def test_what_anybody_can_sign_is_signed_by_nobody(y: int, sign_bit: int) -> None:
+    """Keys of small order: `S` is 0 and `R` one of eight points, whatever the data."""
+    peer = peer_from_public_key((y | sign_bit).to_bytes(32, "little"))
+    for r in (0, 1, FIELD - 1, *EIGHTH_ORDER):
+        for bit in (0, 1 << 255):
+            forged = (r | bit).to_bytes(32, "little") + bytes(32)
+            assert not any(verify(peer, b"%d" % n, forged) for n in range(8))
 
 
 def test_text_form_hides_the_secret() -> None:
