@@ -109,9 +109,9 @@ def _made(name: str, source: str, known: Mapping[str, Any]) -> Any:
 # ------------------------------------------------------------------------------------------------------------ encoding
 
 
-def _long_bytes_head(size: int) -> bytes:
-    """Return the head of so many bytes, 256 or more."""
-    return struct.pack(">BH", 0x59, size) if size < 2**16 else struct.pack(">BI", 0x5A, size)
+def _long_head(major: int, size: int) -> bytes:
+    """Return the head of bytes (major type 2) or a text (3) of 256 bytes or more; `struct.error` beyond 32 bits."""
+    return struct.pack(">BH", major << 5 | 25, size) if size < 2**16 else struct.pack(">BI", major << 5 | 26, size)
 
 
 # The refusals: what bytes that end too early raise, text that is no UTF-8, and the validators of a class.
@@ -123,8 +123,9 @@ _KNOWN: Final[Mapping[str, Any]] = MappingProxyType(
         "unpack_float32": struct.Struct(">f").unpack_from,
         "unpack_float64": struct.Struct(">d").unpack_from,
         "isfinite": math.isfinite,
-        "bytes_heads": tuple(dumps(bytes(size))[: -size or None] for size in range(256)),
-        "long_bytes_head": _long_bytes_head,
+        "heads_2": tuple(dumps(bytes(size))[: -size or None] for size in range(256)),
+        "heads_3": tuple(dumps("x" * size)[: -size or None] for size in range(256)),
+        "long_head": _long_head,
         "NULL": b"\xf6",
         "TRUE": b"\xf5",
         "FALSE": b"\xf4",
@@ -165,12 +166,14 @@ def writer(tag: int, fields: Sequence[Simple]) -> Write:
     An array is its head and its items, so that they are joined: cbor2 takes longer for a list than for what is in it.
     An encoder is kept for the next message. None is in two hands: two threads with the same one mix up their bytes.
     """
+    texts = [f"v{index}" for index, field in enumerate(fields) if field.kind is str and not field.optional]
     items = [item for index, field in enumerate(fields) for item in _written(f"v{index}", field)]
     lines = [
         "def write(plain):",
         f"    {', '.join(['_', *(f'v{index}' for index in range(len(fields)))])}, = plain",
         "    try:",
         "        encode = take() if idle else new_encoder()",
+        *(f"        {v} = {v}.encode()" for v in texts),
         f"        written = join(({', '.join(['start', *items])},))",
         "    except refusals:",
         "        return dumps_closed(plain)  # which says why not",
@@ -193,8 +196,9 @@ def _written(v: str, field: Simple) -> list[str]:
     """Return expressions for the bytes of one field, in order."""
     if field.kind is NoneType:
         return ["NULL"]
-    if field.kind is bytes and not field.optional:
-        return [f"(bytes_heads[len({v})] if len({v}) < 256 else long_bytes_head(len({v})))", v]
+    if field.kind in (bytes, str) and not field.optional:  # a text has become its bytes
+        major = 2 if field.kind is bytes else 3
+        return [f"(heads_{major}[len({v})] if len({v}) < 256 else long_head({major}, len({v})))", v]
     item = f"(TRUE if {v} else FALSE)" if field.kind is bool else f"encode({v})"
     return [f"(NULL if {v} is None else {item})" if field.optional else item]
 

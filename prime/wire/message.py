@@ -535,11 +535,12 @@ def to_plain(
     anyone. Raises `LocalProtocolError` for a message without a tag, for a field whose value is not of its type, and for
     a signed message that has no signature and no signatory, or was signed for another node than `audience`.
     """
-    cls = type(value)
-    form: _Form | None = getattr(cls, "__wire_form__", None)
-    if type(form) is not _Form or form.cls is not cls or form.tag is None:
-        form = _form_of(cls)
-        tag_of(value)
+    try:
+        form: _Form = value.__wire_form__  # of a class that inherits one too
+    except AttributeError:
+        form = _form_of(type(value))
+    if form.cls is not type(value) or form.tag is None:
+        tag_of(value)  # which says why not
     try:
         if form.signed:
             return form.encode_signed(value, payloads, signatory, audience)
