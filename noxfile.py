@@ -150,7 +150,7 @@ def docs(session: nox.Session) -> None:
 def examples(session: nox.Session) -> None:
     """Run each example as its first lines say."""
     session.install(".[all]", *group("test"))
-    for path in sorted((ROOT / "examples").glob("*.py")):
+    for path in sorted((ROOT / "examples").rglob("*.py")):
         session.run("python", str(path.relative_to(ROOT)))
 
 

@@ -133,6 +133,32 @@ class Guarded(Protocol):
         ...
 
 
+@runtime_checkable
+class Shared(Protocol):
+    """An endpoint whose channels to one peer share a connection, so that `dial` need not connect anew."""
+
+    async def knock(self, address: str, peer: PeerId) -> None:
+        """Connect to `address` anew, see that somebody listens there, and hang up. Raises as `Endpoint.dial`."""
+        ...
+
+
+@runtime_checkable
+class Wrapping(Protocol):
+    """An endpoint around another one, which may know more than this one passes on."""
+
+    @property
+    def inner(self) -> Endpoint:
+        """The endpoint within."""
+        ...
+
+
+def innermost(endpoint: Endpoint) -> Endpoint:
+    """Return the endpoint that connects, whatever is around it."""
+    while isinstance(endpoint, Wrapping):
+        endpoint = endpoint.inner
+    return endpoint
+
+
 class Transport(Protocol):
     """What a user chooses: how this node's bytes travel. Immutable; opening it does the work."""
 
@@ -148,6 +174,12 @@ class Transport(Protocol):
         be listened on) and `MissingExtraError`.
         """
         ...
+
+
+async def let_go(channel: Channel) -> None:
+    """Close a channel on the way out, also where the caller is cancelled; not for long, whatever its `aclose` does."""
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + 3 * CLOSE_TIMEOUT_S):
+        await channel.aclose()
 
 
 def require_trio() -> None:

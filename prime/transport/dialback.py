@@ -30,10 +30,10 @@ from prime.transport.messages import (
 )
 from prime.transport.multiaddr import (
     Address,
-    CircuitPlace,
     LayeredPlace,
     MemoryPlace,
     TcpPlace,
+    is_circuit,
     parse_address,
     parse_once,
 )
@@ -125,7 +125,7 @@ class ReachabilityActor(Actor[DialBack | Sweep | Happened]):
         self._feed(core.Tick())
 
     def _listening(self) -> tuple[str, ...]:
-        return tuple(each for each in self._network.addresses if not _is_circuit(each))
+        return tuple(each for each in self._network.addresses if not is_circuit(each))
 
     def _feed(self, event: core.Event) -> None:
         for command in self.judge.step(event, trio.current_time()):
@@ -152,7 +152,7 @@ class ReachabilityActor(Actor[DialBack | Sweep | Happened]):
 
     async def _ask(self, peer: PeerId) -> None:
         far = self.ctx.system.ref(peer, REACHABILITY_PATH, ReachabilityActor)
-        claimed = tuple(each for each in self._network.listening if not _is_circuit(each))[:ADDRESSES_ASKED_MAX]
+        claimed = tuple(each for each in self._network.listening if not is_circuit(each))[:ADDRESSES_ASKED_MAX]
         try:
             answer = await far.ask(DialBack(claimed), timeout=ASK_S)
         except WorldError:
@@ -258,7 +258,3 @@ def doors(seen: str, claimed: tuple[str, ...], peer: PeerId) -> tuple[str, ...]:
             elif isinstance(place, MemoryPlace) and not isinstance(host, TcpPlace):
                 found.append(str(Address(place, peer)))
     return tuple(dict.fromkeys(found))[:KNOCKS_MAX]
-
-
-def _is_circuit(address: str) -> bool:
-    return isinstance(parse_address(address).place, CircuitPlace)

@@ -20,8 +20,8 @@ from prime.actor.contract import PeerId
 from prime.errors import ConfigError, PrimeError, RefusedError, UnreachableError, WorldError
 from prime.transport import frames as fr
 from prime.transport.carrier import Carrier
-from prime.transport.contract import CLOSE_TIMEOUT_S, Channel
-from prime.transport.multiaddr import CircuitPlace, parse_address
+from prime.transport.contract import Channel, let_go
+from prime.transport.multiaddr import is_circuit
 
 FRESH_S: Final = 1.0
 """After how long without an outcome another attempt begins beside those that run."""
@@ -96,7 +96,7 @@ class Race:
                 nursery.cancel_scope.cancel()
         except BaseException:
             if self._won is not None:
-                await _let_go(self._won[0])
+                await let_go(self._won[0])
             raise
         if self._won is None and self._failed:
             raise unreachable(self._peer, self._addresses, list(self._errors.values()))
@@ -135,7 +135,7 @@ class Race:
                 if self._won is None:
                     self._won = channel, address
                 else:
-                    await _let_go(channel)
+                    await let_go(channel)
         except (WorldError, ConfigError) as error:
             self._errors[address] = error
         finally:
@@ -145,19 +145,7 @@ class Race:
 
 def directly_first(addresses: Sequence[str]) -> list[str]:
     """Return addresses in the order given, save that those that lead through a relay come last."""
-    return sorted(addresses, key=_is_circuit)
-
-
-def _is_circuit(address: str) -> bool:
-    try:
-        return isinstance(parse_address(address).place, CircuitPlace)
-    except ConfigError:
-        return False
-
-
-async def _let_go(channel: Channel) -> None:
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S):
-        await channel.aclose()
+    return sorted(addresses, key=is_circuit)
 
 
 def unreachable(peer: PeerId, addresses: Sequence[str], errors: Sequence[PrimeError]) -> PrimeError:

@@ -34,7 +34,7 @@ from prime.transport import pieces
 from prime.transport.admission import Admission, Source, gives_way, source_of
 from prime.transport.callers import Callers, Relaying
 from prime.transport.carrier import Carrier, Receipt
-from prime.transport.contract import Channel, Endpoint, Guarded, Transport
+from prime.transport.contract import Channel, Endpoint, Guarded, Shared, Transport, innermost
 from prime.transport.delivery import Window
 from prime.transport.dialling import ANSWER_S, CROSSING_S, FRESH_S, Dial, Race, directly_first, refusal
 from prime.transport.facts import LinkDown, LinkUp, SignedRefused
@@ -178,15 +178,13 @@ class Links:
     async def knock(self, address: str, peer: PeerId) -> None:
         """Connect to an address anew and hang up, once `peer` has proved that it is there. Raises as `Endpoint.dial`.
 
-        Over libp2p it only shows that somebody listens: its endpoint would use the connection that is open already.
+        Over a transport whose channels share a connection it only shows that somebody listens: see `contract.Shared`.
         """
-        place = parse_address(address).place
-        if self._transport.name == "libp2p" and isinstance(place, TcpPlace):
-            from prime.transport.tcp import dial_socket
-
-            (await dial_socket(place)).close()
+        endpoint = innermost(self._open_endpoint())
+        if isinstance(endpoint, Shared):
+            await endpoint.knock(address, peer)
         else:
-            await (await self._open_endpoint().dial(address, peer)).aclose()
+            await (await endpoint.dial(address, peer)).aclose()
 
     @property
     def circuits(self) -> Dialler:

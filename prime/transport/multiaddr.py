@@ -119,6 +119,14 @@ def parse_address(text: str) -> Address:
     return parse_once(text)
 
 
+def is_circuit(text: str) -> bool:
+    """Tell whether a text is the address of a node behind a relay."""
+    try:
+        return isinstance(parse_address(text).place, CircuitPlace)
+    except ConfigError:
+        return False
+
+
 def parse_once(text: str) -> Address:
     """As `parse_address`, for a text that is not met again: one with the port of a single connection."""
     if len(text) > _LENGTH_MAX or not text.startswith("/") or not text.isprintable():

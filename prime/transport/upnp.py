@@ -118,7 +118,7 @@ class _MappedEndpoint:
 
     @property
     def inner(self) -> Endpoint:
-        """The endpoint within: it may punch holes."""
+        """See `Wrapping.inner`."""
         return self._inner
 
     def guard(self, admission: Admission) -> None:

@@ -164,6 +164,13 @@ class Libp2pEndpoint:
             hint="Check that the node runs, and that no firewall drops what goes there.",
         )
 
+    async def knock(self, address: str, peer: PeerId) -> None:
+        """See `Shared.knock`."""
+        place = parse_address(address).expecting(peer).place
+        if not isinstance(place, TcpPlace):
+            raise UnreachableError(f"{address} is no TCP address.", hint="Knock at one that this node listens at.")
+        (await dial_socket(place)).close()
+
     async def accept(self) -> Channel:
         """See `Endpoint.accept`."""
         try:

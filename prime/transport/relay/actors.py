@@ -27,7 +27,7 @@ from prime.transport.messages import (
     Reservation,
     Reserve,
 )
-from prime.transport.multiaddr import CircuitPlace, Place, TcpPlace, parse_address
+from prime.transport.multiaddr import CircuitPlace, Place, TcpPlace, is_circuit, parse_address
 from prime.transport.relay import keeper, ledger
 from prime.transport.relay.hop import Hop
 from prime.transport.relay.limits import RelayLimits
@@ -93,7 +93,7 @@ class RelayActor(Actor[Reserve | Release | CircuitDeclined | Sweep | Down]):
             raise RefusedError(f"no slot: {reason}", hint="Name another relay, or ask this one's operator.")
         if peer not in self._watched:
             self._watched[peer] = self.ctx.watch(self.ctx.system.ref(peer, CIRCUITS_PATH, CircuitsActor))
-        direct = [each for each in self._network.addresses if not isinstance(parse_address(each).place, CircuitPlace)]
+        direct = [each for each in self._network.addresses if not is_circuit(each)]
         return Reservation(granted.expires_in_s, tuple(direct[:ADDRESSES_MAX]))
 
     @on(Release)

@@ -15,7 +15,7 @@ import trio
 
 from prime.actor.contract import PeerId
 from prime.errors import ConfigError, DecodeError, RefusedError, UnreachableError
-from prime.transport.contract import DIAL_TIMEOUT_S, Channel, Endpoint
+from prime.transport.contract import DIAL_TIMEOUT_S, Channel, Endpoint, innermost, let_go
 from prime.transport.facts import CircuitMoved, HolePunchFailed
 from prime.transport.identity import KeyPair
 from prime.transport.multiaddr import CircuitPlace, parse_address
@@ -63,7 +63,7 @@ class Dialler:
     ) -> None:
         self._endpoint = endpoint
         self._spawn = spawn
-        within = getattr(endpoint, "inner", endpoint)  # of one around another, such as `upnp.Mapped`'s
+        within = innermost(endpoint)
         self._puncher = within if spawn is not None and isinstance(within, Puncher) else None
         self._emit = emit
         self._key = key
@@ -110,8 +110,7 @@ class Dialler:
             dialled = isinstance(request, Connect)
             session = await secure(way, self._credentials(), server_side=not dialled, expected=expected)
         except BaseException:
-            with trio.CancelScope(shield=True):  # bounded by the contract of `aclose`
-                await way.aclose()
+            await let_go(way)
             raise
         circuit = CircuitChannel(way, session, self._channels)
         if isinstance(way, TcpChannel) and puncher is not None and self._spawn is not None and answer.remote:

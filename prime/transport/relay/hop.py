@@ -17,7 +17,7 @@ import attrs
 import trio
 
 from prime.errors import RemoteProtocolError
-from prime.transport.contract import CLOSE_TIMEOUT_S, Channel
+from prime.transport.contract import CLOSE_TIMEOUT_S, Channel, let_go
 from prime.transport.facts import CircuitClosed, CircuitOpened
 from prime.transport.messages import TOKEN_BYTES
 from prime.transport.relay import ledger as core
@@ -97,7 +97,7 @@ class Hop:
             case TakeUp(number, token) if self._open:
                 await self._take_up(channel, number, token)
             case _:
-                await _let_go(channel)
+                await let_go(channel)
 
     async def _request(self, channel: Channel) -> Request | None:
         """Return what a caller wants; `None` for one that does not say, or of whom too many are about to."""
@@ -126,9 +126,9 @@ class Hop:
         finally:
             self.feed(core.Ended(number))
             del self._circuits[number]
-            await _let_go(channel)
+            await let_go(channel)
             if circuit.far is not None:
-                await _let_go(circuit.far)
+                await let_go(circuit.far)
 
     async def _settle(self, circuit: _Circuit, offer: core.Offer) -> None:
         """Wait until the target has come or the circuit is refused, or who asked for it has gone."""
@@ -161,7 +161,7 @@ class Hop:
         else:
             why = command if isinstance(command, core.Refuse) else core.Refuse(number, Refusal.UNKNOWN, "it is over")
             await _say(channel, refused(why.why, why.text))
-            await _let_go(channel)
+            await let_go(channel)
 
     async def _relay(self, circuit: _Circuit) -> None:
         """Tell the ends what became of it, and move bytes for as long as both are there."""
@@ -242,8 +242,3 @@ async def _say(channel: Channel, answer: Answer) -> bool:
 async def _end(channel: Channel) -> None:
     with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the other direction will see it
         await channel.send_eof()
-
-
-async def _let_go(channel: Channel) -> None:
-    with trio.CancelScope(shield=True):  # bounded by the contract of `aclose`
-        await channel.aclose()

@@ -17,7 +17,7 @@ import trio
 
 from prime.actor.contract import PeerId
 from prime.errors import ConfigError, DecodeError
-from prime.transport.contract import CLOSE_TIMEOUT_S, Channel
+from prime.transport.contract import let_go
 from prime.transport.hole import CANDIDATES_MAX, Hole
 from prime.transport.multiaddr import Place, TcpPlace, parse_once
 from prime.transport.relay.circuit import CircuitChannel
@@ -178,7 +178,7 @@ class Punch:
         try:
             await self._circuit.move(direct)
         except BaseException:
-            await _let_go(direct)
+            await let_go(direct)
             raise
         self._ended("")
 
@@ -247,8 +247,3 @@ async def _receive_nonce(channel: TcpChannel) -> bytes:
     while len(data) < NONCE_BYTES:
         data += await channel.receive(NONCE_BYTES - len(data))
     return data
-
-
-async def _let_go(channel: Channel) -> None:
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S):
-        await channel.aclose()
