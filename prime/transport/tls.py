@@ -19,6 +19,7 @@ import secrets
 import ssl
 import tempfile
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -320,10 +321,11 @@ class TlsSession:
         if server_side:
             context.num_tickets = 0  # a resumed session would show no certificate
         context.load_cert_chain(credentials.path, password=credentials.password)
-        context._msg_callback = self._observe  # type: ignore[attr-defined]  # noqa: SLF001 (see the module's text)
+        context._msg_callback = _Observer(self)  # type: ignore[attr-defined]  # noqa: SLF001 (see the module's text)
         return context
 
-    def _observe(self, _tls: Any, direction: str, _version: Any, _kind: Any, message: Any, data: bytes) -> None:
+    def observe(self, direction: str, message: Any, data: bytes) -> None:
+        """Look at a message of the handshake: at the certificate, before OpenSSL does."""
         if direction != "read" or message != _HANDSHAKE_CERTIFICATE:
             return
         try:
@@ -333,6 +335,24 @@ class TlsSession:
             self._refusal = error  # OpenSSL now finds no trusted certificate and refuses for us
             return
         self._context.load_verify_locations(cadata=der)
+
+
+class _Observer:
+    """Shows a session the messages of its handshake, and does not keep it alive.
+
+    `ssl` does not tell the garbage collector that a connection holds its context: with a reference back to the session,
+    one whose handshake never ends would stay for ever, with the 80 KiB that OpenSSL has for it.
+    """
+
+    __slots__ = ("_session",)
+
+    def __init__(self, session: TlsSession) -> None:
+        self._session = weakref.ref(session)
+
+    def __call__(self, _tls: Any, direction: str, _version: Any, _kind: Any, message: Any, data: bytes) -> None:
+        session = self._session()
+        if session is not None:
+            session.observe(direction, message, data)
 
 
 def _single_certificate(message: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import platform
@@ -10,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -330,6 +332,22 @@ def test_the_handshake_agrees_on_the_first_protocol_that_both_have(credentials: 
         client.feed(server.output())
         assert client.handshake()
         assert client.protocol == server.protocol == agreed
+
+
+@pytest.mark.parametrize("heard", [b"", b"no TLS at all, and over soon", bytes.fromhex("16030100ff")])
+@pytest.mark.parametrize("server_side", [True, False])
+def test_a_session_whose_handshake_never_ends_leaves_nothing(
+    credentials: Credentials, heard: bytes, *, server_side: bool
+) -> None:
+    """Strangers who send garbage cost 80 KiB each for as long as this process lives, were it otherwise."""
+    session = TlsSession(credentials, server_side=server_side)
+    session.feed(heard)
+    with suppress(RemoteProtocolError):
+        session.handshake()
+    gone = weakref.ref(session), weakref.ref(session._context)
+    del session
+    gc.collect()
+    assert [each() for each in gone] == [None, None]
 
 
 def test_a_session_that_rests_holds_little(credentials: Credentials) -> None:
