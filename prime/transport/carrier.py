@@ -47,8 +47,8 @@ JOIN_BYTES: Final = 64 * 1024
 """Small frames are joined into sends of about this size."""
 ALONE_BYTES: Final = 16 * 1024
 """A buffer of at least this size is sent as it is, never copied."""
-SLICE_BYTES: Final = 2**20
-"""A big buffer is sent in slices of this size, each with a write deadline of its own."""
+WAITED_S: Final = 0.005
+"""A send that takes this long has waited for the other side; one that is over sooner was taken by buffers."""
 READ_BYTES: Final = 256 * 1024
 ALARM_AHEAD_S: Final = 1e-6
 """The least a clock task sleeps: a rounding error between two clocks must not make it spin."""
@@ -1152,12 +1152,17 @@ class Carrier:
         self._say_written()
 
     async def _push(self, buffer: bytes | memoryview, deadline: float) -> None:
-        if len(buffer) <= SLICE_BYTES:
+        """Send a buffer, a big one in slices, each with a write deadline of its own and each a sign of life."""
+        if len(buffer) <= max(self._gauge.size_bytes, JOIN_BYTES):
             await self._push_slice(buffer, deadline)
             return
-        view = memoryview(buffer).cast("B")
-        for start in range(0, len(view), SLICE_BYTES):
-            await self._push_slice(view[start : start + SLICE_BYTES], deadline)
+        rest = memoryview(buffer).cast("B")
+        while rest:
+            part = rest[: self._gauge.size_bytes]
+            started = trio.current_time()
+            await self._push_slice(part, deadline)
+            self._gauge.note(len(part), trio.current_time() - started)
+            rest = rest[len(part) :]
 
     async def _push_slice(self, buffer: bytes | memoryview, deadline: float) -> None:
         """Send, shielded: a caller's cancel never tears the stream, only the write deadline does."""
@@ -1166,11 +1171,13 @@ class Carrier:
             if sent_bytes == len(buffer):
                 return
             buffer = buffer[sent_bytes:]
-        deadline = min(deadline, trio.current_time() + self._limits.write_s)
-        with trio.CancelScope(shield=True, deadline=deadline) as scope:
+        started = trio.current_time()
+        with trio.CancelScope(shield=True, deadline=min(deadline, started + self._limits.write_s)) as scope:
             await self._channel.send(buffer)
         if scope.cancelled_caught:
             raise anyio.BrokenResourceError(f"the peer took no bytes for {self._limits.write_s:g} s")
+        if trio.current_time() - started >= WAITED_S:
+            self.link.flowed_now(self._now())
 
     def _forget_unwritten(self) -> None:
         self._urgent.clear()

@@ -1,6 +1,9 @@
 """When a silent peer counts as dead: ping after an interval without bytes, give up after a timeout. Pure.
 
-Any received byte is a sign of life, so a link busy with a big payload needs no ping. A tick that comes too late means
+Any received byte is a sign of life, so a link busy with a big payload needs no ping. So is a write that had to wait and
+went on: the other side's machine has acknowledged something, and it may be busy with one long frame, inside which it
+cannot answer, or the answer be at the end of a long queue on the way. Where nothing gets through any more such writes
+end at once, as what the stream takes without an acknowledgement it takes without a wait. A tick that comes too late means
 that this process itself stood still (a suspended machine, a stopped process): that time is not the peer's silence, since
 its bytes may lie unread in the socket. After a long stall it gets a fresh timeout.
 
@@ -81,6 +84,10 @@ class Heartbeat:
         """Note that bytes came."""
         self.heard_at = now
         self.asked = False
+
+    def flowed(self, now: float) -> None:
+        """Note that the stream, which was full, went on taking bytes: what came before them has arrived."""
+        self.heard(now)
 
     def rest(self) -> None:
         """Rest from now on: nothing depends on the peer any more."""

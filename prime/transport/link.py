@@ -741,6 +741,10 @@ class Link:
         beat.heard_at = now
         beat.asked = self._said = False
 
+    def flowed_now(self, now: float) -> None:
+        """Note that the stream went on taking bytes after a wait; what is to be answered is so still."""
+        self._heartbeat.flowed(now)
+
     def tell_now(self, path: str, body: bytes) -> bytes | None:
         """Release a tell as `Submit` would; returns the header to write in the lane of messages."""
         target = self._outgoing.get(path) or self._new_target(path)

@@ -31,7 +31,7 @@ from prime.errors import (
 from prime.transport import frames as fr
 from prime.transport import link as core
 from prime.transport.failures import from_frame, to_frame
-from prime.transport.heartbeat import Heartbeat, Pulse
+from prime.transport.heartbeat import STEPS, Heartbeat, Pulse
 from prime.transport.link import LinkLimits, Standing, Verdict, judge
 from prime.wire import dumps, loads
 
@@ -919,6 +919,39 @@ def test_bytes_end_the_doubt() -> None:
         a.feed(core.Tick())
     a.link.heard_now(a.now)
     assert not a.link.doubtful
+
+
+def test_a_stream_that_goes_on_taking_bytes_is_a_sign_of_life_and_one_that_stops_is_doubted_as_soon_as_ever() -> None:
+    a, _ = pair()
+    a.submit(1, "/t", timeout_s=1000.0)
+    while a.now < 60.0:  # ten times the time after which a silent peer is dead
+        a.now += 0.4
+        a.link.flowed_now(a.now)
+        a.feed(core.Tick())
+    assert not a.all(core.Doubt)
+    stopped = a.now
+    while not a.link.doubtful:
+        a.now = a.link.due
+        a.feed(core.Tick())
+    assert a.now <= stopped + 2.0 + 2.0 / STEPS
+    silence(a)
+    assert a.now <= stopped + 6.0 + 2.0 / STEPS
+
+
+def test_bytes_that_the_stream_takes_end_a_doubt_and_not_the_wait_for_an_answer() -> None:
+    a, _ = pair()
+    a.submit(1, "/t")
+    a.write()
+    while not a.link.doubtful:
+        a.now = a.link.due
+        a.feed(core.Tick())
+    a.link.flowed_now(a.now)
+    assert not a.link.doubtful
+    again = a.now
+    while not a.link.doubtful:
+        a.now = a.link.due
+        a.feed(core.Tick())
+    assert a.now <= again + 3.0 + 2.0 / STEPS
 
 
 def test_a_link_that_is_only_watched_over_is_in_no_doubt() -> None:
