@@ -10,7 +10,7 @@ import anyio
 from prime.actor.contract import PeerId
 from prime.errors import RemoteProtocolError, WrongPeerError
 from prime.transport.contract import Buffer
-from prime.transport.sockets import READ_BYTES_MAX
+from prime.transport.sockets import READ_BYTES_MAX, READ_BYTES_MIN
 from prime.transport.tls import RECORD_BYTES_MAX, TlsSession
 
 Place = Callable[[], memoryview | None]
@@ -91,7 +91,7 @@ class TlsConduit:
     async def receive_placed(self, max_bytes: int, place: Place) -> bytes | memoryview:
         """See `Conduit.receive_placed`."""
         while (data := self._decrypt(max_bytes, place())) is None:
-            self._session.feed(await self._carriage.receive())
+            self._session.feed(await self._carriage.receive(max(max_bytes, READ_BYTES_MIN)))
         return data
 
     def seal(self, head: bytes, body: Buffer = b"") -> bytes:

@@ -24,7 +24,7 @@ from prime.transport import yamux
 from prime.transport.contract import CLOSE_TIMEOUT_S, Buffer, Channel
 from prime.transport.libp2p.conduit import Conduit
 from prime.transport.sockets import READ_BYTES_MAX
-from prime.transport.turns import SHARED_READ_BYTES, Turns
+from prime.transport.turns import SHARED_READ_BYTES, Turns, give_way
 
 ROOM_BYTES: Final = 1 << 19
 """How much may wait for the socket before senders wait too."""
@@ -500,18 +500,27 @@ class Connection:
         self.drained.unpark_all()
         self._waiting.clear()
 
-    def _read_bytes(self) -> int:
-        """Return how much to read at once: little while other connections have bytes too, as all wait for each other."""
-        wanted = self._session.wants_bytes or READ_BYTES_MAX
-        return min(wanted, SHARED_READ_BYTES) if self._turns.shared(self, trio.current_time()) else wanted
-
     async def _read(self) -> None:
+        """Read until the end: little at once while other connections have bytes too, as all wait for each other.
+
+        What has come is decrypted without a wait, so others have their turn only where it is given to them.
+        """
+        shared = False
         try:
-            while data := await self._conduit.receive_placed(self._read_bytes(), self._place):
+            while True:
+                wanted = self._session.wants_bytes or READ_BYTES_MAX
+                size = min(wanted, SHARED_READ_BYTES) if shared else wanted
+                data = await self._conduit.receive_placed(size, self._place)
+                if not data:
+                    break
+                began = trio.current_time()
+                shared = self._turns.shared(self, began)
                 if isinstance(data, memoryview):
                     self._placed(len(data))
                 else:
                     self._received(data)
+                if shared:
+                    await give_way(trio.current_time() - began)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
             self.break_off(f"the connection broke: {error}".rstrip(": "))
         except RemoteProtocolError as error:
