@@ -2,14 +2,17 @@
 
 Run: python tests/bench/_flood.py [--transport tcp] [--floods tells,asks] [--turn-s 1.0] [--turns 5] [--json]
 
-For each flood, turns with the flooder at rest and turns with it flooding follow each other; `p50` and `p99` are over all
-asks of a kind, and the ratio is the median of the turns' ratios of medians. The flooder holds at most what it is given:
-the node's own limits are the defaults. `spin` floods nothing and only computes: what sharing the machine's cores costs.
+Turns with the flooder at work and turns in which it only computes (`spin`) follow each other, so that what sharing the
+machine's cores costs is in both. `calm_ms` and `flooded_ms` are p50 and p99 over all asks of a kind, the ratio is the
+median of the turns' ratios of medians, and `turn_us` how long a turn of the node's loop is in time of the processor,
+without and with the flood. The flood `spin` is measured against a flooder at rest. The node's limits are the defaults.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
 import itertools
 import json
 import os
@@ -19,26 +22,31 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
 
 import trio  # noqa: E402
+from _blocks import Block, MissingError, Opening  # noqa: E402
 
 import prime  # noqa: E402
 from prime import Actor, Ask, KeyPair, Mailbox, Payload, System, on  # noqa: E402
 from prime.actor.contract import PeerId  # noqa: E402
 from prime.errors import PrimeError  # noqa: E402
-from prime.transport.tls import TlsSession, open_credentials  # noqa: E402
+from prime.transport import multistream, yamux  # noqa: E402
+from prime.transport.tls import ALPN, TlsSession, open_credentials  # noqa: E402
 from prime.wire.frame import pack  # noqa: E402
 
 REACH = 2.0
 """A flooding peer shall not slow another peer's asks by more than this."""
 IN_FLIGHT = 64
+TURN_S = 1.0
+SETTLE_S = 0.3
+"""A flood is under way, or over, so long after its begin or end."""
 
 
 @prime.message(tag=0x7AB0)
@@ -80,14 +88,14 @@ def transport_of(name: str) -> Any:
 # ------------------------------------------------------------------------------------------------------- the flooder
 
 
-async def tells(system: System, node: PeerId) -> None:
+async def tells(system: System, node: PeerId, _transport: str) -> None:
     """Tell as fast as credit comes."""
     ref = system.ref(node, "/s/sink", Host)
     for number in itertools.count():
         await ref.tell(Note(number))
 
 
-async def asks(system: System, node: PeerId) -> None:
+async def asks(system: System, node: PeerId, _transport: str) -> None:
     """Ask with many in flight."""
     ref = system.ref(node, "/s/sink", Host)
 
@@ -100,20 +108,20 @@ async def asks(system: System, node: PeerId) -> None:
             nursery.start_soon(ask)
 
 
-async def bulk(system: System, node: PeerId) -> None:
+async def bulk(system: System, node: PeerId, _transport: str) -> None:
     """Tell payloads of a MiB."""
     ref, data = system.ref(node, "/s/sink", Host), Payload(bytes(2**20))
     while True:
         await ref.tell(Bulk(data))
 
 
-async def many(system: System, node: PeerId) -> None:
+async def many(system: System, node: PeerId, _transport: str) -> None:
     """Tell many actors that are not there: each message is a dead letter."""
     for number in itertools.count():
         await system.ref(node, f"/s/nobody{number % 5000}", Host).tell(Note(number))
 
 
-async def stale(system: System, node: PeerId) -> None:
+async def stale(system: System, node: PeerId, _transport: str) -> None:
     """Ask and give up at once: ASK and CANCEL, again and again."""
     ref = system.ref(node, "/s/sink", Host)
     while True:
@@ -122,19 +130,19 @@ async def stale(system: System, node: PeerId) -> None:
         await trio.lowlevel.checkpoint()
 
 
-async def violations(system: System, node: PeerId) -> None:
+async def violations(system: System, node: PeerId, transport: str) -> None:
     """Dial, say what is against the protocol, and dial again, under the same identity."""
-    await _storm(node, system.network, send=pack(b"\x9f" * 64, ()), key=KeyPair.generate())
+    await _storm(_place(system.network, node), transport, send=b"".join(pack(b"\x9f" * 64, ())), key=KeyPair.generate())
 
 
-async def strangers(system: System, node: PeerId) -> None:
+async def strangers(system: System, node: PeerId, transport: str) -> None:
     """Dial with a fresh identity each time, and hang up."""
-    await _storm(node, system.network, send=(), key=None)
+    await _storm(_place(system.network, node), transport, send=b"", key=None)
 
 
-async def half_open(_system: System, node: PeerId) -> None:
+async def half_open(system: System, node: PeerId, _transport: str) -> None:
     """Open connections and never say anything."""
-    host, port = _place(_system.network, node)
+    host, port = _place(system.network, node)
     sockets: list[Any] = []
     while True:
         try:
@@ -145,14 +153,14 @@ async def half_open(_system: System, node: PeerId) -> None:
             await sockets.pop(0).aclose()
 
 
-async def spin(_system: System, _node: PeerId) -> None:
+async def spin(_system: System, _node: PeerId, _transport: str) -> None:
     """Compute."""
     while True:
         sum(range(10_000))
         await trio.lowlevel.checkpoint()
 
 
-FLOODS: dict[str, Callable[[System, PeerId], Awaitable[None]]] = {
+FLOODS: dict[str, Callable[[System, PeerId, str], Awaitable[None]]] = {
     each.__name__: each for each in (spin, tells, asks, bulk, many, stale, violations, strangers, half_open)
 }
 
@@ -162,20 +170,27 @@ def _place(network: Any, node: PeerId) -> tuple[str, int]:
     return parts[2], int(parts[4])
 
 
-async def _storm(node: PeerId, network: Any, *, send: Any, key: KeyPair | None) -> None:
-    """Shake hands over TCP and TLS as a raw caller, a few at a time."""
-    host, port = _place(network, node)
+async def _secured(stream: trio.SocketStream, credentials: Any, transport: str) -> TlsSession:
+    """Do the TLS handshake of a transport; what the caller says last of it is in the session's output."""
+    protocols = (yamux.PROTOCOL, ALPN) if transport == "libp2p" else ()
+    if protocols:
+        await multistream.propose(stream.send_all, stream.receive_some, ("/tls/1.0.0",))
+    session = TlsSession(credentials, server_side=False, protocols=protocols or (ALPN,))
+    while not session.handshake():
+        await stream.send_all(session.output())
+        session.feed(await stream.receive_some(65536))
+    return session
+
+
+async def _storm(place: tuple[str, int], transport: str, *, send: bytes, key: KeyPair | None) -> None:
+    """Shake hands as a raw caller, a few at a time."""
 
     async def one(credentials: Any) -> None:
-        stream = await trio.open_tcp_stream(host, port)
+        stream = await trio.open_tcp_stream(*place)
         try:
-            session = TlsSession(credentials, server_side=False)
-            while not session.handshake():
-                await stream.send_all(session.output())
-                session.feed(await stream.receive_some(65536))
-            data = b"".join(send)
-            await stream.send_all(session.output() + (session.encrypt(data) if data else b""))
-            if data:
+            session = await _secured(stream, credentials, transport)
+            await stream.send_all(session.output() + (session.encrypt(send) if send else b""))
+            if send:
                 with trio.move_on_after(1):
                     while await stream.receive_some(65536):
                         pass
@@ -204,13 +219,40 @@ async def line() -> str:
     return (await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)).strip()
 
 
+class Loop(trio.abc.Instrument):
+    """How long the turns of a node's loop are: a message that comes meanwhile waits for the end of one.
+
+    In time of the processor, so that it is the same however busy the machine is.
+    """
+
+    def __init__(self) -> None:
+        self.turns_s: list[float] = []
+        self._since = time.thread_time()
+
+    def after_io_wait(self, _timeout: float) -> None:
+        """See `trio.abc.Instrument`: a turn begins."""
+        self._since = time.thread_time()
+
+    def before_io_wait(self, _timeout: float) -> None:
+        """See `trio.abc.Instrument`: a turn is over."""
+        self.turns_s.append(time.thread_time() - self._since)
+
+    def typical_us(self) -> float:
+        """Return how long the turn is that is met at any moment of work: long ones are met more often. Begins anew."""
+        turns, self.turns_s = self.turns_s, []
+        return 1e6 * sum(turn**2 for turn in turns) / (sum(turns) or 1.0)
+
+
 async def serve(transport: str) -> None:
-    """Be the node."""
+    """Be the node; on each line, say how long a turn of the loop was since the last."""
     async with prime.open_system(transport=transport_of(transport)) as system, system.supervisor("s") as supervisor:
         await supervisor.spawn(Host, "host")
         await supervisor.spawn(Host, "sink", mailbox=Mailbox(1024))
         print(system.addresses[0], flush=True)
-        await line()
+        loop = Loop()
+        trio.lowlevel.add_instrument(loop)
+        while await line():
+            print(loop.typical_us(), flush=True)
 
 
 async def _join(system: System) -> PeerId:
@@ -226,7 +268,7 @@ async def flooder(transport: str) -> None:
         node = await _join(system)
         while (words := (await line()).split()) and words[0] == "start":
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(FLOODS[words[1]], system, node)
+                nursery.start_soon(FLOODS[words[1]], system, node, transport)
                 print("started", flush=True)
                 await line()
                 nursery.cancel_scope.cancel()
@@ -252,7 +294,7 @@ class Process:
     """One of the three."""
 
     def __init__(self, role: str, transport: str) -> None:
-        words = [sys.executable, __file__, "--role", role, "--transport", transport]
+        words = [sys.executable, sys.modules[__name__].__file__, "--role", role, "--transport", transport]
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
         self._process = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
@@ -279,45 +321,91 @@ class Process:
         self._process.communicate()
 
 
-def flood(name: str, *, transport: str = "tcp", turns: int = 5, turn_s: float = 1.0) -> dict[str, Any]:
-    """Measure one flood; returns the figures of both states in ms, and how much slower asks are."""
-    node, ours, theirs = (Process(role, transport) for role in ("serve", "asker", "flooder"))
-    try:
-        address = node.hear()
-        for process in (ours, theirs):
+class Site:
+    """The three processes, while they live."""
+
+    def __init__(self, transport: str) -> None:
+        self.turn_us = 0.0
+        """How long a turn of the node's loop was during the last asks; see `Loop`."""
+        self._node, self._asker, self._flooder = (Process(role, transport) for role in ("serve", "asker", "flooder"))
+
+    def __enter__(self) -> Self:
+        address = self._node.hear()
+        for process in (self._asker, self._flooder):
             process.say(address)
-        ours.hear()
-        times: dict[bool, list[float]] = {False: [], True: []}
-        ratios = []
+        self._asker.hear()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in (self._node, self._asker, self._flooder):
+            process.end()
+
+    def asked_ms(self, flood: str, turn_s: float = TURN_S) -> list[float]:
+        """Return how long asks take while the flooder does something; nothing if it is `rest`."""
+        if flood != "rest":
+            self._flooder.say(f"start {flood}")
+            self._flooder.hear()
+            time.sleep(SETTLE_S)
+        self._typical_turn_us()
+        self._asker.say(str(turn_s))
+        took: list[float] = json.loads(self._asker.hear())
+        self.turn_us = self._typical_turn_us()
+        if flood != "rest":
+            self._flooder.say("stop")
+            self._flooder.hear()
+            time.sleep(SETTLE_S)
+        return took
+
+    def _typical_turn_us(self) -> float:
+        self._node.say("?")
+        return float(self._node.hear())
+
+
+def contestants(flood: str, transport: str) -> tuple[Opening, Opening]:
+    """Return asks beside a flood, and the same asks beside a process that only computes."""
+    sites: list[Site] = []
+
+    @contextlib.contextmanager
+    def flooded() -> Iterator[Block]:
+        if transport == "libp2p" and importlib.util.find_spec("libp2p") is None:
+            raise MissingError("libp2p is not installed")
+        with Site(transport) as site:
+            sites.append(site)
+            yield lambda: statistics.median(site.asked_ms(flood))
+
+    @contextlib.contextmanager
+    def calm() -> Iterator[Block]:
+        yield lambda: statistics.median(sites[-1].asked_ms("spin"))
+
+    return flooded, calm
+
+
+def measure(name: str, *, transport: str = "tcp", turns: int = 5, turn_s: float = TURN_S) -> dict[str, Any]:
+    """Measure one flood; returns the figures of both states in ms, and how much slower asks are."""
+    before = "rest" if name == "spin" else "spin"
+    times: dict[str, list[float]] = {before: [], name: []}
+    turns_us: dict[str, list[float]] = {before: [], name: []}
+    ratios = []
+    with Site(transport) as site:
         for _ in range(turns):
             medians = []
-            for floods in (False, True):
-                if floods:
-                    theirs.say(f"start {name}")
-                    theirs.hear()
-                    time.sleep(0.3)
-                ours.say(str(turn_s))
-                took = json.loads(ours.hear())
-                times[floods] += took
+            for flood in (before, name):
+                took = site.asked_ms(flood, turn_s)
+                turns_us[flood].append(site.turn_us)
+                times[flood] += took
                 medians.append(statistics.median(took))
-                if floods:
-                    theirs.say("stop")
-                    theirs.hear()
-                    time.sleep(0.3)
             ratios.append(medians[1] / medians[0])
-        quiet, loud = (statistics.quantiles(times[floods], n=100) for floods in (False, True))
-        return {
-            "flood": name,
-            "transport": transport,
-            "ratio_p50": round(statistics.median(ratios), 2),
-            "ratio_p99": round(loud[98] / quiet[98], 2),
-            "quiet_ms": [round(quiet[49], 3), round(quiet[98], 3)],
-            "flooded_ms": [round(loud[49], 3), round(loud[98], 3)],
-            "reach": REACH,
-        }
-    finally:
-        for process in (node, ours, theirs):
-            process.end()
+    calm, loud = (statistics.quantiles(times[flood], n=100) for flood in (before, name))
+    return {
+        "flood": name,
+        "transport": transport,
+        "ratio_p50": round(statistics.median(ratios), 2),
+        "ratio_p99": round(loud[98] / calm[98], 2),
+        "calm_ms": [round(calm[49], 3), round(calm[98], 3)],
+        "flooded_ms": [round(loud[49], 3), round(loud[98], 3)],
+        "turn_us": [round(statistics.median(turns_us[flood])) for flood in (before, name)],
+        "reach": REACH,
+    }
 
 
 def main() -> None:
@@ -327,14 +415,14 @@ def main() -> None:
     parser.add_argument("--transport", default="tcp", choices=("tcp", "libp2p"))
     parser.add_argument("--floods", default=",".join(FLOODS))
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--turn-s", type=float, default=1.0)
+    parser.add_argument("--turn-s", type=float, default=TURN_S)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.role:
         trio.run({"serve": serve, "asker": asker, "flooder": flooder}[options.role], options.transport)
         return
     for name in options.floods.split(","):
-        found = flood(name, transport=options.transport, turns=options.turns, turn_s=options.turn_s)
+        found = measure(name, transport=options.transport, turns=options.turns, turn_s=options.turn_s)
         print(json.dumps(found) if options.json else found, flush=True)
 
 

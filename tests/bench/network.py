@@ -18,6 +18,7 @@ PATHS = [str(HERE), str(HERE.parents[1])]
 sys.path[:0] = PATHS  # a fresh checkout needs no installation
 os.environ["PYTHONPATH"] = os.pathsep.join([*PATHS, os.environ.get("PYTHONPATH", "")])  # nor do the children
 
+import _flood  # noqa: E402
 import _peers  # noqa: E402
 import _small  # noqa: E402
 from _blocks import Opening  # noqa: E402
@@ -25,6 +26,8 @@ from _cases import Case, add_options, run  # noqa: E402
 from _ends import two_ends  # noqa: E402
 
 IN_FLIGHT = 64
+FLOODS = ("tells", "asks", "bulk", "many", "stale", "violations", "strangers", "half_open")
+CALM = "the same asks beside a peer that only computes"
 
 
 def ours(transport: str, what: str) -> Opening:
@@ -51,6 +54,11 @@ def cases() -> list[Case]:
         Case("ask_libp2p_64_ray", asks, _peers.ray_ask(IN_FLIGHT), "Ray, 64 in flight", 3),
         Case("ask_libp2p_64_monarch", asks, _peers.monarch_ask(IN_FLIGHT), "Monarch, 64 in flight", 3),
         Case("connect", ours("libp2p", "connect"), stock("connect"), "py-libp2p's stock dial", 5, "ms", "less"),
+        *(
+            Case(f"flood_{flood}_{transport}", *_flood.contestants(flood, transport), CALM, 0.5, "ms", "less")
+            for transport in ("tcp", "libp2p")
+            for flood in FLOODS
+        ),
         Case("encode", _small.encode, _small.encode_bare, "bare cbor2 on the same array", 0.77),
         Case("decode", _small.decode, _small.decode_bare, "bare cbor2 on the same array", 0.77),
     ]

@@ -18,6 +18,7 @@ from prime.errors import RefusedError
 from prime.testing.transport import pattern, receive_all, receive_exactly
 from prime.transport.libp2p import connection as shell
 from prime.transport.libp2p.connection import Connection, MuxedChannel
+from prime.transport.turns import SHARED_READ_BYTES, Turns
 from prime.transport.yamux import HEADER_BYTES, WINDOW_BYTES, YamuxLimits
 
 HERE, THERE = PeerId("here"), PeerId("there")
@@ -473,3 +474,35 @@ async def test_a_flood_of_streams_is_refused_beyond_the_limit(autojump_clock: tr
         pair.there.put(frame(0, 0, 1, 5) + b"alive")
         await pair.there.tell()
         assert await far.receive() == b"alive"
+
+
+class Ready(Plain):
+    """A conduit in which everything has come already, and which waits for nothing until all of it was read."""
+
+    def __init__(self, reads: int, nursery: trio.Nursery) -> None:
+        super().__init__(Line(), Line(), nursery)
+        self.left = reads
+        self.wanted: list[int] = []
+
+    async def receive(self, max_bytes: int = 1 << 20) -> bytes:
+        if not self.left:
+            await trio.sleep_forever()
+        self.left -= 1
+        self.wanted.append(max_bytes)
+        return struct.pack(">BBHII", 0, 2, 2, 0, 0)  # an answer to a PING
+
+
+async def test_who_sends_a_lot_gives_others_their_turn_between_what_is_decrypted() -> None:
+    reads, turns, others = 40, Turns(), 0
+    async with trio.open_nursery() as nursery:
+        conduit = Ready(reads, nursery)
+        turns.shared("another reader", trio.current_time())
+        nursery.start_soon(
+            Connection(conduit, THERE, Deadlines(), dialled=False, greet=lambda _: None, turns=turns).run
+        )
+        while conduit.left:
+            others += 1
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert others >= reads - 1
+    assert max(conduit.wanted[1:]) <= SHARED_READ_BYTES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import anyio
@@ -15,6 +16,9 @@ from prime.transport.tls import RECORD_BYTES_MAX, TlsSession
 
 Place = Callable[[], memoryview | None]
 """Offers where the next bytes may go, if they are known to belong there."""
+
+Work = AbstractAsyncContextManager[object]
+"""What is computed within is work of one kind, which may have to wait for its turn."""
 
 
 class Carriage(Protocol):
@@ -118,13 +122,15 @@ def _nowhere() -> None:
     return None
 
 
-async def shake_hands(carriage: Carriage, session: TlsSession, check: Callable[[PeerId], None]) -> None:
-    """Do a TLS handshake. `check` sees who answers before the message that completes the handshake is sent.
+async def shake_hands(carriage: Carriage, session: TlsSession, check: Callable[[PeerId], None], work: Work) -> None:
+    """Do a TLS handshake, what is computed for it as `work`.
+
+    `check` sees who answers before the message that completes the handshake is sent.
 
     Raises `RemoteProtocolError`, what `check` raises, or `anyio.BrokenResourceError`.
     """
     try:
-        while not session.handshake():
+        while not await _stepped(session, work):
             await _send(carriage, session.output())
             session.feed(await carriage.receive())
         check(session.peer)
@@ -132,6 +138,11 @@ async def shake_hands(carriage: Carriage, session: TlsSession, check: Callable[[
         carriage.send_nowait(session.output())  # an alert, for whom it may still reach
         raise
     await _send(carriage, session.output())
+
+
+async def _stepped(session: TlsSession, work: Work) -> bool:
+    async with work:
+        return session.handshake()
 
 
 async def _send(carriage: Carriage, data: bytes) -> None:

@@ -54,7 +54,7 @@ from prime.transport.multiaddr import Address, CircuitPlace, TcpPlace, parse_add
 from prime.transport.sockets import Doorway, Wire, tcp_place, tune
 from prime.transport.tcp import dial_shared_socket, dial_socket, open_listener, places_of
 from prime.transport.tls import open_credentials
-from prime.transport.turns import Turns
+from prime.transport.turns import Rested, Turns
 
 GREETING: Final = multistream.proposal(PROTOCOL)
 """The first bytes of a stream that a Prime node opens, and of the answer."""
@@ -117,7 +117,7 @@ class Libp2pEndpoint:
         self._security = security
         self._nursery = nursery
         self._timers = Deadlines()
-        self._turns = Turns()
+        self._turns, self._proofs = Turns(), Rested()
         self._doorway = Doorway(self._receive_caller, proving_max=transport.backlog_max)
         self._dialling: dict[PeerId, trio.Lock] = {}
         self._connections: dict[PeerId, list[Muxer]] = {}
@@ -269,7 +269,7 @@ class Libp2pEndpoint:
         return muxer
 
     async def _upgrade(self, wire: Line, check: Check | None, made: CircuitInfo | None = None) -> Muxer:
-        secured = await (self._security.dial(wire, check) if check else self._security.accept(wire))
+        secured = await (self._security.dial(wire, check) if check else self._security.accept(wire, self._proofs))
         if not secured.muxed:
             await agree_on_yamux(secured.conduit, dialled=check is not None)
         return self._mux(secured, remote_of(wire), made, dialled=check is not None)

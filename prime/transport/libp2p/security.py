@@ -8,7 +8,8 @@ other side knows how (libp2p `specs/connections/inlined-muxer-negotiation.md`), 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from contextlib import nullcontext
+from typing import Any, Final, Protocol, Self
 
 import anyio
 from libp2p.abc import ISecureConn, ISecureTransport
@@ -26,7 +27,7 @@ from prime.actor.contract import PeerId
 from prime.errors import ConfigError, RemoteProtocolError, WrongPeerError
 from prime.transport import multistream, yamux
 from prime.transport.contract import Buffer
-from prime.transport.libp2p.conduit import Carriage, Conduit, Place, TlsConduit, shake_hands
+from prime.transport.libp2p.conduit import Carriage, Conduit, Place, TlsConduit, Work, shake_hands
 from prime.transport.peer import parse_peer, public_key_of
 from prime.transport.sockets import READ_BYTES_MAX, Wire
 from prime.transport.tls import ALPN, Credentials, TlsSession
@@ -84,16 +85,22 @@ class Security:
 
         Raises `RemoteProtocolError`, what `check` raises, and `anyio.BrokenResourceError`.
         """
-        return await self._secure(wire, await multistream.propose(wire.send_all, _reader(wire), (TLS, NOISE)), check)
+        protocol = await multistream.propose(wire.send_all, _reader(wire), (TLS, NOISE))
+        return await self._secure(wire, protocol, check, nullcontext())
 
-    async def accept(self, wire: Line) -> Secured:
-        """Secure a connection that the other side opened; raises as `dial`."""
-        return await self._secure(wire, await multistream.answer(wire.send_all, _reader(wire), (TLS, NOISE)), None)
+    async def accept(self, wire: Line, work: Work) -> Secured:
+        """Secure a connection that the other side opened, what is computed for it as `work`; raises as `dial`."""
+        protocol = await multistream.answer(wire.send_all, _reader(wire), (TLS, NOISE))
+        return await self._secure(wire, protocol, None, work)
 
-    async def _secure(self, wire: Line, protocol: str, check: Check | None) -> Secured:
+    async def _secure(self, wire: Line, protocol: str, check: Check | None, work: Work) -> Secured:
         if protocol == TLS:
-            return await secure_by_tls(wire, self._credentials, check)
-        raw = RawConnection(WireStream(wire), check is not None)
+            return await secure_by_tls(wire, self._credentials, check, work)
+        async with WireStream(wire, work) as stream:
+            return await self._secure_by_noise(wire, stream, check)
+
+    async def _secure_by_noise(self, wire: Line, stream: WireStream, check: Check | None) -> Secured:
+        raw = RawConnection(stream, check is not None)
         pattern = self._noise.get_pattern()
         try:
             # Without an expected peer the handshake still proves who answers, so a wrong one can be named.
@@ -108,10 +115,14 @@ class Security:
         return Secured(MessageConduit(made, wire.close), peer, muxed=False)
 
 
-async def secure_by_tls(carriage: Carriage, credentials: Credentials, check: Check | None) -> Secured:
-    """Do the TLS handshake, as its client if there is a `check`."""
-    session = TlsSession(credentials, server_side=check is None, protocols=(yamux.PROTOCOL, ALPN))
-    await shake_hands(carriage, session, check or _anybody)
+async def secure_by_tls(
+    carriage: Carriage, credentials: Credentials, check: Check | None, work: Work | None = None
+) -> Secured:
+    """Do the TLS handshake, as its client if there is a `check`; what is computed for it is `work`."""
+    work = work or nullcontext()
+    async with work:
+        session = TlsSession(credentials, server_side=check is None, protocols=(yamux.PROTOCOL, ALPN))
+    await shake_hands(carriage, session, check or _anybody, work)
     return Secured(TlsConduit(carriage, session), session.peer, muxed=session.protocol == yamux.PROTOCOL)
 
 
@@ -138,18 +149,47 @@ def _reader(wire: Line) -> multistream.Receive:
 
 
 class WireStream(ReadWriteCloser):
-    """A socket as py-libp2p's Noise wants it."""
+    """A socket as py-libp2p's Noise wants it.
 
-    def __init__(self, wire: Line) -> None:
+    Within `async with`, a handshake, what goes on between its reads and writes is `work`: Noise computes only there.
+    """
+
+    def __init__(self, wire: Line, work: Work) -> None:
         self._wire = wire
+        self._work = work
+        self._shakes_hands = self._works = False
+
+    async def __aenter__(self) -> Self:
+        self._shakes_hands = True
+        await self._go_on()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._shakes_hands = False
+        await self._pause()
 
     async def read(self, n: int | None = None) -> bytes:
         """Return up to `n` bytes; none at the end."""
-        return await self._wire.receive(READ_BYTES_MAX if n is None else n)
+        await self._pause()
+        data = await self._wire.receive(READ_BYTES_MAX if n is None else n)
+        await self._go_on()
+        return data
 
     async def write(self, data: bytes) -> None:
         """Send all of `data`."""
+        await self._pause()
         await self._wire.send_all(data)
+        await self._go_on()
+
+    async def _go_on(self) -> None:
+        if self._shakes_hands:
+            await self._work.__aenter__()
+            self._works = True
+
+    async def _pause(self) -> None:
+        if self._works:
+            self._works = False
+            await self._work.__aexit__(None, None, None)
 
     async def close(self) -> None:
         """Close the socket."""
