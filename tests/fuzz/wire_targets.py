@@ -15,7 +15,7 @@ from prime.wire import Limits, dumps, from_plain, loads, message, open_signed, t
 from prime.wire.cbor import encodes_to, peek
 from prime.wire.cddl import room_messages
 from prime.wire.frame import Frame, FrameParser
-from prime.wire.message import is_signed
+from prime.wire.message import encode_body, is_signed, read_body
 from tests.fuzz.target import Script, Target, chunks, golden, vectors
 
 assert signing, "importing it registers the scheme that signatures are verified with"
@@ -31,6 +31,17 @@ class Vouched:
 
     text: str
     number: int
+
+
+@message(tag=0x7D16)
+class Plainly:
+    """A message of a flat class for these targets alone."""
+
+    number: int
+    text: str
+    data: bytes
+    weight: float
+    flag: bool | None
 
 
 # ------------------------------------------------------------------------------------------------------------- frames
@@ -145,6 +156,21 @@ def _message_seeds() -> tuple[bytes, ...]:
     return tuple(bytes([number, 1, 2, 1, 2]) + fields for number in range(len(_classes())))
 
 
+def flat(data: bytes) -> None:
+    """What is read head by head is what the long way reads."""
+    read = read_body(data)
+    if read is None:
+        from_plain(loads(data))
+        return
+    assert repr(from_plain(loads(data[: read[1]]))) == repr(read[0])  # by text: NaN equals nothing
+    assert encode_body(type(read[0]), to_plain(read[0], [])) == data[: read[1]]
+
+
+def _flat_seeds() -> tuple[bytes, ...]:
+    values = Plainly(1, "text", b"bytes", 0.1, None), Plainly(-(2**40), "x" * 300, bytes(40), 0.5, flag=True)
+    return tuple(encode_body(Plainly, to_plain(value, [])) for value in values)
+
+
 # ------------------------------------------------------------------------------------------------------ signed bodies
 
 
@@ -221,6 +247,7 @@ TARGETS = (
     Target("frames", frames, (), tuple(b"\x01\x07\x00" + data for data in (*golden("wire"), *golden("link")))),
     Target("cbor", cbor, (DecodeError,), (*CBOR_SEEDS, *_headers())),
     Target("messages", messages, (DecodeError,), _message_seeds()),
+    Target("flat", flat, (DecodeError,), _flat_seeds()),
     Target(
         "signed",
         signed,
