@@ -18,6 +18,7 @@ import attrs
 
 from prime.actor.contract import PeerId
 from prime.errors import ConfigError
+from prime.transport.multiaddr import LayeredPlace, TcpPlace, parse_once
 from prime.transport.peer import parse_peer
 from prime.transport.rates import Book, Bucket
 
@@ -211,6 +212,12 @@ def source_of(host: str) -> Source:
     if isinstance(address, ipaddress.IPv4Address):
         return str(address)
     return str(ipaddress.ip_network((address, IP6_PREFIX_BITS), strict=False))
+
+
+def source_at(remote: str) -> Source:
+    """Return what the other end of a connection counts as; through a relay, and within this machine, it is not known."""
+    place = parse_once(remote).place if remote else None
+    return source_of(place.host) if isinstance(place, TcpPlace | LayeredPlace) else ""
 
 
 def gives_way(sources: Sequence[Source], newcomer: Source) -> int | None:

@@ -31,7 +31,7 @@ from prime.errors import (
 from prime.transport import frames as fr
 from prime.transport import link as core
 from prime.transport import pieces
-from prime.transport.admission import Admission, Source, gives_way, source_of
+from prime.transport.admission import Admission, gives_way, source_at
 from prime.transport.callers import Callers, Relaying
 from prime.transport.carrier import Carrier, Receipt
 from prime.transport.contract import Channel, Endpoint, Guarded, Shared, Transport, innermost
@@ -41,7 +41,7 @@ from prime.transport.facts import LinkDown, LinkUp, SignedRefused
 from prime.transport.gate import Gate
 from prime.transport.identity import KeyPair
 from prime.transport.link import LinkLimits, Standing, Verdict, judge
-from prime.transport.multiaddr import CircuitPlace, LayeredPlace, TcpPlace, parse_address, parse_once
+from prime.transport.multiaddr import CircuitPlace, parse_address
 from prime.transport.reachability import Judge
 from prime.transport.replay import Bounds, ReplayWindows
 from prime.transport.series import FEATURE, Inbox, Post
@@ -407,13 +407,13 @@ class Links:
         else:
             if standing is not None:
                 standing.close(fr.Reason.REPLACED, "the peer opened a newer link")
-            carrier.source = _source_of(carrier.remote)
+            carrier.source = source_at(carrier.remote)
             carrier.feed(core.Admit())
 
     def _make_room(self, newcomer: Carrier) -> bool:
         """End the last link of the source that has the most, so that few addresses with many keys keep out nobody."""
         accepted = [each for each in self._up.values() if not each.dialled]
-        last = gives_way([each.source for each in accepted], _source_of(newcomer.remote))
+        last = gives_way([each.source for each in accepted], source_at(newcomer.remote))
         if last is None:
             return False
         accepted[last].close(fr.Reason.OVERLOAD, "links are few, and those from where this one comes are the most")
@@ -867,12 +867,6 @@ def _standing(carrier: Carrier | None) -> Standing | None:
     if carrier is None or carrier.hello is None:
         return None
     return Standing(carrier.dialled, carrier.link.link_id, carrier.hello.instance)
-
-
-def _source_of(remote: str) -> Source:
-    """Return what the other end of a connection counts as; through a relay, and within this machine, it is not known."""
-    place = parse_once(remote).place if remote else None
-    return source_of(place.host) if isinstance(place, TcpPlace | LayeredPlace) else ""
 
 
 def _names(address: str, peer: PeerId) -> bool:

@@ -133,6 +133,26 @@ def test_circuits_are_bounded_in_all_and_for_each_peer() -> None:
     assert "3 circuits" in ask(books, 4, source="y", target="c").text
 
 
+def test_few_addresses_with_many_keys_keep_nobody_from_a_target() -> None:
+    books = reserved(RelayLimits(circuits_max=4, circuits_per_peer_max=3), "b", "c")
+
+    def come(circuit: int, source: str, address: str, target: str = "b") -> Any:
+        return books.step(Asked(circuit, TOKEN, source, target, True, address), 0.0)
+
+    for circuit in (1, 2, 3):
+        assert isinstance(come(circuit, f"x{circuit}", "192.0.2.7")[0], Offer)
+    assert books.step(TakenUp(3, TOKEN, "b"), 0.0) == [Join(3)]
+    assert come(4, "x4", "192.0.2.7")[0].why is Refusal.FULL
+    cut, offer = come(5, "honest", "198.51.100.1")
+    assert (cut.circuit, offer.circuit) == (3, 5)
+    assert isinstance(cut, Cut)
+    assert isinstance(come(6, "y", "203.0.113.1", "c")[0], Offer)
+    refused, offer = come(7, "z", "203.0.113.9", "c")  # the relay is full, and the target is not
+    assert (refused.circuit, refused.why, offer.circuit) == (2, Refusal.FULL, 7)
+    assert come(8, "v", "203.0.113.8", "c")[0].why is Refusal.FULL  # nobody has more than one now
+    assert books.circuits == 4
+
+
 def test_a_flood_of_requests_is_refused() -> None:
     books = reserved(RelayLimits(requests_per_minute_max=10))
     outcomes = [ask(books, n, target="nobody", now=0.0).why for n in range(1, 30)]

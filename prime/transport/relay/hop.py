@@ -17,6 +17,7 @@ import attrs
 import trio
 
 from prime.errors import RemoteProtocolError
+from prime.transport.admission import source_at
 from prime.transport.contract import CLOSE_TIMEOUT_S, Channel, let_go
 from prime.transport.facts import CircuitClosed, CircuitOpened
 from prime.transport.messages import TOKEN_BYTES
@@ -118,7 +119,8 @@ class Hop:
         number = self._new_number()
         circuit = self._circuits[number] = _Circuit(number, channel.peer, target, channel)
         try:
-            asked = core.Asked(number, secrets.token_bytes(TOKEN_BYTES), channel.peer, target, self._linked(target))
+            token, address = secrets.token_bytes(TOKEN_BYTES), source_at(channel.remote)
+            asked = core.Asked(number, token, channel.peer, target, self._linked(target), address)
             command = self.feed(asked)
             if isinstance(command, core.Offer):
                 await self._settle(circuit, command)

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import attrs
 
+from prime.transport.admission import Source, gives_way
 from prime.transport.rates import Book, Bucket
 from prime.transport.relay.limits import RelayLimits
 
@@ -69,13 +70,17 @@ class LinkLost:
 
 @attrs.frozen
 class Asked:
-    """`source` asks for a circuit to `target`. `circuit` and `token` are new; `linked`: there is a link to the target."""
+    """`source` asks for a circuit to `target`. `circuit` and `token` are new; `linked`: there is a link to the target.
+
+    `address` is where its connection comes from; empty: not known.
+    """
 
     circuit: int
     token: bytes
     source: str
     target: str
     linked: bool
+    address: Source = ""
 
 
 @attrs.frozen
@@ -196,6 +201,7 @@ class _Circuit:
     token: bytes
     due: float
     bucket: Bucket
+    address: Source
     joined: bool = False
     carried_bytes: int = 0
 
@@ -280,28 +286,54 @@ class Ledger:
         refusal = self._why_not(event, now)
         if refusal is not None:
             return [refusal]
+        room = self._make_room(event)
+        if lack := self._lack(event):
+            return [Refuse(event.circuit, Refusal.FULL, lack)]
         self._circuits[event.circuit] = _Circuit(
             event.source,
             event.target,
             event.token,
             now + self._limits.offer_s,
             Bucket(self._limits.circuit_bytes_per_s, RATE_BURST_S),
+            event.address,
         )
         self._ends.update((event.source, event.target))
-        return [Offer(event.circuit, event.token, event.source, event.target)]
+        return [*room, Offer(event.circuit, event.token, event.source, event.target)]
 
     def _why_not(self, event: Asked, now: float) -> Refuse | None:
-        circuit, most = event.circuit, self._limits.circuits_per_peer_max
+        circuit = event.circuit
         if not self._askers.take(event.source, now):
             return Refuse(circuit, Refusal.OFTEN, "you ask for circuits too often")
         slot = self._slots.get(event.target)
         if slot is None or slot.expires_at <= now or not event.linked or event.source == event.target:
             return Refuse(circuit, Refusal.ABSENT, "nobody of that id is reachable through this relay")
-        if len(self._circuits) >= self._limits.circuits_max:
-            return Refuse(circuit, Refusal.FULL, f"this relay carries {len(self._circuits)} circuits, the most it does")
-        if max(self._ends[event.source], self._ends[event.target]) >= most:
-            return Refuse(circuit, Refusal.FULL, f"one of the two has {most} circuits here, the most a peer may")
         return None
+
+    def _lack(self, event: Asked) -> str:
+        most = self._limits.circuits_per_peer_max
+        if max(self._ends[event.source], self._ends[event.target]) >= most:
+            return f"one of the two has {most} circuits here, the most a peer may"
+        if len(self._circuits) >= self._limits.circuits_max:
+            return f"this relay carries {len(self._circuits)} circuits, the most it does"
+        return ""
+
+    def _make_room(self, event: Asked) -> list[Command]:
+        """Where circuits lack, end the last one from the address that has the most; nothing if that would not be fair.
+
+        Keys cost nothing: without this a few circuits that are held open would keep everybody else from a node.
+        """
+        most = self._limits.circuits_per_peer_max
+        if self._ends[event.source] >= most or not self._lack(event):
+            return []
+        everybody = self._ends[event.target] < most
+        crowd = [n for n, each in self._circuits.items() if everybody or event.target in (each.source, each.target)]
+        last = gives_way([self._circuits[number].address for number in crowd], event.address)
+        if last is None:
+            return []
+        number, text = crowd[last], "circuits are few, and those from its address were the most"
+        joined = self._circuits[number].joined
+        self._forget(number)
+        return [Cut(number, text) if joined else Refuse(number, Refusal.FULL, text)]
 
     def _taken_up(self, event: TakenUp, now: float) -> list[Command]:
         circuit = self._circuits.get(event.circuit)
