@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Final, Protocol
 
 import anyio
 
@@ -13,6 +13,9 @@ from prime.errors import RemoteProtocolError, WrongPeerError
 from prime.transport.contract import Buffer
 from prime.transport.sockets import READ_BYTES_MAX, READ_BYTES_MIN
 from prime.transport.tls import RECORD_BYTES_MAX, TlsSession
+
+TAKE_BYTES_MAX: Final = 1 << 17
+"""What is decrypted before whoever waits for it has a turn: so he can offer the next room, and it is still in the caches."""
 
 Place = Callable[[], memoryview | None]
 """Offers where the next bytes may go, if they are known to belong there."""
@@ -95,7 +98,7 @@ class TlsConduit:
     async def receive_placed(self, max_bytes: int, place: Place) -> bytes | memoryview:
         """See `Conduit.receive_placed`."""
         while (data := self._decrypt(max_bytes, place())) is None:
-            self._session.feed(await self._carriage.receive(max(max_bytes, READ_BYTES_MIN)))
+            self._session.feed(await self._carriage.receive(max(READ_BYTES_MIN, min(max_bytes, TAKE_BYTES_MAX))))
         return data
 
     def seal(self, head: bytes, body: Buffer = b"") -> bytes:
