@@ -57,7 +57,7 @@ CRAWL_BYTES: Final = 16 * 1024
 FRAMES_PER_TURN: Final = 64
 """Frames handled between two checkpoints of the reader, so that the actors get their turn."""
 
-EARLY_FRAMES: Final = 16
+EARLY_FRAMES: Final = 32
 """Asks or answers that are written before the task that sends them has its turn behind it."""
 PATHS_MAX: Final = 256
 """Target paths known by their bytes."""
