@@ -367,7 +367,7 @@ async def test_a_start_that_takes_too_long_ends_with_what_it_printed() -> None:
     a = actors()
     async with pool() as (sup, _):
         with pytest.raises(ActorCrashedError, match="did not start") as caught:
-            await sup.spawn_process(a.Slow, "slow", kind="temporary", starting=1.0, shutdown=0.2)
+            await sup.spawn_process(a.Slow, "slow", kind="temporary", starting=2.5, shutdown=0.2)
         assert isinstance(caught.value.__cause__, DeadlineError)
         assert "almost there" in str(caught.value)
 

@@ -145,7 +145,7 @@ async def test_a_relay_that_meddles_breaks_the_circuit_and_changes_no_byte(how: 
             assert got == (pattern(1000) if how == "doubles" else b"")
 
 
-async def test_a_relay_that_delays_costs_time_and_nothing_else() -> None:
+async def test_a_relay_that_delays_costs_time_and_nothing_else(autojump_clock: Any) -> None:
     async def late(piece: bytes) -> bytes:
         await trio.sleep(0.01)
         return piece
@@ -225,7 +225,7 @@ async def test_a_truncated_circuit_is_no_end() -> None:
                 await m.far.receive()
 
 
-async def test_a_circuit_that_idles_is_cut() -> None:
+async def test_a_circuit_that_idles_is_cut(autojump_clock: Any) -> None:
     limits = RelayLimits(idle_s=0.2)
     async with open_relay(Memory(), limits) as relay:
         inner = relay_transport(relay)
@@ -240,7 +240,7 @@ async def test_a_circuit_that_idles_is_cut() -> None:
         assert isinstance(relay.facts[0], CircuitOpened)
 
 
-async def test_a_circuit_goes_no_faster_than_its_rate() -> None:
+async def test_a_circuit_goes_no_faster_than_its_rate(autojump_clock: Any) -> None:
     limits = RelayLimits(circuit_bytes_per_s=1_000_000)
     async with open_relay(Memory(), limits) as relay:
         inner = relay_transport(relay)
