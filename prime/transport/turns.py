@@ -54,14 +54,14 @@ async def give_way(spent_s: float) -> None:
 
 
 class Rested:
-    """A block of work that no two tasks do at once, and which takes at most `SHARE` of the loop's time.
+    """A block of work that no two tasks do at once, and which takes at most a `share` of the loop's time.
 
     So much is saved up for a while that a few in a row need not wait. Nothing in the block may wait.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, share: float = SHARE) -> None:
         self._lock = trio.Lock()
-        self._spent = Bucket(SHARE, SAVED_S / SHARE)
+        self._spent = Bucket(share, SAVED_S / share)
         self._due = self._began = 0.0
 
     async def __aenter__(self) -> None:

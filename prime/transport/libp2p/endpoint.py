@@ -54,7 +54,7 @@ from prime.transport.multiaddr import Address, CircuitPlace, TcpPlace, parse_add
 from prime.transport.sockets import Doorway, Wire, tcp_place, tune
 from prime.transport.tcp import dial_shared_socket, dial_socket, open_listener, places_of
 from prime.transport.tls import open_credentials
-from prime.transport.turns import Rested, Turns
+from prime.transport.turns import SHARE, Rested, Turns
 
 GREETING: Final = multistream.proposal(PROTOCOL)
 """The first bytes of a stream that a Prime node opens, and of the answer."""
@@ -63,6 +63,8 @@ ANSWER_S: Final = 0.5
 """After how long without an answer on a new stream its connection is in doubt, and others are dialled beside it."""
 TURN_S: Final = 0.2
 """How long a dial waits for another one to the same peer, whose connection it would use."""
+PROOF_PART: Final = 2 / 3
+"""How much of what a stranger costs is its proof; the rest is to mux its connection and to tell py-libp2p of it."""
 BEGIN_S: Final = 0.5
 """How long a dial through a relay waits for the other end to begin to punch."""
 
@@ -117,7 +119,7 @@ class Libp2pEndpoint:
         self._security = security
         self._nursery = nursery
         self._timers = Deadlines()
-        self._turns, self._proofs = Turns(), Rested()
+        self._turns, self._proofs = Turns(), Rested(SHARE * PROOF_PART)
         self._doorway = Doorway(self._receive_caller, proving_max=transport.backlog_max)
         self._dialling: dict[PeerId, trio.Lock] = {}
         self._connections: dict[PeerId, list[Muxer]] = {}
