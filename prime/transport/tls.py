@@ -46,7 +46,9 @@ RECORD_BYTES_MAX = 1 << 14  # of plaintext, RFC 8446 section 5.1
 SCRATCH_BYTES_MIN = 1 << 14  # of decrypted bytes that are taken at a time: a connection that rests holds no more
 SCRATCH_BYTES_MAX = 1 << 18
 ANSWER_BYTES_MAX = 4096  # that the other side may make this one say with its own key updates before we send anything
-EMPTY_BYTES_MAX = 1 << 16  # of records in a row that hold no data: one of a TLS stack's own needs no more than 16 KiB
+EMPTY_BYTES_MAX = 1 << 16  # of records that hold no data: one of a TLS stack's own needs no more than 16 KiB
+EMPTY_RATIO = 64  # of such bytes to those of data, over time: with the least data in each, records are 23 bytes to 1
+RECORDS_MAX = 64  # that are decrypted in one go: with a few bytes in each, what was read at once holds thousands
 SMALL_READS_MAX = 100  # in a row, after which the traffic is taken to have ebbed
 
 _HANDSHAKE_CERTIFICATE = 11  # RFC 8446 section 4
@@ -165,7 +167,7 @@ class TlsSession:
         self._scratch = bytearray(SCRATCH_BYTES_MIN)
         self._small_reads = 0  # in a row
         self._over = False  # the other side's end was read
-        self._empty_bytes = 0  # fed since data was last decrypted
+        self._empty_bytes = 0  # fed for which no data was decrypted
         self._early = b""  # decrypted when our direction was ended, not yet read
 
     @property
@@ -259,12 +261,12 @@ class TlsSession:
         if not self.has_input:
             return None
         view = (memoryview(self._scratch) if room is None else room)[:size_max]
-        size, room_bytes, incoming = 0, len(view), self._incoming
+        size, records, room_bytes, incoming = 0, 0, len(view), self._incoming
         read: Any = self._tls.read  # 64 records make a MiB: what is done for each counts
         try:
-            while size < room_bytes and (incoming.pending or self.has_input):
+            while size < room_bytes and records < RECORDS_MAX and (incoming.pending or self.has_input):
                 count = read(room_bytes - size, view[size:] if size else view)
-                size += count
+                size, records = size + count, records + 1
                 if not count:
                     self._over = True
                     break
@@ -290,8 +292,7 @@ class TlsSession:
 
     def _check_use(self, size: int) -> None:
         """Note a peer that sends nothing but TLS' own messages: they take work, and some want an answer each."""
-        if size:
-            self._empty_bytes = 0
+        self._empty_bytes = max(0, self._empty_bytes - EMPTY_RATIO * size)
         if self._empty_bytes > EMPTY_BYTES_MAX or self._outgoing.pending > ANSWER_BYTES_MAX:
             self._failure = RemoteProtocolError("The TLS stream broke: too many messages of TLS itself.")
 

@@ -24,6 +24,7 @@ from typing import Final, TypeAlias
 import attrs
 
 from prime.errors import PrimeInternalError, RefusedError, RemoteProtocolError
+from prime.transport.rates import Bucket
 
 PROTOCOL: Final = "/yamux/1.0.0"
 HEADER_BYTES: Final = 12
@@ -36,6 +37,7 @@ BIG_BYTES: Final = 64 * 1024
 _HEADER: Final = struct.Struct(">BBHII")
 _VERSION: Final = 0
 _ID_MAX: Final = 2**32 - 1
+_OPENINGS_S: Final = 2.0
 _GROWS_WITHIN_S: Final = 0.02
 """A reader that takes half a window in so little time keeps up, however short the round trip."""
 
@@ -62,13 +64,15 @@ class Farewell(IntEnum):
 class YamuxLimits:
     """What one peer may use.
 
-    `streams_max` counts each direction by itself. `memory_bytes_max` bounds the sum of all receive windows, which is
+    `streams_max` counts each direction by itself; over time the peer opens at most `streams_per_s`, and what two seconds
+    allow at once, as each is work also if it ends at once. `memory_bytes_max` bounds the sum of all receive windows, which is
     the most that a peer can make this side hold unread. After `silence_s` without a byte the peer is asked for a sign
     of life, and after as long again without one it is given up. `linger_s` is how long a stream that is closed here
     waits for the other side's end, and `half_closed_s` the same for one that only ended its own direction for good.
     """
 
     streams_max: int = 200
+    streams_per_s: float = 500.0
     window_bytes_max: int = 8 << 20
     memory_bytes_max: int = 64 << 20
     silence_s: float = 30.0
@@ -165,6 +169,10 @@ class Session:
         self._last_id = 0  # of the peer's
         self._open = [0, 0]  # streams of the peer's, streams of ours
         self._opened_now = 0  # by the peer, in the bytes at hand
+        self._openings = Bucket(self._limits.streams_per_s, _OPENINGS_S)
+        self._frames = 0  # that have begun
+        self.left = b""
+        """What of the bytes last received was not taken: there were too many frames in it."""
         self._committed = 0  # bytes: the sum of all windows
         self._header = b""
         self._flags = 0
@@ -186,10 +194,10 @@ class Session:
 
     # ---- what arrived
 
-    def receive(self, data: bytes, now: float) -> list[Event]:
+    def receive(self, data: bytes, now: float, frames_max: int = 1 << 62) -> list[Event]:
         """Take bytes and return what happened, in order.
 
-        Raises `RemoteProtocolError` when the peer broke the protocol: `output` says so to it, and nothing else may be
+        After `frames_max` frames it stops; `left` is what to call it with next. Raises `RemoteProtocolError` when the peer broke the protocol: `output` says so to it, and nothing else may be
         asked of the session any more.
         """
         if self._failure:
@@ -198,7 +206,7 @@ class Session:
         self._asked = False
         self._opened_now = 0
         try:
-            self._parse(data, now)
+            self._parse(data, now, frames_max)
         except RemoteProtocolError as error:
             self._failure = error
             self._say(_Type.GO_AWAY, 0, 0, Farewell.PROTOCOL_ERROR)
@@ -226,9 +234,10 @@ class Session:
         events, self._events = self._events, []
         return events
 
-    def _parse(self, data: bytes, now: float) -> None:
+    def _parse(self, data: bytes, now: float, frames_max: int) -> None:
         at, size = 0, len(data)
-        while at < size:
+        until = self._frames + frames_max
+        while at < size and self._frames < until:
             if self._left:
                 end = min(size, at + self._left)
                 self._body(data, at, end)
@@ -244,6 +253,7 @@ class Session:
             if len(self._header) == HEADER_BYTES:
                 header, self._header = self._header, b""
                 self._frame(_HEADER.unpack(header), now)
+        self.left = data[at:]
 
     def _body(self, data: bytes, start: int, end: int) -> None:
         self._left -= end - start
@@ -260,6 +270,7 @@ class Session:
             self._ending(stream, self._flags)
 
     def _frame(self, header: tuple[int, ...], now: float) -> None:
+        self._frames += 1
         version, kind, flags, stream_id, length = header
         if version != _VERSION:
             raise RemoteProtocolError(f"yamux version {version}, not {_VERSION}")
@@ -344,7 +355,8 @@ class Session:
         if flags & _RST:
             return None
         most = self._limits.streams_max  # also of those that end at once: each is work for whoever hears of it
-        if max(self._open[0], self._opened_now) >= most or not self._has_memory() or self._said_gone:
+        full = max(self._open[0], self._opened_now) >= most or not self._has_memory()
+        if full or self._said_gone or not self._openings.take(self._heard_at):
             self._say(_Type.WINDOW, _RST, stream_id, 0)
             return None
         self._say(_Type.WINDOW, _ACK, stream_id, 0)

@@ -507,3 +507,21 @@ async def test_who_sends_a_lot_gives_others_their_turn_between_what_is_decrypted
     assert not conduit.left
     assert others >= reads - 1
     assert max(conduit.wanted[1:]) <= SHARED_READ_BYTES
+
+
+async def test_a_flood_of_frames_without_data_lets_others_have_their_turns(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with connected() as pair:
+        _, far = await pair.channels()
+        pair.there.bytes_max = 1 << 30
+        pair.there.put(frame(1, 0, 1, 1) * 20_000)  # as much as one read takes
+        await pair.there.tell()
+        while pair.there.data:
+            await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        assert pair.far.room(1) <= WINDOW_BYTES
+        assert pair.far._session.room(1) < WINDOW_BYTES + 1000  # not all in one turn
+        await trio.testing.wait_all_tasks_blocked()
+        assert pair.far._session.room(1) == WINDOW_BYTES + 20_000
+        await far.send(b"alive")

@@ -363,6 +363,15 @@ def test_a_session_that_rests_holds_little(credentials: Credentials) -> None:
     assert len(server._scratch) == 1 << 14
 
 
+def test_of_records_with_little_in_them_few_are_decrypted_in_one_go(credentials: Credentials) -> None:
+    client, server = connected(credentials)
+    server.feed(b"".join(client.encrypt(b"x") for _ in range(200)))
+    sizes = []
+    while data := server.decrypt(1 << 18):
+        sizes.append(len(data))
+    assert sizes == [64, 64, 64, 8]
+
+
 def test_credentials_leave_nothing_readable_behind() -> None:
     with open_credentials(KEY) as made:
         content = made.path.read_bytes()

@@ -253,6 +253,24 @@ def test_streams_that_end_at_once_count_until_more_bytes_come() -> None:
     assert session.receive(frame(WINDOW, SYN, 2001), 0.0) == [Opened(2001)]
 
 
+def test_frames_without_data_are_handled_so_many_at_a_time() -> None:
+    session = opened(listener())
+    flood = frame(WINDOW, 0, 1, 1) * 250 + frame(DATA, 0, 1, body=b"after it")
+    taken: list[list[Any]] = [session.receive(flood, 0.0, 100)]
+    while session.left:
+        taken.append(session.receive(session.left, 0.0, 100))
+    assert [len(events) for events in taken] == [100, 100, 51]
+    assert taken[2][-1] == Arrived(1, b"after it")
+
+
+def test_streams_that_are_opened_and_reset_faster_than_allowed_are_refused_and_others_are_not() -> None:
+    session = listener(streams_per_s=10.0)
+    for n in range(50):
+        session.receive(frame(WINDOW, SYN, 2 * n + 1) + frame(WINDOW, RST, 2 * n + 1), 0.0)
+    assert [f[1] for f in frames(session.output())] == [ACK] * 20 + [RST] * 30
+    assert session.receive(frame(WINDOW, SYN, 101), 1.0) == [Opened(101)]
+
+
 def test_our_own_streams_over_the_limit_are_an_error() -> None:
     session = listener(streams_max=2)
     session.open()

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
 
 import anyio
+import trio
 
 from prime.actor.contract import PeerId
 from prime.errors import RemoteProtocolError, WrongPeerError
@@ -16,6 +17,8 @@ from prime.transport.tls import RECORD_BYTES_MAX, TlsSession
 
 TAKE_BYTES_MAX: Final = 1 << 17
 """What is decrypted before whoever waits for it has a turn: so he can offer the next room, and it is still in the caches."""
+DECRYPTIONS_MAX: Final = 16
+"""In a row, before others have their turn: with little in each record, one read holds very many."""
 
 Place = Callable[[], memoryview | None]
 """Offers where the next bytes may go, if they are known to belong there."""
@@ -87,6 +90,7 @@ class TlsConduit:
     def __init__(self, carriage: Carriage, session: TlsSession) -> None:
         self._carriage = carriage
         self._session = session
+        self._unwaited = 0  # decryptions since the carriage was waited for
         self.send_some = carriage.send_some
         self.send_nowait = carriage.send_nowait
         self.close = carriage.close
@@ -97,7 +101,12 @@ class TlsConduit:
 
     async def receive_placed(self, max_bytes: int, place: Place) -> bytes | memoryview:
         """See `Conduit.receive_placed`."""
+        self._unwaited += 1
+        if self._unwaited >= DECRYPTIONS_MAX:
+            self._unwaited = 0
+            await trio.lowlevel.checkpoint()
         while (data := self._decrypt(max_bytes, place())) is None:
+            self._unwaited = 0
             self._session.feed(await self._carriage.receive(max(READ_BYTES_MIN, min(max_bytes, TAKE_BYTES_MAX))))
         return data
 

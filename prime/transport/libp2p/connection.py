@@ -35,6 +35,8 @@ WRITE_TIMEOUT_S: Final = 30.0
 JOIN_BYTES: Final = 1 << 16
 LEAST_BYTES: Final = 1 << 14
 """A window that takes less than this and less than what is to be sent is waited for: its rest makes no frame."""
+TURN_FRAMES: Final = 100
+"""Frames that are handled in one turn: of those without data a single read holds tens of thousands."""
 TAKE_BYTES_MAX: Final = 1 << 18
 """How much is joined for one `receive`: memory for more comes fresh from the kernel each time, page by page."""
 _SMALL_BYTES: Final = 2048
@@ -518,7 +520,8 @@ class Connection:
                 if isinstance(data, memoryview):
                     self._placed(len(data))
                 else:
-                    self._received(data)
+                    while data := self._received(data):
+                        await trio.lowlevel.checkpoint()
                 if shared:
                     await give_way(trio.current_time() - began)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
@@ -528,11 +531,13 @@ class Connection:
         else:
             self.break_off("the peer closed the connection")
 
-    def _received(self, data: bytes) -> None:
+    def _received(self, data: bytes) -> bytes:
+        """Handle so many frames as take a short while, and return the bytes behind them."""
         self.doubted = False
-        for event in self._session.receive(data, trio.current_time()):
+        for event in self._session.receive(data, trio.current_time(), TURN_FRAMES):
             _ACTIONS[type(event)](self, event)
         self._flush()
+        return self._session.left
 
     def _place(self) -> memoryview | None:
         """Offer the room of whoever waits for the bytes of the frame in progress, if it is worth a read of its own."""
