@@ -167,7 +167,7 @@ class TlsSession:
         self._scratch = bytearray(SCRATCH_BYTES_MIN)
         self._small_reads = 0  # in a row
         self._over = False  # the other side's end was read
-        self._empty_bytes = 0  # fed for which no data was decrypted
+        self._empty_bytes = 0  # fed, and not yet read or without data
         self._early = b""  # decrypted when our direction was ended, not yet read
 
     @property
@@ -292,8 +292,9 @@ class TlsSession:
 
     def _check_use(self, size: int) -> None:
         """Note a peer that sends nothing but TLS' own messages: they take work, and some want an answer each."""
-        self._empty_bytes = max(0, self._empty_bytes - EMPTY_RATIO * size)
-        if self._empty_bytes > EMPTY_BYTES_MAX or self._outgoing.pending > ANSWER_BYTES_MAX:
+        unread = self._incoming.pending
+        self._empty_bytes = max(unread, self._empty_bytes - EMPTY_RATIO * size)
+        if self._empty_bytes - unread > EMPTY_BYTES_MAX or self._outgoing.pending > ANSWER_BYTES_MAX:
             self._failure = RemoteProtocolError("The TLS stream broke: too many messages of TLS itself.")
 
     def _fit(self, size: int) -> None:

@@ -305,6 +305,31 @@ def test_a_flood_of_key_updates_ends_the_connection(requested: bool) -> None:
         server.decrypt(100)
 
 
+def test_a_little_data_does_not_excuse_a_flood_of_key_updates() -> None:
+    library = libssl()
+    with open_credentials(FOE) as here, open_credentials(HERE) as there:
+        client, server = sessions(here, there)
+    flood = b"".join(update_keys(library, client, requested=False) for _ in range(2000))
+    server.feed(flood + client.encrypt(b"data"))
+    assert server.decrypt(100) == b"data"
+    flood = b"".join(update_keys(library, client, requested=False) for _ in range(2000))
+    server.feed(flood + client.encrypt(b"data"))
+    server.decrypt(100)
+    with pytest.raises(RemoteProtocolError, match="too many messages of TLS itself"):
+        server.decrypt(100)
+
+
+def test_little_read_of_much_that_is_there_is_no_flood() -> None:
+    with open_credentials(FOE) as here, open_credentials(HERE) as there:
+        client, server = sessions(here, there)
+    for _ in range(10):
+        server.feed(client.encrypt(bytes(1 << 20)))
+        size = len(server.decrypt(12) or b"")
+        while data := server.decrypt(1 << 18):
+            size += len(data)
+        assert size == 1 << 20
+
+
 def test_key_updates_between_data_are_no_flood() -> None:
     library = libssl()
     with open_credentials(FOE) as here, open_credentials(HERE) as there:
