@@ -15,6 +15,7 @@ alternatives are worse: the C pointer inside the context object, or a second pro
 
 from __future__ import annotations
 
+import os
 import secrets
 import ssl
 import tempfile
@@ -33,7 +34,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtensionOID, ObjectIdentifier
 
 from prime.actor.contract import PeerId
-from prime.errors import PrimeInternalError, RemoteProtocolError
+from prime.errors import PrimeInternalError, RemoteProtocolError, UnreachableError
 from prime.transport.contract import Buffer
 from prime.transport.identity import KeyPair
 from prime.transport.peer import decode_public_key, encode_public_key, peer_from_public_key, verify
@@ -130,6 +131,26 @@ class Credentials:
 
     path: Path = attrs.field(repr=False)
     password: str = attrs.field(repr=False)
+    pem: bytes = attrs.field(repr=False)
+    """What the file holds, should somebody tidy the folder of temporary files while the node runs."""
+
+    def load(self, context: ssl.SSLContext) -> None:
+        """Load them into a context. Raises `UnreachableError` if this machine cannot open a file now."""
+        try:
+            try:
+                context.load_cert_chain(self.path, password=self.password)
+            except FileNotFoundError:
+                with tempfile.NamedTemporaryFile(prefix="prime-tls-") as file:
+                    file.write(self.pem)
+                    file.flush()
+                    context.load_cert_chain(file.name, password=self.password)
+        except OSError as error:
+            if isinstance(error, ssl.SSLError):
+                raise
+            raise UnreachableError(
+                f"This node's certificate cannot be loaded: {os.strerror(error.errno or 0).lower()}.",
+                hint="Raise the limit of open files (ulimit -n), and see that the folder of temporary files has room.",
+            ) from error
 
 
 @contextmanager
@@ -143,8 +164,9 @@ def open_credentials(key: KeyPair) -> Iterator[Credentials]:
     password = secrets.token_hex(32)
     with tempfile.TemporaryDirectory(prefix="prime-tls-") as folder:
         path = Path(folder, "credentials.pem")
-        path.write_bytes(_encrypted_pem(private, password) + certificate.public_bytes(serialization.Encoding.PEM))
-        yield Credentials(path, password)
+        pem = _encrypted_pem(private, password) + certificate.public_bytes(serialization.Encoding.PEM)
+        path.write_bytes(pem)
+        yield Credentials(path, password, pem)
 
 
 def _encrypted_pem(private: ec.EllipticCurvePrivateKey, password: str) -> bytes:
@@ -319,7 +341,7 @@ class TlsSession:
         context.set_alpn_protocols(protocols)
         if server_side:
             context.num_tickets = 0  # a resumed session would show no certificate
-        context.load_cert_chain(credentials.path, password=credentials.password)
+        credentials.load(context)
         context._msg_callback = _Observer(self)  # type: ignore[attr-defined]  # noqa: SLF001 (see the module's text)
         return context
 

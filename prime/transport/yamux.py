@@ -512,6 +512,11 @@ class Session:
     # ---- what a session is made of
 
     @property
+    def peer_gone(self) -> bool:
+        """Whether the peer takes no new streams."""
+        return self._gone is not None
+
+    @property
     def streams(self) -> int:
         """How many streams it holds."""
         return len(self._streams)

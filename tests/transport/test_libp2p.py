@@ -80,6 +80,18 @@ async def test_channels_between_two_nodes_share_one_connection() -> None:
         assert len(listener.host.get_network().get_connections()) == 1
 
 
+async def test_a_connection_whose_peer_goes_away_and_stays_is_not_dialled_over() -> None:
+    async with opened(Libp2p(), Libp2p()) as (dialler, listener):
+        m = await meet(dialler, listener)
+        (leaving,) = listener.connections
+        leaving._session.go_away()
+        leaving._flush()
+        await m.far.send(b"behind it")
+        assert await receive_exactly(m.near, 9) == b"behind it"
+        await meet(dialler, listener)
+        assert len(dialler.connections) == 2 or leaving.ended.is_set()
+
+
 async def test_after_a_failed_dial_the_next_is_tried_at_once() -> None:
     async with Libp2p().open(KEY) as dialler, Libp2p().open(KeyPair.generate()) as listener:
         with pytest.raises(UnreachableError):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import itertools
 import os
 import platform
+import shutil
 import socket
 import ssl
 import subprocess
@@ -16,6 +18,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import anyio
 import attrs
@@ -110,7 +113,7 @@ def on_disk(folder: Path, made: tuple[x509.Certificate, ec.EllipticCurvePrivateK
     key = made[1].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     path = folder / "credentials.pem"
     path.write_bytes(key + made[0].public_bytes(Encoding.PEM))
-    return Credentials(path, "")
+    return Credentials(path, "", path.read_bytes())
 
 
 def test_a_certificate_proves_its_peer() -> None:
@@ -370,6 +373,38 @@ def test_of_records_with_little_in_them_few_are_decrypted_in_one_go(credentials:
     while data := server.decrypt(1 << 18):
         sizes.append(len(data))
     assert sizes == [64, 64, 64, 8]
+
+
+def test_credentials_that_were_tidied_away_are_there_again() -> None:
+    with open_credentials(KEY) as made:
+        shutil.rmtree(made.path.parent)
+        client, server = sessions(made, made)
+        shake_hands(client, server)
+    assert client.peer == KEY.peer
+
+
+@pytest.mark.parametrize("kind", ["tcp", "libp2p"])
+async def test_a_dial_without_a_descriptor_for_the_certificate_is_a_clear_error(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dial raises errors of Prime's own, as any other one ends the node."""
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    transport: Any = Tcp()
+    if kind == "libp2p":
+        pytest.importorskip("libp2p")
+        from prime.transport.libp2p import Libp2p
+
+        transport = Libp2p()
+    async with transport.open(KEY) as here, transport.open(OTHER) as there:
+        monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", full)
+        with pytest.raises(UnreachableError, match="too many open files") as caught:
+            await here.dial(there.addresses[0])
+        assert "ulimit" in caught.value.hint
+        monkeypatch.undo()
+        await here.dial(there.addresses[0])
 
 
 def test_credentials_leave_nothing_readable_behind() -> None:

@@ -387,6 +387,11 @@ class Connection:
         return self._add(self._session.open())
 
     @property
+    def takes_streams(self) -> bool:
+        """Whether a new stream may be opened on it: it is not in doubt, and the peer has not said that it goes away."""
+        return not self.doubted and not self._session.peer_gone
+
+    @property
     def streams(self) -> int:
         """How many streams there are."""
         return len(self._channels)

@@ -245,7 +245,7 @@ class Libp2pEndpoint:
     def _connected(self, peer: PeerId) -> Muxer | None:
         """Return the best connection with a peer: a direct one before a circuit, and the latest of those."""
         known = reversed(self._connections.get(peer, []))
-        muxers = [muxer for muxer in known if not muxer.is_closed and not muxer.connection.doubted]
+        muxers = [muxer for muxer in known if not muxer.is_closed and muxer.connection.takes_streams]
         return min(muxers, key=lambda muxer: muxer.relayed, default=None)
 
     async def connect(self, place: TcpPlace, expected: PeerId | None, *, shared: bool = False) -> Muxer:
@@ -284,7 +284,7 @@ class Libp2pEndpoint:
         others = self._connections.get(muxer.connection.peer, ())
         for other in others:
             same = other is not muxer and other.is_initiator and other.relayed == muxer.relayed
-            if same and not other.is_closed and not other.connection.doubted:
+            if same and not other.is_closed and other.connection.takes_streams:
                 muxer.connection.close_nowait()
                 return other
         self._nursery.start_soon(self._introduce, muxer)
@@ -342,7 +342,7 @@ class Libp2pEndpoint:
         async with _turn(self._dialling, relay.peer):
             known = [muxer for muxer in self._connections.get(relay.peer, ()) if not muxer.is_closed]
             for muxer in known:
-                if muxer.shared_place is not None and not muxer.connection.doubted:
+                if muxer.shared_place is not None and muxer.connection.takes_streams:
                     return muxer
             muxer = await self.connect(relay.place, relay.peer, shared=True)
             return muxer if known else await self._adopt(muxer)
