@@ -92,6 +92,20 @@ async def test_a_connection_whose_peer_goes_away_and_stays_is_not_dialled_over()
         assert len(dialler.connections) == 2 or leaving.ended.is_set()
 
 
+@pytest.mark.parametrize("turns", range(4, 12))
+async def test_opening_can_be_cancelled_at_any_point(turns: int) -> None:
+    async with trio.open_nursery() as nursery:
+
+        async def cancel() -> None:
+            for _ in range(turns):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(cancel)
+        async with Libp2p().open(KEY):
+            await trio.sleep_forever()
+
+
 async def test_after_a_failed_dial_the_next_is_tried_at_once() -> None:
     async with Libp2p().open(KEY) as dialler, Libp2p().open(KeyPair.generate()) as listener:
         with pytest.raises(UnreachableError):

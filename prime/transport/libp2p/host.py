@@ -65,8 +65,8 @@ async def running(host: Any, place: TcpPlace) -> AsyncIterator[None]:
     """Run the host in a shielded task: its closing must not be cancelled, or tasks of it stay."""
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
-        await nursery.start(_run_host, host, place, stop)
         try:
+            await nursery.start(_run_host, host, place, stop)  # cancelled in here, it goes on until told to stop
             yield
         finally:
             stop.set()
