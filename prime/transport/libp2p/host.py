@@ -63,21 +63,21 @@ def make_host(keys: Any, security: dict[str, Any], places: Places, timeout_s: fl
 @asynccontextmanager
 async def running(host: Any, place: TcpPlace) -> AsyncIterator[None]:
     """Run the host in a shielded task: its closing must not be cancelled, or tasks of it stay."""
-    stop = trio.Event()
+    ready, stop = trio.Event(), trio.Event()
     async with trio.open_nursery() as nursery:
+        # `nursery.start`, cancelled, would wait for the end of the shielded task, which waits to be told to stop.
+        nursery.start_soon(_run_host, host, place, ready, stop)
         try:
-            await nursery.start(_run_host, host, place, stop)  # cancelled in here, it goes on until told to stop
+            await ready.wait()
             yield
         finally:
             stop.set()
 
 
-async def _run_host(
-    host: Any, place: TcpPlace, stop: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
+async def _run_host(host: Any, place: TcpPlace, ready: trio.Event, stop: trio.Event) -> None:
     with trio.CancelScope(shield=True) as scope:
         async with host.run([Multiaddr(str(place))]):
-            task_status.started()
+            ready.set()
             await stop.wait()
             scope.deadline = trio.current_time() + CLOSE_TIMEOUT_S
             await _close_host(host)
