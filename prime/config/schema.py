@@ -205,10 +205,10 @@ class TransportConfig:
         unit="s", low=0, high=3600,
     )  # fmt: skip
     relay: bool = _key(False, "Carry circuits for nodes that nobody can dial. For a node that everybody can.")
-    relays: tuple[str, ...] = _key(
+    via: tuple[str, ...] = _key(
         (), "Relays to be reached through while this node cannot be dialled.", check=_join_fault, flag="--via"
     )
-    libp2p_relays: tuple[str, ...] = _key(
+    via_libp2p: tuple[str, ...] = _key(
         (),
         "Standard libp2p relays (circuit relay v2) to be reached through; only with libp2p.",
         check=_join_fault,

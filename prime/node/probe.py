@@ -57,11 +57,11 @@ async def view_network(config: Config, found: Places, contacts: Sequence[str]) -
     on) and `MissingExtraError`.
     """
     try:
-        return await _view(transport_of(config, found), config.transport.relays, contacts, borrowed=False)
+        return await _view(transport_of(config, found), config.transport.via, contacts, borrowed=False)
     except AddressInUseError:
         link = attrs.evolve(config.transport, listen=_any_port(config.transport.listen))
         substitute = transport_of(attrs.evolve(config, transport=link), found)
-        return await _view(substitute, config.transport.relays, contacts, borrowed=True)
+        return await _view(substitute, config.transport.via, contacts, borrowed=True)
 
 
 def _any_port(listen: str) -> str:
@@ -69,15 +69,15 @@ def _any_port(listen: str) -> str:
     return f"{head}/tcp/0"
 
 
-async def _view(transport: Transport, relays: Sequence[str], contacts: Sequence[str], *, borrowed: bool) -> NetworkView:
-    async with open_system(transport=transport, key=KeyPair.generate(), relays=relays, reachability=True) as system:
+async def _view(transport: Transport, via: Sequence[str], contacts: Sequence[str], *, borrowed: bool) -> NetworkView:
+    async with open_system(transport=transport, key=KeyPair.generate(), via=via, reachability=True) as system:
         links = system.network
         if not isinstance(links, Links) or links.reachability is None:
             raise ActorUsageError("the system that looks has no network", hint="Give it a transport.")
         found: dict[str, Contact] = {}
         with trio.move_on_after(WITHIN_S):
             async with trio.open_nursery() as nursery:
-                for address in dict.fromkeys((*contacts, *relays)):
+                for address in dict.fromkeys((*contacts, *via)):
                     nursery.start_soon(_dial, links, address, found)
             await _heard(links, links.reachability)
         judge = links.reachability
@@ -88,8 +88,7 @@ async def _view(transport: Transport, relays: Sequence[str], contacts: Sequence[
             links.listening,
             judge.seen,
             tuple(
-                found.get(each, Contact(each, error="no answer in time"))
-                for each in dict.fromkeys((*contacts, *relays))
+                found.get(each, Contact(each, error="no answer in time")) for each in dict.fromkeys((*contacts, *via))
             ),
             judge.evidence,
             links.announced("circuits"),

@@ -60,8 +60,8 @@ def transport_of(config: Config, found: Places) -> Transport:
     if kind == "unix" and not listen:
         listen = f"/unix{found.state.absolute()}/peers.sock"
     transport = transport_named(kind, listen, dial_timeout_s=derive(config).dial_deadline_s)
-    if config.transport.libp2p_relays:
-        transport = _relayed(transport, config.transport.libp2p_relays)
+    if config.transport.via_libp2p:
+        transport = _relayed(transport, config.transport.via_libp2p)
     return Mapped(transport, on_change=_say) if config.transport.upnp else transport
 
 
@@ -69,10 +69,10 @@ def _relayed(transport: Transport, relays: tuple[str, ...]) -> Transport:
     from prime.transport.libp2p import Libp2p
 
     if isinstance(transport, Libp2p):
-        return attrs.evolve(transport, relays=relays)
+        return attrs.evolve(transport, via=relays)
     raise ConfigError(
-        f"transport.libp2p_relays are of use to libp2p only, not to {transport.name}.",
-        hint="Set transport.kind to libp2p, or use transport.relays: Prime's own relays, over any transport.",
+        f"transport.via_libp2p is of use to libp2p only, not to {transport.name}.",
+        hint="Set transport.kind to libp2p, or use transport.via: Prime's own relays, over any transport.",
     )
 
 
@@ -104,7 +104,7 @@ async def run_node(
             limits=_limits(config),
             version=__version__,
             relay=RelayLimits() if config.transport.relay else None,
-            relays=config.transport.relays,
+            via=config.transport.via,
             reachability=True,
             admission=admission_of(config),
         ) as system:
@@ -160,7 +160,7 @@ class _Node:
     async def _until_reachable(self) -> None:
         """Give relays a moment to keep a slot: the run hears this node's addresses once, when it joins."""
         links = self._system.network
-        if not self._config.transport.relays or not isinstance(links, Links):
+        if not self._config.transport.via or not isinstance(links, Links):
             return
         with trio.move_on_after(derive(self._config).dial_deadline_s):
             # A poll, as three actors may end it, and for seconds at most.

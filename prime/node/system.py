@@ -43,7 +43,7 @@ async def open_system(
     tracer: Tracer | None = None,
     statistics: bool = True,
     relay: RelayLimits | None = None,
-    relays: Sequence[str] = (),
+    via: Sequence[str] = (),
     reachability: bool = False,
     admission: Admission | None = None,
     punch: bool = True,
@@ -57,7 +57,7 @@ async def open_system(
     restarts, and the secret behind narrowed refs: leave it out where strangers may guess). `tracer` follows messages,
     `statistics=False` leaves out the times that introspection shows. `admission` says which peers may link, and how much
     each may use; it can be changed while the system runs. With `relay` the node carries circuits for others,
-    within these limits; `relays` are addresses of nodes that do so for this one; with `reachability` it finds out whether
+    within these limits; `via` are addresses of nodes that do so for this one; with `reachability` it finds out whether
     others can dial it, and dials back those who ask; with `punch` it
     leaves a relay where a direct connection can be had. Leaving the block stops everything in order.
 
@@ -84,7 +84,7 @@ async def open_system(
             admission=admission,
             punch=punch,
         )
-    async with serving(system), _reached(system, links, relay, tuple(relays), reachability):
+    async with serving(system), _reached(system, links, relay, tuple(via), reachability):
         yield system
 
 
@@ -93,11 +93,11 @@ async def _reached(
     system: System,
     links: Links | None,
     limits: RelayLimits | None,
-    relays: tuple[str, ...],
+    via: tuple[str, ...],
     reachability: bool,  # noqa: FBT001 - as in `open_system`
 ) -> AsyncIterator[None]:
     """Run the actors that see to it that others reach this node, and that it helps others to be reached."""
-    if limits is None and not relays and not reachability:
+    if limits is None and not via and not reachability:
         yield
         return
     if links is None:
@@ -111,8 +111,8 @@ async def _reached(
     async with system.supervisor("net", restart=Restart(max=10, within=60)) as sup:
         if limits is not None:
             await sup.spawn(functools.partial(RelayActor, links, limits), "relay")
-        if relays:
-            await sup.spawn(functools.partial(CircuitsActor, links, relays), "circuits")
+        if via:
+            await sup.spawn(functools.partial(CircuitsActor, links, via), "circuits")
         if reachability:
             await sup.spawn(functools.partial(ReachabilityActor, links), "reachability")
         yield

@@ -91,7 +91,7 @@ async def relay() -> None:
 async def behind(address: str) -> None:
     """Be reached through the relay."""
     async with (
-        prime.open_system(transport=prime.Tcp(LISTEN), relays=[address]) as system,
+        prime.open_system(transport=prime.Tcp(LISTEN), via=[address]) as system,
         system.supervisor("app") as sup,
     ):
         await sup.spawn(Desk, "desk")

@@ -29,7 +29,7 @@ def say(value: object) -> None:
 
 
 async def listen(*relays: str) -> None:
-    transport = Libp2p("/ip4/0.0.0.0/tcp/4001", relays=relays)
+    transport = Libp2p("/ip4/0.0.0.0/tcp/4001", via=relays)
     async with prime.open_system(transport=transport) as system, system.supervisor("s") as supervisor:
         await supervisor.spawn(Echo, "echo")
         said: list[str] = []

@@ -58,7 +58,7 @@ async def relay(kind: str) -> None:
 async def behind(kind: str, via: str) -> None:
     transport = TRANSPORTS[kind]("/ip4/0.0.0.0/tcp/4001")
     async with (
-        prime.open_system(transport=transport, relays=[via], reachability=True) as system,
+        prime.open_system(transport=transport, via=[via], reachability=True) as system,
         system.supervisor("desk") as supervisor,
     ):
         await supervisor.spawn(Counter, "counter")

@@ -47,7 +47,7 @@ async def behind_a_relay(make: Callable[[], Any], **relay: Any) -> AsyncIterator
     """Yield a relay, a node that reserved there, and another node."""
     async with (
         prime.open_system(transport=make(), relay=prime.RelayLimits(**relay)) as middle,
-        prime.open_system(transport=make(), relays=middle.addresses) as behind,
+        prime.open_system(transport=make(), via=middle.addresses) as behind,
         prime.open_system(transport=make()) as other,
         behind.supervisor("app") as sup,
     ):
@@ -89,7 +89,7 @@ async def test_a_relay_that_comes_back_is_used_again() -> None:
     hub, key = prime.Memory(), KeyPair.generate()
     facts: list[Any] = []
     address = f"/memory/{key.peer[-8:]}"
-    async with prime.open_system(transport=hub, relays=[address]) as behind:
+    async with prime.open_system(transport=hub, via=[address]) as behind:
         behind.subscribe(facts.append)
         await until(lambda: [fact for fact in facts if isinstance(fact, SlotLost)])
         for _ in range(2):
@@ -114,7 +114,7 @@ async def test_slots_are_renewed_for_as_long_as_the_node_lives_and_end_with_it(
         prime.open_system(transport=hub, relay=prime.RelayLimits(reservation_s=10, lost_s=5)) as middle,
         prime.open_system(transport=hub) as other,
     ):
-        async with prime.open_system(transport=hub, relays=middle.addresses) as behind:
+        async with prime.open_system(transport=hub, via=middle.addresses) as behind:
             await until(lambda: circuits_of(behind))
             address = circuits_of(behind)[0]
             await trio.sleep(300)
@@ -132,7 +132,7 @@ async def test_a_relay_that_dies_takes_its_circuits_with_it() -> None:
     async with trio.open_nursery() as nursery:
         middle, life = await nursery.start(_run_relay, hub)
         async with (
-            prime.open_system(transport=hub, relays=middle.addresses) as behind,
+            prime.open_system(transport=hub, via=middle.addresses) as behind,
             prime.open_system(transport=hub) as other,
         ):
             await until(lambda: circuits_of(behind))
@@ -150,7 +150,7 @@ async def test_the_far_node_that_dies_ends_the_circuit_at_the_relay() -> None:
     async with prime.open_system(transport=hub, relay=prime.RelayLimits()) as middle:
         middle.subscribe(facts.append)
         async with prime.open_system(transport=hub) as other:
-            async with prime.open_system(transport=hub, relays=middle.addresses) as behind:
+            async with prime.open_system(transport=hub, via=middle.addresses) as behind:
                 await until(lambda: circuits_of(behind))
                 await other.network.dial(circuits_of(behind)[0])
             await until(lambda: [fact for fact in facts if isinstance(fact, CircuitClosed)])
@@ -161,7 +161,7 @@ async def test_a_relay_that_serves_named_peers_only_says_so() -> None:
     hub, facts = prime.Memory(), []
     async with (
         prime.open_system(transport=hub, relay=prime.RelayLimits(reservers=frozenset())) as middle,
-        prime.open_system(transport=hub, relays=middle.addresses) as behind,
+        prime.open_system(transport=hub, via=middle.addresses) as behind,
     ):
         behind.subscribe(facts.append)
         await until(lambda: [fact for fact in facts if isinstance(fact, SlotLost)])

@@ -45,11 +45,11 @@ def test_a_name_that_nothing_offers(tmp_path: Path) -> None:
 
 def test_standard_relays_are_for_libp2p_only(tmp_path: Path) -> None:
     relay = f"/ip4/51.0.0.2/tcp/4001/p2p/{KeyPair.generate().peer}"
-    settings = {"transport.libp2p_relays": relay, "node.state_dir": str(tmp_path)}
+    settings = {"transport.via_libp2p": relay, "node.state_dir": str(tmp_path)}
     config = assemble([flag_layer({**settings, "transport.kind": "tcp"})]).config
     with pytest.raises(ConfigError, match="of use to libp2p only, not to tcp") as caught:
         transport_of(config, places(config.node, {}))
-    assert "transport.relays" in caught.value.hint
+    assert "transport.via:" in caught.value.hint
     config = assemble([flag_layer({**settings, "transport.kind": "libp2p", "transport.upnp": True})]).config
     mapped = transport_of(config, places(config.node, {}))
-    assert isinstance(mapped, Mapped) and mapped.inner == Libp2p(relays=(relay,), dial_timeout_s=10)
+    assert isinstance(mapped, Mapped) and mapped.inner == Libp2p(via=(relay,), dial_timeout_s=10)

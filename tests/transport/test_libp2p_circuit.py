@@ -30,7 +30,7 @@ Relay = Callable[[Any], Awaitable[None]]
 
 @asynccontextmanager
 async def opened(key: KeyPair, *relays: str, at: str = "/ip4/127.0.0.1/tcp/0") -> AsyncIterator[Any]:
-    async with Libp2p(at, relays=relays, dial_timeout_s=5).open(key) as endpoint:
+    async with Libp2p(at, via=relays, dial_timeout_s=5).open(key) as endpoint:
         yield endpoint
 
 

@@ -118,7 +118,7 @@ class Circled:
 
     @asynccontextmanager
     async def open(self, key: KeyPair) -> AsyncIterator[Endpoint]:
-        inner = Libp2p(backlog_max=self.backlog_max, dial_timeout_s=self.dial_timeout_s, relays=(self.relay,))
+        inner = Libp2p(backlog_max=self.backlog_max, dial_timeout_s=self.dial_timeout_s, via=(self.relay,))
         async with inner.open(key) as endpoint:
             with trio.fail_after(10):
                 while len(endpoint.addresses) < 2:  # noqa: ASYNC110 - nobody tells

@@ -259,7 +259,7 @@ async def test_a_node_that_cannot_be_dialled_goes_through_its_relay_and_says_so(
         prime.open_system(
             transport=prime.Tcp("/ip4/127.0.0.1/tcp/0"), relay=prime.RelayLimits(), reachability=True
         ) as relay,
-        prime.open_system(transport=DeafTcp(), relays=relay.addresses, reachability=True) as node,
+        prime.open_system(transport=DeafTcp(), via=relay.addresses, reachability=True) as node,
     ):
         await until(lambda: outcome(node) == "relayed" and node.network.reachability.evidence)
         (evidence,) = node.network.reachability.evidence
@@ -272,7 +272,7 @@ async def test_a_node_that_can_be_dialled_gives_its_slot_back() -> None:
     tcp = prime.Tcp("/ip4/127.0.0.1/tcp/0")
     async with (
         prime.open_system(transport=tcp, relay=prime.RelayLimits(), reachability=True) as relay,
-        prime.open_system(transport=tcp, relays=relay.addresses, reachability=True) as node,
+        prime.open_system(transport=tcp, via=relay.addresses, reachability=True) as node,
     ):
         await until(lambda: any("p2p-circuit" in address for address in node.addresses))
         await until(lambda: outcome(node) == "public" and not node.network.announced("circuits"))
@@ -293,7 +293,7 @@ async def test_a_node_that_cannot_be_dialled_any_more_reserves_by_itself(monkeyp
         prime.open_system(
             transport=prime.Tcp("/ip4/127.0.0.1/tcp/0"), relay=prime.RelayLimits(), reachability=True
         ) as relay,
-        prime.open_system(transport=ShutTcp(), relays=relay.addresses, reachability=True) as node,
+        prime.open_system(transport=ShutTcp(), via=relay.addresses, reachability=True) as node,
     ):
         node.subscribe(facts.append)
         await until(lambda: outcome(node) == "public" and not node.network.announced("circuits"))

@@ -113,7 +113,7 @@ async def test_messages_between_actors_do_not_notice_the_move() -> None:
     tcp = prime.Tcp("/ip4/127.0.0.1/tcp/0")
     async with (
         prime.open_system(transport=tcp, relay=prime.RelayLimits()) as relay,
-        prime.open_system(transport=tcp, relays=relay.addresses) as behind,
+        prime.open_system(transport=tcp, via=relay.addresses) as behind,
         prime.open_system(transport=tcp) as other,
         behind.supervisor("desk") as sup,
     ):
@@ -184,7 +184,7 @@ async def test_without_punching_the_circuit_stays() -> None:
     tcp = prime.Tcp("/ip4/127.0.0.1/tcp/0")
     async with (
         prime.open_system(transport=tcp, relay=prime.RelayLimits()) as relay,
-        prime.open_system(transport=tcp, relays=relay.addresses) as behind,
+        prime.open_system(transport=tcp, via=relay.addresses) as behind,
         prime.open_system(transport=tcp, punch=False) as other,
     ):
         await until(lambda: behind.network.announced("circuits"))

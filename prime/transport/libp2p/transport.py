@@ -28,7 +28,7 @@ PROTOCOL: Final = "/prime/actor/1"
 class Libp2p:
     """The libp2p transport (extra `libp2p`): `address` is where to listen, port 0 for any free one.
 
-    `relays` are standard libp2p relays (circuit relay v2) through which this node shall be dialled, each with its `/p2p/`.
+    `via` are standard libp2p relays (circuit relay v2) through which this node shall be dialled, each with its `/p2p/`.
     `limits` is what each connected peer may use: streams, and memory for what it has sent and nobody has read.
     """
 
@@ -36,7 +36,7 @@ class Libp2p:
     backlog_max: int = BACKLOG_MAX
     dial_timeout_s: float = DIAL_TIMEOUT_S
     limits: YamuxLimits = attrs.field(factory=YamuxLimits)
-    relays: tuple[str, ...] = attrs.field(default=(), kw_only=True)
+    via: tuple[str, ...] = attrs.field(default=(), kw_only=True)
 
     @property
     def name(self) -> str:
@@ -53,7 +53,7 @@ class Libp2p:
             raise ConfigError(
                 f"libp2p listens at addresses, not at names: {self.address}.", hint="Write /ip4/… or /ip6/…."
             )
-        relays = tuple(map(_relay, self.relays))
+        relays = tuple(map(_relay, self.via))
         await trio.to_thread.run_sync(_import_libp2p)  # seconds of work, during which other actors go on
         from prime.transport.libp2p.endpoint import open_endpoint
 
