@@ -112,7 +112,7 @@ def interop(session: nox.Session) -> None:
 def fuzz(session: nox.Session) -> None:
     """Search for bytes that break a decoder: every fuzz target for a minute, or `-- TARGET [SECONDS]`; needs atheris."""
     session.install(".", *group("fuzz"))
-    names = session.posargs[:1] or session.run("python", "tests/fuzz/search.py", silent=True).split()
+    names = session.posargs[:1] or (session.run("python", "tests/fuzz/search.py", silent=True) or "").split()
     for name in names:
         session.run("python", "tests/fuzz/search.py", name, *(session.posargs[1:] or ["60"]))
 
