@@ -273,10 +273,11 @@ async def test_a_plain_libp2p_host_can_dial_us(security: str) -> None:
         channel = await listener.accept()
         assert channel.peer == str(host.get_id())
         assert await receive_exactly(channel, 5) == b"hello"
-        await channel.send(pattern(3 << 20))
         got = b""
-        while len(got) < 3 << 20:
-            got += await stream.read(1 << 16)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(channel.send, pattern(3 << 20))  # more than the window: it waits for its reader
+            while len(got) < 3 << 20:
+                got += await stream.read(1 << 16)
         assert got == pattern(3 << 20)
 
 
