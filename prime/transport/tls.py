@@ -22,7 +22,7 @@ import tempfile
 import warnings
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtensionOID, ObjectIdentifier
 
 from prime.actor.contract import PeerId
-from prime.errors import PrimeInternalError, RemoteProtocolError, UnreachableError
+from prime.errors import ConfigError, PrimeInternalError, RemoteProtocolError, UnreachableError
 from prime.transport.contract import Buffer
 from prime.transport.identity import KeyPair
 from prime.transport.peer import decode_public_key, encode_public_key, peer_from_public_key, verify
@@ -158,14 +158,20 @@ def open_credentials(key: KeyPair) -> Iterator[Credentials]:
     """Hold a new certificate of `key` ready for sessions.
 
     `ssl` reads certificates from files only. The file lies in a private folder, and were it left behind by a kill, its
-    key could not be read without the password.
+    key could not be read without the password. Raises `ConfigError` where no such file can be made.
     """
     certificate, private = make_certificate(key)
     password = secrets.token_hex(32)
-    with tempfile.TemporaryDirectory(prefix="prime-tls-") as folder:
-        path = Path(folder, "credentials.pem")
-        pem = _encrypted_pem(private, password) + certificate.public_bytes(serialization.Encoding.PEM)
-        path.write_bytes(pem)
+    pem = _encrypted_pem(private, password) + certificate.public_bytes(serialization.Encoding.PEM)
+    with ExitStack() as stack:
+        try:
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prime-tls-")), "credentials.pem")
+            path.write_bytes(pem)
+        except OSError as error:
+            raise ConfigError(
+                f"This node's certificate cannot be put into a file: {os.strerror(error.errno or 0).lower()}.",
+                hint="Raise the limit of open files (ulimit -n), and see that the folder of temporary files has room.",
+            ) from error
         yield Credentials(path, password, pem)
 
 

@@ -227,6 +227,21 @@ def test_a_bad_certificate_fails_the_handshake(
         shake_hands(*pair)
 
 
+async def test_a_node_that_can_put_its_certificate_nowhere_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    with pytest.raises(ConfigError, match="cannot be put into a file: no such file"):
+        async with Tcp().open(KEY):
+            pass
+
+
+def test_an_error_of_who_uses_credentials_stays_what_it_is() -> None:
+    with pytest.raises(OSError, match="theirs") as caught, open_credentials(KEY):
+        raise OSError("theirs")
+    assert type(caught.value) is OSError
+
+
 @pytest.mark.parametrize("made", [{"extra": True}, {"unknown": True}, {"critical": True, "extra": True}])
 def test_other_extensions_do_not_disturb(tmp_path: Path, credentials: Credentials, made: dict[str, bool]) -> None:
     """js-libp2p and rust-libp2p mark libp2p's own extension critical, which OpenSSL by itself refuses."""
