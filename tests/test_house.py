@@ -43,7 +43,7 @@ def test_no_room_loads_anything_heavy(room: str) -> None:
 
 
 def test_the_round_and_its_actor_load_without_numpy() -> None:
-    blocked = "import sys; sys.modules['numpy'] = None; import prime.trainer.aggregator, prime.store"
+    blocked = "import sys; sys.modules['numpy'] = None; import prime.trainer.swarm.aggregator, prime.store"
     assert loaded_by(blocked, (*HEAVY, "prime.trainer.codec")) == []
 
 

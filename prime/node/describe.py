@@ -16,7 +16,7 @@ from prime.transport.links import Links
 from prime.version import __version__
 
 if TYPE_CHECKING:
-    from prime.trainer.progress import Progress
+    from prime.trainer.swarm.progress import Progress
 
 ROUND_TAGS = range(0x100, 0x140)
 STATE_TAGS = range(0x140, 0x160)

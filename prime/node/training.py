@@ -22,19 +22,19 @@ from prime.config import Config, TrainConfig, derive
 from prime.errors import ActorUsageError, ConfigError, DataError
 from prime.node.contacts import DIAL_DEADLINE_S, dial_silent, find_contacts
 from prime.store.journal import FileJournal, MemoryJournal
-from prime.trainer.aggregator import AGGREGATOR_PATH, Aggregator, SwarmPlan
 from prime.trainer.codec import Vector
-from prime.trainer.donor import Donor
-from prime.trainer.float32 import Float32
 from prime.trainer.metadata import TrainingConfig
-from prime.trainer.plans import FurtherContacts, Outcome, ViewEntered
-from prime.trainer.progress import Progress
-from prime.trainer.records import is_untrained
-from prime.trainer.state import OuterState
-from prime.trainer.timing import Timing
-from prime.trainer.trainer import TRAINER_PATH, Drain, RunDone, Trainer
-from prime.trainer.validity import ADDRESS_CHARACTERS_MAX, ADDRESSES_MAX
-from prime.trainer.view import Member
+from prime.trainer.swarm.aggregator import AGGREGATOR_PATH, Aggregator, SwarmPlan
+from prime.trainer.swarm.donor import Donor
+from prime.trainer.swarm.float32 import Float32
+from prime.trainer.swarm.plans import FurtherContacts, Outcome, ViewEntered
+from prime.trainer.swarm.progress import Progress
+from prime.trainer.swarm.records import is_untrained
+from prime.trainer.swarm.state import OuterState
+from prime.trainer.swarm.timing import Timing
+from prime.trainer.swarm.trainer import TRAINER_PATH, Drain, RunDone, SwarmTrainer
+from prime.trainer.swarm.validity import ADDRESS_CHARACTERS_MAX, ADDRESSES_MAX
+from prime.trainer.swarm.view import Member
 
 _BUSY = Mailbox(4096)
 """An aggregator hears chunks, votes and the trainer; link credit bounds the far ones, this bounds the sum."""
@@ -86,8 +86,8 @@ class Training:
         aggregator = await sup.spawn(self._new_aggregator, "aggregator", mailbox=_BUSY)
         founder = self._plan.found and is_untrained(self._journal.records())
 
-        def new_trainer() -> Trainer:
-            return Trainer(
+        def new_trainer() -> SwarmTrainer:
+            return SwarmTrainer(
                 self._config,
                 self._plan.run,
                 aggregator,

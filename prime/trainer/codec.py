@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prime.errors import ConfigError, DecodeError, LocalProtocolError, MissingExtraError
-from prime.trainer.parts import BLOCK, encoded_size_bytes
+from prime.trainer.swarm.parts import BLOCK, encoded_size_bytes
 
 QMAX: Final = 127
 """The largest code: codes are symmetric, so -128 is never written."""

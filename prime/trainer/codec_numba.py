@@ -18,7 +18,7 @@ import numpy as np
 from numba import njit, types
 
 from prime.trainer.codec import QMAX, SCALE_MAX, SCALE_MIN, Codes, Vector
-from prime.trainer.parts import BLOCK
+from prime.trainer.swarm.parts import BLOCK
 
 _f4: Final = types.float32
 _x_type: Final = types.Array(_f4, 1, "C", readonly=True)

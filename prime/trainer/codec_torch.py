@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from prime.trainer.codec import QMAX, SCALE_MAX, SCALE_MIN, Codes, Vector
-from prime.trainer.parts import BLOCK
+from prime.trainer.swarm.parts import BLOCK
 
 
 class TorchEngine:

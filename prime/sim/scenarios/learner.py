@@ -1,6 +1,6 @@
 """A stand-in for the trainer: it makes named deltas instead of gradients, and keeps to the trainer's protocol.
 
-What `prime.trainer.trainer` and its worker do with parameters is done here with exact sums, step for step; the state is a
+What `prime.trainer.swarm.trainer` and its worker do with parameters is done here with exact sums, step for step; the state is a
 hash over all sums that were applied, so two states are equal only if the same rounds made them.
 """
 
@@ -18,8 +18,8 @@ from prime.actor import Actor, Ref, on
 from prime.errors import NotFoundError, WorldError
 from prime.sim.exact import Sum
 from prime.sim.scenarios.ledgers import Book, Life
-from prime.trainer import plans
-from prime.trainer.view import Value, View
+from prime.trainer.swarm import plans
+from prime.trainer.swarm.view import Value, View
 from prime.wire import Ask, message, record
 
 KEEPER_PATH = "/state/donor"

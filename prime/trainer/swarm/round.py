@@ -18,14 +18,14 @@ from typing import Any
 import attrs
 
 from prime.errors import CorruptedError, UsageError
-from prime.trainer import commands as cmd
-from prime.trainer import leader as lead_
-from prime.trainer import messages as msg
-from prime.trainer.ballot import FIRST, NONE, Ballot
-from prime.trainer.leader import Lead, Standing
-from prime.trainer.roster import Roster
-from prime.trainer.timing import Timing
-from prime.trainer.validity import (
+from prime.trainer.swarm import commands as cmd
+from prime.trainer.swarm import leader as lead_
+from prime.trainer.swarm import messages as msg
+from prime.trainer.swarm.ballot import FIRST, NONE, Ballot
+from prime.trainer.swarm.leader import Lead, Standing
+from prime.trainer.swarm.roster import Roster
+from prime.trainer.swarm.timing import Timing
+from prime.trainer.swarm.validity import (
     COUNTER_LEAP_MAX,
     member_fault,
     owners_fault,
@@ -33,7 +33,7 @@ from prime.trainer.validity import (
     shares_fault,
     value_fault,
 )
-from prime.trainer.view import Member, Value, View, owners_of, seal_digest, view_of
+from prime.trainer.swarm.view import Member, Value, View, owners_of, seal_digest, view_of
 
 HISTORY = 64
 """Decisions remembered, so that a member that far behind still learns each outcome in turn."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from prime.trainer.codec import Int8Codec, Vector
-from prime.trainer.parts import CHUNK_BYTES, cuts, expected_bytes, part_elements
+from prime.trainer.swarm.parts import CHUNK_BYTES, cuts, expected_bytes, part_elements
 
 
 class Float32:

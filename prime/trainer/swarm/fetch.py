@@ -12,8 +12,8 @@ from collections import deque
 
 import attrs
 
-from prime.trainer.messages import StateManifest
-from prime.trainer.state import chunk_size_bytes
+from prime.trainer.swarm.messages import StateManifest
+from prime.trainer.swarm.state import chunk_size_bytes
 
 
 @attrs.frozen

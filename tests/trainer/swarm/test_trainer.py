@@ -12,12 +12,13 @@ import trio
 
 from prime.actor import Actor, Ref, on
 from prime.node.system import open_system
-from prime.trainer import pipe, plans, trainer
-from prime.trainer.donor import HoldState
+from prime.trainer import pipe
 from prime.trainer.metadata import TrainingConfig
-from prime.trainer.progress import Progress
-from prime.trainer.state import OuterState
-from prime.trainer.view import Member, Share, Value, View
+from prime.trainer.swarm import plans, trainer
+from prime.trainer.swarm.donor import HoldState
+from prime.trainer.swarm.progress import Progress
+from prime.trainer.swarm.state import OuterState
+from prime.trainer.swarm.view import Member, Share, Value, View
 
 H = 4
 SIZE = 3
@@ -117,7 +118,7 @@ async def bench(monkeypatch: pytest.MonkeyPatch, start_s: float = 0) -> AsyncIte
     async with open_system() as system, system.supervisor("train") as sup:
         ear = await sup.spawn(lambda: Ear(found.told), "aggregator")
         found.ref = await sup.spawn(
-            lambda: trainer.Trainer(
+            lambda: trainer.SwarmTrainer(
                 config,
                 "run",
                 ear,

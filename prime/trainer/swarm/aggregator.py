@@ -18,17 +18,17 @@ import trio
 from prime.actor import Actor, Down, Ref, on
 from prime.actor.contract import Journal
 from prime.errors import DecodeError, LocalProtocolError
-from prime.trainer import commands as cmd
-from prime.trainer import messages as msg
-from prime.trainer import plans
-from prime.trainer.carry import Ledger
-from prime.trainer.dispatch import Job, Outlet
-from prime.trainer.numbers import Numbers
-from prime.trainer.parts import Assembly, digest, offsets
-from prime.trainer.records import read_record, write_record
-from prime.trainer.round import RoundCore, Status
-from prime.trainer.timing import Timing
-from prime.trainer.view import Member, Share, View
+from prime.trainer.swarm import commands as cmd
+from prime.trainer.swarm import messages as msg
+from prime.trainer.swarm import plans
+from prime.trainer.swarm.carry import Ledger
+from prime.trainer.swarm.dispatch import Job, Outlet
+from prime.trainer.swarm.numbers import Numbers
+from prime.trainer.swarm.parts import Assembly, digest, offsets
+from prime.trainer.swarm.records import read_record, write_record
+from prime.trainer.swarm.round import RoundCore, Status
+from prime.trainer.swarm.timing import Timing
+from prime.trainer.swarm.view import Member, Share, View
 from prime.transport.facts import LinkDown, LinkUp
 from prime.wire import message
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prime.errors import PrimeInternalError, UsageError
-from prime.trainer.carry import Ledger
+from prime.trainer.swarm.carry import Ledger
 
 FRACTIONS = st.fractions(-100, 100, max_denominator=9)
 WEIGHTS: Any = st.fractions(Fraction(1, 9), 100, max_denominator=9)

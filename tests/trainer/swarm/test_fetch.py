@@ -6,8 +6,18 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prime.trainer.fetch import Arrived, Complete, DonorFound, Dropped, Event, Exhausted, Failed, FetchPlan, Request
-from prime.trainer.state import CHUNK_SIZE_BYTES, ChunkedState, OuterState, chunked, join_state
+from prime.trainer.swarm.fetch import (
+    Arrived,
+    Complete,
+    DonorFound,
+    Dropped,
+    Event,
+    Exhausted,
+    Failed,
+    FetchPlan,
+    Request,
+)
+from prime.trainer.swarm.state import CHUNK_SIZE_BYTES, ChunkedState, OuterState, chunked, join_state
 
 CHUNK = CHUNK_SIZE_BYTES // 4
 

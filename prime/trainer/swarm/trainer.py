@@ -15,12 +15,12 @@ import trio
 
 from prime.actor import Actor, on
 from prime.errors import RunFailedError, WorldError
-from prime.trainer import plans
-from prime.trainer.donor import HoldState, StateFetched, fetch_state
-from prime.trainer.outer import OuterStep
-from prime.trainer.progress import DecidedRound, Progress
 from prime.trainer.rank import RankWorker, open_rank
-from prime.trainer.state import OuterState, initial_state
+from prime.trainer.swarm import plans
+from prime.trainer.swarm.donor import HoldState, StateFetched, fetch_state
+from prime.trainer.swarm.outer import OuterStep
+from prime.trainer.swarm.progress import DecidedRound, Progress
+from prime.trainer.swarm.state import OuterState, initial_state
 from prime.wire import message
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from prime.actor import Ref
     from prime.trainer.codec import Vector
     from prime.trainer.metadata import TrainingConfig
-    from prime.trainer.view import Value, View
+    from prime.trainer.swarm.view import Value, View
 
 TRAINER_PATH = "/train/trainer"
 
@@ -80,7 +80,7 @@ Heard = (
 )
 
 
-class Trainer(Actor[Heard]):
+class SwarmTrainer(Actor[Heard]):
     """Trains one model replica. `aggregator` and `donor` live on this node; `on_left` is called once it has left."""
 
     def __init__(

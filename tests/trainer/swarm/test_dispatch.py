@@ -7,7 +7,7 @@ from typing import Any
 import trio
 import trio.testing
 
-from prime.trainer.dispatch import Job, Outlet
+from prime.trainer.swarm.dispatch import Job, Outlet
 
 
 class Peer:

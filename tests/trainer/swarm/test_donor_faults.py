@@ -14,9 +14,9 @@ import trio
 from prime import Memory, open_system
 from prime.actor import on
 from prime.errors import CorruptedError, NotFoundError
-from prime.trainer.donor import DONOR_PATH, Donor, HoldState, fetch_state
-from prime.trainer.messages import DescribeState, FetchStateChunk, StateChunk, StateManifest
-from prime.trainer.state import CHUNK_SIZE_BYTES, OuterState
+from prime.trainer.swarm.donor import DONOR_PATH, Donor, HoldState, fetch_state
+from prime.trainer.swarm.messages import DescribeState, FetchStateChunk, StateChunk, StateManifest
+from prime.trainer.swarm.state import CHUNK_SIZE_BYTES, OuterState
 
 SIZE = 3 * CHUNK_SIZE_BYTES // 4 + 5
 
@@ -98,7 +98,7 @@ async def test_the_newest_state_is_taken_from_those_who_hold_it() -> None:
 
 
 async def test_a_hung_donor_is_given_up_after_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prime.trainer.donor.ASK_S", 0.3)
+    monkeypatch.setattr("prime.trainer.swarm.donor.ASK_S", 0.3)
     async with donors(Hung, Donor) as fetcher:
         await fetcher.hold(state_of(4), state_of(4))
         state, sent = await fetcher.fetch()

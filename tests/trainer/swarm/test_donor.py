@@ -13,9 +13,9 @@ import trio
 
 from prime import Actor, Memory, System, on, open_system
 from prime.errors import NotFoundError
-from prime.trainer.donor import Donor, HoldState, fetch_state
-from prime.trainer.messages import DescribeState, FetchStateChunk, StateChunk, StateManifest
-from prime.trainer.state import OuterState, chunked
+from prime.trainer.swarm.donor import Donor, HoldState, fetch_state
+from prime.trainer.swarm.messages import DescribeState, FetchStateChunk, StateChunk, StateManifest
+from prime.trainer.swarm.state import OuterState, chunked
 
 D = 200_000
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prime.errors import CorruptedError, LocalProtocolError, RemoteProtocolError
-from prime.trainer.state import (
+from prime.trainer.swarm.state import (
     CHUNK_SIZE_BYTES,
     OuterState,
     check_manifest,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from prime.trainer.round import Status
-from prime.trainer.view import Value, View
+from prime.trainer.swarm.round import Status
+from prime.trainer.swarm.view import Value, View
 from prime.wire import Ask, message
 
 Vector = Any

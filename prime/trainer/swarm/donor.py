@@ -10,9 +10,9 @@ import trio
 
 from prime.actor import Actor, on
 from prime.errors import NotFoundError, RefusedError, WorldError
-from prime.trainer.fetch import Arrived, Command, Complete, DonorFound, Exhausted, Failed, FetchPlan, Request
-from prime.trainer.messages import DescribeState, FetchStateChunk, StateChunk, StateManifest
-from prime.trainer.state import ChunkedState, OuterState, check_manifest, chunked, join_state
+from prime.trainer.swarm.fetch import Arrived, Command, Complete, DonorFound, Exhausted, Failed, FetchPlan, Request
+from prime.trainer.swarm.messages import DescribeState, FetchStateChunk, StateChunk, StateManifest
+from prime.trainer.swarm.state import ChunkedState, OuterState, check_manifest, chunked, join_state
 from prime.wire import message
 
 if TYPE_CHECKING:

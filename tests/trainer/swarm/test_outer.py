@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prime.errors import ConfigError, LocalProtocolError
-from prime.trainer.outer import OuterStep, averaging
+from prime.trainer.swarm.outer import OuterStep, averaging
 
 
 def test_the_formula_on_numbers_that_are_exact() -> None:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import attrs
 
-from prime.trainer.ballot import NONE, Ballot
-from prime.trainer.messages import Offer, Promise, Report, Seal
-from prime.trainer.view import Share, Value, View
+from prime.trainer.swarm.ballot import NONE, Ballot
+from prime.trainer.swarm.messages import Offer, Promise, Report, Seal
+from prime.trainer.swarm.view import Share, Value, View
 
 
 @attrs.define

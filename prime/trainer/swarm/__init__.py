@@ -1,0 +1,1 @@
+"""Training between nodes: the round that ends identical for everyone, the outer step, and the actors around them."""
