@@ -10,12 +10,11 @@ validator that the tests use checks named rules only.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
-import pkgutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from prime.wire.codec import compile_codec, rule_name
 from prime.wire.message import Ask, messages, reply_type, tag_of
@@ -75,13 +74,12 @@ def _comment(cls: type) -> list[str]:
 
 
 def room_messages() -> tuple[type, ...]:
-    """Import `messages.py` of every room that has one and return the tagged messages defined there, by tag."""
-    package = importlib.import_module("prime")
+    """Import each `messages.py` of every room and return the tagged messages defined there, by tag."""
+    home = Path(__file__).parents[1]
     found = set()
-    for room in pkgutil.iter_modules(package.__path__, "prime."):
-        name = f"{room.name}.messages"
-        if room.ispkg and importlib.util.find_spec(name) is not None:
-            found.add(importlib.import_module(name).__name__)
+    for path in home.rglob("messages.py"):
+        name = ".".join(("prime", *path.relative_to(home).with_suffix("").parts))
+        found.add(importlib.import_module(name).__name__)
     return tuple(cls for cls in messages() if cls.__module__ in found)
 
 
