@@ -9,7 +9,8 @@ from typing import Annotated, get_args, get_origin
 import prime
 from prime import errors
 from prime.config.derived import FORMULAS
-from prime.config.schema import SECTIONS, Key, section_keys
+from prime.config.keys import Key
+from prime.config.schema import NODE
 from prime.config.values import shown
 
 
@@ -28,12 +29,12 @@ def _replace(file: Path, text: str) -> None:
 
 def configuration() -> Iterator[str]:
     """Yield the lines of the page of keys: a table for each section."""
-    for section, owner in SECTIONS.items():
+    for section, owner in NODE.sections.items():
         yield f"# `[{section}]`\n"
         yield f"{owner.__doc__}\n"
         yield "| key | default | range | meaning |"
         yield "|---|---|---|---|"
-        yield from (_row(key) for key in section_keys(section))
+        yield from (_row(key) for key in NODE.section_keys(section))
         yield ""
     yield "# Waits that follow\n"
     yield from (f"- `{name}` is {words}." for name, (_, words) in FORMULAS.items())

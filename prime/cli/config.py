@@ -15,7 +15,7 @@ from prime.cli.output import emit
 from prime.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
-    from prime.config import Loaded
+    from prime.config import Config, Loaded
 
 app = typer.Typer(help="What is set, where it came from, and how to change it.", no_args_is_help=True)
 
@@ -47,7 +47,7 @@ def show(config: ConfigFile = None, as_json: AsJson = False) -> None:
     emit({"files": list(loaded.files), "keys": keys}, "\n".join(_shown(loaded)), as_json=as_json)
 
 
-def _shown(loaded: Loaded) -> Iterator[str]:
+def _shown(loaded: Loaded[Config]) -> Iterator[str]:
     """Yield the configuration as TOML, each value's origin behind it as a comment."""
     from prime.config import all_keys
     from prime.config.values import shown

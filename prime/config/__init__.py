@@ -8,12 +8,13 @@ own, and the configuration names that file.
 
 | file | what it holds |
 |---|---|
-| `schema.py` | the sections and their keys: type, default, unit, range, meaning |
+| `keys.py` | what a key is, and a schema of sections and keys: one for each kind of file |
+| `schema.py` | a node's sections and keys: type, default, unit, range, meaning |
 | `values.py` | a raw value into one that fits its key, or a reason why not |
 | `positions.py` | which line of a TOML text sets which key |
 | `layers.py` | the sources, merged; pure |
 | `sources.py` | the sources, read from disk and the environment |
-| `derived.py` | the deadlines that follow from the ones set, and the orders that cannot work |
+| `derived.py` | the deadlines that follow from the ones set |
 | `explain.py` | one key in words |
 | `template.py` | a fresh `prime.toml`, and one value changed in an existing one |
 | `places.py` | where a node keeps its state, key and control socket |
@@ -23,12 +24,13 @@ from __future__ import annotations
 
 from prime.config.derived import Derived, derive
 from prime.config.explain import Explanation, explain
+from prime.config.keys import Key, Schema
 from prime.config.layers import Layer, Loaded, Origin, assemble
 from prime.config.places import Places, places
 from prime.config.schema import (
+    NODE,
     AdmissionConfig,
     Config,
-    Key,
     LogConfig,
     NodeConfig,
     TrainConfig,
@@ -39,6 +41,7 @@ from prime.config.sources import load
 from prime.config.template import set_value, template
 
 __all__ = [
+    "NODE",
     "AdmissionConfig",
     "Config",
     "Derived",
@@ -50,6 +53,7 @@ __all__ = [
     "NodeConfig",
     "Origin",
     "Places",
+    "Schema",
     "TrainConfig",
     "TransportConfig",
     "all_keys",

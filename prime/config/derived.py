@@ -1,4 +1,4 @@
-"""The deadlines that follow from the ones set, and the orders between deadlines that cannot work. Pure.
+"""The deadlines that follow from the ones set. Pure.
 
 One deadline is set for a request (`transport.deadline_s`) and one for a round (`train.round_deadline_s`); the waits inside
 each are parts of it, so that no nest of timeouts can be configured in which an inner wait outlasts the outer one.
@@ -6,7 +6,6 @@ each are parts of it, so that no nest of timeouts can be configured in which an 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 from attrs import frozen
@@ -42,39 +41,3 @@ def derive(config: Config) -> Derived:
         seal_deadline_s=exchange / 2,
         reduce_deadline_s=exchange / 6,
     )
-
-
-Order = tuple[tuple[str, ...], str, str]
-"""The keys of a broken order, what is wrong with it, and what to do."""
-
-
-def order_faults(config: Config) -> Iterator[Order]:
-    """Yield every order between deadlines that cannot work."""
-    link = config.transport
-    if link.dead_after_s < 2 * link.ping_interval_s:
-        yield (
-            ("transport.dead_after_s", "transport.ping_interval_s"),
-            (
-                f"transport.dead_after_s ({link.dead_after_s:g} s) is under twice transport.ping_interval_s "
-                f"({link.ping_interval_s:g} s): one lost ping would take a link down"
-            ),
-            "raise transport.dead_after_s or lower transport.ping_interval_s",
-        )
-    if link.dead_after_s > link.deadline_s:
-        yield (
-            ("transport.dead_after_s", "transport.deadline_s"),
-            (
-                f"transport.dead_after_s ({link.dead_after_s:g} s) is over transport.deadline_s ({link.deadline_s:g} s): "
-                "requests would be given up before a dead link is noticed"
-            ),
-            "raise transport.deadline_s or lower transport.dead_after_s",
-        )
-    if config.train.round_deadline_s <= link.dead_after_s:
-        yield (
-            ("train.round_deadline_s", "transport.dead_after_s"),
-            (
-                f"train.round_deadline_s ({config.train.round_deadline_s:g} s) is not over transport.dead_after_s "
-                f"({link.dead_after_s:g} s): a round would end before a dead member is noticed"
-            ),
-            "raise train.round_deadline_s or lower transport.dead_after_s",
-        )

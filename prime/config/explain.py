@@ -5,7 +5,8 @@ from __future__ import annotations
 from attrs import asdict, frozen
 
 from prime.config.derived import FORMULAS, derive
-from prime.config.layers import Loaded, find_key
+from prime.config.layers import Loaded
+from prime.config.schema import Config
 from prime.config.values import Value, shown
 
 
@@ -41,9 +42,9 @@ class Explanation:
         return "\n".join([self.key, *(f"  {name:<{width}}  {text}" for name, text in rows if text)])
 
 
-def explain(loaded: Loaded, name: str) -> Explanation:
+def explain(loaded: Loaded[Config], name: str) -> Explanation:
     """Explain a dotted key; `ConfigError` with a suggestion if there is none of that name."""
-    key = find_key(name)
+    key = loaded.schema.find(name)
     waits = asdict(derive(loaded.config))
     return Explanation(
         key=name,
@@ -51,7 +52,7 @@ def explain(loaded: Loaded, name: str) -> Explanation:
         origin=str(loaded.origins[name]),
         overruled=tuple(str(origin) for origin in loaded.shadowed.get(name, ()) if origin.kind != "default"),
         default=key.default,
-        type="list" if key.type is tuple else key.type.__name__,
+        type="list" if key.type is tuple else getattr(key.type, "__name__", str(key.type)),
         unit=key.rule.unit,
         range=key.rule.range_text(),
         doc=key.rule.doc,

@@ -6,17 +6,16 @@ and reports everything that is wrong in one `ConfigError`, a line each.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
-from typing import Final, Literal
+from typing import Generic, Literal, TypeVar
 
 from attrs import field, frozen
 
-from prime.config.derived import order_faults
-from prime.config.schema import SECTIONS, Config, Key, all_keys
+from prime.config.keys import Key, OrderError, Schema
 from prime.config.values import Value, parse_text
 from prime.errors import ConfigError
 
+T = TypeVar("T")
 Kind = Literal["default", "file", "environment", "flag"]
 
 
@@ -52,10 +51,11 @@ class Layer:
 
 
 @frozen
-class Loaded:
+class Loaded(Generic[T]):
     """A whole configuration, and where each of its values came from."""
 
-    config: Config
+    config: T
+    schema: Schema[T]
     origins: Mapping[str, Origin]
     shadowed: Mapping[str, tuple[Origin, ...]] = field(factory=dict)
     """Where else a key was set, by sources that a higher one overruled; the lowest first."""
@@ -64,30 +64,26 @@ class Loaded:
 
     def value(self, name: str) -> Value:
         """Return the value of a dotted key; `ConfigError` with a suggestion if there is none of that name."""
-        key = find_key(name)
-        value: Value = getattr(getattr(self.config, key.section), key.field)
-        return value
+        return self.schema.value(self.config, name)
 
 
-def assemble(layers: Iterable[Layer], *, files: tuple[str, ...] = ()) -> Loaded:
+def assemble(layers: Iterable[Layer], schema: Schema[T], *, files: tuple[str, ...] = ()) -> Loaded[T]:
     """Merge layers, the lowest first, over the defaults. Raise `ConfigError` with every fault, one a line."""
-    keys = all_keys()
     values: dict[str, Value] = {}
     seen: dict[str, list[Origin]] = {}
     faults: list[Fault] = []
     for layer in layers:
         for name, setting in layer.settings.items():
             try:
-                values[name] = _fitted(keys, name, setting, textual=layer.textual)
+                values[name] = _fitted(schema, name, setting, textual=layer.textual)
             except _FaultError as error:
                 faults.append(error.fault)
                 continue
             seen.setdefault(name, [Origin("default")]).append(Origin(layer.kind, setting.where))
     _raise(faults)
-    origins = {name: seen[name][-1] if name in seen else Origin("default") for name in keys}
-    config = _built(values)
-    _raise([Fault(f"{_places(origins, names)}{text}", hint) for names, text, hint in order_faults(config)])
-    return Loaded(config, origins, {name: tuple(found[:-1]) for name, found in seen.items()}, files)
+    origins = {name: seen[name][-1] if name in seen else Origin("default") for name in schema.keys}
+    config = _built(schema, values, origins)
+    return Loaded(config, schema, origins, {name: tuple(found[:-1]) for name, found in seen.items()}, files)
 
 
 @frozen
@@ -112,10 +108,10 @@ def _raise(faults: list[Fault]) -> None:
         raise ConfigError("\n".join(fault.text for fault in faults), hint="; ".join(hints))
 
 
-def _fitted(keys: Mapping[str, Key], name: str, setting: Setting, *, textual: bool) -> Value:
-    if name not in keys:
-        raise _FaultError(f"{setting.where}: {unknown(name)}", suggestion(name))
-    key = keys[name]
+def _fitted(schema: Schema[T], name: str, setting: Setting, *, textual: bool) -> Value:
+    key: Key | None = schema.keys.get(name)
+    if key is None:
+        raise _FaultError(f"{setting.where}: {schema.unknown(name)}", schema.suggestion(name))
     try:
         raw = parse_text(key.type, setting.raw) if textual and isinstance(setting.raw, str) else setting.raw
         return key.fit(raw)
@@ -123,49 +119,16 @@ def _fitted(keys: Mapping[str, Key], name: str, setting: Setting, *, textual: bo
         raise _FaultError(f"{setting.where}: {name}: {error}", f"{name}: {key.rule.doc}") from None
 
 
-def _built(values: Mapping[str, Value]) -> Config:
-    sections = {
-        section: owner(
-            **{name.partition(".")[2]: value for name, value in values.items() if name.startswith(f"{section}.")}
-        )
-        for section, owner in SECTIONS.items()
-    }
-    return Config(**sections)
+def _built(schema: Schema[T], values: Mapping[str, Value], origins: Mapping[str, Origin]) -> T:
+    try:
+        return schema.build(values)
+    except OrderError as error:
+        faults = [Fault(f"{_places(origins, names)}{text}", hint) for names, text, hint in error.orders]
+    _raise(faults)
+    raise AssertionError("an order error without orders")
 
 
 def _places(origins: Mapping[str, Origin], names: Iterable[str]) -> str:
     """Return where the keys of a broken order were set, as a prefix; nothing for defaults."""
     set_at = dict.fromkeys(str(origins[name]) for name in names if origins[name].kind != "default")
     return f"{', '.join(set_at)}: " if set_at else ""
-
-
-_CLOSE: Final = 0.6
-"""How alike two names must be for one to be suggested (difflib's ratio)."""
-
-
-def unknown(name: str) -> str:
-    """Say that a key, or the section before its dot, is not in the schema."""
-    section = name.partition(".")[0]
-    return f"there is no section [{section}]" if section not in SECTIONS else f"there is no key {name}"
-
-
-def suggestion(name: str) -> str:
-    """Return the hint for a name that is not in the schema: the key that was probably meant, or where to look."""
-    keys = all_keys()
-    field_name = name.rpartition(".")[2]
-    same_field = [known for known in keys if known.endswith(f".{field_name}")]
-    alike = same_field or difflib.get_close_matches(name, keys, n=1, cutoff=_CLOSE)
-    if not alike:
-        by_field = {known.partition(".")[2]: known for known in keys}
-        alike = [by_field[match] for match in difflib.get_close_matches(field_name, by_field, n=1, cutoff=_CLOSE)]
-    if not alike:
-        alike = difflib.get_close_matches(name, SECTIONS, n=1, cutoff=_CLOSE)
-    return f"did you mean {alike[0]}?" if alike else "`prime config show` lists every key"
-
-
-def find_key(name: str) -> Key:
-    """Return the key of that dotted name; `ConfigError` with a suggestion if there is none."""
-    keys = all_keys()
-    if name not in keys:
-        raise ConfigError(unknown(name), hint=suggestion(name))
-    return keys[name]

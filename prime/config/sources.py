@@ -7,11 +7,12 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from prime.config.layers import Layer, Loaded, Setting, assemble, find_key
+from prime.config.keys import Schema
+from prime.config.layers import Layer, Loaded, Setting, assemble
 from prime.config.positions import lines_of_keys
-from prime.config.schema import SECTIONS
+from prime.config.schema import NODE, Config
 from prime.errors import ConfigError
 
 SYSTEM_FILE: Final = Path("/etc/prime/config.toml")
@@ -24,7 +25,7 @@ def load(
     flags: Mapping[str, object] | None = None,
     environ: Mapping[str, str] | None = None,
     system_file: Path = SYSTEM_FILE,
-) -> Loaded:
+) -> Loaded[Config]:
     """Read every source and return the whole configuration with the origin of each value.
 
     `path` replaces `./prime.toml` and must exist. `flags` maps dotted keys to values, as text or in the key's own type;
@@ -35,7 +36,7 @@ def load(
     if path is not None or LOCAL_FILE.is_file():
         files.append(path or LOCAL_FILE)
     layers = [*(file_layer(file) for file in files), environment_layer(environ), flag_layer(flags or {})]
-    return assemble(layers, files=tuple(str(file) for file in files))
+    return assemble(layers, NODE, files=tuple(str(file) for file in files))
 
 
 def user_file(environ: Mapping[str, str]) -> Path:
@@ -45,25 +46,24 @@ def user_file(environ: Mapping[str, str]) -> Path:
     return root / "prime" / "config.toml"
 
 
-def file_layer(file: Path) -> Layer:
+def file_layer(file: Path, schema: Schema[Any] = NODE) -> Layer:
     """Read one TOML file; `ConfigError` if it cannot be read or parsed."""
-    return text_layer(read_file(file), str(file))
+    return text_layer(read_file(file, schema), str(file), schema)
 
 
-def read_file(file: Path) -> str:
+def read_file(file: Path, schema: Schema[Any] = NODE) -> str:
     """Return a configuration file's text; `ConfigError` if it is missing, unreadable or no text."""
     try:
         return file.read_text(encoding="utf-8")
     except FileNotFoundError:
-        hint = "`prime config init` writes one"
-        raise ConfigError(f"{file}: there is no such configuration file", hint=hint) from None
+        raise ConfigError(f"{file}: there is no such configuration file", hint=schema.missing) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: not UTF-8 text ({error.reason})", hint="is it a TOML file?") from None
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror})", hint="check its owner and mode") from None
 
 
-def text_layer(text: str, file: str) -> Layer:
+def text_layer(text: str, file: str, schema: Schema[Any] = NODE) -> Layer:
     """Turn a TOML text into a layer whose settings know their line; `ConfigError` if it is no TOML."""
     text = text.replace("\r\n", "\n")
     try:
@@ -71,22 +71,37 @@ def text_layer(text: str, file: str) -> Layer:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(_syntax_fault(file, text, error), hint="the format is TOML: `key = value`") from None
     lines = lines_of_keys(text)
-    return Layer("file", dict(_settings(tables, lines, file)))
+    return Layer("file", dict(_settings(tables, lines, file, schema)))
+
+
+def table_layer(tables: Mapping[str, object], where: str, schema: Schema[Any]) -> Layer:
+    """Turn tables that were read already into a layer; all its settings are said to come from `where`."""
+    found = _settings(tables, {}, where, schema)
+    return Layer("file", {name: Setting(setting.raw, where) for name, setting in found})
 
 
 def _settings(
-    tables: Mapping[str, object], lines: Mapping[tuple[str, ...], int], file: str
+    tables: Mapping[str, object], lines: Mapping[tuple[str, ...], int], file: str, schema: Schema[Any]
 ) -> Iterator[tuple[str, Setting]]:
     for section, table in tables.items():
         section_line = lines.get((section,), 1)
+        where = f"{file}:{section_line}"
+        if section in schema.keys or (not isinstance(table, dict) and _has_top(schema, section)):
+            yield section, Setting(table, where)
+            continue
         if not isinstance(table, dict):
-            hint = "keys stand under a section, such as [node]"
-            raise ConfigError(f"{file}:{section_line}: {section} is no section", hint=hint)
-        if not table and section not in SECTIONS:
-            yield section, Setting(table, f"{file}:{section_line}")
+            hint = f"keys stand under a section, such as [{next(iter(schema.sections))}]"
+            raise ConfigError(f"{where}: {section} is no section", hint=hint)
+        if not table and section not in schema.sections:
+            yield section, Setting(table, where)
         for key, value in table.items():
             line = lines.get((section, key), section_line)
             yield f"{section}.{key}", Setting(value, f"{file}:{line}")
+
+
+def _has_top(schema: Schema[Any], name: str) -> bool:
+    """Return whether a value may stand at the top of the file, above all sections, under a name that is none's."""
+    return name not in schema.sections and bool(schema.section_keys(""))
 
 
 _AT_LINE: Final = re.compile(r"\s*\(at line (\d+), column \d+\)")
@@ -109,7 +124,7 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
     return Layer("environment", settings, textual=True)
 
 
-def flag_layer(flags: Mapping[str, object]) -> Layer:
+def flag_layer(flags: Mapping[str, object], schema: Schema[Any] = NODE) -> Layer:
     """Take the flags that were given; None means not given. `ConfigError` for a name that is no key."""
-    settings = {name: Setting(value, find_key(name).flag) for name, value in flags.items() if value is not None}
+    settings = {name: Setting(value, schema.find(name).flag) for name, value in flags.items() if value is not None}
     return Layer("flag", settings, textual=True)

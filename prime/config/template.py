@@ -7,8 +7,9 @@ import textwrap
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
-from prime.config.layers import assemble, find_key
-from prime.config.schema import SECTIONS, Key, section_keys
+from prime.config.keys import Key
+from prime.config.layers import assemble
+from prime.config.schema import NODE
 from prime.config.sources import text_layer
 from prime.config.values import Value, parse_text, shown
 from prime.errors import ConfigError
@@ -21,11 +22,11 @@ _HEAD = """\
 
 def template() -> str:
     """Return a `prime.toml` in which every key stands as a comment with its default, meaning and range."""
-    return "\n".join([_HEAD, *(_section_text(section) for section in SECTIONS)])
+    return "\n".join([_HEAD, *(_section_text(section) for section in NODE.sections)])
 
 
 def _section_text(section: str) -> str:
-    keys = "\n".join(_key_text(key) for key in section_keys(section))
+    keys = "\n".join(_key_text(key) for key in NODE.section_keys(section))
     return f"[{section}]\n{keys}\n"
 
 
@@ -42,14 +43,14 @@ def set_value(text: str, name: str, value: str, *, file: str = "prime.toml") -> 
     The new text is checked as `load` would; raises `ConfigError` if the key is unknown, the value does not fit, or the
     file as a whole would not load.
     """
-    key = find_key(name)
+    key = NODE.find(name)
     try:
         fitted = key.fit(parse_text(key.type, value))
     except ValueError as error:
         raise ConfigError(f"{name}: {error}", hint=key.rule.doc) from None
     text_layer(text, file)
     changed = _changed(text, key, fitted, file)
-    assemble([text_layer(changed, file)])
+    assemble([text_layer(changed, file)], NODE)
     return changed
 
 

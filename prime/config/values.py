@@ -7,30 +7,36 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from types import UnionType
+from typing import Any, Final
 
-type_names: Final = {
+type_names: Final[dict[type | UnionType, str]] = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
     str: "text",
     tuple: "a list of texts",
+    Mapping: "a table of texts, numbers, true and false, and lists and tables of them",
+    int | str: "a whole number or a word",
+    bool | str: "true, false or a word",
 }
 """The types that a key may have, in a reader's words."""
 
-Value = bool | int | float | str | tuple[str, ...]
+Value = bool | int | float | str | tuple[Any, ...] | Mapping[str, Any]
 
 
-def parse_text(kind: type, text: str) -> object:
+def parse_text(kind: type | UnionType, text: str) -> object:
     """Read a value from plain text, as the environment and flags give it; raise `ValueError` if it is not of `kind`."""
     if kind is str:
         return text
     if kind is tuple:
         return _parse_list(text)
     try:
-        return tomllib.loads(f"value = {text.strip().lower()}")["value"]
+        return tomllib.loads(f"value = {text.strip() if kind is Mapping else text.strip().lower()}")["value"]
     except tomllib.TOMLDecodeError:
+        if isinstance(kind, UnionType):
+            return text.strip()
         raise ValueError(f"{text!r} is not {type_names[kind]}") from None
 
 
@@ -44,7 +50,7 @@ def _parse_list(text: str) -> list[object]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def to_type(kind: type, raw: object) -> Value:
+def to_type(kind: type | UnionType, raw: object) -> Value:
     """Return `raw` as `kind`, by no more than a whole number taken as a number; raise `ValueError` otherwise."""
     fitted = _fitters[kind](raw)
     if fitted is None:
@@ -76,12 +82,36 @@ def _to_tuple(raw: object) -> tuple[str, ...] | None:
     return tuple(raw)
 
 
-_fitters: Final[dict[type, Callable[[object], Value | None]]] = {
+def _to_table(raw: object) -> Mapping[str, Any] | None:
+    """Take what JSON could say as well: a table goes to other processes."""
+    return raw if isinstance(raw, Mapping) and _is_plain(raw) else None
+
+
+def _is_plain(raw: object) -> bool:
+    if isinstance(raw, Mapping):
+        return all(isinstance(key, str) and _is_plain(value) for key, value in raw.items())
+    if isinstance(raw, list | tuple):
+        return all(_is_plain(item) for item in raw)
+    return isinstance(raw, bool | int | float | str)
+
+
+def _to_int_or_word(raw: object) -> int | str | None:
+    return raw if isinstance(raw, str) else _to_int(raw)
+
+
+def _to_bool_or_word(raw: object) -> bool | str | None:
+    return raw if isinstance(raw, bool | str) else None
+
+
+_fitters: Final[dict[type | UnionType, Callable[[object], Value | None]]] = {
     bool: _to_bool,
     int: _to_int,
     float: _to_float,
     str: _to_str,
     tuple: _to_tuple,
+    Mapping: _to_table,
+    int | str: _to_int_or_word,
+    bool | str: _to_bool_or_word,
 }
 
 
@@ -91,8 +121,10 @@ def shown(value: Value) -> str:
         return "true" if value else "false"
     if isinstance(value, str):
         return _quoted(value)
-    if isinstance(value, tuple):
-        return f"[{', '.join(_quoted(item) for item in value)}]"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(shown(item) for item in value)}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key} = {shown(item)}' for key, item in value.items())}}}"
     return repr(value)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prime.config import Config, NodeConfig, all_keys, assemble, derive, explain, places, set_value, template
+from prime.config import NODE, Config, NodeConfig, all_keys, assemble, derive, explain, places, set_value, template
 from prime.config.sources import environment_layer, text_layer
 from prime.errors import ConfigError
 
@@ -17,7 +17,7 @@ def test_explain_says_value_origin_unit_range_and_what_was_overruled() -> None:
         text_layer("[transport]\ndeadline_s = 12\n", "a.toml"),
         environment_layer({"PRIME_TRANSPORT__DEADLINE_S": "60"}),
     ]
-    told = explain(assemble(layers), "transport.deadline_s")
+    told = explain(assemble(layers, NODE), "transport.deadline_s")
     assert (told.value, told.unit, told.range, told.default) == (60.0, "s", "0.5 to 3600 s", 30.0)
     assert told.origin == "PRIME_TRANSPORT__DEADLINE_S (environment)"
     assert told.overruled == ("a.toml:2",)
@@ -26,14 +26,14 @@ def test_explain_says_value_origin_unit_range_and_what_was_overruled() -> None:
 
 
 def test_every_key_can_be_explained() -> None:
-    found = assemble([])
+    found = assemble([], NODE)
     for name in all_keys():
         assert name in explain(found, name).text()
 
 
 def test_an_unknown_key_comes_with_a_suggestion() -> None:
     with pytest.raises(ConfigError, match="no key train.sed") as caught:
-        explain(assemble([]), "train.sed")
+        explain(assemble([], NODE), "train.sed")
     assert "train.seed" in caught.value.hint
 
 
@@ -44,10 +44,10 @@ def test_derived_waits_lie_inside_the_deadline() -> None:
 
 
 def test_the_fresh_file_sets_nothing_and_its_comments_are_the_defaults() -> None:
-    assert assemble([text_layer(template(), "x")]).config == Config()
+    assert assemble([text_layer(template(), "x")], NODE).config == Config()
     live = "\n".join(line.removeprefix("# ") if " = " in line else line for line in template().split("\n"))
     assert {f"{s}.{k}" for s, table in tomllib.loads(live).items() for k in table} == set(all_keys())
-    assert assemble([text_layer(live, "x")]).config == Config()
+    assert assemble([text_layer(live, "x")], NODE).config == Config()
 
 
 def test_setting_a_value_keeps_the_rest() -> None:

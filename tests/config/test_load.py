@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prime.config import Config, Loaded, TransportConfig, all_keys, assemble, load
+from prime.config import NODE, Config, Loaded, TransportConfig, all_keys, assemble, load
 from prime.config.sources import environment_layer, flag_layer, text_layer
 from prime.errors import ConfigError
 
@@ -20,13 +20,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def loaded(home: Path, path: Path | None = None, flags: dict[str, object] | None = None, **environ: str) -> Loaded:
+def loaded(
+    home: Path, path: Path | None = None, flags: dict[str, object] | None = None, **environ: str
+) -> Loaded[Config]:
     return load(path, flags=flags, environ={"HOME": str(home), **environ}, system_file=home / "etc.toml")
 
 
 def failure(text: str) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
-        assemble([text_layer(text, "prime.toml")])
+        assemble([text_layer(text, "prime.toml")], NODE)
     return caught.value
 
 
@@ -145,7 +147,7 @@ def test_the_environment_is_read_by_the_type_of_the_key() -> None:
             "OTHER__X": "1",
         }
     )
-    config = assemble([layer]).config
+    config = assemble([layer], NODE).config
     assert config.train.learning_rate == pytest.approx(0.01)
     assert config.transport.join == ("/ip4/1.2.3.4/tcp/1/p2p/a", "/ip4/1.2.3.4/tcp/2/p2p/b")
     assert config.node.name == "7"
@@ -153,16 +155,18 @@ def test_the_environment_is_read_by_the_type_of_the_key() -> None:
 
 def test_a_bad_variable_is_named() -> None:
     with pytest.raises(ConfigError, match="PRIME_TRAIN__SEED: train.seed: 'x' is not a whole number"):
-        assemble([environment_layer({"PRIME_TRAIN__SEED": "x"})])
+        assemble([environment_layer({"PRIME_TRAIN__SEED": "x"})], NODE)
     with pytest.raises(ConfigError, match="PRIME_TRAIN__SEEDS: there is no key train.seeds"):
-        assemble([environment_layer({"PRIME_TRAIN__SEEDS": "1"})])
+        assemble([environment_layer({"PRIME_TRAIN__SEEDS": "1"})], NODE)
 
 
 def test_a_bad_flag_is_named_and_an_absent_one_is_none() -> None:
     with pytest.raises(ConfigError, match="--listen: transport.listen"):
-        assemble([flag_layer({"transport.listen": "nonsense"})])
-    assert assemble([flag_layer({"transport.listen": None})]).config == Config()
-    assert str(assemble([flag_layer({"transport.kind": "tcp"})]).origins["transport.kind"]) == "--transport (flag)"
+        assemble([flag_layer({"transport.listen": "nonsense"})], NODE)
+    assert assemble([flag_layer({"transport.listen": None})], NODE).config == Config()
+    assert (
+        str(assemble([flag_layer({"transport.kind": "tcp"})], NODE).origins["transport.kind"]) == "--transport (flag)"
+    )
     with pytest.raises(ConfigError, match="there is no key transport.lissen"):
         flag_layer({"transport.lissen": "x"})
 
@@ -184,7 +188,7 @@ RAW = st.one_of(
 @given(st.dictionaries(st.sampled_from(sorted(all_keys())), RAW, max_size=6))
 def test_whatever_is_set_loads_within_the_schema_or_is_refused(values: dict[str, object]) -> None:
     try:
-        found = assemble([flag_layer(values)])
+        found = assemble([flag_layer(values)], NODE)
     except ConfigError:
         return
     for name, key in all_keys().items():

@@ -8,7 +8,7 @@ import pytest
 
 from prime import KeyPair
 from prime.cli.main import run
-from prime.config import AdmissionConfig, Config
+from prime.config import NODE, AdmissionConfig, Config
 from prime.config.explain import explain
 from prime.config.layers import assemble
 from prime.config.sources import flag_layer
@@ -58,7 +58,7 @@ def test_what_cannot_be_is_refused_by_name(field: str, value: object, said: str)
 
 
 def test_a_flag_is_explained() -> None:
-    told = explain(assemble([flag_layer({"admission.deny": (OTHER,)})]), "admission.deny")
+    told = explain(assemble([flag_layer({"admission.deny": (OTHER,)})], NODE), "admission.deny")
     assert OTHER in told.text()
     assert "--deny" in told.text()
 

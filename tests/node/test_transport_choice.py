@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prime.config import places
+from prime.config import NODE, places
 from prime.config.layers import assemble
 from prime.config.sources import flag_layer
 from prime.errors import ConfigError
@@ -19,7 +19,7 @@ from prime.transport.upnp import Mapped
 
 def chosen(kind: str, listen: str, folder: Path) -> Transport:
     settings = {"transport.kind": kind, "transport.listen": listen, "node.state_dir": str(folder)}
-    config = assemble([flag_layer(settings)]).config
+    config = assemble([flag_layer(settings)], NODE).config
     return transport_of(config, places(config.node, {}))
 
 
@@ -46,10 +46,10 @@ def test_a_name_that_nothing_offers(tmp_path: Path) -> None:
 def test_standard_relays_are_for_libp2p_only(tmp_path: Path) -> None:
     relay = f"/ip4/51.0.0.2/tcp/4001/p2p/{KeyPair.generate().peer}"
     settings = {"transport.via_libp2p": relay, "node.state_dir": str(tmp_path)}
-    config = assemble([flag_layer({**settings, "transport.kind": "tcp"})]).config
+    config = assemble([flag_layer({**settings, "transport.kind": "tcp"})], NODE).config
     with pytest.raises(ConfigError, match="of use to libp2p only, not to tcp") as caught:
         transport_of(config, places(config.node, {}))
     assert "transport.via:" in caught.value.hint
-    config = assemble([flag_layer({**settings, "transport.kind": "libp2p", "transport.upnp": True})]).config
+    config = assemble([flag_layer({**settings, "transport.kind": "libp2p", "transport.upnp": True})], NODE).config
     mapped = transport_of(config, places(config.node, {}))
     assert isinstance(mapped, Mapped) and mapped.inner == Libp2p(via=(relay,), dial_timeout_s=10)
