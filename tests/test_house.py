@@ -44,7 +44,7 @@ def test_no_room_loads_anything_heavy(room: str) -> None:
 
 def test_the_round_and_its_actor_load_without_numpy() -> None:
     blocked = "import sys; sys.modules['numpy'] = None; import prime.trainer.swarm.aggregator, prime.store"
-    assert loaded_by(blocked, (*HEAVY, "prime.trainer.codec")) == []
+    assert loaded_by(blocked, (*HEAVY, "prime.trainer.codec.vectors")) == []
 
 
 def test_pickle_is_banned_by_lint(tmp_path: Path) -> None:

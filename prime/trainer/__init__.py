@@ -1,4 +1,41 @@
-"""Training: the round between nodes, the inner and the outer loop, the codecs.
+"""Training: what is trained, the group of ranks inside a node, the round between nodes, and the codecs of both.
 
-Importing this room loads neither torch nor numba.
+Every name loads on first use: importing this room loads neither torch nor numba.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prime.trainer.codec.vectors import Codec as Codec
+
+_HOMES = {
+    "Codec": "prime.trainer.codec.vectors",
+}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605 - the names are the keys of one table
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        home = _HOMES[name]
+    except KeyError:
+        raise AttributeError(f"module 'prime.trainer' has no attribute {name!r}") from None
+    try:
+        value = getattr(importlib.import_module(home), name)
+    except ModuleNotFoundError as error:
+        if error.name not in ("numpy", "torch"):
+            raise
+        from prime.errors import MissingExtraError
+
+        raise MissingExtraError(
+            f"prime.trainer.{name} needs {error.name}", hint="pip install 'prime-actors[train]'"
+        ) from error
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a fresh checkout
 import numpy as np
 from _report import machine, say, show
 
-from prime.trainer.codec import Int8Codec
+from prime.trainer.codec import codec as codec_named
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=7, help="runs of each, in turns")
     arguments = parser.parse_args()
     before, results = machine(), []
-    codec, size = Int8Codec(), arguments.elements
+    codec, size = codec_named("int8"), arguments.elements
     x, into = np.random.default_rng(0).standard_normal(size, np.float32), np.zeros(size, np.float32)
     encoded = codec.encode(x)
     works: dict[str, Callable[[], object]] = {

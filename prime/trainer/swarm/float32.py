@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from prime.trainer.codec import Int8Codec, Vector
+from prime.trainer.codec import Codec, Vector, codec
 from prime.trainer.swarm.parts import CHUNK_BYTES, cuts, expected_bytes, part_elements
 
 
@@ -15,8 +15,8 @@ class Float32:
 
     chunk_bytes = CHUNK_BYTES
 
-    def __init__(self, codec: Int8Codec | None = None) -> None:
-        self._codec = codec if codec is not None else Int8Codec()
+    def __init__(self, int8: Codec | None = None) -> None:
+        self._codec = int8 if int8 is not None else codec("int8")
 
     def size_bytes(self, elements: int) -> int:
         """See `Numbers.size_bytes`: the float32 vector's own size."""

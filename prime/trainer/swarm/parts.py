@@ -5,22 +5,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator
-from typing import Final
 
 import attrs
 
 from prime.errors import DecodeError
-
-BLOCK: Final = 256
-"""Elements that share one scale of the codec: a part is a whole number of blocks."""
+from prime.trainer.codec.form import INT8
 
 CHUNK_BYTES = 256 * 1024
 """Bytes of a part that travel in one message."""
-
-
-def encoded_size_bytes(elements: int) -> int:
-    """Return the size of the codec's wire form of a vector of that many elements."""
-    return (BLOCK + 4) * -(-elements // BLOCK)
 
 
 def cuts(elements: int, parts: int) -> tuple[slice, ...]:
@@ -28,8 +20,8 @@ def cuts(elements: int, parts: int) -> tuple[slice, ...]:
 
     The last parts can be shorter or empty where there are fewer blocks than parts.
     """
-    blocks = -(-elements // BLOCK)
-    edges = [min(blocks * i // parts * BLOCK, elements) for i in range(parts + 1)]
+    blocks = -(-elements // INT8.block)
+    edges = [min(blocks * i // parts * INT8.block, elements) for i in range(parts + 1)]
     edges[-1] = elements
     return tuple(slice(low, high) for low, high in itertools.pairwise(edges))
 
@@ -89,4 +81,4 @@ class Assembly:
 
 def expected_bytes(elements: int, parts: int, part: int) -> int:
     """Return the encoded size of part number `part`."""
-    return encoded_size_bytes(part_elements(elements, parts, part))
+    return INT8.encoded_size_bytes(part_elements(elements, parts, part))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prime.errors import CorruptedError, DecodeError
-from prime.trainer.codec import BLOCK
+from prime.trainer.codec.form import INT8
 from prime.trainer.swarm import messages as msg
 from prime.trainer.swarm.ballot import Ballot
 from prime.trainer.swarm.parts import CHUNK_BYTES, Assembly, cuts, digest, expected_bytes, offsets
@@ -24,9 +24,9 @@ def test_parts_are_whole_blocks_without_gaps(elements: int, parts: int) -> None:
     assert found[-1].stop == elements
     for cut, following in itertools.pairwise(found):
         assert cut.stop == following.start
-        assert cut.stop % BLOCK == 0 or cut.stop == elements
+        assert cut.stop % INT8.block == 0 or cut.stop == elements
     sizes = [cut.stop - cut.start for cut in found]
-    assert max(sizes) - min(sizes) <= 2 * BLOCK
+    assert max(sizes) - min(sizes) <= 2 * INT8.block
 
 
 @given(st.integers(0, 3 * CHUNK_BYTES + 7), st.randoms(use_true_random=False))

@@ -17,8 +17,9 @@ from typing import Any, Final
 import numpy as np
 from numba import njit, types
 
-from prime.trainer.codec import QMAX, SCALE_MAX, SCALE_MIN, Codes, Vector
-from prime.trainer.swarm.parts import BLOCK
+from prime.trainer.codec.engine import Encoded, Vector
+from prime.trainer.codec.engine_numpy import NumpyEngine
+from prime.trainer.codec.form import INT8, NON_FINITE, Form
 
 _f4: Final = types.float32
 _x_type: Final = types.Array(_f4, 1, "C", readonly=True)
@@ -26,7 +27,10 @@ _codes_type: Final = types.Array(types.int8, 1, "C", readonly=True)
 
 _SIGN_OFF: Final = np.uint32(0x7FFFFFFF)
 _INFINITY_BITS: Final = np.uint32(0x7F800000)  # at or above it, without the sign: an infinity or a NaN
-_QMAX: Final = np.float32(QMAX)
+_QMAX: Final = np.float32(INT8.code_max)
+BLOCK: Final = INT8.block
+SCALE_MIN: Final = np.float32(2.0**-126)
+SCALE_MAX: Final = np.float32(INT8.scale_max)
 _ZERO: Final = np.float32(0)
 
 
@@ -106,19 +110,30 @@ def _accumulate(codes: Any, scales: Any, into: Any, weight: Any) -> None:
         into[i] += np.float32(codes[i]) * (scales[whole] * weight)
 
 
-class NumbaEngine:
+class NumbaEngine(NumpyEngine):
     """The default engine on a CPU."""
 
     name = "numba"
 
-    def quantise(self, x: Vector, codes: Codes, scales: Vector) -> bool:
-        """See `Engine.quantise`."""
-        return bool(_quantise(x, codes, scales))
+    def encode(
+        self, form: Form, x: Vector, encoded: Encoded, residual: Vector | None, residual_out: Vector | None
+    ) -> int:
+        """See `Engine.encode`."""
+        if form is not INT8 or residual_out is not None:
+            return super().encode(form, x, encoded, residual, residual_out)
+        split = form.codes_bytes(x.size)
+        return 0 if _quantise(x, encoded[:split].view(np.int8), encoded[split:].view(np.float32)) else NON_FINITE
 
-    def dequantise(self, codes: Codes, scales: Vector, into: Vector) -> None:
-        """See `Engine.dequantise`."""
-        _dequantise(codes, scales, into)
+    def decode(self, form: Form, encoded: Encoded, into: Vector) -> None:
+        """See `Engine.decode`."""
+        if form is not INT8:
+            return super().decode(form, encoded, into)
+        split = form.codes_bytes(into.size)
+        return _dequantise(encoded[:split].view(np.int8), encoded[split:].view(np.float32), into)
 
-    def accumulate(self, codes: Codes, scales: Vector, into: Vector, weight: np.float32) -> None:
+    def accumulate(self, form: Form, encoded: Encoded, into: Vector, weight: np.float32) -> None:
         """See `Engine.accumulate`."""
-        _accumulate(codes, scales, into, weight)
+        if form is not INT8:
+            return super().accumulate(form, encoded, into, weight)
+        split = form.codes_bytes(into.size)
+        return _accumulate(encoded[:split].view(np.int8), encoded[split:].view(np.float32), into, weight)

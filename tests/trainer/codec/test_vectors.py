@@ -15,22 +15,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from prime.errors import ConfigError, DecodeError, LocalProtocolError, MissingExtraError
-from prime.trainer.codec import (
-    BLOCK,
-    QMAX,
-    SCALE_MAX,
-    SCALE_MIN,
-    Int8Codec,
-    NumpyEngine,
-    Vector,
-    codec_engine,
-    encoded_size_bytes,
-)
+from prime.trainer.codec.engine import Vector, codec_engine
+from prime.trainer.codec.engine_numpy import NumpyEngine
+from prime.trainer.codec.form import INT8, SCALE_MIN
+from prime.trainer.codec.vectors import Codec
+from prime.trainer.codec.vectors import codec as codec_named
 
 pytest.importorskip("numba")
 pytest.importorskip("torch")
 
-CODECS = {name: Int8Codec(name) for name in ("numba", "torch", "numpy")}
+CODECS = {name: codec_named("int8", name) for name in ("numba", "torch", "numpy")}
 every_engine = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS.keys())
 
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -43,11 +37,11 @@ vectors = hnp.arrays(np.float32, st.integers(0, 700), elements=finite) | st.buil
 
 
 def scales_of(encoded: np.ndarray, elements: int) -> Vector:
-    return encoded[-(-elements // BLOCK) * BLOCK :].view("<f4")
+    return encoded[-(-elements // INT8.block) * INT8.block :].view("<f4")
 
 
 @every_engine
-def test_golden_bytes(codec: Int8Codec) -> None:
+def test_golden_bytes(codec: Codec) -> None:
     x = np.array([127.0, -127.0, 0.5, 1.5, 2.5, -0.5, -1.5, 0.0, 63.49], np.float32)  # scale 1: half goes to even
     encoded = codec.encode(x)
     assert encoded[:9].view(np.int8).tolist() == [127, -127, 0, 2, 2, 0, -2, 0, 63]
@@ -55,7 +49,7 @@ def test_golden_bytes(codec: Int8Codec) -> None:
 
 
 @every_engine
-def test_golden_hash_of_a_long_vector(codec: Int8Codec) -> None:
+def test_golden_hash_of_a_long_vector(codec: Codec) -> None:
     x = ((np.arange(1000, dtype=np.int64) * 7919 % 2003 - 1001) / 1024).astype(np.float32)
     assert hashlib.sha256(codec.encode(x)).hexdigest() == (
         "058923a438edc88de55789c3178fabd81a891033d6a1b2cfd3db4a2ade576c1f"
@@ -85,11 +79,11 @@ def test_engines_decode_to_the_same_bits(x: Vector, weight: float) -> None:
 def test_error_is_at_most_half_a_step(x: Vector) -> None:
     encoded = CODECS["numba"].encode(x)
     decoded = CODECS["numba"].decode(encoded, x.size).astype(np.float64)
-    step = np.repeat(scales_of(encoded, x.size), BLOCK)[: x.size].astype(np.float64)
+    step = np.repeat(scales_of(encoded, x.size), INT8.block)[: x.size].astype(np.float64)
     error = np.abs(x - decoded)
     rounding = 2.0**-23 * np.abs(x)  # of the division and of the product, both in float32
     assert np.all((error <= step / 2 + rounding) | (step == 0))
-    assert np.all(np.abs(x[step == 0]) <= QMAX * float(SCALE_MIN) * (1 + 2.0**-23))
+    assert np.all(np.abs(x[step == 0]) <= 127 * SCALE_MIN * (1 + 2.0**-23))
 
 
 @given(vectors)
@@ -112,15 +106,15 @@ def test_encoding_is_the_same_from_a_read_only_vector_and_any_buffer(x: Vector) 
 
 @every_engine
 @pytest.mark.parametrize("size", [0, 1, 255, 256, 257, 512])
-def test_sizes_around_a_block(codec: Int8Codec, size: int) -> None:
+def test_sizes_around_a_block(codec: Codec, size: int) -> None:
     x = np.full(size, -3.0, np.float32)
     encoded = codec.encode(x)
-    assert encoded.nbytes == encoded_size_bytes(size) == codec.encoded_size_bytes(size) == -(-size // 256) * 260
+    assert encoded.nbytes == codec.encoded_size_bytes(size) == -(-size // 256) * 260
     assert np.array_equal(codec.decode(encoded, size), x)
 
 
 @every_engine
-def test_tiny_blocks_are_all_residual(codec: Int8Codec) -> None:
+def test_tiny_blocks_are_all_residual(codec: Codec) -> None:
     x = np.full(300, 1e-40, np.float32)
     x[256:] = SCALE_MIN  # the largest value is 2**-126, so the scale would be below it
     encoded = codec.encode(x)
@@ -129,15 +123,15 @@ def test_tiny_blocks_are_all_residual(codec: Int8Codec) -> None:
 
 
 @every_engine
-def test_the_smallest_scale_that_counts(codec: Int8Codec) -> None:
-    x = np.full(3, QMAX * SCALE_MIN, np.float32)
+def test_the_smallest_scale_that_counts(codec: Codec) -> None:
+    x = np.full(3, np.float32(127 * SCALE_MIN), np.float32)
     encoded = codec.encode(x)
     assert scales_of(encoded, 3)[0] == SCALE_MIN
     assert np.array_equal(codec.decode(encoded, 3), x)
 
 
 @every_engine
-def test_the_largest_floats_stay_finite(codec: Int8Codec) -> None:
+def test_the_largest_floats_stay_finite(codec: Codec) -> None:
     top = np.finfo(np.float32).max
     x = np.array([top, -top, 1.0], np.float32)
     decoded = codec.decode(codec.encode(x), 3)
@@ -148,7 +142,7 @@ def test_the_largest_floats_stay_finite(codec: Int8Codec) -> None:
 @every_engine
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("at", [3, 256, 299])
-def test_a_value_that_is_not_finite_is_refused_by_name(codec: Int8Codec, bad: float, at: int) -> None:
+def test_a_value_that_is_not_finite_is_refused_by_name(codec: Codec, bad: float, at: int) -> None:
     x = np.ones(300, np.float32)
     x[at] = bad
     with pytest.raises(
@@ -171,7 +165,7 @@ def test_a_buffer_of_another_size_is_refused(size: int) -> None:
         CODECS["numba"].decode(bytes(size), 256)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0, SCALE_MAX * 2])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0, INT8.scale_max * 2])
 def test_a_poisoned_scale_is_refused_and_leaves_the_sum(bad: float) -> None:
     codec = CODECS["numba"]
     encoded = codec.encode(np.ones(600, np.float32))
@@ -201,7 +195,7 @@ def test_without_numba_numpy_does_the_work(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert isinstance(codec_engine("auto"), NumpyEngine)
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.delitem(sys.modules, "prime.trainer.codec_numba", raising=False)
+    monkeypatch.delitem(sys.modules, "prime.trainer.codec.engine_numba", raising=False)
     with pytest.raises(MissingExtraError, match="numba") as caught:
         codec_engine("numba")
     assert "pip install" in caught.value.hint
@@ -211,10 +205,10 @@ def test_a_cache_directory_that_cannot_be_written(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("no directory")
     program = (
-        "import numpy as np; from prime.trainer.codec import Int8Codec\n"
+        "import numpy as np; from prime.trainer.codec import codec\n"
         "import numba.core.caching as c\n"
         "c.CacheImpl._locator_classes = [c.UserProvidedCacheLocator]\n"
-        "print(Int8Codec('numba').encode(np.ones(1, np.float32))[0])"
+        "print(codec('int8', 'numba').encode(np.ones(1, np.float32))[0])"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -228,8 +222,6 @@ def test_a_cache_directory_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_importing_the_room_loads_neither_torch_nor_numba() -> None:
-    program = (
-        "import sys, prime.trainer, prime.trainer.codec; print([m for m in ('torch', 'numba') if m in sys.modules])"
-    )
+    program = "import sys, prime.trainer, prime.trainer.codec, prime.trainer.codec.vectors; print([m for m in ('torch', 'numba') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,0 +1,50 @@
+"""The codec: how vectors of numbers travel smaller, and what is kept of that which they lost on the way.
+
+One wire form for each codec, and several engines that write the same bytes: replicas that decode the same bytes hold
+the same bits.
+
+| file | what it holds |
+|---|---|
+| `form.py` | the wire forms: codes, scales, sizes, and what no encoder writes; pure |
+| `engine.py` | the contract of the arithmetic, and the choice of an engine, with the reason |
+| `engine_numpy.py`, `engine_torch.py`, `engine_numba.py` | the arithmetic, one engine a file |
+| `vectors.py` | numpy vectors there and back, checked: what the round between nodes uses |
+| `tensors.py` | tensors of any device there and back, unchecked: what the all-reduce inside a node uses |
+
+Importing this package loads neither numpy, torch nor numba: every name loads on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prime.trainer.codec.engine import Vector as Vector
+    from prime.trainer.codec.form import FORMS as FORMS
+    from prime.trainer.codec.form import Form as Form
+    from prime.trainer.codec.form import form as form
+    from prime.trainer.codec.vectors import Codec as Codec
+    from prime.trainer.codec.vectors import codec as codec
+
+_HOMES = {
+    "FORMS": "form",
+    "Codec": "vectors",
+    "Form": "form",
+    "Vector": "engine",
+    "codec": "vectors",
+}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605 - the names are the keys of one table
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,94 @@
+"""The contract of the arithmetic, and the choice of an engine for a device, with the reason for it.
+
+An engine works on flat arrays and checks nothing: `vectors.py` and `tensors.py` do. There are two kinds with one set of
+verbs: an `Engine` takes numpy arrays, a `TensorEngine` (`tensors.py`) tensors of its device.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from prime.errors import ConfigError, MissingExtraError
+from prime.trainer.codec.form import Form
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EngineName = Literal["auto", "numba", "torch", "numpy"]
+Vector = npt.NDArray[np.float32]
+"""A flat float32 vector, C-contiguous."""
+Encoded = npt.NDArray[np.uint8]
+"""A wire form in one contiguous buffer, aligned to 4 bytes."""
+
+
+class Engine(Protocol):
+    """The arithmetic. Shapes: `x`, `into` and the residuals are float32[D], `encoded` uint8[B], B its size; R ranks.
+
+    No vector is empty. With a residual, `x + residual` (rounded to float32) is what is encoded. `residual_out` takes what the code left out
+    of it, and may be the same array as `residual`. A flag of the result says that the outputs are undefined.
+    """
+
+    name: str
+
+    def encode(
+        self, form: Form, x: Vector, encoded: Encoded, residual: Vector | None, residual_out: Vector | None
+    ) -> int:
+        """Fill `encoded` and `residual_out`; return flags: 0, `NON_FINITE`, `OVERFLOW`."""
+        ...
+
+    def decode(self, form: Form, encoded: Encoded, into: Vector) -> None:
+        """`into = decoded`."""
+        ...
+
+    def accumulate(self, form: Form, encoded: Encoded, into: Vector, weight: np.float32) -> None:
+        """`into += codes * (scales * weight)`, the product of scale and weight rounded first; plain forms: `codes * weight`."""
+        ...
+
+    def reduce(
+        self,
+        form: Form,
+        encoded_RB: Sequence[Encoded],  # noqa: N803 - shape suffix: R ranks, B bytes
+        weights_R: Vector,  # noqa: N803
+        encoded: Encoded,
+        residual: Vector | None,
+        residual_out: Vector | None,
+        elements: int,
+    ) -> int:
+        """`encode` of the sum that starts at 0 and is accumulated in the order of the rows; return its flags."""
+        ...
+
+
+def codec_engine(name: EngineName = "auto") -> Engine:
+    """Import and return the engine of that name; `auto` is numba (a second to load) where it is installed, else numpy.
+
+    Raises ConfigError for a name that is none, MissingExtraError where the library is not installed.
+    """
+    if name == "auto":
+        name = "numba" if importlib.util.find_spec("numba") else "numpy"
+    try:
+        return _load(name)
+    except ModuleNotFoundError as missing:
+        raise MissingExtraError(
+            f"the codec engine {name!r} needs {missing.name}, which is not installed",
+            hint="pip install 'prime-actors[train]', or set the codec engine to 'auto'",
+        ) from missing
+
+
+def _load(name: str) -> Engine:
+    if name == "numba":
+        from prime.trainer.codec.engine_numba import NumbaEngine
+
+        return NumbaEngine()
+    if name == "torch":
+        from prime.trainer.codec.engine_torch import TorchEngine
+
+        return TorchEngine()
+    if name == "numpy":
+        from prime.trainer.codec.engine_numpy import NumpyEngine
+
+        return NumpyEngine()
+    raise ConfigError(f"no codec engine is called {name!r}", hint="choose one of auto, numba, torch, numpy")

@@ -1,0 +1,193 @@
+"""Numpy vectors there and back, checked: a buffer may come from a stranger, a vector from anyone's training.
+
+The wire forms are those of `form.py`; the arithmetic is an engine's (`engine.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from prime.errors import ConfigError, DecodeError, LocalProtocolError
+from prime.trainer.codec.engine import Encoded, Engine, EngineName, Vector, codec_engine
+from prime.trainer.codec.form import FP16, NON_FINITE, NONE, OVERFLOW, Form, form
+
+BytesLike = bytes | bytearray | memoryview | Encoded
+
+
+def codec(name: str, engine: Engine | EngineName = "auto") -> Codec:
+    """Return the codec of that name (`int8`, `int4`, `fp8`, `fp16`, `none`) on that engine.
+
+    Raises ConfigError for a name that is none, MissingExtraError where the engine's library is not installed.
+    """
+    return Codec(form(name), codec_engine(engine) if isinstance(engine, str) else engine)
+
+
+class Codec:
+    """Encode and decode flat float32 vectors. `form` says what the bytes mean, `engine` who does the arithmetic."""
+
+    def __init__(self, form: Form, engine: Engine) -> None:
+        if not np.little_endian:
+            raise ConfigError(
+                "the codec's engines write the words of this machine, which are big-endian; its wire forms are not",
+                hint="train on a little-endian machine (x86-64, arm64)",
+            )
+        self.form = form
+        self.engine = engine
+
+    @property
+    def name(self) -> str:
+        """The codec's name, as in a job."""
+        return self.form.name
+
+    def encoded_size_bytes(self, elements: int) -> int:
+        """Return the size of the wire form of a vector of that many elements (`fp16`: where nothing overflows)."""
+        return self.form.encoded_size_bytes(elements)
+
+    def encode(
+        self,
+        x: Vector,
+        out: Encoded | None = None,
+        residual: Vector | None = None,
+        residual_out: Vector | None = None,
+    ) -> Encoded:
+        """Return the wire form of `x + residual` (float32[D]) in `out` (uint8) or a fresh buffer.
+
+        `residual_out` takes what the codec left out; it is `residual` itself where it is not given. Raises
+        LocalProtocolError when `x + residual` holds a NaN or an infinity (the residual in place is then lost), or an
+        array is no flat contiguous vector of the right size. `fp16` returns a longer, fresh buffer where a value overflows.
+        """
+        residual_out = residual if residual_out is None else residual_out
+        _require_vectors(x.size, x, residual, residual_out)
+        out = self._room(x.size, out)
+        if not x.size:
+            return out
+        flags = self.engine.encode(self.form, x, out, residual, residual_out)
+        if flags & NON_FINITE:
+            raise _non_finite(x)
+        return self._as_float32(x, residual, residual_out) if flags & OVERFLOW else out
+
+    def check(self, encoded: BytesLike, elements: int) -> None:
+        """Raise DecodeError unless `encoded` is the wire form of some vector of that many elements.
+
+        Done by the decoders too: a scale that is NaN, infinite, negative or too large would poison everyone's sum, as
+        would a code that is no number.
+        """
+        self._open(encoded, elements)
+
+    def decode(self, encoded: BytesLike, elements: int, into: Vector | None = None) -> Vector:
+        """Return the vector (float32[elements], fresh or `into`) that `encoded` stands for.
+
+        Raises DecodeError where it is no wire form of that many elements. A large fresh vector costs more than the
+        decoding (its pages are new), so a caller that decodes often passes its own.
+        """
+        into = np.empty(elements, np.float32) if into is None else into
+        _require_vectors(elements, into)
+        form, flat = self._open(encoded, elements)
+        if elements:
+            self.engine.decode(form, flat, into)
+        return into
+
+    def decode_add(self, encoded: BytesLike, into: Vector, weight: float = 1.0) -> None:
+        """`into += weight * decode(encoded)` in one pass, without a temporary; DecodeError leaves `into` as it was."""
+        _require_vectors(into.size, into)
+        form, flat = self._open(encoded, into.size)
+        if into.size:
+            self.engine.accumulate(form, flat, into, np.float32(weight))
+
+    def residual(self, x: Vector, encoded: BytesLike) -> Vector:
+        """Return `x - decode(encoded)`, what the codec left out: added to the decoded vector it gives `x` back exactly."""
+        residual = x.copy()
+        self.decode_add(encoded, residual, -1.0)
+        return residual
+
+    def _room(self, elements: int, out: Encoded | None) -> Encoded:
+        size = self.encoded_size_bytes(elements)
+        if out is None:
+            return np.empty(size, np.uint8)
+        if out.dtype != np.uint8 or out.shape != (size,) or not out.flags.c_contiguous or out.ctypes.data % 4:
+            raise LocalProtocolError(
+                f"the wire form of {elements} elements needs uint8[{size}] aligned to 4 bytes, got {out.dtype}{list(out.shape)}",
+                hint="numpy.empty(codec.encoded_size_bytes(elements), numpy.uint8) makes one",
+            )
+        return out
+
+    def _open(self, encoded: BytesLike, elements: int) -> tuple[Form, Encoded]:
+        """Return the checked buffer, aligned, and its form: `NONE` for a vector of `fp16` that went as float32."""
+        flat = np.frombuffer(encoded, np.uint8)
+        if self.form is FP16 and elements and flat.size == 4 * elements + 4 and flat[-4:].tobytes() == _AS_FLOAT32:
+            form, flat = NONE, flat[:-4]
+        else:
+            form = self.form
+        if flat.size != form.encoded_size_bytes(elements):
+            raise DecodeError(
+                f"an {self.name} vector of {elements} elements takes {form.encoded_size_bytes(elements)} bytes, "
+                f"got {flat.size}"
+            )
+        if flat.ctypes.data % 4:  # a payload may start at any byte of its frame
+            flat = flat.copy()
+        _check_values(form, flat, elements)
+        return form, flat
+
+    def _as_float32(self, x: Vector, residual: Vector | None, residual_out: Vector | None) -> Encoded:
+        """Return the wire form of a vector that overflows float16: nothing is left out."""
+        y = x if residual is None else x + residual
+        if residual_out is not None:
+            residual_out[:] = 0
+        return np.concatenate([y.view(np.uint8), np.frombuffer(_AS_FLOAT32, np.uint8)])
+
+
+_AS_FLOAT32: Final = b"\x01\0\0\0"
+
+
+def _check_values(form: Form, flat: Encoded, elements: int) -> None:
+    if form is NONE:
+        _refuse_codes(~np.isfinite(flat.view(np.float32)))
+    elif form is FP16:
+        if flat[form.codes_bytes(elements) :].any():
+            raise DecodeError("the flag of an fp16 vector is neither 0 nor 1 with float32 values")
+        _refuse_codes(~np.isfinite(flat[: 2 * elements].view(np.float16)))
+    else:
+        split = form.codes_bytes(elements)
+        scales = flat[split:].view(np.float32)
+        fine = (scales >= 0) & (scales <= form.scale_max)
+        if not fine.all():
+            bad = int(np.argmin(fine))
+            raise DecodeError(f"the scale of block {bad} is {scales[bad]}: no encoder writes that")
+        if form.name == "fp8":
+            _refuse_codes(flat[:split] & 0x7F == 0x7F)
+
+
+def _refuse_codes(bad: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> None:
+    if bad.any():
+        raise DecodeError(f"the code of element {int(np.argmax(bad))} is no finite number: no encoder writes that")
+
+
+def _require_vectors(elements: int, *vectors: Vector | None) -> None:
+    for x in vectors:
+        if x is None:
+            continue
+        if x.dtype != np.float32 or x.ndim != 1 or not x.flags.c_contiguous or not x.flags.aligned:
+            raise LocalProtocolError(
+                f"the codec takes a flat, contiguous float32 vector, got {x.dtype}{list(x.shape)} with strides {x.strides}",
+                hint="numpy.ascontiguousarray(x, numpy.float32).reshape(-1) makes one",
+            )
+        if x.size != elements:
+            raise LocalProtocolError(
+                f"a vector of {x.size} elements cannot take {elements}", hint="make room for all of them"
+            )
+
+
+def _non_finite(x: Vector) -> LocalProtocolError:
+    bad = ~np.isfinite(x)
+    if not bad.any():  # the residual, which may be overwritten by now, or the sum of both
+        return LocalProtocolError(
+            "the vector and its residual together overflow float32",
+            hint="training diverged: lower the learning rate, or clip the gradients harder",
+        )
+    first = int(np.argmax(bad))
+    return LocalProtocolError(
+        f"{int(bad.sum())} of {x.size} elements are not finite; the first is {x[first]} at index {first}",
+        hint="training diverged: lower the learning rate, or clip the gradients harder",
+    )
