@@ -156,6 +156,23 @@ class SimulatedFiles:
         found = self._find(path)
         return bytes(found.data) if isinstance(found, StoredFile) else b""
 
+    def read_part(self, path: Path, at: int, size_bytes: int) -> bytes:
+        """See `Files.read_part`."""
+        self._check()
+        return bytes(self._file_at(path).data[at : at + size_bytes])
+
+    def names(self, folder: Path) -> list[str]:
+        """See `Files.names`."""
+        self._check()
+        found = self._find(folder)
+        return sorted(found.names) if isinstance(found, Folder) else []
+
+    def size_bytes(self, path: Path) -> int | None:
+        """See `Files.size_bytes`."""
+        self._check()
+        found = self._find(path)
+        return len(found.data) if isinstance(found, StoredFile) else None
+
     def open(self, path: Path) -> int:
         """See `Files.open`."""
         self._check()
@@ -204,13 +221,27 @@ class SimulatedFiles:
     def replace(self, source: Path, target: Path) -> None:
         """See `Files.replace`."""
         self._check()
-        self._folder(source.parent).change({source.name: None, target.name: self._file_at(source)})
+        found, taken = self._find(source), self._find(target)
+        if found is None:
+            raise _error(errno.ENOENT)
+        if isinstance(found, Folder) and taken is not None:
+            raise _error(errno.ENOTEMPTY)
+        self._folder(source.parent).change({source.name: None, target.name: found})
 
     def remove(self, path: Path) -> None:
         """See `Files.remove`."""
         self._check()
         if self._find(path) is not None:
             self._folder(path.parent).change({path.name: None})
+
+    def remove_folder(self, folder: Path) -> None:
+        """See `Files.remove_folder`."""
+        self._check()
+        found = self._find(folder)
+        if isinstance(found, Folder):
+            if found.names:
+                raise _error(errno.ENOTEMPTY)
+            self._folder(folder.parent).change({folder.name: None})
 
     def _check(self) -> None:
         if self._end.is_set() or self._disk.gone:

@@ -46,6 +46,18 @@ class Files(Protocol):
         """Return what is in a file; nothing if there is none."""
         ...
 
+    def read_part(self, path: Path, at: int, size_bytes: int) -> bytes:
+        """Return a part of a file that is there: less than `size_bytes` at its end, nothing behind it."""
+        ...
+
+    def names(self, folder: Path) -> list[str]:
+        """Return the names in a folder, sorted; nothing if there is none."""
+        ...
+
+    def size_bytes(self, path: Path) -> int | None:
+        """Return how long a file is; `None` if no file has this name."""
+        ...
+
     def open(self, path: Path) -> int:
         """Open or make a file for this user alone, and return its handle."""
         ...
@@ -67,11 +79,15 @@ class Files(Protocol):
         ...
 
     def replace(self, source: Path, target: Path) -> None:
-        """Give a file the name of another in the same folder, whose place it takes."""
+        """Give a file the name of another in the same folder, whose place it takes; or a folder a name that is free."""
         ...
 
     def remove(self, path: Path) -> None:
         """Take a file's name away; harmless if there is none."""
+        ...
+
+    def remove_folder(self, folder: Path) -> None:
+        """Take an empty folder's name away; harmless if there is none."""
         ...
 
 
@@ -105,6 +121,23 @@ class SystemFiles:
         except FileNotFoundError:
             return b""
 
+    def read_part(self, path: Path, at: int, size_bytes: int) -> bytes:
+        """See `Files.read_part`."""
+        with path.open("rb", buffering=0) as file:
+            file.seek(at)
+            return file.read(size_bytes)
+
+    def names(self, folder: Path) -> list[str]:
+        """See `Files.names`."""
+        try:
+            return sorted(path.name for path in folder.iterdir())
+        except FileNotFoundError:
+            return []
+
+    def size_bytes(self, path: Path) -> int | None:
+        """See `Files.size_bytes`."""
+        return path.stat().st_size if path.is_file() else None
+
     def open(self, path: Path) -> int:
         """See `Files.open`."""
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -132,6 +165,11 @@ class SystemFiles:
     def remove(self, path: Path) -> None:
         """See `Files.remove`."""
         path.unlink(missing_ok=True)
+
+    def remove_folder(self, folder: Path) -> None:
+        """See `Files.remove_folder`."""
+        with contextlib.suppress(FileNotFoundError):
+            folder.rmdir()
 
 
 def finish(start: Callable[[], Work[T]]) -> T:
