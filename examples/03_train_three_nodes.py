@@ -29,7 +29,7 @@ FONT = "75557 26227 71747 71717 55711 74717 74757 71111 75757 75717"
 
 
 class Digits:
-    """Digits in 8 x 8 pixels, at a random place under noise, made as they are asked for."""
+    """Digits in 8 x 8 pixels, at a random place under noise, made as they are asked for: a sample is its number."""
 
     baseline = math.log(10)  # the loss of guessing
 
@@ -37,17 +37,21 @@ class Digits:
         self.config = config
         self.glyphs = np.array([[[int(bit) for bit in f"{int(row):03b}"] for row in word] for word in FONT.split()])
 
-    def batch(self, step: int, rank: int) -> Any:
-        """Return the pixels and digits of a step: the same for the same step and rank, other ones on every node."""
-        return self.drawn(np.random.default_rng([self.config.seed, rank, step]))
+    def __len__(self) -> int:
+        """Return how many samples there are to train on."""
+        return 10**9
+
+    def batch(self, indices: Any) -> Any:
+        """Return the pixels and digits of these samples: each node asks for others, in an order of its own."""
+        return self.drawn(np.random.default_rng([self.config.seed, *indices]), len(indices))
 
     def held_out(self, count: int) -> Sequence[Any]:
         """Return batches that nobody trains on."""
-        return [self.drawn(np.random.default_rng([self.config.seed, 2**62, i])) for i in range(count)]
-
-    def drawn(self, random: np.random.Generator) -> Any:
-        """Draw one batch."""
         size = self.config.batch_size
+        return [self.drawn(np.random.default_rng([self.config.seed, 10**9 + i]), size) for i in range(count)]
+
+    def drawn(self, random: np.random.Generator, size: int) -> Any:
+        """Draw one batch."""
         digits = random.integers(0, 10, size)
         pixels = random.normal(0, 0.4, (size, 8, 8)).astype(np.float32)
         for image, digit, top, left in zip(pixels, digits, *random.integers(0, 3, (2, size)), strict=True):
@@ -70,7 +74,7 @@ def build_model(_: TrainingConfig) -> Any:
 
         def loss(self, batch: Any) -> torch.Tensor:
             pixels, digits = batch
-            return nn.functional.cross_entropy(self.module(torch.from_numpy(pixels)), torch.from_numpy(digits))
+            return nn.functional.cross_entropy(self.module(pixels), digits)
 
     return Classifier()
 

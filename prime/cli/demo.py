@@ -121,9 +121,10 @@ def _check(options: DemoOptions, plot: Path | None) -> None:
         if module != "tcp" and importlib.util.find_spec(module) is None:
             raise MissingExtraError(f"the demo needs {module}", hint=f"pip install 'prime-actors[{extra}]'")
     if options.data:
-        from prime.trainer.corpus import load_corpus
+        from prime.trainer.data.names import open_dataset
+        from prime.trainer.metadata import TrainingConfig
 
-        load_corpus(options.data, CONTEXT, BATCH_SIZE)
+        open_dataset(TrainingConfig(data=options.data, context=CONTEXT, batch_size=BATCH_SIZE))
     if plot is not None and not plot.absolute().parent.is_dir():
         raise UsageError(f"--plot: there is no folder {plot.absolute().parent}", hint="make it, or name another file")
     free, needed = free_memory_bytes(), options.nodes * NODE_BYTES

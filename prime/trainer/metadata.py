@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from typing import Any
 
 from prime.errors import ConfigError
 from prime.wire import record
@@ -17,9 +19,9 @@ ELEMENTS_MAX = 2**63 - 1
 class TrainingConfig:
     """Everything that decides what a run computes; equal on all its nodes.
 
-    `model` and `data` are `module:function` or `file.py:function` (see `prime.trainer.task`), or empty for the
-    built-in character transformer and the text of Python's standard library; `data` may also be the path of a text
-    file or folder.
+    `model` and `data` are `module:function` or `file.py:function` (see `prime.trainer.task`), a preset's name, or
+    empty for the character transformer and the text of Python's standard library; `data` may also be the path of a
+    text file or folder.
     `inner_steps` is H, the local steps between two rounds; `context` is in characters, `round_deadline_s` in seconds.
     The run ends with the first round from `rounds` on to which `contributors_final_min` members contributed.
 
@@ -43,6 +45,16 @@ class TrainingConfig:
     round_deadline_s: float = 60.0
     seed: int = 0
     threads: int = 1
+
+    @property
+    def model_options(self) -> Mapping[str, Any]:
+        """Return none: what a `Job` gives to the function of its model, a swarm's model has by its own defaults."""
+        return {}
+
+    @property
+    def data_options(self) -> Mapping[str, Any]:
+        """Return none, as for the model."""
+        return {}
 
     def __attrs_post_init__(self) -> None:
         """Refuse what cannot be."""

@@ -6,19 +6,21 @@ Everything here runs in the worker's torch thread. Flat vectors are float32[D] i
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
-from prime.errors import ConfigError, PrimeError
+from prime.errors import ConfigError
 from prime.trainer import pipe
 from prime.trainer.adamw import AdamW
 from prime.trainer.codec import Vector
+from prime.trainer.data.names import open_dataset
+from prime.trainer.data.order import seed_of_node, step_indices
+from prime.trainer.data.tensors import on_device
 from prime.trainer.metadata import ModelMetadata, TensorLayout, TrainingConfig
-from prime.trainer.task import Data, Model, resolve
+from prime.trainer.task import Model, built
 
 SEED_STRIDE = 0x9E37_79B9_7F4A_7C15
 """2**64 over the golden ratio: neighbouring steps and ranks get seeds far apart (Steele et al., SplitMix, 2014)."""
@@ -32,7 +34,8 @@ class Replica:
         torch.manual_seed(config.seed)
         self._config, self._rank = config, rank
         self._model = _model(config)
-        self._data = _data(config)
+        self._data = open_dataset(config)
+        self._order = seed_of_node(config.seed, rank)
         self._named = [(n, p) for n, p in self._model.module.named_parameters() if p.requires_grad]
         if not self._named:
             raise ConfigError("the model has no trainable parameters", hint="train.model must build a torch module")
@@ -47,12 +50,12 @@ class Replica:
     @property
     def baseline(self) -> float | None:
         """Return the data's trivial baseline, if it names one."""
-        return getattr(self._data, "baseline", None)
+        return self._data.baseline
 
     def metadata(self) -> ModelMetadata:
         """Describe the model."""
         layout = tuple(TensorLayout(n, tuple(p.shape), str(p.dtype).removeprefix("torch.")) for n, p in self._named)
-        return ModelMetadata(self._config.model or "character-transformer", self._elements, layout)
+        return ModelMetadata(self._config.model or "charlm", self._elements, layout)
 
     def local(self) -> Vector:
         """Return the parameters as one flat vector, a copy."""
@@ -93,7 +96,8 @@ class Replica:
         # What a model draws at random (dropout) is, like the batch, a function of seed, step and rank alone.
         torch.manual_seed((config.seed + SEED_STRIDE * (self.step + 1) + self._rank) % 2**63)
         self._optimiser.forget_gradients()
-        loss = self._model.loss(self._data.batch(self.step, self._rank))
+        samples = step_indices(self._order, self.step, config.batch_size, len(self._data))
+        loss = self._model.loss(on_device(self._data.batch(samples)))
         loss.backward()
         if config.clip_norm > 0:
             torch.nn.utils.clip_grad_norm_(self._parameters, config.clip_norm)
@@ -104,7 +108,7 @@ class Replica:
     def evaluate(self, theta: Vector | None, batches: int) -> float:
         """Return the mean held-out loss with `theta`, or with the local parameters where it is None."""
         if batches not in self._held_out:
-            self._held_out[batches] = _held_out(self._data, batches)
+            self._held_out[batches] = [on_device(batch) for batch in self._data.held_out(batches)]
         found = self._held_out[batches]
         with self._evaluating(), self._holding(theta):
             return sum(float(self._model.loss(batch)) for batch in found) / len(found)
@@ -156,58 +160,12 @@ class Replica:
             )
 
 
-def _held_out(data: Data, batches: int) -> Sequence[Any]:
-    found = data.held_out(batches)
-    if not len(found):
-        raise ConfigError("train.data: `held_out` gave no batches", hint="see prime.trainer.task.Data")
-    return found
-
-
 def _model(config: TrainingConfig) -> Model:
-    if not config.model:
-        from prime.trainer.model import CharacterModel
-
-        return CharacterModel(config)
-    model = _built(config.model, "model", config)
+    name = config.model or "charlm"
+    model: Model = built(name, "model", config)
     if not isinstance(getattr(model, "module", None), torch.nn.Module) or not callable(getattr(model, "loss", None)):
         raise ConfigError(
-            f"train.model: {config.model} returned a {type(model).__name__}, which lacks a torch module as `module`, "
-            "or `loss`",
+            f"train.model: {name} returned a {type(model).__name__}, which lacks a torch module as `module`, or `loss`",
             hint="see prime.trainer.task.Model",
         )
     return model
-
-
-def _data(config: TrainingConfig) -> Data:
-    if ":" not in config.data or os.path.lexists(config.data):
-        from prime.trainer.model import CharacterData
-
-        return CharacterData(config)
-    data = _built(config.data, "data", config)
-    if not (callable(getattr(data, "batch", None)) and callable(getattr(data, "held_out", None))):
-        raise ConfigError(
-            f"train.data: {config.data} returned a {type(data).__name__}, which lacks `batch` or `held_out`",
-            hint="see prime.trainer.task.Data",
-        )
-    return data
-
-
-def _built(name: str, what: str, config: TrainingConfig) -> Any:
-    """Call what the user named; whatever it raises is a fault of the configuration, told with its cause."""
-    try:
-        return resolve(name, what)(config)
-    except PrimeError:
-        raise
-    except Exception as error:
-        where = _last_place(error)
-        raise ConfigError(
-            f"train.{what}: {name} raised {type(error).__name__}: {error}{where}",
-            hint="the function must take the TrainingConfig; run it by itself to debug it",
-        ) from error
-
-
-def _last_place(error: Exception) -> str:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return f" ({trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno})" if trace is not None else ""

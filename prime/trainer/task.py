@@ -1,30 +1,39 @@
 """What a user brings to train: a model and its data, each named as `module:function` or `path/to/file.py:function`.
 
-`model`: the function takes the `TrainingConfig` and returns a `Model`. `data`: the function takes the config and
-returns a `Data`. Both run in the rank worker only.
+Each function takes what describes the run: the `Job`, or in a swarm the `TrainingConfig`. `model` returns a `Model`,
+`data` a `Dataset` (`prime.trainer.data.contract`) or what can be made one. Both run in the rank worker only. A name
+without a colon is a preset's.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Protocol
+from types import MappingProxyType, ModuleType
+from typing import Any, Literal, Protocol
 
-from prime.errors import ConfigError
+from prime.errors import ConfigError, PrimeError
+from prime.trainer.metadata import TrainingConfig
+from prime.trainer.presets import DATASETS, MODELS
+
+What = Literal["model", "data"]
 
 
 class Model(Protocol):
     """A torch module and its loss."""
 
     module: Any
-    """The `torch.nn.Module` whose trainable parameters the nodes share."""
+    """The `torch.nn.Module` whose trainable parameters are trained."""
 
     def loss(self, batch: Any) -> Any:
-        """Return the mean loss of one batch, a scalar tensor; what a batch is, is between model and data."""
+        """Return the mean loss of one batch, a scalar tensor.
+
+        What a batch is, is between model and data; its arrays have become tensors on the rank's device.
+        """
         ...
 
 
@@ -36,36 +45,51 @@ class Writer(Protocol):
         ...
 
 
-class Data(Protocol):
-    """Batches as a pure function of where one is in the run."""
+def resolve(name: str, key: str, presets: Mapping[str, str] = MappingProxyType({})) -> Callable[..., Any]:
+    """Import `module:function`, `file.py:function`, or one of the presets. Raises `ConfigError` naming what is missing.
 
-    baseline: float | None
-    """A loss that a trivial guess reaches, for the curve; `None` if there is none."""
-
-    def batch(self, step: int, rank: int) -> Any:
-        """Return the batch of one step of one rank: always the same for the same step and rank."""
-        ...
-
-    def held_out(self, count: int) -> Sequence[Any]:
-        """Return `count` batches that nobody trains on, the same for everyone."""
-        ...
-
-
-def resolve(name: str, what: str) -> Callable[..., Any]:
-    """Import `module:function` or `file.py:function`. Raises `ConfigError` naming what is missing."""
-    module_name, _, function_name = name.rpartition(":")
-    hint = f"train.{what} = 'module:function', importable where the node runs, or '/path/to/file.py:function'"
+    `key` is the configuration key that the name stands at.
+    """
+    module_name, _, function_name = presets.get(name, name).rpartition(":")
+    hint = f"{key} = 'module:function', importable where the worker runs, or '/path/to/file.py:function'"
     if not module_name or not function_name:
-        raise ConfigError(f"train.{what}: {name!r} is no module:function", hint=hint)
+        near = difflib.get_close_matches(name, presets, 1)
+        known = f"did you mean {near[0]}?" if near else ", or ".join([hint, *sorted(presets)])
+        raise ConfigError(f"{key}: {name!r} is no module:function", hint=known)
     try:
         module = _from_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
     except (ImportError, OSError) as error:
-        raise ConfigError(f"train.{what}: {module_name} cannot be imported ({error})", hint=hint) from error
+        raise ConfigError(f"{key}: {module_name} cannot be imported ({error})", hint=hint) from error
     function = getattr(module, function_name, None)
     if not callable(function):
-        raise ConfigError(f"train.{what}: {module_name} has no function {function_name!r}", hint=hint)
+        raise ConfigError(f"{key}: {module_name} has no function {function_name!r}", hint=hint)
     found: Callable[..., Any] = function
     return found
+
+
+def built(name: str, what: What, request: Any) -> Any:
+    """Call what the user named with the description of the run, and return what it returned.
+
+    Whatever it raises, but for errors of Prime's own, is a fault of the configuration: a `ConfigError` with the cause.
+    """
+    key = f"train.{what}" if isinstance(request, TrainingConfig) else what
+    function = resolve(name, key, MODELS if what == "model" else DATASETS)
+    try:
+        return function(request)
+    except PrimeError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{key}: {name} raised {type(error).__name__}: {error}{_last_place(error)}",
+            hint=f"the function must take the {type(request).__name__}; run it by itself to debug it",
+        ) from error
+
+
+def _last_place(error: Exception) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f" ({trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno})" if trace is not None else ""
 
 
 def _from_file(path: Path) -> ModuleType:

@@ -50,13 +50,16 @@ class Model:
             case "exit":
                 print("z" * 100_000 + "last words", flush=True)
                 os._exit(7)
-        return self.module(torch.tensor(batch)).square().mean()
+        return self.module(batch).square().mean()
 
 class Data:
     baseline = 1.5
 
-    def batch(self, step, rank):
-        return np.random.default_rng([step, rank]).standard_normal((4, 40)).astype(np.float32)
+    def __len__(self):
+        return 10_000
+
+    def batch(self, indices):
+        return np.random.default_rng(indices).standard_normal((4, 40)).astype(np.float32)
 
     def held_out(self, count):
         return [np.ones((2, 40), np.float32)] * count

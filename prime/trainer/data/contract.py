@@ -24,11 +24,23 @@ class Dataset(Protocol):
     tensors, and all of them are moved to the rank's device, before the model sees them.
     """
 
-    baseline: float | None
-    """A loss that a trivial guess reaches on the samples held out, for the curve; `None` if there is none."""
-    fingerprint: str
-    """Equal for equal data. It is kept with a checkpoint and compared over the ranks, so that data which changed
-    between two of them is noticed. Empty: not known, and not compared."""
+    @property
+    def baseline(self) -> float | None:
+        """Return a loss that a trivial guess reaches on what is held out, for the curve; `None` if there is none."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what is equal for equal data; empty where it is not known, and then it is not compared.
+
+        It is kept with a checkpoint and compared over the ranks, so that data which changed between two is noticed.
+        """
+        ...
+
+    @property
+    def tokens_per_sample(self) -> int:
+        """Return how many predictions one sample holds, where it is a sequence; 0 elsewhere."""
+        ...
 
     def __len__(self) -> int:
         """Return how many samples there are to train on."""
@@ -54,6 +66,11 @@ class Request(Protocol):
     @property
     def data_options(self) -> Mapping[str, Any]:
         """Return the table `[data_options]` of the run."""
+        ...
+
+    @property
+    def model_options(self) -> Mapping[str, Any]:
+        """Return the table `[model_options]` of the run."""
         ...
 
     @property

@@ -1,8 +1,7 @@
-"""The built-in model and its data: shape, causality, and that it learns; then what a replica does with any model."""
+"""What a replica does with the preset model, and with any model and data of a user's."""
 
 from __future__ import annotations
 
-import math
 import sys
 import types
 from pathlib import Path
@@ -16,8 +15,7 @@ from prime.trainer.metadata import TrainingConfig
 
 torch = pytest.importorskip("torch")
 
-from prime.trainer.adamw import AdamW  # noqa: E402
-from prime.trainer.model import CharacterModel  # noqa: E402 - after the check that torch is there
+from prime.trainer.adamw import AdamW  # noqa: E402 - after the check that torch is there
 from prime.trainer.replica import Replica  # noqa: E402
 
 LINE = "def add(first, second): return first + second\n"
@@ -32,21 +30,6 @@ def config(tmp_path: Path) -> TrainingConfig:
 
 def never() -> bool:
     return False
-
-
-def test_the_model_knows_nothing_at_first_and_sees_no_future(config: TrainingConfig) -> None:
-    torch.manual_seed(0)
-    model = CharacterModel(config)
-    count = sum(parameter.numel() for parameter in model.module.parameters())
-    assert 0.75e6 < count < 0.9e6
-    rows = torch.randint(0, 97, (4, 33))
-    assert model.loss(rows.numpy()).item() == pytest.approx(math.log(97), abs=0.15)
-    changed = rows.clone()
-    changed[:, 20:] = 0
-    with torch.no_grad():
-        one, other = model.module(rows[:, :-1]), model.module(changed[:, :-1])
-    assert torch.allclose(one[:, :20], other[:, :20], atol=1e-5)
-    assert not torch.allclose(one[:, 20:], other[:, 20:], atol=1e-5)
 
 
 def test_it_learns(config: TrainingConfig) -> None:
@@ -170,7 +153,7 @@ class Line:
         self.module = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.Dropout(0.5))
 
     def loss(self, batch: Any) -> Any:
-        return ((self.module(torch.tensor(batch)) - 2 * torch.tensor(batch)) ** 2).mean()
+        return ((self.module(batch) - 2 * batch) ** 2).mean()
 
 
 class Numbers:
@@ -179,8 +162,11 @@ class Numbers:
     def __init__(self, config: TrainingConfig) -> None:
         self.seed = config.seed
 
-    def batch(self, step: int, rank: int) -> Any:
-        return np.random.default_rng([self.seed, step, rank]).random((8, 1), np.float32)
+    def __len__(self) -> int:
+        return 1000
+
+    def batch(self, indices: Any) -> Any:
+        return np.random.default_rng([self.seed, *indices.tolist()]).random((len(indices), 1), np.float32)
 
     def held_out(self, count: int) -> Any:
         return [np.full((2, 1), 0.5, np.float32)] * count
@@ -233,10 +219,10 @@ def test_a_users_model_and_data(mine: str) -> None:
         ("nowhere_at_all:line", "", "nowhere_at_all cannot be imported"),
         ("users_task:missing", "", "no function 'missing'"),
         ("users_task", "", "no module:function"),
-        ("users_task:failing", "", "users_task:failing raised ZeroDivisionError: made up .*test_model.py, line"),
+        ("users_task:failing", "", "users_task:failing raised ZeroDivisionError: made up .*test_replica.py, line"),
         ("users_task:nothing", "", "returned a NoneType, which lacks a torch module"),
         ("users_task:frozen", "users_task:numbers", "no trainable parameters"),
-        ("users_task:line", "users_task:nothing", "lacks `batch` or `held_out`"),
+        ("users_task:line", "users_task:nothing", "returned a NoneType, which lacks `__len__`"),
         ("users_task:line", "users_task:failing", "train.data: users_task:failing raised"),
     ],
 )
