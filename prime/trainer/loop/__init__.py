@@ -1,0 +1,14 @@
+"""Inside one rank: the model is built and sharded, and steps are made.
+
+| file | what it holds |
+|---|---|
+| `place.py` | where a rank stands in its group, and what a step reports; pure |
+| `schedule.py` | the learning rate of a step; pure |
+| `seeds.py` | what a step draws from; pure |
+| `blocks.py` | which modules of a model are its repeated blocks; pure |
+| `building.py` | a model and its loss, of what the user's function returns |
+| `optimisers.py` | optimisers by name |
+| `inner.py` | one step: forward, backward, the norm, the update |
+| `sharding.py` | how the model lies on the ranks: single, ddp, fsdp |
+| `engine.py` | a job in one rank |
+"""

@@ -1,0 +1,203 @@
+"""A job in one rank: the model, its data and its optimiser; steps, evaluation, and the state that a checkpoint holds.
+
+Everything here runs in the rank's torch thread, and all ranks of a group make the same calls in the same order. The same
+(job, world, state) gives the same bits: the samples of a step are a function of (seed, step), what a rank takes of them
+is one of (rank, world), and what a model draws is one of (seed, step, rank).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
+
+from prime.errors import ConfigError
+from prime.trainer.data.names import open_dataset
+from prime.trainer.data.order import share, step_indices
+from prime.trainer.data.tensors import on_device
+from prime.trainer.job import Job
+from prime.trainer.loop.building import model_of
+from prime.trainer.loop.inner import InnerStep, Microbatch
+from prime.trainer.loop.optimisers import optimiser_of
+from prime.trainer.loop.place import Place, StepReport
+from prime.trainer.loop.schedule import rate
+from prime.trainer.loop.sharding import sharded, strategy_of
+
+
+class Engine:
+    """Trains a job as one rank of its group.
+
+    Raises `ConfigError` or `DataError` where the model or the data cannot be had, or do not fit the group.
+    """
+
+    def __init__(self, job: Job, place: Place) -> None:
+        torch.set_num_threads(job.parallel.threads)
+        self.device = device_of(job, place)
+        self._refuse(job, place)
+        self.job, self.place = job, place
+        torch.manual_seed(job.seed)  # the first parameters are a function of the seed
+        self.model = model_of(job.model, job, "model")
+        self._data = open_dataset(job)
+        self.strategy = strategy_of(job.parallel, place.world)
+        """How the model lies on the ranks: single, ddp or fsdp."""
+        self._sharded = sharded(self.model, job.parallel, self.strategy, self.device)
+        self._named = _trainable(self.model.module)
+        self._optimiser = optimiser_of(job.optimiser, [parameter for _, parameter in self._named])
+        self._inner = InnerStep(
+            self._sharded.loss,
+            self._named,
+            self._optimiser,
+            rate=lambda step: rate(job.schedule, job.optimiser.learning_rate, step, job.steps),
+            clip_norm=job.gradients.clip_norm,
+            seed=job.seed,
+            rank=place.rank,
+            sharing=self._sharded,
+        )
+        self._held_out: dict[int, Sequence[Any]] = {}
+        self.step = 0
+        """Steps made since the start of the run; other threads may read it."""
+
+    @property
+    def baseline(self) -> float | None:
+        """The loss of a guess without a model, where the data knows one."""
+        return self._data.baseline
+
+    @property
+    def tokens_per_sample(self) -> int:
+        """How many predictions one sample holds, where it is a sequence; else 0."""
+        return self._data.tokens_per_sample
+
+    @property
+    def parameters(self) -> int:
+        """How many trainable elements the whole model has."""
+        return sum(parameter.numel() for _, parameter in self._named)
+
+    def train_step(self) -> StepReport:
+        """Make the next step. Raises `RunFailedError` where the gradient is not finite, on every rank alike."""
+        started = time.perf_counter()
+        made = self._inner.make(self.step, self._microbatches(), self.job.gradients.accumulate)
+        self.step += 1
+        return StepReport(
+            step=self.step,
+            loss=made.loss,
+            samples=self.job.batch_size,
+            grad_norm=made.grad_norm,
+            learning_rate=made.learning_rate,
+            step_s=time.perf_counter() - started,
+            data_s=made.data_s,
+            compute_s=made.compute_s,
+            reduce_s=made.reduce_s,
+            optimiser_s=made.optimiser_s,
+        )
+
+    def _microbatches(self) -> Iterator[Microbatch]:
+        job, place, count = self.job, self.place, self.job.gradients.accumulate
+        indices = step_indices(job.seed, self.step, job.batch_size, len(self._data))
+        for number in range(count):
+            mine = share(indices, place.rank, place.world, number, count)
+            yield on_device(self._data.batch(mine), self.device), mine.size / indices.size
+
+    def evaluate(self, batches: int) -> float:
+        """Return the mean loss over that many held-out batches, which the ranks share among them."""
+        found = self._held_out_batches(batches)
+        module = self.model.module
+        module.eval()
+        try:
+            with torch.no_grad():
+                return self._sharded.total(self._share_of_loss(found)) / len(found)
+        finally:
+            module.train()
+
+    def _share_of_loss(self, batches: Sequence[Any]) -> float:
+        """Return the summed loss of this rank's batches; one without a batch left goes along, for gathers are calls of all."""
+        rank, world = self.place.rank, self.place.world
+        total = 0.0
+        for first in range(0, len(batches), world):
+            mine = first + rank
+            loss = self._sharded.quiet_loss(on_device(batches[min(mine, len(batches) - 1)], self.device))
+            total += float(loss) if mine < len(batches) else 0.0
+        return total
+
+    def _held_out_batches(self, count: int) -> Sequence[Any]:
+        if count not in self._held_out:
+            self._held_out[count] = self._data.held_out(count)
+        if not len(self._held_out[count]):
+            raise ConfigError("data: `held_out` gave no batches", hint="see prime.trainer.data.contract.Dataset")
+        return self._held_out[count]
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds, for `torch.distributed.checkpoint`: sharded tensors stay sharded.
+
+        The tensors are the live ones: save them before the next step.
+        """
+        model, optimiser = get_state_dict(self.model.module, self._optimiser)
+        return {"model": model, "optimiser": optimiser, "step": torch.tensor(self.step)}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take the state that `state` gave, on a group of this or another size; call it on all ranks."""
+        set_state_dict(
+            self.model.module,
+            self._optimiser,
+            model_state_dict=dict(state["model"]),
+            optim_state_dict=dict(state["optimiser"]),
+        )
+        self.step = int(state["step"])
+
+    def full_parameters(self) -> dict[str, torch.Tensor]:
+        """Return the whole model's tensors by name, on the CPU: on rank 0; the other ranks help, and get an empty one."""
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        found: dict[str, Any] = get_model_state_dict(self.model.module, options=options)
+        if self.place.rank:
+            return {}
+        return {name: value.detach().clone() for name, value in found.items() if isinstance(value, torch.Tensor)}
+
+    @staticmethod
+    def _refuse(job: Job, place: Place) -> None:
+        if place.world > 1 and not dist.is_initialized():
+            raise ConfigError(f"a world of {place.world} without a process group", hint="dist.init_process_group first")
+        if job.batch_size < place.world * job.gradients.accumulate:
+            raise ConfigError(
+                f"batch_size ({job.batch_size}) is under {place.world} ranks x {job.gradients.accumulate} microbatches",
+                hint="each microbatch needs a sample: raise batch_size, or train on fewer ranks",
+            )
+
+
+def device_of(job: Job, place: Place) -> torch.device:
+    """Return the rank's device. Raises `ConfigError` where the job asks for a GPU and there is none."""
+    wanted = job.parallel.device if place.device == "auto" else place.device
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        _refuse_half(job)
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"parallel.device: {wanted} is asked for, and torch sees no GPU",
+            hint="`prime doctor` says why; or set parallel.device to cpu",
+        )
+    device = torch.device(wanted if ":" in wanted else f"cuda:{place.local_rank % torch.cuda.device_count()}")
+    torch.cuda.set_device(device)
+    return device
+
+
+def _refuse_half(job: Job) -> None:
+    if job.parallel.precision == "float16":
+        raise ConfigError(
+            "parallel.precision: float16 needs a GPU, and this rank computes on the CPU",
+            hint="set parallel.precision to bfloat16 or float32",
+        )
+
+
+def _trainable(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    if not named:
+        raise ConfigError("the model has no trainable parameters", hint="`model` must build a torch module")
+    return named

@@ -1,0 +1,177 @@
+"""One step of training: forward and backward over microbatches, the norm of the gradient, the update.
+
+The step is the same for a rank of a gang and for the one rank of a swarm's node: what differs is how gradients are
+shared, and that is a `Sharing`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from attrs import frozen
+
+from prime.errors import RunFailedError
+from prime.trainer.loop.seeds import step_seed
+
+Microbatch = tuple[Any, float]
+"""A batch, and its samples as a fraction of the samples of the whole step."""
+
+
+class Sharing(Protocol):
+    """What the ranks share in a step."""
+
+    world: int
+    """Gradients are averaged over so many ranks."""
+
+    def microbatch(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Return a context for one forward and backward pass; gradients are reduced in the `last` one."""
+        ...
+
+    def reduce_wait_s(self) -> float:
+        """Return how long the step's backward passes waited for the reduction."""
+        ...
+
+    def total(self, value: float) -> float:
+        """Return the sum of a figure over all ranks, the same on each."""
+        ...
+
+
+class Alone:
+    """One rank, which shares nothing."""
+
+    world = 1
+
+    def microbatch(self, *, last: bool) -> contextlib.AbstractContextManager[None]:  # noqa: ARG002 - a `Sharing`
+        """Return a context without effect."""
+        return contextlib.nullcontext()
+
+    def reduce_wait_s(self) -> float:
+        """Return 0."""
+        return 0.0
+
+    def total(self, value: float) -> float:
+        """Return the figure."""
+        return value
+
+
+@frozen
+class Made:
+    """What one step came to: the mean loss over its samples, and where the time went."""
+
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    data_s: float
+    compute_s: float
+    reduce_s: float
+    optimiser_s: float
+    skipped: bool = False
+
+
+class InnerStep:
+    """Makes steps. `loss` maps a batch to its mean loss, a scalar tensor; `rate` maps a step to its learning rate."""
+
+    def __init__(
+        self,
+        loss: Callable[[Any], torch.Tensor],
+        named: Sequence[tuple[str, torch.nn.Parameter]],
+        optimiser: torch.optim.Optimizer,
+        *,
+        rate: Callable[[int], float],
+        clip_norm: float,
+        seed: int,
+        rank: int,
+        sharing: Sharing | None = None,
+    ) -> None:
+        self._loss, self._named, self._optimiser = loss, named, optimiser
+        self._rate, self._clip_norm, self._seed, self._rank = rate, clip_norm, seed, rank
+        self._sharing = Alone() if sharing is None else sharing
+
+    def make(self, step: int, microbatches: Iterable[Microbatch], count: int) -> Made:
+        """Make step `step` (from 0) of `count` microbatches, which are asked for one after the other.
+
+        Raises `RunFailedError` where the gradient is not finite, on every rank alike; parameters stay as they were.
+        """
+        torch.manual_seed(step_seed(self._seed, step, self._rank))
+        self._optimiser.zero_grad(set_to_none=True)
+        watch = _Watch()
+        loss = self._passes(watch.around(microbatches), count)
+        loss = self._sharing.total(loss)
+        passes_s = watch.lap()
+        norm = self._clipped()
+        learning_rate = self._update(step)
+        reduce_s = min(self._sharing.reduce_wait_s(), passes_s)
+        return Made(loss, norm, learning_rate, watch.inside_s, passes_s - reduce_s, reduce_s, watch.lap())
+
+    def _passes(self, microbatches: Iterable[Microbatch], count: int) -> float:
+        """Go forward and backward over all microbatches; return this rank's part of the mean loss."""
+        total = 0.0
+        for number, (batch, fraction) in enumerate(microbatches, start=1):
+            with self._sharing.microbatch(last=number == count):
+                loss = self._loss(batch)
+                # Gradients are averaged over the ranks: each sample then weighs the same, however uneven the shares.
+                (loss * (fraction * self._sharing.world)).backward()
+            total += float(loss.detach()) * fraction
+        return total
+
+    def _clipped(self) -> float:
+        """Clip the gradients; return their norm before that, over all shards."""
+        gradients = [parameter.grad for _, parameter in self._named if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        if not torch.isfinite(norm):
+            raise self._not_finite()
+        if self._clip_norm > 0:
+            torch.nn.utils.clip_grads_with_norm_([p for _, p in self._named], self._clip_norm, norm)
+        return float(norm)
+
+    def _not_finite(self) -> RunFailedError:
+        """Name the parameters: those whose shard here is not finite."""
+        names = [n for n, p in self._named if p.grad is not None and not bool(torch.isfinite(_local(p.grad)).all())]
+        where = f" in {', '.join(names[:3])}{' and more' if len(names) > 3 else ''}" if names else " on another rank"
+        return RunFailedError(
+            f"the gradient is not finite{where}",
+            hint="lower optimiser.learning_rate, add schedule.warmup_steps, or look for it in the data",
+        )
+
+    def _update(self, step: int) -> float:
+        learning_rate = self._rate(step)
+        for group in self._optimiser.param_groups:
+            group["lr"] = learning_rate
+        self._optimiser.step()
+        return learning_rate
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the part of a sharded tensor that is here."""
+    found: torch.Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return found
+
+
+class _Watch:
+    """Tells laps apart, and what was spent inside an iterator."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+        self.inside_s = 0.0
+
+    def around(self, items: Iterable[Microbatch]) -> Iterator[Microbatch]:
+        source = iter(items)
+        while True:
+            before = time.perf_counter()
+            item = next(source, None)
+            self.inside_s += time.perf_counter() - before
+            self._last += time.perf_counter() - before
+            if item is None:
+                return
+            yield item
+
+    def lap(self) -> float:
+        """Return the time since the last lap, without what was spent inside the iterator."""
+        now = time.perf_counter()
+        self._last, passed_s = now, now - self._last
+        return passed_s

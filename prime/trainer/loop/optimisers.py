@@ -1,0 +1,58 @@
+"""Optimisers by name: any class of `torch.optim`, with its options, or a class of the user's."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import torch
+
+from prime.errors import ConfigError
+from prime.trainer.job import Optimiser
+from prime.trainer.task import resolve
+
+SHORT: Final = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
+"""The names that jobs usually say."""
+_HINT: Final = "optimiser.name is sgd, adam, adamw, a class of torch.optim, or `module:Class`"
+
+
+def optimiser_of(wanted: Optimiser, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """Return the optimiser of these parameters. Raises `ConfigError` for a name or an option that cannot be.
+
+    Norms and biases (fewer than two dimensions) do not decay. Where torch has a fused kernel it is used.
+    """
+    made = _class(wanted.name)
+    known = inspect.signature(made).parameters
+    options = {"lr": wanted.learning_rate, **_options(wanted)}
+    groups = _groups(list(parameters), wanted.weight_decay if "weight_decay" in known else 0.0)
+    if "fused" in known and not {"fused", "foreach", "differentiable"} & options.keys():
+        options["fused"] = True
+    try:
+        return made(groups, **options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        names = ", ".join(name for name in known if name not in ("self", "params"))
+        raise ConfigError(
+            f"optimiser: {wanted.name} refused its arguments: {error}", hint=f"it takes {names}"
+        ) from error
+
+
+def _class(name: str) -> type[torch.optim.Optimizer]:
+    found = resolve(name, "optimiser.name") if ":" in name else getattr(torch.optim, SHORT.get(name, name), None)
+    if isinstance(found, type) and issubclass(found, torch.optim.Optimizer) and found is not torch.optim.Optimizer:
+        return found
+    raise ConfigError(f"optimiser.name: {name!r} is no optimiser", hint=_HINT)
+
+
+def _options(wanted: Optimiser) -> Mapping[str, Any]:
+    """Return the further arguments, with tuples where torch wants them."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in wanted.options.items()}
+
+
+def _groups(parameters: list[torch.nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    decaying = [parameter for parameter in parameters if parameter.dim() > 1]
+    others = [parameter for parameter in parameters if parameter.dim() <= 1]
+    if not weight_decay:
+        return [{"params": parameters}]
+    groups = [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]

@@ -1,0 +1,81 @@
+"""One rank of a gloo group of tests: does what each case says, and writes down what came of it as JSON.
+
+`python ranks.py RANK WORLD FOLDER`: the cases are in FOLDER/cases.json, a list of [name, job tables, steps, extra].
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+
+from prime.errors import PrimeError
+from prime.trainer.job import job_of
+from prime.trainer.loop.engine import Engine
+from prime.trainer.loop.place import Place
+
+
+def done(tables: dict[str, Any], place: Place, steps: int, extra: dict[str, Any]) -> dict[str, Any]:
+    try:
+        engine = Engine(job_of(tables), place)
+        if extra.get("load"):
+            load(engine, extra["load"])
+        reports = [engine.train_step() for _ in range(steps)]
+        if extra.get("save"):
+            dcp.save({"run": engine.state()}, checkpoint_id=extra["save"])
+        replay = [engine.train_step().loss for _ in range(extra.get("more", 0))]
+    except PrimeError as error:
+        return {"error": f"{type(error).__name__}: {error}", "hint": error.hint}
+    return {
+        "strategy": engine.strategy,
+        "losses": [report.loss for report in reports] + replay,
+        "norms": [report.grad_norm for report in reports],
+        "rates": [report.learning_rate for report in reports],
+        "bytes": [reports[-1].bytes_sent, reports[-1].bytes_exact],
+        "held_out": engine.evaluate(3),
+        "bits": bits(engine),
+        "local_elements": sum(local(p).numel() for p in engine.model.module.parameters()),
+        "elements": engine.parameters,
+        "calls": [getattr(block, "calls", 0) for block in getattr(engine.model.module, "blocks", [])],
+        "step": engine.step,
+    }
+
+
+def load(engine: Engine, folder: str) -> None:
+    state = {"run": engine.state()}
+    dcp.load(state, checkpoint_id=folder)
+    engine.load(state["run"])
+
+
+def local(tensor: Any) -> torch.Tensor:
+    found: torch.Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return found
+
+
+def bits(engine: Engine) -> str:
+    """Return a hash of the bits of all parameters; empty on the other ranks."""
+    tensors = engine.full_parameters()
+    whole = b"".join(tensors[name].contiguous().numpy().tobytes() for name in sorted(tensors))
+    return hashlib.sha256(whole).hexdigest() if tensors else ""
+
+
+def main(rank: int, world: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(folder / "store"), world)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
+    place = Place(rank=rank, local_rank=rank, world=world)
+    cases = json.loads((folder / "cases.json").read_text())
+    found = {name: done(tables, place, steps, extra) for name, tables, steps, extra in cases}
+    (folder / f"found-{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

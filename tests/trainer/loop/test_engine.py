@@ -1,0 +1,198 @@
+"""The engine: one job has one loss curve, on one rank and on two, however the model lies on them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prime.errors import ConfigError
+from prime.trainer.job import job_of
+from tests.trainer.loop import ranks
+from tests.trainer.loop.ranks import Place, done
+
+HERE = Path(__file__).parent
+STEPS = 6
+Found = dict[str, Any]
+
+
+def tables(**sections: Any) -> dict[str, Any]:
+    """Return a job whose shares are uneven: 7 samples a step."""
+    base = {
+        "model": f"{HERE / 'tiny.py'}:build_model",
+        "data": f"{HERE / 'tiny.py'}:open_data",
+        "steps": 12,
+        "batch_size": 7,
+        "optimiser": {"learning_rate": 0.02},
+        "parallel": {"device": "cpu"},
+    }
+    for name, value in sections.items():
+        base[name] = {**base.get(name, {}), **value} if isinstance(value, dict) else value  # type: ignore[dict-item]
+    return base
+
+
+def fsdp(**more: Any) -> dict[str, Any]:
+    return {"strategy": "fsdp", **more}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def alone() -> Found:
+    """What the job comes to on one rank, here."""
+    return done(tables(), Place(), STEPS, {})
+
+
+@pytest.fixture(scope="module")
+def two(folder: Path) -> list[Found]:
+    """What each of two ranks found in all cases."""
+    deep = {"dropout": 0.2}
+    saved, saved_ddp = str(folder / "saved"), str(folder / "saved-ddp")
+    cases = [
+        ("ddp", tables(), STEPS, {}),
+        ("ddp accumulate", tables(gradients={"accumulate": 3}), STEPS, {}),
+        ("fsdp layers", tables(parallel=fsdp()), STEPS, {}),
+        ("fsdp pattern", tables(parallel=fsdp(blocks="blocks.*.up")), STEPS, {}),
+        ("fsdp full", tables(parallel=fsdp(shard="full")), STEPS, {}),
+        ("fsdp accumulate", tables(parallel=fsdp(), gradients={"accumulate": 3}), STEPS, {}),
+        ("fsdp recomputed", tables(parallel=fsdp(checkpoint_activations=True)), STEPS, {}),
+        ("fsdp hybrid", tables(parallel=fsdp(replicas=2)), STEPS, {}),
+        ("ddp clipped", tables(gradients={"clip_norm": 0.05}), STEPS, {}),
+        ("fsdp clipped", tables(parallel=fsdp(), gradients={"clip_norm": 0.05}), STEPS, {}),
+        ("ddp bfloat16", tables(parallel={"precision": "bfloat16"}), STEPS, {}),
+        ("fsdp bfloat16", tables(parallel=fsdp(precision="bfloat16")), STEPS, {}),
+        ("fsdp drawn", tables(parallel=fsdp(), model_options=deep), 3, {"save": saved, "more": 3}),
+        ("fsdp replayed", tables(parallel=fsdp(), model_options=deep), 3, {"load": saved}),
+        ("ddp drawn", tables(model_options=deep), 3, {"save": saved_ddp, "more": 3}),
+        ("ddp replayed", tables(model_options=deep), 3, {"load": saved_ddp}),
+        ("fsdp saved", tables(parallel=fsdp()), 3, {"save": str(folder / "moved")}),
+        ("ddp from fsdp", tables(), 3, {"load": str(folder / "moved")}),
+        ("no such block", tables(parallel=fsdp(blocks="layers.*")), 1, {}),
+        ("too few samples", tables(batch_size=1), 1, {}),
+        ("single", tables(parallel={"strategy": "single"}), 1, {}),
+        ("odd replicas", tables(parallel=fsdp(replicas=3)), 1, {}),
+        ("float16", tables(parallel={"precision": "float16", "device": "auto"}), 1, {}),
+        ("infinite", tables(optimiser={"name": "sgd", "learning_rate": 900.0}, gradients={"clip_norm": 0}), 40, {}),
+    ]
+    (folder / "cases.json").write_text(json.dumps(cases))
+    command = [sys.executable, str(HERE / "ranks.py")]
+    started = [
+        subprocess.Popen([*command, str(rank), "2", str(folder)], stderr=subprocess.PIPE, text=True) for rank in (0, 1)
+    ]
+    try:
+        errors = [process.communicate(timeout=120)[1] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    assert [process.returncode for process in started] == [0, 0], "\n".join(errors)
+    return [json.loads((folder / f"found-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def test_a_step_says_what_it_did(alone: Found) -> None:
+    assert alone["strategy"] == "single"
+    assert alone["losses"][-1] < 0.85 * alone["losses"][0]
+    assert alone["held_out"] < alone["losses"][0]
+    assert alone["rates"][0] == pytest.approx(0.02)
+    assert alone["rates"][5] < alone["rates"][1] < 0.02
+    assert alone["step"] == STEPS
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ddp",
+        "ddp accumulate",
+        "fsdp layers",
+        "fsdp pattern",
+        "fsdp full",
+        "fsdp accumulate",
+        "fsdp recomputed",
+        "fsdp hybrid",
+    ],
+)
+def test_one_job_has_one_loss_curve(alone: Found, two: list[Found], name: str) -> None:
+    for found in two:
+        assert found[name]["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+        assert found[name]["norms"] == pytest.approx(alone["norms"], rel=1e-4)
+        assert found[name]["held_out"] == pytest.approx(alone["held_out"], rel=1e-5)
+        assert found[name]["strategy"] == name.split(maxsplit=1)[0]
+
+
+def test_ranks_report_the_same_figures_to_the_bit(two: list[Found]) -> None:
+    for name, found in two[0].items():
+        other = two[1][name]
+        assert "error" in found or (found["losses"], found["norms"]) == (other["losses"], other["norms"])
+
+
+def test_a_rank_holds_its_shard_only(two: list[Found]) -> None:
+    for name in ("fsdp layers", "fsdp full"):
+        held = [found[name]["local_elements"] for found in two]
+        assert sum(held) == two[0][name]["elements"]
+        assert max(held) < 0.6 * sum(held)
+    assert [found["fsdp hybrid"]["local_elements"] for found in two] == [two[0]["ddp"]["elements"]] * 2
+
+
+def test_clipping_is_by_the_norm_of_the_whole_reduced_gradient(two: list[Found]) -> None:
+    clipped = done(tables(gradients={"clip_norm": 0.05}), Place(), STEPS, {})
+    assert min(clipped["norms"]) > 0.05  # so each step is clipped
+    for name in ("ddp clipped", "fsdp clipped"):
+        assert two[1][name]["losses"] == pytest.approx(clipped["losses"], rel=1e-5)
+
+
+def test_activations_are_computed_again(two: list[Found]) -> None:
+    once, twice = two[0]["fsdp layers"]["calls"], two[0]["fsdp recomputed"]["calls"]
+    evaluations = 2
+    assert [n - evaluations for n in twice] == [2 * (n - evaluations) for n in once]
+
+
+def test_bfloat16_is_near_float32_and_parameters_stay_float32(alone: Found, two: list[Found]) -> None:
+    for name in ("ddp bfloat16", "fsdp bfloat16"):
+        losses = two[0][name]["losses"]
+        assert losses != alone["losses"]
+        assert losses == pytest.approx(alone["losses"], rel=0.02)
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "ddp"])
+def test_replayed_steps_are_equal_to_the_bit(two: list[Found], strategy: str) -> None:
+    first, again = two[0][f"{strategy} drawn"], two[0][f"{strategy} replayed"]
+    assert again["losses"] == first["losses"][3:]
+    assert again["bits"] == first["bits"] != ""
+    assert again["step"] == 6
+
+
+def test_a_checkpoint_is_gone_on_from_by_another_strategy_and_world(
+    alone: Found, two: list[Found], folder: Path
+) -> None:
+    assert two[0]["ddp from fsdp"]["losses"] == pytest.approx(alone["losses"][3:], rel=1e-5)
+    moved = done(tables(), Place(), 3, {"load": str(folder / "moved")})
+    assert moved["losses"] == pytest.approx(alone["losses"][3:], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("no such block", "ConfigError: parallel.blocks: no module of the model is called 'layers.*'"),
+        ("too few samples", "ConfigError: batch_size (1) is under 2 ranks x 1 microbatches"),
+        ("single", "ConfigError: parallel.strategy single has one rank, and there are 2"),
+        ("odd replicas", "ConfigError: 2 ranks are no multiple of parallel.replicas (3)"),
+        ("infinite", "RunFailedError: the gradient is not finite"),
+    ],
+)
+def test_what_cannot_be_is_refused_on_every_rank_alike(two: list[Found], name: str, says: str) -> None:
+    assert [found[name]["error"].startswith(says) for found in two] == [True, True], two[0][name]
+    assert two[0][name]["hint"]
+
+
+@pytest.mark.skipif(ranks.torch.cuda.is_available(), reason="this machine has a GPU")
+def test_what_needs_a_gpu_says_so(two: list[Found]) -> None:
+    assert "float16 needs a GPU" in two[0]["float16"]["error"]
+    with pytest.raises(ConfigError, match="torch sees no GPU"):
+        ranks.Engine(job_of(tables(parallel={"device": "cuda"})), Place())
