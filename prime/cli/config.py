@@ -33,7 +33,7 @@ def init(
 
     if file.exists() and not force:
         raise UsageError(f"{file} exists", hint="`--force` overwrites it; `prime config set` changes one key")
-    _write(file, template())
+    write(file, template())
     emit({"file": str(file)}, f"wrote {file}", as_json=as_json)
 
 
@@ -88,11 +88,11 @@ def set_key(
     from prime.config.sources import read_file
 
     before = read_file(config) if config.exists() else ""
-    _write(config, set_value(before, key, value, file=str(config)))
+    write(config, set_value(before, key, value, file=str(config)))
     emit({"file": str(config), "key": key, "value": value}, f"{config}: {key} = {value}", as_json=as_json)
 
 
-def _write(file: Path, text: str) -> None:
+def write(file: Path, text: str) -> None:
     """Replace a file whole or not at all, and keep its mode; `ConfigError` if it cannot be written."""
     target = file.resolve()  # a link stays a link
     try:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
+from typing import Any
 
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
-from prime.config.keys import Key
+from prime.config.keys import Key, Schema
 from prime.config.layers import assemble
 from prime.config.schema import NODE
 from prime.config.sources import text_layer
@@ -20,21 +22,28 @@ _HEAD = """\
 """
 
 
-def template() -> str:
-    """Return a `prime.toml` in which every key stands as a comment with its default, meaning and range."""
-    return "\n".join([_HEAD, *(_section_text(section) for section in NODE.sections)])
+def template(schema: Schema[Any] = NODE, head: str = _HEAD, given: Mapping[str, Value] | None = None) -> str:
+    """Return a file of a schema in which every key stands as a comment with its default, meaning and range.
+
+    Keys that are `given` a value, by dotted name, have it and are no comment.
+    """
+    texts = (_section_text(schema, section, given or {}) for section in ("", *schema.sections))
+    return "\n".join([head, *filter(None, texts)])
 
 
-def _section_text(section: str) -> str:
-    keys = "\n".join(_key_text(key) for key in NODE.section_keys(section))
-    return f"[{section}]\n{keys}\n"
+def _section_text(schema: Schema[Any], section: str, given: Mapping[str, Value]) -> str:
+    keys = "\n".join(_key_text(key, given) for key in schema.section_keys(section))
+    if not keys:
+        return ""
+    return f"[{section}]\n{keys}\n" if section else f"{keys}\n"
 
 
-def _key_text(key: Key) -> str:
+def _key_text(key: Key, given: Mapping[str, Value]) -> str:
     rule = key.rule
     note = f"{rule.doc} ({rule.range_text()})" if rule.range_text() else rule.doc
     comment = textwrap.fill(note, 100, initial_indent="# ", subsequent_indent="# ")
-    return f"{comment}\n# {key.field} = {shown(key.default)}"
+    off = "" if key.name in given else "# "
+    return f"{comment}\n{off}{key.field} = {shown(given.get(key.name, key.default))}"
 
 
 def set_value(text: str, name: str, value: str, *, file: str = "prime.toml") -> str:

@@ -1,0 +1,74 @@
+"""A whole job for each preset, so that one word trains it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import attrs
+
+from prime.config.layers import assemble
+from prime.config.sources import flag_layer
+from prime.config.values import Value
+from prime.errors import NotFoundError
+from prime.trainer.job import JOB, Job
+
+
+@attrs.frozen
+class Preset:
+    """What a preset is, and the keys of its job that are not at their defaults, by dotted name."""
+
+    about: str
+    keys: Mapping[str, Value]
+
+
+PRESETS: Final[Mapping[str, Preset]] = {
+    "charlm": Preset(
+        "a character language model on the text of Python's standard library",
+        {
+            "model": "charlm",
+            "steps": 300,
+            "batch_size": 32,
+            "optimiser.learning_rate": 1.5e-3,
+            "schedule.warmup_steps": 20,
+            "evaluation.every_steps": 50,
+        },
+    ),
+    "fashion-mnist": Preset(
+        "a perceptron on pictures of clothes, from Debian's package dataset-fashion-mnist",
+        {
+            "model": "fashion-mnist",
+            "steps": 2000,
+            "batch_size": 128,
+            "schedule.warmup_steps": 100,
+            "evaluation.every_steps": 200,
+            "checkpoint.every_steps": 500,
+        },
+    ),
+    "digits": Preset(
+        "a perceptron on handwritten digits, from scikit-learn",
+        {
+            "model": "digits",
+            "steps": 300,
+            "batch_size": 64,
+            "optimiser.learning_rate": 3e-3,
+            "evaluation.every_steps": 50,
+        },
+    ),
+}
+"""Every preset by its name."""
+
+
+def preset_keys(name: str) -> Mapping[str, Value]:
+    """Return the keys of a preset's job; `NotFoundError` if there is none of that name."""
+    if name not in PRESETS:
+        raise NotFoundError(f"there is no preset {name}", hint=f"presets are {', '.join(PRESETS)}")
+    return {"name": name, **PRESETS[name].keys}
+
+
+def preset_job(name: str, flags: Mapping[str, object] | None = None) -> Job:
+    """Return a preset's job; `flags` maps dotted keys to values that overrule it, as `load_job` takes them.
+
+    Raises `NotFoundError` where there is no such preset, `ConfigError` for a flag that cannot be.
+    """
+    return assemble([flag_layer(preset_keys(name), JOB), flag_layer(flags or {}, JOB)], JOB).config
