@@ -16,7 +16,7 @@ from typing import Final, Literal
 from attrs import frozen
 
 from prime.cli.demo import NODE_BYTES
-from prime.cli.machine import free_memory_bytes, port_fault, programs_on_path
+from prime.cli.machine import cores, free_memory_bytes, gpus, port_fault, programs_on_path
 from prime.cli.version import installed_version
 from prime.config import Config, load, places
 from prime.errors import ConfigError, PrimeError
@@ -25,6 +25,7 @@ PYTHON_MIN: Final = (3, 11)
 EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
     "lan": ("zeroconf", "miniupnpc"),
     "libp2p": ("libp2p",),
+    "observe": ("tensorboard",),
     "train": ("torch", "numpy", "numba", "safetensors", "matplotlib"),
 }
 """The packages of each extra, by import name (which for these is the distribution's too)."""
@@ -61,6 +62,7 @@ def examine(config_file: Path | None, environ: Mapping[str, str], transport: str
     yield port_check(config.transport.listen)
     yield memory_check(free_memory_bytes(), config.node.memory_free_bytes_min)
     yield codec_check()
+    yield training_check(gpus(), cores(), installed_version("torch"))
     yield script_check(environ.get("PATH", ""), {Path(sysconfig.get_path("scripts")), Path(sys.executable).parent})
 
 
@@ -178,6 +180,20 @@ def codec_check(engine: str = "numba") -> Finding:
             "codec", "fail", f"{engine} does not load: {error}", f"pip install --force-reinstall {engine}", 2
         )
     return ok("codec", f"{engine} {getattr(module, '__version__', '')}".strip())
+
+
+def training_check(found: tuple[str, ...], processors: int, torch: str | None) -> Finding:
+    """Say which devices ranks would train on, and what would carry their gradients; torch is not loaded for it."""
+    if not torch:
+        return Finding("training", "warn", "torch is not installed", "pip install 'prime-actors[train]'")
+    on_cpu = f"ranks on {'1 core' if processors == 1 else f'{processors} cores'}, over gloo"
+    if not found:
+        return ok("training", f"torch {torch}; no NVIDIA GPU: {on_cpu}")
+    names = ", ".join(f"{found.count(name)} x {name}" for name in dict.fromkeys(found))
+    if "+cpu" in torch:
+        fix = "install a CUDA build of torch (its install page has the line for it)"
+        return Finding("training", "warn", f"torch {torch} cannot use {names}: {on_cpu}", fix)
+    return ok("training", f"torch {torch}; {names}: a rank for each, over nccl")
 
 
 def script_check(path: str, own_folders: set[Path]) -> Finding:

@@ -12,7 +12,7 @@ from typing import Final
 
 _PROC_MEMORY: Final = Path("/proc/meminfo")
 _CGROUP: Final = Path("/sys/fs/cgroup")
-_VM_STAT_TIMEOUT_S: Final = 5
+_TOOL_TIMEOUT_S: Final = 5
 
 
 def free_memory_bytes(proc: Path = _PROC_MEMORY, cgroup: Path = _CGROUP) -> int | None:
@@ -44,12 +44,32 @@ def _cgroup_left(folder: Path) -> int | None:
 
 def _macos_available() -> int | None:
     try:
-        text = subprocess.check_output(["/usr/bin/vm_stat"], text=True, timeout=_VM_STAT_TIMEOUT_S)
+        text = subprocess.check_output(["/usr/bin/vm_stat"], text=True, timeout=_TOOL_TIMEOUT_S)
     except (OSError, subprocess.SubprocessError):
         return None
     page = re.search(r"page size of (\d+) bytes", text)
     pages = re.findall(r"^Pages (?:free|inactive|speculative):\s+(\d+)\.", text, re.MULTILINE)
     return int(page.group(1)) * sum(int(count) for count in pages) if page else None
+
+
+def cores(cgroup: Path = _CGROUP) -> int:
+    """Return the processors that this process may use: those it is bound to, less what a container's quota leaves out."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = (cgroup / "cpu.max").read_text(encoding="ascii").split()
+        return min(bound, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):  # no limit, which is written as `max`
+        return bound
+
+
+def gpus() -> tuple[str, ...]:
+    """Return the names of the NVIDIA GPUs that the driver lists; none where its tool is missing or does not answer."""
+    try:
+        words = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        text = subprocess.check_output(words, text=True, timeout=_TOOL_TIMEOUT_S, stderr=subprocess.DEVNULL)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
 _LISTEN: Final = re.compile(r"/(ip4|ip6)/([^/]+)/(tcp|udp)/(\d+)(?:/|$)")

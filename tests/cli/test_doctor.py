@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from prime.cli import checks
-from prime.cli.machine import free_memory_bytes, port_fault, programs_on_path
+from prime.cli.machine import cores, free_memory_bytes, gpus, port_fault, programs_on_path
 from prime.cli.main import run
 
 
@@ -34,6 +34,7 @@ def test_a_fresh_home_is_well(capsys: pytest.CaptureFixture[str]) -> None:
         "python",
         "extra libp2p",
         "extra lan",
+        "extra observe",
         "extra train",
         "configuration",
         "key",
@@ -41,6 +42,7 @@ def test_a_fresh_home_is_well(capsys: pytest.CaptureFixture[str]) -> None:
         "port",
         "memory",
         "codec",
+        "training",
         "script",
     } == set(found)
     assert all(finding["fix"] for finding in found.values() if finding["status"] != "ok")
@@ -147,6 +149,38 @@ def test_a_codec_engine_that_is_missing_or_broken(tmp_path: Path, monkeypatch: p
     broken = checks.codec_check("broken_engine")
     assert (broken.status, broken.exit_code) == ("fail", 2)
     assert "no native half" in broken.text
+
+
+def test_what_ranks_would_train_on() -> None:
+    assert checks.training_check((), 2, None).fix == "pip install 'prime-actors[train]'"
+    without = checks.training_check((), 2, "2.13.0")
+    assert (without.status, without.text) == ("ok", "torch 2.13.0; no NVIDIA GPU: ranks on 2 cores, over gloo")
+    assert "1 core," in checks.training_check((), 1, "2.13.0").text
+    with_two = checks.training_check(("H200", "H200"), 16, "2.13.0+cu130")
+    assert (with_two.status, with_two.text) == ("ok", "torch 2.13.0+cu130; 2 x H200: a rank for each, over nccl")
+    blind = checks.training_check(("H200",), 16, "2.13.0+cpu")
+    assert blind.status == "warn"
+    assert "CUDA build" in blind.fix
+
+
+def test_cores_are_what_the_process_may_use(tmp_path: Path) -> None:
+    bound = cores(tmp_path)
+    assert bound >= 1
+    (tmp_path / "cpu.max").write_text("150000 100000\n")
+    assert cores(tmp_path) == 1
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert cores(tmp_path) == bound
+
+
+def test_gpus_are_those_that_the_drivers_tool_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpus() == ()
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho NVIDIA H200\necho NVIDIA H200\n")
+    tool.chmod(0o755)
+    assert gpus() == ("NVIDIA H200", "NVIDIA H200")
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    assert gpus() == ()
 
 
 def program(folder: Path, text: str) -> Path:
