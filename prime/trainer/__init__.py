@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prime.trainer.codec.vectors import Codec as Codec
+    from prime.trainer.job import Job as Job
 
 _HOMES = {
     "Codec": "prime.trainer.codec.vectors",
+    "Job": "prime.trainer.job",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - the names are the keys of one table

@@ -25,7 +25,7 @@ from prime.trainer.facts import (
     StepMade,
     TrackerDropped,
 )
-from prime.trainer.track.series import Series
+from prime.trainer.track.curve import Curve
 
 PACE_STEPS: Final = 50
 """The pace is that of so many last steps."""
@@ -84,11 +84,11 @@ class Course:
     sessions: int = 0
     """How often the run was started: once, and again each time it was resumed."""
     restarts: int = 0
-    loss: Series = attrs.field(factory=Series)
-    learning_rate: Series = attrs.field(factory=Series)
-    grad_norm: Series = attrs.field(factory=Series)
-    samples_per_s: Series = attrs.field(factory=Series)
-    held_out: Series = attrs.field(factory=Series)
+    loss: Curve = attrs.field(factory=Curve)
+    learning_rate: Curve = attrs.field(factory=Curve)
+    grad_norm: Curve = attrs.field(factory=Curve)
+    samples_per_s: Curve = attrs.field(factory=Curve)
+    held_out: Curve = attrs.field(factory=Curve)
     ranks: dict[int, RankSeen] = attrs.field(factory=dict)
     spares: set[int] = attrs.field(factory=set)
     """Process ids of the warm spares."""
@@ -201,8 +201,8 @@ class Course:
     def _rewind(self, step: int) -> None:
         self.step = step
         self._pace.clear()
-        for series in (self.loss, self.learning_rate, self.grad_norm, self.samples_per_s, self.held_out):
-            series.rewind(step)
+        for curve in (self.loss, self.learning_rate, self.grad_norm, self.samples_per_s, self.held_out):
+            curve.rewind(step)
 
     def _step_made(self, fact: StepMade, at_s: float) -> None:
         self.step, self.last = fact.step, fact

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from prime.errors import MissingExtraError
 from prime.trainer.track.course import Course
-from prime.trainer.track.series import Series
+from prime.trainer.track.curve import Curve
 
 _BLUE, _PALE, _GREEN, _RED, _GREY = "#24478f", "#a9c4e8", "#2a9d70", "#d1495b", "#8a8a8a"
 _PARTS: Final = {
@@ -72,9 +72,9 @@ def _title(course: Course) -> str:
     return f"{began.name}: {ranks}{how}{codec}"
 
 
-def _noisy(axes: Any, series: Series, label: str) -> None:
+def _noisy(axes: Any, curve: Curve, label: str) -> None:
     """Draw a curve, and its running mean over it where there are many points."""
-    points = list(series)
+    points = list(curve)
     if not points:
         return
     steps, values = zip(*points, strict=True)
@@ -93,20 +93,20 @@ def smoothed(values: tuple[float, ...], share: float = 0.05) -> list[float]:
     return [(sums[to] - sums[since]) / (to - since) for since, to in windows]
 
 
-def _curve(axes: Any, series: Series, title: str, *, smooth: bool = True, none: str = "not measured") -> None:
+def _curve(axes: Any, curve: Curve, title: str, *, smooth: bool = True, none: str = "not measured") -> None:
     axes.set_title(title, fontsize=10)
     axes.grid(visible=True, alpha=0.25)
-    if not len(series):
+    if not len(curve):
         axes.text(0.5, 0.5, none, ha="center", va="center", color=_GREY, transform=axes.transAxes)
     elif smooth:
-        _noisy(axes, series, title)
+        _noisy(axes, curve, title)
     else:
-        axes.plot(*zip(*series, strict=True), color=_BLUE, linewidth=1.5)
+        axes.plot(*zip(*curve, strict=True), color=_BLUE, linewidth=1.5)
 
 
 def _speed(axes: Any, course: Course) -> None:
     tokens = course.generation.tokens_per_sample if course.generation else 0
-    scaled = Series()
+    scaled = Curve()
     for step, value in course.samples_per_s:
         scaled.add(step, value * (tokens or 1))
     _curve(axes, scaled, "tokens a second" if tokens else "samples a second", none="no step was made")

@@ -23,7 +23,7 @@ class _Bucket:
         return self.total / self.count
 
 
-class Series:
+class Curve:
     """Values by step, with a bound on how many points are kept. Steps come in order, or from an earlier one again."""
 
     def __init__(self, points_max: int = POINTS_MAX) -> None:
