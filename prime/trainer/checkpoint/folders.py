@@ -7,6 +7,7 @@ one folder, so that each step from one state to the next is one rename.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def examine(files: Files, folder: Path, name: FolderName) -> Work[Checkpoint]:
             yield
             size_bytes = files.size_bytes(path / file.name)
             if size_bytes != file.size_bytes:
-                return Checkpoint(name, path, None, f"{file.name}: {_length(size_bytes)}, not {file.size_bytes} bytes")
+                return Checkpoint(name, path, None, f"{file.name}: {_length(size_bytes, file.size_bytes)}")
     except CorruptedError as error:
         complaint = str(error) if files.has(path / ABOUT_NAME) else f"it has no {ABOUT_NAME}"
         return Checkpoint(name, path, None, complaint)
@@ -104,15 +105,15 @@ def verify(files: Files, path: Path, only: Iterable[str] | None = None) -> Work[
 def _checked(files: Files, path: Path, shard: Shard) -> Work[list[Damage]]:
     size_bytes = files.size_bytes(path / shard.name)
     if size_bytes != shard.size_bytes:
-        return [Damage(shard.name, f"{_length(size_bytes)}, not {shard.size_bytes} bytes")]
+        return [Damage(shard.name, _length(size_bytes, shard.size_bytes))]
     sha256 = yield from hash_of(files, path / shard.name)
     if sha256 != shard.sha256:
         return [Damage(shard.name, f"its SHA-256 is {sha256[:12]}…, not {shard.sha256[:12]}…")]
     return []
 
 
-def _length(size_bytes: int | None) -> str:
-    return "it is missing" if size_bytes is None else f"it has {size_bytes}"
+def _length(found: int | None, wanted: int) -> str:
+    return "it is missing" if found is None else f"it has {found} bytes, not {wanted}"
 
 
 def begin(files: Files, folder: Path, draft: FolderName) -> Work[Path]:
@@ -141,18 +142,27 @@ def publish(files: Files, draft: Path, manifest: Manifest) -> Work[Path]:
             )
     yield
     files.sync_folder(draft)
-    handle = files.open(draft / ABOUT_NAME)
+    try:
+        yield from _write(files, draft / ABOUT_NAME, encoded(manifest))
+        yield
+        files.sync_folder(draft)
+    except OSError:
+        with contextlib.suppress(OSError):  # what did not come to the disk may look whole from here
+            files.remove(draft / ABOUT_NAME)
+        raise
+    return (yield from _take_place(files, draft.parent, FolderName(manifest.step), draft))
+
+
+def _write(files: Files, path: Path, data: bytes) -> Work[None]:
+    handle = files.open(path)
     try:
         yield
         files.truncate(handle, 0)
-        yield from write_all(files, handle, encoded(manifest), 0)
+        yield from write_all(files, handle, data, 0)
         yield
         files.sync(handle)
     finally:
         files.close(handle)
-    yield
-    files.sync_folder(draft)
-    return (yield from _take_place(files, draft.parent, FolderName(manifest.step), draft))
 
 
 def _take_place(files: Files, folder: Path, name: FolderName, draft: Path) -> Work[Path]:
@@ -189,7 +199,7 @@ def discard(files: Files, path: Path) -> Work[None]:
 
 
 def discard_draft(files: Files, path: Path) -> Work[None]:
-    """Delete a draft that came to nothing; one that counts already stays, whatever failed after that."""
+    """Delete a draft that came to nothing; one that counts stays, whatever failed after that: it gets its name later."""
     name = parsed(path.name)
     if name is not None and name.state == "draft" and not (yield from examine(files, path.parent, name)).is_whole:
         yield from discard(files, path)
@@ -201,7 +211,20 @@ def tidy(files: Files, folder: Path) -> Work[None]:
         if one.name.state == "gone" or (one.name.state == "draft" and not one.is_whole):
             yield from discard(files, one.path)
         elif one.name.state == "draft":
+            yield from _sync(files, one.path)  # who wrote it may have ended before it could do this
             yield from _take_place(files, folder, FolderName(one.step), one.path)
+
+
+def _sync(files: Files, path: Path) -> Work[None]:
+    for name in files.names(path):
+        handle = files.open(path / name)
+        try:
+            yield
+            files.sync(handle)
+        finally:
+            files.close(handle)
+    yield
+    files.sync_folder(path)
 
 
 def roll_back(files: Files, folder: Path, step: int) -> Work[list[int]]:
