@@ -109,7 +109,7 @@ class Checkpoints:
         """Save the state of all ranks after a step; every rank calls this alike.
 
         `state`: dictionaries and lists of tensors (DTensors too), numbers and text; what is under "model" is what
-        `export` gives away, what is under "rank" is each rank's own. With `wait` the checkpoint counts when this
+        `export` gives away, what is under "rank" (dictionaries of text keys) is each rank's own. With `wait` the checkpoint counts when this
         returns. Without, the state is copied to the host and written beside the training: one save is in flight at a
         time, so this waits for the one before. Raises `WorldError` (disk full: the last good checkpoint stays), on all
         ranks alike; of a save in flight, in the next call of `save` or `settle`.
@@ -132,6 +132,8 @@ class Checkpoints:
     def load(self, step: int, state: dict[str, Any], *, verify: bool = True) -> Loaded:
         """Put a checkpoint into a state of the same form, in place, on any number of ranks; every rank calls this.
 
+        What is under "rank" is as this rank saved it, on the host, whatever stood there before; on another number of
+        ranks than at the save it stays as it is, and `Loaded.dropped` says what was not loaded.
         With `verify`, each rank checks the hashes of the files that it reads before it takes anything out of them.
         Raises `NotFoundError`, `CorruptedError`, and `ConfigError` for the state of another model, on all ranks alike.
         """

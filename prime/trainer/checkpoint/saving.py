@@ -33,8 +33,8 @@ from prime.trainer.checkpoint.checkpoints import Checkpoints, refused
 from prime.trainer.checkpoint.folders import Checkpoint
 from prime.trainer.checkpoint.manifest import About, Manifest, Shard, StoredTensor
 from prime.trainer.checkpoint.names import FolderName
-from prime.trainer.checkpoint.state import RANK, is_own, put_back, taken_apart
-from prime.trainer.checkpoint.storage import ShardReader, ShardWriter, dtype_name
+from prime.trainer.checkpoint.state import RANK, is_own, own_state, put_back, restored, shared, taken_apart, unescaped
+from prime.trainer.checkpoint.storage import ShardReader, ShardWriter, dtype_name, dtype_of
 from prime.version import __version__
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ _NAMES_SHOWN = 3
 
 @attrs.frozen
 class Loaded:
-    """What was loaded. `dropped` names what a rank had as its own and another world size has no place for."""
+    """What was loaded. `dropped` names what ranks had as their own, and another world size has no place for."""
 
     checkpoint: Checkpoint
     manifest: Manifest
@@ -146,10 +146,9 @@ def load(checkpoints: Checkpoints, step: int, state: dict[str, Any], *, verify: 
     with _told(f"loading step {step}", checkpoints.folder):
         plan = _together(group, lambda: _planned(checkpoints, step, state, rank, world, verify=verify))
         _load(plan.tensors, ShardReader(plan.checkpoint.path, plan.manifest), group)
-    own = {
-        name: value for name, value in plan.manifest.values.items() if world == plan.manifest.world or not is_own(name)
-    }
-    put_back(state, own, rank)
+    put_back(state, {name: value for name, value in plan.manifest.values.items() if not is_own(name)})
+    if world == plan.manifest.world:
+        state[RANK] = own_state({**plan.tensors, **_own_values(plan.manifest)}, rank)
     return Loaded(plan.checkpoint, plan.manifest, plan.dropped)
 
 
@@ -175,14 +174,21 @@ def _planned(
         )
     if verify:
         _verified(checkpoints, found, [file.name for file in manifest.files][rank::world])
-    tensors = taken_apart(state, torch.is_tensor, rank)[0]
-    shared = {name: tensor for name, tensor in tensors.items() if not is_own(name)}
-    _check_fits(manifest, shared, str(found.path))
-    own = {name: tensor for name, tensor in tensors.items() if is_own(name)} if world == manifest.world else {}
-    kept = {name: tensor for name, tensor in own.items() if _fits(manifest.tensors.get(name), tensor)}
-    stored = {name for name in manifest.tensors if name.startswith(f"{RANK}.{rank}.") or world != manifest.world}
-    dropped = tuple(sorted(name for name in stored if is_own(name) and name not in kept))
-    return _LoadPlan(found, manifest, {**shared, **kept}, dropped)
+    tensors = taken_apart(shared(state), torch.is_tensor, rank)[0]
+    _check_fits(manifest, tensors, str(found.path))
+    if world != manifest.world:
+        dropped = sorted(unescaped(name) for name in manifest.tensors if is_own(name))
+        return _LoadPlan(found, manifest, tensors, tuple(dropped))
+    own = {
+        name: torch.empty(stored.shape, dtype=dtype_of(stored.dtype, name))
+        for name, stored in manifest.tensors.items()
+        if name.startswith(f"{RANK}.{rank}.")
+    }
+    return _LoadPlan(found, manifest, {**tensors, **own}, ())
+
+
+def _own_values(manifest: Manifest) -> dict[str, Any]:
+    return {name: restored(value) for name, value in manifest.values.items() if is_own(name)}
 
 
 def _verified(checkpoints: Checkpoints, found: Checkpoint, names: list[str]) -> None:
@@ -212,8 +218,8 @@ def _check_fits(manifest: Manifest, tensors: Mapping[str, Any], where: str) -> N
             )
 
 
-def _fits(stored: StoredTensor | None, tensor: Any) -> bool:
-    return stored is not None and (stored.shape, stored.dtype) == (tuple(tensor.shape), dtype_name(tensor.dtype))
+def _fits(stored: StoredTensor, tensor: Any) -> bool:
+    return (stored.shape, stored.dtype) == (tuple(tensor.shape), dtype_name(tensor.dtype))
 
 
 def _shown(names: list[str]) -> str:

@@ -1,7 +1,8 @@
 """The state of training, taken apart into tensors and plain values by their paths, and put together again (pure).
 
 A path is the keys down to a leaf, joined by dots, as torch.distributed.checkpoint writes it. What is a tensor, the
-caller tells. What stands under `RANK` is each rank's own, such as the residuals of its codec: ranks do not share it.
+caller tells. What stands under `RANK` is each rank's own, such as the residuals of its codec: ranks do not share it,
+and whoever loads need not know what is in it, so it is nested dictionaries of text keys, and its paths can be read back.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 def leaves(state: Any, above: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
     """Yield the path and the value of each leaf; dictionaries and lists are none, even if they are empty.
 
-    Raises `ActorUsageError` for a state that holds itself, or two keys that make the same path.
+    Raises `ActorUsageError` for a state that holds itself.
     """
     if depth > _DEPTH_MAX:
         raise ActorUsageError(
@@ -35,12 +36,16 @@ def leaves(state: Any, above: str = "", depth: int = 0) -> Iterator[tuple[str, A
             yield from leaves(inside, f"{above}.{key}" if above else str(key), depth + 1)
 
 
-def taken_apart(state: Any, is_tensor: Callable[[Any], bool], rank: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the tensors and the plain values of a state, by path; a rank's own get its number into theirs."""
+def taken_apart(
+    state: Mapping[str, Any], is_tensor: Callable[[Any], bool], rank: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the tensors and the plain values of a state, by path; this rank's own get its number into theirs.
+
+    Raises `ActorUsageError` for what cannot be saved, and for two leaves of one path.
+    """
     tensors: dict[str, Any] = {}
     values: dict[str, Any] = {}
-    for path, leaf in leaves(state):
-        name = own_path(path, rank)
+    for name, leaf in (*leaves(shared(state)), *leaves(_escaped(state.get(RANK, {})), f"{RANK}.{rank}")):
         if name in tensors or name in values:
             raise ActorUsageError(
                 f"two leaves of the state have the path {name}", hint="keys with dots in them may run into each other"
@@ -52,25 +57,54 @@ def taken_apart(state: Any, is_tensor: Callable[[Any], bool], rank: int) -> tupl
     return tensors, values
 
 
-def put_back(state: Any, values: Mapping[str, Any], rank: int, above: str = "") -> None:
-    """Put stored plain values into a state of the same form; leaves without a stored value stay as they are."""
+def shared(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a state without what is this rank's own."""
+    return {key: inside for key, inside in state.items() if key != RANK}
+
+
+def put_back(state: Any, values: Mapping[str, Any], above: str = "") -> None:
+    """Put stored plain values (those that ranks share) into a state of the same form; leaves without a stored value stay as they are."""
     for key, inside in list(_branches(state) or ()):
         path = f"{above}.{key}" if above else str(key)
         if _branches(inside) is not None:
-            put_back(inside, values, rank, path)
-        elif (name := own_path(path, rank)) in values:
-            state[key] = restored(values[name])
+            put_back(inside, values, path)
+        elif path in values:
+            state[key] = restored(values[path])
 
 
-def own_path(path: str, rank: int) -> str:
-    """Return the path under which a leaf is stored: what a rank keeps as its own goes under its number."""
-    first, dot, rest = path.partition(".")
-    return f"{RANK}.{rank}{dot}{rest}" if first == RANK else path
+def own_state(leaves: Mapping[str, Any], rank: int) -> dict[str, Any]:
+    """Return what a rank had under `RANK`, out of all leaves by name."""
+    own: dict[str, Any] = {}
+    prefix = f"{RANK}.{rank}."
+    for name in sorted(leaves):
+        if name.startswith(prefix):
+            *above, last = (unescaped(key) for key in name.removeprefix(prefix).split("."))
+            place = own
+            for key in above:
+                place = place.setdefault(key, {})
+            place[last] = leaves[name]
+    return own
 
 
 def is_own(name: str) -> bool:
     """Tell whether a stored leaf is one rank's own."""
     return name.startswith(f"{RANK}.")
+
+
+def _escaped(own: Any) -> Any:
+    """Return a rank's own with keys in which a dot parts nothing."""
+    if not isinstance(own, Mapping):
+        return own
+    if not all(isinstance(key, str) for key in own):
+        raise ActorUsageError(
+            f"state {RANK}: its keys must be text", hint="what is a rank's own is dictionaries of text keys"
+        )
+    return {key.replace("~", "~0").replace(".", "~1"): _escaped(inside) for key, inside in own.items()}
+
+
+def unescaped(key: str) -> str:
+    """Return a key of a rank's own, or a whole path, as the rank wrote it."""
+    return key.replace("~1", ".").replace("~0", "~")
 
 
 def plain(value: Any, name: str) -> Any:

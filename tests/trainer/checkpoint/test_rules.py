@@ -15,7 +15,7 @@ from prime.errors import ActorUsageError, ConfigError, CorruptedError
 from prime.trainer.checkpoint.manifest import About, Chunk, Manifest, Shard, StoredTensor, decoded, encoded
 from prime.trainer.checkpoint.names import STEP_MAX, FolderName, aside_number, parsed
 from prime.trainer.checkpoint.retention import HOUR_S, Delete, Keep, Retention, Saved, decide
-from prime.trainer.checkpoint.state import put_back, taken_apart
+from prime.trainer.checkpoint.state import is_own, own_state, put_back, taken_apart
 
 NAMES = st.builds(
     FolderName,
@@ -193,14 +193,32 @@ STATES = st.dictionaries(
 
 @given(STATES, st.integers(0, 3))
 def test_a_state_taken_apart_is_put_together_again(state: dict[str, Any], rank: int) -> None:
-    state["rank"] = {"own": 7.5}
     tensors, values = taken_apart(state, lambda leaf: isinstance(leaf, bytearray), rank)
     assert all(isinstance(tensor, bytearray) for tensor in tensors.values())
-    assert values[f"rank.{rank}.own"] == 7.5
     stored = json.loads(json.dumps(values, allow_nan=False))
     other = emptied(state)
-    put_back(other, stored, rank)
+    put_back(other, stored)
     assert other == state
+
+
+OWN = st.recursive(
+    st.integers(),
+    lambda inside: st.dictionaries(st.text("ab.~0/1"), inside, min_size=1, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.text("ab.~0/1"), OWN, max_size=3), st.integers(0, 3))
+def test_what_is_a_ranks_own_is_read_back_whatever_its_keys(own: dict[str, Any], rank: int) -> None:
+    values = taken_apart({"rank": own, "step": 1}, lambda _: False, rank)[1]
+    assert own_state(values, rank) == own
+    assert own_state(values, rank + 1) == {}
+    assert {name for name in values if not is_own(name)} == {"step"}
+
+
+def test_keys_of_a_ranks_own_are_text() -> None:
+    with pytest.raises(ActorUsageError, match="its keys must be text"):
+        taken_apart({"rank": {"a": {1: 2}}}, lambda _: False, 0)
 
 
 def emptied(value: Any) -> Any:
@@ -215,7 +233,7 @@ def emptied(value: Any) -> Any:
 def test_not_a_number_survives() -> None:
     state = {"best": math.nan, "worst": -math.inf}
     values = json.loads(json.dumps(taken_apart(state, lambda _: False, 0)[1], allow_nan=False))
-    put_back(other := {"best": 0.0, "worst": 0.0}, values, 0)
+    put_back(other := {"best": 0.0, "worst": 0.0}, values)
     assert math.isnan(other["best"])
     assert other["worst"] == -math.inf
 

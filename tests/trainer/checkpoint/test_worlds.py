@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 
 RANKS = Path(__file__).with_name("ranks.py")
 PROCESSES = 3
-DEADLINE_S = 120
+DEADLINE_S = 160
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_another_world_size_loads_the_same_numbers_and_goes_on(answers: dict[str
     loaded, later_there, dropped, residual = answers[worlds]
     assert loaded == saved
     assert numbers_of(later_there) == pytest.approx(numbers_of(later), rel=1e-5, abs=1e-6)
-    assert dropped == [f"rank.{rank}.residual" for rank in range(int(worlds[0]))]
+    assert dropped == [f"rank.{rank}.residuals.0.weight/left" for rank in range(int(worlds[0]))]
     assert residual == [0.0] * 4, "what a rank has as its own is left as it was"
 
 
