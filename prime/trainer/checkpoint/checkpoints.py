@@ -148,7 +148,8 @@ class Checkpoints:
         """
         from prime.trainer.checkpoint import exchange
 
-        return exchange.export(self.at(step), path, self.files)
+        with self._errors():
+            return exchange.export(self.at(step), path, self.files)
 
     def apply_retention(self) -> Sequence[int]:
         """Delete what no rule holds, oldest first, and return those steps."""
@@ -168,15 +169,18 @@ class Checkpoints:
         return group
 
     def hold(self) -> None:
-        """Keep other writers out of the folder until `close`, or the process ends; raises `ConflictError`."""
+        """Keep other processes' writers out of the folder until `close`, or the end of this one.
+
+        Raises `ConflictError` where another one holds it.
+        """
         if self._lock is not None:
             return
         with self._errors():
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             handle = os.open(self.folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: a forked loader of data would keep it
+            except (BlockingIOError, PermissionError) as error:
                 os.close(handle)
                 raise ConflictError(
                     f"{self.folder}: a run writes its checkpoints here", hint="stop that run first, or wait for its end"

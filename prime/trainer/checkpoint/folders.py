@@ -119,7 +119,8 @@ def _length(found: int | None, wanted: int) -> str:
 def begin(files: Files, folder: Path, draft: FolderName) -> Work[Path]:
     """Make the folder of a draft, after what earlier ones left is away; one save at a time is in a folder."""
     yield from make_folders(files, folder)
-    yield from tidy(files, folder)
+    with contextlib.suppress(OSError):  # what cannot be put away takes room, no more
+        yield from tidy(files, folder)
     path = folder / str(draft)
     yield
     files.make_folder(path)

@@ -69,7 +69,7 @@ class Saving:
         self.path = path
         self.size_bytes = 0
         """What all files take; known to rank 0 alone."""
-        self.deleted: Sequence[int] = ()
+        self.deleted: Sequence[int] = []
         """Which steps the rules let go of, after this one counted; known to rank 0 alone."""
         self.blocked_s = 0.0
         """How long the caller was held up: for the copy to the host, and for all of it if it waits."""
@@ -264,7 +264,7 @@ def _cleared(checkpoints: Checkpoints) -> Sequence[int]:
     try:
         return checkpoints.apply_retention()
     except WorldError:
-        return ()
+        return []
 
 
 def _merged(said: list[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
