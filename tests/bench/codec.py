@@ -1,13 +1,17 @@
-"""The int8 codec on one core, against copying the same vector.
+"""The codec on one core, against copying the same vector.
 
-Run: python tests/bench/codec.py [--json] [--elements 25000000] [--pairs 7]
+Run: python tests/bench/codec.py [--json] [--case NAME ...] [--elements 25000000] [--pairs 7]
 
-Rates are gigabytes of float32 a second, medians; ours and the copy take turns.
+Cases: `codec_FORM_WORK`. Forms: int8, int4, fp8, fp16. Works: `encode`, `encode_feedback` (with the residual, in place),
+`decode` (into a vector that is there), `accumulate` (decoded, weighted and added), `reduce` (two ranks' wire forms
+decoded, averaged and encoded again, with the owner's residual), and `decode_checked` (as the round decodes what strangers
+sent). Rates are gigabytes of float32 a second, medians; ours and the copy take turns. In one thread.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import time
@@ -19,7 +23,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a fresh checkout
 import numpy as np
 from _report import machine, say, show
 
-from prime.trainer.codec import codec as codec_named
+from prime.trainer.codec.engine import Encoded, Vector, codec_engine
+from prime.trainer.codec.form import Form, form
+from prime.trainer.codec.vectors import Codec
+
+FORMS = ("int8", "int4", "fp8", "fp16")
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -29,29 +37,70 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+class Bench:
+    """One form's works over one vector. `x`, `into` and the residual are float32[D]."""
+
+    def __init__(self, form: Form, x: Vector, into: Vector, residual: Vector) -> None:
+        self.engine = codec_engine()
+        self.codec = Codec(form, self.engine)
+        self.form, self.x, self.into, self.residual = form, x, into, residual
+        self.encoded: Encoded = self.codec.encode(x)
+        self.rows = np.stack([self.encoded, self.encoded])
+        self.half = np.full(2, 0.5, np.float32)
+
+    def encode(self) -> None:
+        """Encode into a buffer that is there."""
+        self.engine.encode(self.form, self.x, self.encoded, None, None)
+
+    def encode_feedback(self) -> None:
+        """Encode with the residual."""
+        self.engine.encode(self.form, self.x, self.encoded, self.residual, self.residual)
+
+    def decode(self) -> None:
+        """Decode into a vector that is there."""
+        self.engine.decode(self.form, self.encoded, self.into)
+
+    def decode_checked(self) -> None:
+        """Decode, and first look at what a stranger may have sent."""
+        self.codec.decode(self.encoded, self.x.size, self.into)
+
+    def accumulate(self) -> None:
+        """Add half of the decoded vector."""
+        self.engine.accumulate(self.form, self.encoded, self.into, np.float32(0.5))
+
+    def reduce(self) -> None:
+        """Average two, encode again."""
+        self.engine.reduce(self.form, self.rows, self.half, self.encoded, self.residual, self.residual, self.x.size)
+
+
+WORKS = ("encode", "encode_feedback", "decode", "decode_checked", "accumulate", "reduce")
+
+
 def main() -> None:
     """Run the bench."""
     parser = argparse.ArgumentParser(description=__doc__)
+    cases = [f"codec_{name}_{work}" for name in FORMS for work in WORKS]
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument("--case", action="append", choices=cases, help="only this case; may be given more than once")
     parser.add_argument("--elements", type=int, default=25_000_000, help="float32 values in the vector")
     parser.add_argument("--pairs", type=int, default=7, help="runs of each, in turns")
     arguments = parser.parse_args()
-    before, results = machine(), []
-    codec, size = codec_named("int8"), arguments.elements
+    before, results, size = machine(), [], arguments.elements
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     x, into = np.random.default_rng(0).standard_normal(size, np.float32), np.zeros(size, np.float32)
-    encoded = codec.encode(x)
-    works: dict[str, Callable[[], object]] = {
-        "encode": lambda: codec.encode(x),
-        "decode": lambda: codec.decode(encoded, size, into),
-        "decode_add": lambda: codec.decode_add(encoded, into, 0.5),
-    }
-    for case, work in works.items():
+    residual, copied = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    for case in arguments.case or cases:
+        _, name, work_name = case.split("_", 2)
+        bench = Bench(form(name), x, into, residual)
+        residual[:] = 0
+        work = getattr(bench, work_name)
         work()
-        pairs = [(seconds(work), seconds(lambda: np.copyto(into, x))) for _ in range(arguments.pairs)]
+        pairs = [(seconds(work), seconds(lambda: np.copyto(copied, x))) for _ in range(arguments.pairs)]
         value = 4e-9 * size / statistics.median(ours for ours, _ in pairs)
         ratio = statistics.median(theirs / ours for ours, theirs in pairs)
         results.append({"case": case, "value": value, "unit": "GB/s", "against": "numpy copy", "ratio": ratio})
-        say(f"{case}: {value:.1f} GB/s of float32 ({codec.engine.name})")
+        say(f"{case}: {value:.1f} GB/s of float32, {ratio:.2f} copies ({bench.engine.name})")
     show("codec", results, before, as_json=arguments.json)
 
 

@@ -7,16 +7,13 @@ verbs: an `Engine` takes numpy arrays, a `TensorEngine` (`tensors.py`) tensors o
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from prime.errors import ConfigError, MissingExtraError
 from prime.trainer.codec.form import Form
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 EngineName = Literal["auto", "numba", "torch", "numpy"]
 Vector = npt.NDArray[np.float32]
@@ -28,8 +25,9 @@ Encoded = npt.NDArray[np.uint8]
 class Engine(Protocol):
     """The arithmetic. Shapes: `x`, `into` and the residuals are float32[D], `encoded` uint8[B], B its size; R ranks.
 
-    No vector is empty. With a residual, `x + residual` (rounded to float32) is what is encoded. `residual_out` takes what the code left out
-    of it, and may be the same array as `residual`. A flag of the result says that the outputs are undefined.
+    No vector is empty. With a residual, `x + residual` (rounded to float32) is what is encoded, and `residual_out` takes
+    what the code left out of it; both are given or neither, and both may be one array. A flag of the result says that the
+    outputs are undefined.
     """
 
     name: str
@@ -51,7 +49,7 @@ class Engine(Protocol):
     def reduce(
         self,
         form: Form,
-        encoded_RB: Sequence[Encoded],  # noqa: N803 - shape suffix: R ranks, B bytes
+        encoded_RB: Encoded,  # noqa: N803 - shape suffix: R ranks, B bytes
         weights_R: Vector,  # noqa: N803
         encoded: Encoded,
         residual: Vector | None,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
@@ -43,7 +41,7 @@ class NumpyEngine:
     def reduce(
         self,
         form: Form,
-        encoded_RB: Sequence[Encoded],  # noqa: N803 - shape suffix
+        encoded_RB: Encoded,  # noqa: N803 - shape suffix
         weights_R: Vector,  # noqa: N803 - shape suffix
         encoded: Encoded,
         residual: Vector | None,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 
@@ -83,7 +81,7 @@ class TorchEngine:
     def reduce(
         self,
         form: Form,
-        encoded_RB: Sequence[Encoded],  # noqa: N803 - shape suffix
+        encoded_RB: Encoded,  # noqa: N803 - shape suffix
         weights_R: Vector,  # noqa: N803 - shape suffix
         encoded: Encoded,
         residual: Vector | None,
@@ -91,7 +89,7 @@ class TorchEngine:
         elements: int,
     ) -> int:
         """See `Engine.reduce`."""
-        rows = torch.tensor(np.stack(encoded_RB))
+        rows = torch.tensor(encoded_RB)
         flags = self._tensors.reduce(
             form,
             rows,

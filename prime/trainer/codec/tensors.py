@@ -165,7 +165,7 @@ class VectorTensors:
         """See `TensorEngine.reduce`."""
         flags = self._engine.reduce(
             form,
-            list(encoded_RB.numpy()),
+            encoded_RB.numpy(),
             weights_R.numpy(),
             encoded.numpy(),
             _numpy(residual),
