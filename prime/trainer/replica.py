@@ -19,11 +19,11 @@ from prime.trainer.codec import Vector
 from prime.trainer.data.names import open_dataset
 from prime.trainer.data.order import seed_of_node, step_indices
 from prime.trainer.data.tensors import on_device
+from prime.trainer.job import Schedule
+from prime.trainer.loop.building import model_of
+from prime.trainer.loop.inner import InnerStep
+from prime.trainer.loop.schedule import rate
 from prime.trainer.metadata import ModelMetadata, TensorLayout, TrainingConfig
-from prime.trainer.task import Model, built
-
-SEED_STRIDE = 0x9E37_79B9_7F4A_7C15
-"""2**64 over the golden ratio: neighbouring steps and ranks get seeds far apart (Steele et al., SplitMix, 2014)."""
 
 
 class Replica:
@@ -33,7 +33,7 @@ class Replica:
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self._config, self._rank = config, rank
-        self._model = _model(config)
+        self._model = model_of(config.model or "charlm", config, "train.model")
         self._data = open_dataset(config)
         self._order = seed_of_node(config.seed, rank)
         self._named = [(n, p) for n, p in self._model.module.named_parameters() if p.requires_grad]
@@ -41,7 +41,7 @@ class Replica:
             raise ConfigError("the model has no trainable parameters", hint="train.model must build a torch module")
         self._parameters = [parameter for _, parameter in self._named]
         self._elements = sum(parameter.numel() for parameter in self._parameters)
-        self._optimiser = AdamW(self._parameters, config.weight_decay)
+        self._inner = self._inner_step()
         self._held_out: dict[int, Sequence[Any]] = {}
         self.step = 0
         """Inner steps made since the start; other threads may read it."""
@@ -92,18 +92,23 @@ class Replica:
         return pipe.Trained(self.step, made, total / max(made, 1), tokens, time.monotonic() - started)
 
     def _one_step(self) -> float:
-        config = self._config
-        # What a model draws at random (dropout) is, like the batch, a function of seed, step and rank alone.
-        torch.manual_seed((config.seed + SEED_STRIDE * (self.step + 1) + self._rank) % 2**63)
-        self._optimiser.forget_gradients()
-        samples = step_indices(self._order, self.step, config.batch_size, len(self._data))
-        loss = self._model.loss(on_device(self._data.batch(samples)))
-        loss.backward()
-        if config.clip_norm > 0:
-            torch.nn.utils.clip_grad_norm_(self._parameters, config.clip_norm)
-        self._optimiser.step(config.learning_rate * min(1.0, (self.step + 1) / max(config.warmup_steps, 1)))
+        samples = step_indices(self._order, self.step, self._config.batch_size, len(self._data))
+        made = self._inner.make(self.step, [(on_device(self._data.batch(samples)), 1.0)], 1)
         self.step += 1
-        return float(loss.detach())
+        return made.loss
+
+    def _inner_step(self) -> InnerStep:
+        config = self._config
+        schedule = Schedule(name="constant", warmup_steps=config.warmup_steps)
+        return InnerStep(
+            self._model.loss,
+            self._named,
+            AdamW(self._parameters, config.weight_decay),
+            rate=lambda step: rate(schedule, config.learning_rate, step, step + 1),
+            clip_norm=config.clip_norm,
+            seed=config.seed,
+            rank=self._rank,
+        )
 
     def evaluate(self, theta: Vector | None, batches: int) -> float:
         """Return the mean held-out loss with `theta`, or with the local parameters where it is None."""
@@ -158,14 +163,3 @@ class Replica:
                 f"{theta.size} parameters for a model of {self._elements}",
                 hint="every node of a run needs the same model: compare their [train] sections",
             )
-
-
-def _model(config: TrainingConfig) -> Model:
-    name = config.model or "charlm"
-    model: Model = built(name, "model", config)
-    if not isinstance(getattr(model, "module", None), torch.nn.Module) or not callable(getattr(model, "loss", None)):
-        raise ConfigError(
-            f"train.model: {name} returned a {type(model).__name__}, which lacks a torch module as `module`, or `loss`",
-            hint="see prime.trainer.task.Model",
-        )
-    return model

@@ -134,9 +134,9 @@ def test_adamw_is_torchs_own(weight_decay: float) -> None:
             group["lr"] = 0.01 * (step + 1)
         for parameters in (mine, theirs):
             (parameters[0].square().sum() + (parameters[1] ** 4).sum()).backward()
-        ours.step(0.01 * (step + 1))
+        ours.update(0.01 * (step + 1))
         reference.step()
-        ours.forget_gradients()
+        ours.zero_grad()
         reference.zero_grad()
     for a, b in zip(mine, theirs, strict=True):
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)
@@ -220,7 +220,7 @@ def test_a_users_model_and_data(mine: str) -> None:
         ("users_task:missing", "", "no function 'missing'"),
         ("users_task", "", "no module:function"),
         ("users_task:failing", "", "users_task:failing raised ZeroDivisionError: made up .*test_replica.py, line"),
-        ("users_task:nothing", "", "returned a NoneType, which lacks a torch module"),
+        ("users_task:nothing", "", "returned a NoneType, which is no model with a loss"),
         ("users_task:frozen", "users_task:numbers", "no trainable parameters"),
         ("users_task:line", "users_task:nothing", "returned a NoneType, which lacks `__len__`"),
         ("users_task:line", "users_task:failing", "train.data: users_task:failing raised"),

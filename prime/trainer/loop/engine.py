@@ -28,7 +28,7 @@ from prime.trainer.data.tensors import on_device
 from prime.trainer.job import Job
 from prime.trainer.loop.building import model_of
 from prime.trainer.loop.inner import InnerStep, Microbatch
-from prime.trainer.loop.optimisers import optimiser_of
+from prime.trainer.loop.optimisers import TorchUpdates, optimiser_of
 from prime.trainer.loop.place import Place, StepReport
 from prime.trainer.loop.schedule import rate
 from prime.trainer.loop.sharding import sharded, strategy_of
@@ -56,7 +56,7 @@ class Engine:
         self._inner = InnerStep(
             self._sharded.loss,
             self._named,
-            self._optimiser,
+            TorchUpdates(self._optimiser),
             rate=lambda step: rate(job.schedule, job.optimiser.learning_rate, step, job.steps),
             clip_norm=job.gradients.clip_norm,
             seed=job.seed,
@@ -141,7 +141,7 @@ class Engine:
         The tensors are the live ones: save them before the next step.
         """
         model, optimiser = get_state_dict(self.model.module, self._optimiser)
-        return {"model": model, "optimiser": optimiser, "step": torch.tensor(self.step)}
+        return {"model": model, "optimiser": optimiser, "step": self.step}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take the state that `state` gave, on a group of this or another size; call it on all ranks."""

@@ -40,6 +40,18 @@ class Sharing(Protocol):
         ...
 
 
+class Updates(Protocol):
+    """What an optimiser does in a step."""
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        ...
+
+    def update(self, learning_rate: float) -> None:
+        """Move the parameters along their gradients."""
+        ...
+
+
 class Alone:
     """One rank, which shares nothing."""
 
@@ -79,7 +91,7 @@ class InnerStep:
         self,
         loss: Callable[[Any], torch.Tensor],
         named: Sequence[tuple[str, torch.nn.Parameter]],
-        optimiser: torch.optim.Optimizer,
+        optimiser: Updates,
         *,
         rate: Callable[[int], float],
         clip_norm: float,
@@ -97,13 +109,14 @@ class InnerStep:
         Raises `RunFailedError` where the gradient is not finite, on every rank alike; parameters stay as they were.
         """
         torch.manual_seed(step_seed(self._seed, step, self._rank))
-        self._optimiser.zero_grad(set_to_none=True)
+        self._optimiser.zero_grad()
         watch = _Watch()
         loss = self._passes(watch.around(microbatches), count)
         loss = self._sharing.total(loss)
         passes_s = watch.lap()
         norm = self._clipped()
-        learning_rate = self._update(step)
+        learning_rate = self._rate(step)
+        self._optimiser.update(learning_rate)
         reduce_s = min(self._sharing.reduce_wait_s(), passes_s)
         return Made(loss, norm, learning_rate, watch.inside_s, passes_s - reduce_s, reduce_s, watch.lap())
 
@@ -135,15 +148,8 @@ class InnerStep:
         where = f" in {', '.join(names[:3])}{' and more' if len(names) > 3 else ''}" if names else " on another rank"
         return RunFailedError(
             f"the gradient is not finite{where}",
-            hint="lower optimiser.learning_rate, add schedule.warmup_steps, or look for it in the data",
+            hint="lower the learning rate, add warm-up steps, or look for it in the data",
         )
-
-    def _update(self, step: int) -> float:
-        learning_rate = self._rate(step)
-        for group in self._optimiser.param_groups:
-            group["lr"] = learning_rate
-        self._optimiser.step()
-        return learning_rate
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:

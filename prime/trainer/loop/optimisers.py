@@ -37,6 +37,23 @@ def optimiser_of(wanted: Optimiser, parameters: Iterable[torch.nn.Parameter]) ->
         ) from error
 
 
+class TorchUpdates:
+    """A torch optimiser, driven by a learning rate of each step."""
+
+    def __init__(self, optimiser: torch.optim.Optimizer) -> None:
+        self._optimiser = optimiser
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        self._optimiser.zero_grad(set_to_none=True)
+
+    def update(self, learning_rate: float) -> None:
+        """Move the parameters along their gradients."""
+        for group in self._optimiser.param_groups:
+            group["lr"] = learning_rate
+        self._optimiser.step()
+
+
 def _class(name: str) -> type[torch.optim.Optimizer]:
     found = resolve(name, "optimiser.name") if ":" in name else getattr(torch.optim, SHORT.get(name, name), None)
     if isinstance(found, type) and issubclass(found, torch.optim.Optimizer) and found is not torch.optim.Optimizer:
