@@ -1,6 +1,7 @@
 """Tensors there and back, on any device: the seam between the all-reduce inside a node and the codec's engines.
 
-On a CPU numba does the work, in the tensors' own memory (`numpy` where numba is missing); elsewhere the torch reference. Nothing here waits for a device: flags are tensors, and what is undefined where one is set
+On a CPU numba does the work, in the tensors' own memory (`numpy` where numba is missing); on CUDA Triton (`cuda.py`);
+elsewhere the torch reference. Nothing here waits for a device: flags are tensors, and what is undefined where one is set
 is thrown away by the caller. What comes over this seam is from ranks of one run, so the bytes are not checked as
 `vectors.Codec` checks those of strangers.
 
@@ -16,6 +17,7 @@ from typing import Protocol
 import torch
 
 from prime.errors import LocalProtocolError
+from prime.trainer.codec.cuda import CudaChoice, choose, triton_fault
 from prime.trainer.codec.engine import Engine, Vector, codec_engine
 from prime.trainer.codec.form import Form, form
 
@@ -121,9 +123,21 @@ def decode_tensor(codec: str, encoded: torch.Tensor, into: torch.Tensor) -> None
 @functools.cache
 def tensor_engine(device_type: str) -> TensorEngine:
     """Import and return the fastest engine that is installed for a type of device (`cpu`, `cuda`, …)."""
+    if device_type == "cpu":
+        return VectorTensors(codec_engine())
+    if device_type == "cuda" and cuda_choice().engine == "triton":
+        from prime.trainer.codec.engine_triton import TritonTensors
+
+        return TritonTensors()
     from prime.trainer.codec.engine_torch import TorchTensors
 
-    return VectorTensors(codec_engine()) if device_type == "cpu" else TorchTensors()
+    return TorchTensors()
+
+
+def cuda_choice() -> CudaChoice:
+    """Choose the engine of this machine's CUDA devices; the oldest counts, since all ranks have to write the same bytes."""
+    devices = range(torch.cuda.device_count())
+    return choose(min(map(torch.cuda.get_device_capability, devices), default=(0, 0)), triton_fault())
 
 
 class VectorTensors:

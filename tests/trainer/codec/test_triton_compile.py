@@ -1,0 +1,149 @@
+"""What the kernels compile to, without a device: Triton brings the assembler of CUDA along.
+
+A device is needed to time them. That they assemble for each generation, that no rounding is lost to the compiler and
+that memory is touched in wide words is seen in what comes out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+triton = pytest.importorskip("triton", reason="Triton has wheels for Linux only: pip install triton")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("the interpreter compiles nothing", allow_module_level=True)
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from prime.trainer.codec import engine_triton  # noqa: E402
+from prime.trainer.codec.form import FORMS  # noqa: E402
+
+POINTERS = {
+    "x": "*fp32",
+    "into": "*fp32",
+    "residual": "*fp32",
+    "residual_out": "*fp32",
+    "weight_R": "*fp32",
+    "encoded": "*u8",
+    "encoded_R": "*u8",
+    "flags": "*i32",
+}
+NUMBERS = {"elements": "i32", "ranks": "i32", "row_bytes": "i32"}
+KERNELS = {
+    "encode": engine_triton.encode_kernel,
+    "reduce": engine_triton.reduce_kernel,
+    "decode": engine_triton.decode_kernel,
+}
+A_THREAD = engine_triton._TILE // (32 * engine_triton._WARPS)
+"""Elements of a thread."""
+TILES = 2
+"""Each kernel has its code twice: for whole tiles and, with masks, for the last one."""
+
+DEFAULT = [("int8", kernel, 80) for kernel in KERNELS] + [
+    ("fp8", "encode", 80),  # which has no instructions for float8
+    ("int8", "encode", 90),
+    ("int8", "reduce", 90),
+]
+REST = [
+    (form, kernel, generation)
+    for form in FORMS
+    for kernel in KERNELS
+    for generation in (80, 89, 90, 100)
+    if (form, kernel, generation) not in DEFAULT
+]
+each_kernel = pytest.mark.parametrize(
+    ("form", "kernel", "generation"), DEFAULT + [pytest.param(*each, marks=pytest.mark.nightly) for each in REST]
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
+        yield
+
+
+def compiled(form: str, kernel: str, generation: int, dtype: str = "*fp32") -> Any:
+    """Compile as a launch would, with every pointer at a multiple of 16 bytes."""
+    function = KERNELS[kernel]
+    chosen = FORMS[form]
+    constants = engine_triton._tile(chosen)
+    if kernel != "decode":
+        some = engine_triton.torch.zeros(1)
+        constants = engine_triton._encoder(chosen, some, some)
+    types = POINTERS | {"x": dtype, "into": dtype} | NUMBERS
+    place = {name: (index,) for index, name in enumerate(function.arg_names)}
+    source = ASTSource(
+        fn=function,
+        signature={name: types.get(name, "constexpr") for name in function.arg_names},
+        constexprs={place[name]: value for name, value in constants.items()},
+        attrs={place[name]: [["tt.divisibility", 16]] for name in function.arg_names if name in POINTERS},
+    )
+    options = {"num_warps": engine_triton._WARPS, **engine_triton._EXACT}
+    return triton.compile(source, target=GPUTarget("cuda", generation, 32), options=options)
+
+
+def instructions(ptx: str) -> Counter[str]:
+    return Counter(re.findall(r"^\s*(?:@!?%p\d+ )?([a-z]+(?:\.[\w:]+)*)", ptx, re.MULTILINE))
+
+
+def count(found: Counter[str], pattern: str) -> int:
+    return sum(times for name, times in found.items() if re.fullmatch(pattern, name))
+
+
+@each_kernel
+def test_a_kernel_assembles_rounds_as_written_and_moves_wide_words(
+    form: str, kernel: str, generation: int, tmp_path: Path
+) -> None:
+    code = compiled(form, kernel, generation)
+    found = instructions(code.asm["ptx"])
+    blocks = bool(FORMS[form].scale_bytes)
+
+    # Only the fused operations that the source asks for: four a quotient.
+    assert count(found, r"fma\..*") == (TILES * A_THREAD * 4 if blocks and kernel != "decode" else 0)
+    # Each division is IEEE 754's: of a scale and of a reciprocal, once a block and thread.
+    assert count(found, r"div\.rn\.f32") == count(found, r"(div|rcp)\..*")
+    assert count(found, r"div\.rn\.f32") == (TILES * 2 if blocks and kernel != "decode" else 0)
+    assert not count(found, r".*\.ftz(\..*)?")  # subnormals are kept
+
+    # The whole tile's float32 go 16 bytes at a time, and no code goes alone.
+    wide = A_THREAD // 4
+    loads = {"encode": 2 * wide, "reduce": wide, "decode": 0}[kernel]  # x and the residual; the residual
+    assert count(found, r"ld\.global\.v4\.[bf]32") >= loads
+    assert count(found, r"st\.global\.v4\.[bf]32") >= wide  # the residual, or the vector
+    if blocks:
+        assert not count(found, r"(ld|st)\.global(\.v\d)?\.[bsu]8")
+
+    # It fits: nothing is spilled, and five programs share a multiprocessor.
+    cubin = tmp_path / "kernel.cubin"
+    cubin.write_bytes(code.asm["cubin"])
+    usage = subprocess.run(
+        [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", cubin],
+        capture_output=True, text=True, check=True, timeout=60,
+    ).stdout  # fmt: skip
+    assert re.search(r"STACK:0 .*LOCAL:0 ", usage)
+    registers = re.search(r"REG:(\d+)", usage)
+    assert registers is not None
+    assert int(registers[1]) * 32 * engine_triton._WARPS * 5 <= 65_536
+
+
+def test_a_vector_is_rounded_to_bfloat16_half_to_even() -> None:
+    """The interpreter cuts instead, so this is seen only here."""
+    found = instructions(compiled("int8", "decode", 90, "*bf16").asm["ptx"])
+    assert count(found, r"cvt\.rn\.bf16(x2)?\.f32") > 0
+    assert not count(found, r"cvt\.r[zmp]\.bf16.*")
+
+
+def test_sums_and_products_would_be_fused_if_the_launch_did_not_forbid_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_triton, "_EXACT", {"enable_fp_fusion": True})
+    found = instructions(compiled("int8", "reduce", 80).asm["ptx"])
+    assert count(found, r"fma\..*") > TILES * A_THREAD * 4
