@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from attrs import frozen
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -22,6 +23,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from prime.errors import ConfigError
+from prime.trainer.data.contract import Dataset
 from prime.trainer.data.names import open_dataset
 from prime.trainer.data.order import share, step_indices
 from prime.trainer.data.tensors import on_device
@@ -32,22 +34,37 @@ from prime.trainer.loop.optimisers import TorchUpdates, optimiser_of
 from prime.trainer.loop.place import Place, StepReport
 from prime.trainer.loop.schedule import rate
 from prime.trainer.loop.sharding import sharded, strategy_of
+from prime.trainer.task import Model
+
+
+@frozen
+class Prepared:
+    """What a rank needs of its job before it knows its place: the model with its first parameters, and the data."""
+
+    model: Model
+    data: Dataset
+
+
+def prepare(job: Job) -> Prepared:
+    """Build the model and open the data. Raises `ConfigError` or `DataError` where they cannot be had."""
+    torch.set_num_threads(job.parallel.threads)
+    torch.manual_seed(job.seed)  # the first parameters are a function of the seed
+    return Prepared(model_of(job.model, job, "model"), open_dataset(job))
 
 
 class Engine:
-    """Trains a job as one rank of its group.
+    """Trains a job as one rank of its group. `prepared` saves the time of `prepare`; an engine uses it up.
 
     Raises `ConfigError` or `DataError` where the model or the data cannot be had, or do not fit the group.
     """
 
-    def __init__(self, job: Job, place: Place) -> None:
+    def __init__(self, job: Job, place: Place, prepared: Prepared | None = None) -> None:
         torch.set_num_threads(job.parallel.threads)
         self.device = device_of(job, place)
         self._refuse(job, place)
         self.job, self.place = job, place
-        torch.manual_seed(job.seed)  # the first parameters are a function of the seed
-        self.model = model_of(job.model, job, "model")
-        self._data = open_dataset(job)
+        ready = prepare(job) if prepared is None else prepared
+        self.model, self._data = ready.model, ready.data
         self.strategy = strategy_of(job.parallel, place.world)
         """How the model lies on the ranks: single, ddp or fsdp."""
         self._sharded = sharded(self.model, job.parallel, self.strategy, self.device)
