@@ -32,6 +32,7 @@
         ├── ConflictError           another writer was there first
         ├── CorruptedError          stored bytes do not match their checksum, or mean nothing to this program
         └── RunFailedError          a training run ended without its result
+            └── NonFiniteError      a gradient that is not a number, or infinite: training diverged
 """
 
 from __future__ import annotations
@@ -222,3 +223,15 @@ class CorruptedError(WorldError):
 
 class RunFailedError(WorldError):
     """A training run ended without its result."""
+
+
+class NonFiniteError(RunFailedError):
+    """A gradient that no codec can send: it has a NaN or an infinity, or overflows the codec. All ranks raise it alike.
+
+    `parameter` is its name, `rank` the rank that found it.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", parameter: str = "", rank: int = -1) -> None:
+        super().__init__(message, hint=hint)
+        self.parameter = parameter
+        self.rank = rank
