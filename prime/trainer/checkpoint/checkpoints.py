@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from prime.errors import ConflictError, NotFoundError, WorldError
+from prime.errors import ConflictError, CorruptedError, NotFoundError, WorldError
 from prime.store.files import Files, SystemFiles, Work, finish
 from prime.trainer.checkpoint import folders, retention
 from prime.trainer.checkpoint.folders import Checkpoint, Damage
@@ -92,9 +92,12 @@ class Checkpoints:
     def roll_back(self, step: int) -> Sequence[int]:
         """Make an older checkpoint the newest: the later ones are moved aside. Return their steps.
 
-        Raises `NotFoundError` unless that one is whole, and `ConflictError` while a run writes here.
+        Raises `NotFoundError` and `CorruptedError` unless that one is whole, every byte of it, and `ConflictError`
+        while a run writes here.
         """
         with self._alone():
+            if damages := self.verify(step):
+                raise damaged(self.at(step).path, damages)
             return self._do(lambda: folders.roll_back(self.files, self.folder, step))
 
     def undo_roll_back(self) -> Sequence[int]:
@@ -221,11 +224,22 @@ class Checkpoints:
             raise refused(self.folder, error) from error
 
 
+def damaged(path: Path, damages: Sequence[Damage]) -> CorruptedError:
+    """Return what to tell of a checkpoint whose bytes are not as they were written."""
+    return CorruptedError(
+        f"{path}: " + "; ".join(f"{damage.file}: {damage.complaint}" for damage in damages),
+        hint="the disk damaged it: take another one (`prime model verify` says which are sound), and look at the disk",
+    )
+
+
 def refused(folder: Path, error: OSError) -> WorldError:
     """Return what to tell of a disk that said no."""
     hints = {
         errno.ENOSPC: "free space on that disk; the last good checkpoint is still there",
         errno.EDQUOT: "free space within this user's quota; the last good checkpoint is still there",
+        errno.ENOENT: "make that folder first",
+        errno.EACCES: "let this user write there, or choose another folder",
+        errno.EROFS: "that disk is read-only: choose another folder",
     }
-    hint = hints.get(error.errno or 0, "look at the disk, and at who may write to the folder")
+    hint = hints.get(error.errno or 0, "look at the disk: the system's log says what failed")
     return WorldError(f"{error.filename or folder}: {error.strerror or error}", hint=hint)

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from prime.errors import ConfigError, CorruptedError, NotFoundError
 from prime.store.files import Files, Work, finish, write_all
 from prime.trainer.checkpoint import folders
+from prime.trainer.checkpoint.checkpoints import damaged
 from prime.trainer.checkpoint.folders import Checkpoint
 from prime.trainer.checkpoint.manifest import MODEL, Manifest, StoredTensor
 from prime.trainer.checkpoint.shard import Entry, header, write_shard
@@ -31,8 +32,7 @@ def export(checkpoint: Checkpoint, path: Path, files: Files) -> Manifest:
     manifest = checkpoint.manifest
     damages = finish(lambda: folders.verify(files, checkpoint.path))
     if manifest is None or damages:
-        what = checkpoint.complaint or "; ".join(f"{damage.file}: {damage.complaint}" for damage in damages)
-        raise CorruptedError(f"{checkpoint.path}: {what}", hint="`prime model list` shows which are whole")
+        raise damaged(checkpoint.path, damages)
     model = {name: tensor for name, tensor in sorted(manifest.tensors.items()) if name.startswith(f"{MODEL}.")}
     if not model:
         raise NotFoundError(f"{checkpoint.path} has no model in it", hint=f'save the model under "{MODEL}"')

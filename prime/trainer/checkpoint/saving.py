@@ -29,7 +29,7 @@ from torch.distributed.tensor import DTensor
 from prime.errors import ActorUsageError, ConfigError, CorruptedError, PrimeError, PrimeInternalError, WorldError
 from prime.store.files import finish
 from prime.trainer.checkpoint import folders
-from prime.trainer.checkpoint.checkpoints import Checkpoints, refused
+from prime.trainer.checkpoint.checkpoints import Checkpoints, damaged, refused
 from prime.trainer.checkpoint.folders import Checkpoint
 from prime.trainer.checkpoint.manifest import About, Manifest, Shard, StoredTensor
 from prime.trainer.checkpoint.names import FolderName
@@ -194,10 +194,7 @@ def _own_values(manifest: Manifest) -> dict[str, Any]:
 def _verified(checkpoints: Checkpoints, found: Checkpoint, names: list[str]) -> None:
     damages = finish(lambda: folders.verify(checkpoints.files, found.path, names))
     if damages:
-        raise CorruptedError(
-            f"{found.path}: " + "; ".join(f"{damage.file}: {damage.complaint}" for damage in damages),
-            hint="the disk damaged it: load an older one (`prime model roll-back`), and look at the disk",
-        )
+        raise damaged(found.path, damages)
 
 
 def _check_fits(manifest: Manifest, tensors: Mapping[str, Any], where: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from prime.trainer.checkpoint import About, Checkpoints, Retention
+from prime.trainer.checkpoint import About, Checkpoints, Retention, saving
 
 ELEMENTS = 200_000
 
@@ -32,7 +32,7 @@ def save_on(folder: Path) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
-    torch.full((ELEMENTS,), 1.0)
+    assert saving.MEETING_TIMEOUT, "what saving takes is loaded before the fork, so that a kill comes while it saves"
     for line in sys.stdin:
         pid = os.fork()
         if not pid:

@@ -247,9 +247,9 @@ class Saver:
     def kill_after(self, folder: Path, seconds: float) -> int:
         """Kill a saving process, and return the last step whose save had returned."""
         pid = self.begin(folder)
+        last = int(self.said()[1])
         time.sleep(seconds)
         os.kill(pid, signal.SIGKILL)
-        last = -1
         while (said := self.said())[0] != "gone":
             last = int(said[1])
         return last
@@ -285,13 +285,12 @@ def test_kill_9_of_a_saving_process_leaves_the_last_good_one(saver: Saver, tmp_p
     random = Random(kills)
     left = set()
     for _ in range(kills):
-        last = saver.kill_after(tmp_path, random.uniform(0.0, 0.05))
+        last = saver.kill_after(tmp_path, random.uniform(0.0, 0.02))
         left |= {name.partition(".")[2].partition("-")[0] for name in SystemFiles().names(tmp_path)}
         newest = Checkpoints(tmp_path).newest_whole(verify=True)
-        assert newest is not None or last < 0
-        assert newest is None or newest.step >= last
+        assert newest is not None
+        assert newest.step >= last
         state = {"model": {"w": torch.zeros(200_000)}, "step": 0}
-        if newest is not None:
-            Checkpoints(tmp_path).load(newest.step, state)
-            assert torch.equal(state["model"]["w"], torch.full((200_000,), float(newest.step)))
-    assert "draft" in left or kills < 100, "some were killed while they wrote"
+        Checkpoints(tmp_path).load(newest.step, state)
+        assert torch.equal(state["model"]["w"], torch.full((200_000,), float(newest.step)))
+    assert "draft" in left, "some were killed while they wrote"
