@@ -59,6 +59,11 @@ class Request(Protocol):
     """What a function that makes a dataset is told: a `Job`, or in a swarm the `TrainingConfig`. Both have these."""
 
     @property
+    def model(self) -> str:
+        """Return what the run names as its model."""
+        ...
+
+    @property
     def data(self) -> str:
         """Return what the run names as its data."""
         ...

@@ -38,6 +38,13 @@ class Options:
             raise self._wrong(key, found, f"an integer of at least {at_least}")
         return int(found)
 
+    def positive(self, key: str, default: float) -> float:
+        """Return a number above 0."""
+        found = self._take(key, default, (int, float), "a number above 0")
+        if isinstance(found, bool) or not 0 < found < float("inf"):
+            raise self._wrong(key, found, "a number above 0")
+        return float(found)
+
     def one_of(self, key: str, choices: Sequence[str]) -> str:
         """Return one of the choices; the first by default."""
         found = self.text(key, choices[0])

@@ -127,9 +127,18 @@ def open_text(request: Request) -> TextDataset:
     return text_dataset(_read(path), request.data, settings)
 
 
-def text_dataset(texts: Sequence[str], name: str, settings: TextSettings) -> TextDataset:
-    """Make a dataset of texts, each a file or a document. Raises `DataError` where they are too short."""
-    training, reserved = _split([settings.alphabet.encode(text) for text in texts])
+def text_dataset(
+    texts: Sequence[str], name: str, settings: TextSettings, held_out: Sequence[str] | None = None
+) -> TextDataset:
+    """Make a dataset of texts, each a file or a document. Raises `DataError` where they are too short.
+
+    `held_out` are texts that nobody trains on; without them a part of `texts` is kept back.
+    """
+    training = [settings.alphabet.encode(text) for text in texts]
+    if held_out is None:
+        training, reserved = _split(training)
+    else:
+        reserved = [settings.alphabet.encode(text) for text in held_out]
     return _dataset(np.concatenate(training), np.concatenate(reserved), name, settings)
 
 

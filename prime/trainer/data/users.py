@@ -15,9 +15,9 @@ from typing import Any, Final
 import numpy as np
 
 from prime.errors import ConfigError, DataError
+from prime.trainer.data.arrays import HELD_OUT_EVERY, spread_batches
 from prime.trainer.data.contract import Dataset, Indices
 
-HELD_OUT_EVERY: Final = 20
 _CONTRACT: Final = "see docs/how-to/own-data.md for what the function may return"
 
 
@@ -25,15 +25,21 @@ def adapted(found: Any, name: str, batch_size: int) -> Dataset:
     """Return what a user's function returned as a dataset. Raises `ConfigError` where it cannot be one."""
     if _has(found, "batch", "held_out", "__len__"):
         return OwnDataset(found, name)
-    if _has(found, "__getitem__", "__len__") and not isinstance(found, (tuple, dict, str)):
+    if _has(found, "__getitem__", "__len__") and not (_is_stream(found) or isinstance(found, (tuple, dict, str))):
         return MapDataset(found, name, batch_size)
     raise ConfigError(f"{name} returned a {type(found).__name__}, {_why_not(found)}", hint=_CONTRACT)
+
+
+def _is_stream(found: Any) -> bool:
+    """Say whether samples come in an order of their own only. The streams of torch and datasets have a `[i]` that fails."""
+    named = any(kind.__name__ == "IterableDataset" for kind in type(found).__mro__)
+    return named or (hasattr(found, "__iter__") and not hasattr(found, "__getitem__"))
 
 
 def _why_not(found: Any) -> str:
     if hasattr(found, "batch_sampler") and hasattr(found, "dataset"):
         return "which draws an order of its own: return its `dataset`; Prime draws the batches"
-    if hasattr(found, "__iter__") and not hasattr(found, "__getitem__"):
+    if _is_stream(found):
         return (
             "which can only be gone through from its start: the samples of a step are a function of seed and step, so "
             "that a restarted rank sees the same ones, and that takes a length and `[i]`; write the samples to a file "
@@ -101,7 +107,7 @@ class MapDataset:
         """Return at most `count` batches, spread evenly over what is held out."""
         samples, every = (self._samples, HELD_OUT_EVERY) if self._split else (self._reserved, 1)
         places = np.arange(every - 1, len(samples), every)
-        return [self._collated(samples, part) for part in spread_batches(places, self._batch_size, count)]
+        return [self._collated(samples, places[part]) for part in spread_batches(places.size, self._batch_size, count)]
 
     def _collated(self, samples: Any, indices: Indices) -> Any:
         found = self._fetched(samples, indices.tolist())
@@ -130,14 +136,6 @@ class MapDataset:
                 f"{self._name}: sample {index} of {len(samples)} raised {type(error).__name__}: {error}",
                 hint=f"ask the dataset for [{index}] by itself to debug it",
             ) from error
-
-
-def spread_batches(places: Indices, batch_size: int, count: int) -> list[Indices]:
-    """Return at most `count` batches of one size out of these places, spread evenly over them."""
-    rows = min(batch_size, places.size)
-    batches = min(count, places.size // rows)
-    chosen = np.linspace(0, places.size - 1, rows * batches).astype(np.int64)
-    return np.split(places[chosen], batches)
 
 
 def _has(found: Any, *names: str) -> bool:

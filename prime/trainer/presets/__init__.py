@@ -1,7 +1,4 @@
-"""What runs here without a download: models and data of Prime's own, each with a name for a job.
-
-Listing them loads neither torch nor numpy.
-"""
+"""What runs here without a download: models and data by name here, whole jobs in `jobs`. To list them loads neither."""
 
 from __future__ import annotations
 
@@ -9,10 +6,17 @@ from typing import Final
 
 MODELS: Final = {
     "charlm": "prime.trainer.presets.charlm:build_model",
+    "mlp": "prime.trainer.presets.classifier:build_mlp",
+    "cnn": "prime.trainer.presets.classifier:build_cnn",
 }
 """The models that a job may name, and the functions that build them."""
 
 DATASETS: Final = {
     "stdlib": "prime.trainer.data.text:open_text",
+    "fashion-mnist": "prime.trainer.presets.fashion_mnist:open_data",
+    "digits": "prime.trainer.presets.digits:open_data",
 }
 """The data that a job may name, and the functions that open it."""
+
+OWN_DATA: Final = {"charlm": "stdlib", "mlp": "fashion-mnist", "cnn": "fashion-mnist"}
+"""What a model is trained on where a job names no data; any other model on `stdlib`."""

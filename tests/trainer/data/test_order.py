@@ -61,15 +61,15 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     assert len(nodes) == 4
 
 
-@pytest.mark.parametrize("length", [2, 3, 10, 17])
+@pytest.mark.parametrize("length", [2, 3, 10])
 def test_each_sample_comes_at_each_place_equally_often(length: int) -> None:
-    epochs = 4000
+    epochs = 2000
     counts = np.zeros((length, length))
     for seed in range(epochs):
         counts[np.arange(length), step_indices(seed, 0, length, length)] += 1
     wanted = epochs / length
     deviation = np.sqrt(wanted * (1 - 1 / length))
-    assert np.abs(counts - wanted).max() < 5 * deviation  # 398 cells at most: one in 4000 of chance, and it is fixed
+    assert np.abs(counts - wanted).max() < 5 * deviation  # 113 cells: one in 15 000 of chance, and it is fixed
 
 
 def test_neighbours_in_the_line_are_not_neighbours_in_the_dataset() -> None:

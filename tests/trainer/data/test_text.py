@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import attrs
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,24 +17,14 @@ from prime.trainer.data import fingerprint as fingerprint_module
 from prime.trainer.data import text as text_module
 from prime.trainer.data.symbols import ASCII, BYTES, OTHER
 from prime.trainer.data.text import TextDataset, TextSettings, open_text, standard_library_files
+from prime.trainer.job import Job
 
 LINE = "The quick brown fox jumps over the lazy dog.\n"
 encode_text, decode_text = ASCII.encode, ASCII.decode
 
 
-@attrs.frozen
-class Asked:
-    """What the function that opens data is told."""
-
-    data: str
-    data_options: dict[str, Any] = attrs.Factory(dict)
-    batch_size: int = 4
-    model_options: dict[str, Any] = attrs.Factory(dict)
-    seed: int = 0
-
-
 def opened(path: object, **options: Any) -> TextDataset:
-    return open_text(Asked(str(path), options))
+    return open_text(Job(data=str(path), data_options=options))
 
 
 def made(training: np.ndarray, reserved: np.ndarray, context: int = 8, batch_size: int = 4) -> TextDataset:
@@ -115,10 +104,10 @@ def test_the_standard_library_without_tests_idlelib_and_packages() -> None:
     assert files == sorted(files, key=lambda path: path.as_posix())
     assert {"abc.py", "decoder.py"} <= {path.name for path in files}
     assert not {part for path in files for part in path.parts[-4:]} & {"test", "tests", "idlelib", "site-packages"}
-    text = open_text(Asked(""))
+    text = open_text(Job())
     assert 0.02 < text.reserved.size / text.training.size < 0.1
     assert 2.5 < text.baseline < 4
-    assert text.fingerprint == open_text(Asked("stdlib")).fingerprint
+    assert text.fingerprint == open_text(Job(data="stdlib")).fingerprint
 
 
 def test_every_twentieth_file_is_held_out(tmp_path: Path) -> None:

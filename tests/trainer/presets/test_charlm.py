@@ -5,30 +5,19 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import attrs
 import pytest
 
 from prime.errors import ConfigError
 
 torch = pytest.importorskip("torch")
 
-from prime.trainer.presets.charlm import build_model  # noqa: E402 - after the check that torch is there
-
-
-@attrs.frozen
-class Asked:
-    """What the function of a preset is told."""
-
-    model_options: dict[str, Any] = attrs.Factory(dict)
-    data_options: dict[str, Any] = attrs.Factory(dict)
-    data: str = "stdlib"
-    batch_size: int = 4
-    seed: int = 0
+from prime.trainer.job import Job  # noqa: E402 - after the check that torch is there
+from prime.trainer.presets.charlm import build_model  # noqa: E402
 
 
 def test_the_model_knows_nothing_at_first_and_sees_no_future() -> None:
     torch.manual_seed(0)
-    model = build_model(Asked(data_options={"context": 32}))
+    model = build_model(Job(data_options={"context": 32}))
     count = sum(parameter.numel() for parameter in model.module.parameters())
     assert 0.75e6 < count < 0.9e6
     rows = torch.randint(0, 97, (4, 33))
@@ -43,7 +32,7 @@ def test_the_model_knows_nothing_at_first_and_sees_no_future() -> None:
 
 def test_its_options_are_its_sizes_and_the_alphabet_is_the_datas() -> None:
     options = {"width": 24, "layers": 2, "heads": 3, "context": 50}
-    model = build_model(Asked(options, {"context": 16, "symbols": "bytes"}))
+    model = build_model(Job(model_options=options, data_options={"context": 16, "symbols": "bytes"}))
     assert model.module.symbols.weight.shape == (256, 24)
     assert model.module.places.weight.shape == (50, 24)
     assert len(model.module.blocks) == 2
@@ -63,5 +52,5 @@ def test_its_options_are_its_sizes_and_the_alphabet_is_the_datas() -> None:
 )
 def test_sizes_that_cannot_be_are_said(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
-        build_model(Asked(options))
+        build_model(Job(model_options=options))
     assert caught.value.hint
