@@ -6,6 +6,7 @@ the same bits.
 | file | what it holds |
 |---|---|
 | `form.py` | the wire forms: codes, scales, sizes, and what no encoder writes; pure |
+| `policy.py` | which codec each parameter's gradient travels in; pure |
 | `engine.py` | the contract of the arithmetic, and the choice of an engine, with the reason |
 | `engine_numpy.py`, `engine_torch.py`, `engine_numba.py`, `engine_triton.py` | the arithmetic, one engine a file |
 | `cuda.py` | which engine serves CUDA devices, and why |
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from prime.trainer.codec.engine import Vector as Vector
     from prime.trainer.codec.form import FORMS as FORMS
     from prime.trainer.codec.form import Form as Form
-    from prime.trainer.codec.form import form as form
+    from prime.trainer.codec.policy import Policy as Policy
+    from prime.trainer.codec.policy import Rule as Rule
     from prime.trainer.codec.vectors import Codec as Codec
     from prime.trainer.codec.vectors import codec as codec
 
@@ -32,6 +34,8 @@ _HOMES = {
     "FORMS": "form",
     "Codec": "vectors",
     "Form": "form",
+    "Policy": "policy",
+    "Rule": "policy",
     "Vector": "engine",
     "codec": "vectors",
 }

@@ -71,9 +71,10 @@ def _put_blocks(form: Form, y: Vector, encoded: Encoded) -> None:
     y_NB.reshape(-1)[: y.size] = y
     scales = encoded[split:].view(np.float32)
     np.minimum(np.abs(y_NB).max(axis=1, initial=0) / np.float32(form.code_max), form.scale_max, out=scales)
-    scales[scales < SCALE_MIN] = 0
-    divisor = np.where(scales > 0, scales, np.float32(np.inf))[:, None]  # y / inf is 0: an all-residual block
-    np.divide(y_NB, divisor, out=y_NB)
+    lost = scales < SCALE_MIN
+    y_NB[lost] = 0
+    np.divide(y_NB, np.where(lost, np.float32(1), scales)[:, None], out=y_NB)
+    scales[lost] = 0
     encoded[:split] = _codes(form, y_NB.reshape(-1))
 
 

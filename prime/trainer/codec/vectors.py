@@ -63,10 +63,49 @@ class Codec:
         out = self._room(x.size, out)
         if not x.size:
             return out
-        flags = self.engine.encode(self.form, x, out, residual, residual_out)
+        y = x
+        if residual is None and residual_out is not None:
+            residual_out[:] = 0
+            residual = residual_out
+        if self.form is FP16 and residual is not None:
+            y, residual = x + residual, np.zeros_like(residual)  # whole, in case it has to go as float32
+        flags = self.engine.encode(self.form, y, out, residual, residual_out)
         if flags & NON_FINITE:
             raise _non_finite(x)
-        return self._as_float32(x, residual, residual_out) if flags & OVERFLOW else out
+        return _as_float32(y, residual_out) if flags & OVERFLOW else out
+
+    def reduce(
+        self,
+        encoded_RB: Encoded,  # noqa: N803 - shape suffix: R ranks, B bytes
+        weights_R: Vector,  # noqa: N803 - shape suffix
+        elements: int,
+        out: Encoded | None = None,
+        residual: Vector | None = None,
+    ) -> Encoded:
+        """Return the wire form of the sum of R vectors by weight, each decoded in the order of the rows, added in float32.
+
+        `encoded_RB` is contiguous; the residual is the one of whoever reduces, and kept in place, as in `encode`. Raises
+        DecodeError for a row that is no wire form (of `fp16`: none that went as float32), and what `encode` raises.
+        """
+        for row in encoded_RB:
+            self.check(row, elements)
+        if self.form is FP16:
+            return self._reduce_whole(encoded_RB, weights_R, elements, out, residual)
+        _require_vectors(elements, residual)
+        _require_vectors(len(encoded_RB), weights_R)
+        out = self._room(elements, out)
+        if elements and self.engine.reduce(self.form, encoded_RB, weights_R, out, residual, residual, elements):
+            raise LocalProtocolError("the sum is not finite", hint=_DIVERGED)
+        return out
+
+    def _reduce_whole(
+        self, rows: Encoded, weights: Vector, elements: int, out: Encoded | None, residual: Vector | None
+    ) -> Encoded:
+        """Reduce by a whole vector in between, which can go as float32."""
+        total = np.zeros(elements, np.float32)
+        for row, weight in zip(rows, weights, strict=True):
+            self.decode_add(row, total, float(weight))
+        return self.encode(total, out, residual)
 
     def check(self, encoded: BytesLike, elements: int) -> None:
         """Raise DecodeError unless `encoded` is the wire form of some vector of that many elements.
@@ -130,15 +169,16 @@ class Codec:
         _check_values(form, flat, elements)
         return form, flat
 
-    def _as_float32(self, x: Vector, residual: Vector | None, residual_out: Vector | None) -> Encoded:
-        """Return the wire form of a vector that overflows float16: nothing is left out."""
-        y = x if residual is None else x + residual
-        if residual_out is not None:
-            residual_out[:] = 0
-        return np.concatenate([y.view(np.uint8), np.frombuffer(_AS_FLOAT32, np.uint8)])
+
+def _as_float32(y: Vector, residual_out: Vector | None) -> Encoded:
+    """Return the wire form of a vector that overflows float16: nothing is left out."""
+    if residual_out is not None:
+        residual_out[:] = 0
+    return np.concatenate([y.view(np.uint8), np.frombuffer(_AS_FLOAT32, np.uint8)])
 
 
 _AS_FLOAT32: Final = b"\x01\0\0\0"
+_DIVERGED: Final = "training diverged: lower the learning rate, or clip the gradients harder"
 
 
 def _check_values(form: Form, flat: Encoded, elements: int) -> None:
@@ -184,10 +224,10 @@ def _non_finite(x: Vector) -> LocalProtocolError:
     if not bad.any():  # the residual, which may be overwritten by now, or the sum of both
         return LocalProtocolError(
             "the vector and its residual together overflow float32",
-            hint="training diverged: lower the learning rate, or clip the gradients harder",
+            hint=_DIVERGED,
         )
     first = int(np.argmax(bad))
     return LocalProtocolError(
         f"{int(bad.sum())} of {x.size} elements are not finite; the first is {x[first]} at index {first}",
-        hint="training diverged: lower the learning rate, or clip the gradients harder",
+        hint=_DIVERGED,
     )
