@@ -170,6 +170,10 @@ class Checkpoint:
     milestone_steps: int = key(
         0, "Those at multiples of this step are kept for good; 0: none.", unit="steps", low=0, high=10**9
     )
+    start: str = key(
+        "", "A safetensors file, such as `prime model export` writes, with the parameters that a new run begins with; "
+        "a run that goes on from a checkpoint does not read it.",
+    )  # fmt: skip
 
 
 @frozen

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from prime.errors import ConfigError, CorruptedError, NotFoundError
 from prime.store.files import Files, Work, finish, write_all
@@ -105,7 +106,7 @@ def assembled(source: Path, name: str, tensor: StoredTensor) -> torch.Tensor:
 
 
 def start_from(path: Path, module: torch.nn.Module) -> None:
-    """Put the parameters and buffers of a safetensors file into a module, before it is sharded.
+    """Put the parameters and buffers of a safetensors file into a module, sharded or not; every rank reads the file.
 
     Raises `NotFoundError`, `CorruptedError` for a file that is no safetensors, and `ConfigError` for another model's.
     """
@@ -148,4 +149,7 @@ def _fill(path: Path, name: str, target: torch.Tensor, file: Any) -> None:
             f"{path}: {name} has the shape {tuple(stored.shape)}, the model's {tuple(target.shape)}",
             hint="compare the model's options with those in the JSON beside the file",
         )
+    if isinstance(target, DTensor):
+        # Each rank takes its shard out of what it read itself: no rank sends any.
+        stored = distribute_tensor(stored.to(target.device), target.device_mesh, target.placements, src_data_rank=None)
     target.copy_(stored)

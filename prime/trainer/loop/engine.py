@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-from prime.errors import ConfigError
+from prime.errors import ConfigError, CorruptedError, NotFoundError
+from prime.trainer.checkpoint.exchange import start_from
 from prime.trainer.data.contract import Dataset
 from prime.trainer.data.names import open_dataset
 from prime.trainer.data.order import share, step_indices
@@ -169,6 +171,18 @@ class Engine:
             optim_state_dict=dict(state["optimiser"]),
         )
         self.step = int(state["step"])
+
+    def start(self) -> None:
+        """Take the parameters that the job says to begin with, if it does; call it on all ranks of a new run.
+
+        Raises `ConfigError` where the file is not there, is damaged, or is another model's.
+        """
+        if not self.job.checkpoint.start:
+            return
+        try:
+            start_from(Path(self.job.checkpoint.start), self.model.module)
+        except (NotFoundError, CorruptedError, ConfigError) as error:
+            raise ConfigError(f"checkpoint.start: {error}", hint=error.hint) from error
 
     def full_parameters(self) -> dict[str, torch.Tensor]:
         """Return the whole model's tensors by name, on the CPU: on rank 0; the other ranks help, and get an empty one."""

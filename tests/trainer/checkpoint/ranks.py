@@ -27,6 +27,7 @@ from torch.distributed.tensor import DTensor
 from prime.errors import PrimeError
 from prime.store.files import SystemFiles
 from prime.trainer.checkpoint import About, Checkpoints
+from prime.trainer.checkpoint.exchange import start_from
 
 PROCESSES = 3
 ROWS = 7  # no world size divides it, and on three ranks the narrow layer leaves one without a row
@@ -141,6 +142,21 @@ def same_world(folder: Path, stage: Callable[[int], Any]) -> Iterator[Any]:
             yield ["copies", [copies.numbers(), again.numbers()]]
 
 
+def exported(folder: Path, stage: Callable[[int], Any]) -> Iterator[Any]:
+    """A model that two ranks shard is one file, and that file is the start of another sharded run."""
+    with stage(2) as here:
+        if here:
+            run, checkpoints = Run(1).train(3), Checkpoints(folder / "exported")
+            checkpoints.save(3, run.state(), About())
+            path = folder / "model.safetensors"
+            if rank_now() == 0:
+                checkpoints.export(3, path)
+            dist.barrier()
+            other = Run(2)
+            start_from(path, other.module)
+            yield ["exported", [run.numbers()[0], other.numbers()[0]]]
+
+
 def background(folder: Path, stage: Callable[[int], Any]) -> Iterator[Any]:
     """Training goes on while a save is in flight, and what is saved is the state of the call."""
     with stage(2) as here:
@@ -222,7 +238,9 @@ def main(folder: Path, rank: int) -> None:
             everyone.set(f"{number} {rank}", "over")
             everyone.wait([f"{number} {one}" for one in range(PROCESSES)])
 
-    answers = dict(answer for scene in (resharded, same_world, background, refused) for answer in scene(folder, stage))
+    answers = dict(
+        answer for scene in (resharded, same_world, exported, background, refused) for answer in scene(folder, stage)
+    )
     if rank == 0:
         (folder / "answers.json").write_text(json.dumps(answers))
 

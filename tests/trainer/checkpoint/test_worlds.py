@@ -70,6 +70,11 @@ def test_a_replicated_model_is_saved_and_loaded(answers: dict[str, Any]) -> None
     assert loaded == saved
 
 
+def test_a_sharded_model_is_exported_whole_and_starts_another_sharded_run(answers: dict[str, Any]) -> None:
+    exported, started = answers["exported"]
+    assert started == exported
+
+
 def test_a_save_in_the_background_is_of_the_state_of_its_call(answers: dict[str, Any]) -> None:
     saved, loaded, is_over, count = answers["background"]
     assert loaded == saved

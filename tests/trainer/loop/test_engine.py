@@ -196,3 +196,24 @@ def test_what_needs_a_gpu_says_so(two: list[Found]) -> None:
     assert "float16 needs a GPU" in two[0]["float16"]["error"]
     with pytest.raises(ConfigError, match="torch sees no GPU"):
         ranks.Engine(job_of(tables(parallel={"device": "cuda"})), Place())
+
+
+def test_a_run_starts_with_the_parameters_of_a_file(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    from prime.trainer.loop.engine import Engine
+
+    file = tmp_path / "start.safetensors"
+    taught = Engine(job_of(tables()), Place())
+    taught.train_step()
+    save_file(taught.full_parameters(), file)
+    fresh = Engine(job_of(tables(seed=9, checkpoint={"start": str(file)})), Place())
+    before = fresh.full_parameters()
+    fresh.start()
+    started = fresh.full_parameters()
+    assert all(torch.equal(started[name], tensor) for name, tensor in taught.full_parameters().items())
+    assert not all(torch.equal(started[name], tensor) for name, tensor in before.items())
+    file.unlink()
+    with pytest.raises(ConfigError, match=r"checkpoint\.start: there is no file"):
+        fresh.start()
