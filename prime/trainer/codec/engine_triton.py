@@ -429,7 +429,7 @@ class TritonTensors:
             (x.numel(),),
             _encoder(form, residual, residual_out),
         )
-        return flags
+        return _flags(form, flags)
 
     def decode(self, form: Form, encoded: torch.Tensor, into: torch.Tensor) -> None:
         """See `TensorEngine.decode`."""
@@ -455,7 +455,14 @@ class TritonTensors:
             (elements, *encoded_RB.shape),
             _encoder(form, residual, residual_out),
         )
+        return _flags(form, flags)
+
+
+def _flags(form: Form, flags: torch.Tensor) -> torch.Tensor:
+    """Return what the programs found. Of a vector that is not finite it does not count that it overflows elsewhere."""
+    if form.name != "fp16":
         return flags
+    return torch.where(flags == NON_FINITE | OVERFLOW, NON_FINITE, flags)
 
 
 def _require_aligned(*wire_forms: torch.Tensor) -> None:
