@@ -16,10 +16,11 @@ from typing import Final, Literal
 from attrs import frozen
 
 from prime.cli.demo import NODE_BYTES
-from prime.cli.machine import cores, free_memory_bytes, gpus, port_fault, programs_on_path
+from prime.cli.machine import compute_capability, cores, free_memory_bytes, gpus, port_fault, programs_on_path
 from prime.cli.version import installed_version
 from prime.config import Config, load, places
 from prime.errors import ConfigError, PrimeError
+from prime.trainer.codec.cuda import choose, triton_fault
 
 PYTHON_MIN: Final = (3, 11)
 EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -62,6 +63,8 @@ def examine(config_file: Path | None, environ: Mapping[str, str], transport: str
     yield port_check(config.transport.listen)
     yield memory_check(free_memory_bytes(), config.node.memory_free_bytes_min)
     yield codec_check()
+    if (capability := compute_capability()) is not None:
+        yield cuda_check(capability, triton_fault())
     yield training_check(gpus(), cores(), installed_version("torch"))
     yield script_check(environ.get("PATH", ""), {Path(sysconfig.get_path("scripts")), Path(sys.executable).parent})
 
@@ -180,6 +183,16 @@ def codec_check(engine: str = "numba") -> Finding:
             "codec", "fail", f"{engine} does not load: {error}", f"pip install --force-reinstall {engine}", 2
         )
     return ok("codec", f"{engine} {getattr(module, '__version__', '')}".strip())
+
+
+def cuda_check(capability: tuple[int, int], fault: str) -> Finding:
+    """Say which engine serves tensors on the GPUs: where Triton does not, the codec is torch's operations, which are slow."""
+    choice = choose(capability, fault)
+    if choice.engine == "triton":
+        return ok("cuda", f"the codec's kernels are Triton's: {choice.why}")
+    return Finding(
+        "cuda", "warn", f"the codec is {choice.engine}'s operations, which are slow: {choice.why}", choice.fix
+    )
 
 
 def training_check(found: tuple[str, ...], processors: int, torch: str | None) -> Finding:

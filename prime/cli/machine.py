@@ -64,8 +64,18 @@ def cores(cgroup: Path = _CGROUP) -> int:
 
 def gpus() -> tuple[str, ...]:
     """Return the names of the NVIDIA GPUs that the driver lists; none where its tool is missing or does not answer."""
+    return _listed("name")
+
+
+def compute_capability() -> tuple[int, int] | None:
+    """Return the compute capability of the oldest NVIDIA GPU that the driver lists, or None where it lists none."""
+    found = [re.fullmatch(r"(\d+)\.(\d+)", text) for text in _listed("compute_cap")]
+    return min(((int(each[1]), int(each[2])) for each in found if each), default=None)
+
+
+def _listed(what: str) -> tuple[str, ...]:
     try:
-        words = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        words = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader"]
         text = subprocess.check_output(words, text=True, timeout=_TOOL_TIMEOUT_S, stderr=subprocess.DEVNULL)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return ()

@@ -42,7 +42,9 @@ def main() -> None:
     """Run the bench."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    parser.add_argument("--interpret", action="store_true", help="the numbers alone, in Triton's interpreter, on the CPU")
+    parser.add_argument(
+        "--interpret", action="store_true", help="the numbers alone, in Triton's interpreter, on the CPU"
+    )
     parser.add_argument("--case", action="append", choices=CASES, help="only this one; may be given again")
     parser.add_argument("--elements", type=int, default=100_000_000, help="float32 values in the vector")
     parser.add_argument("--pairs", type=int, default=9, help="measurements of each, in turns")
@@ -87,9 +89,7 @@ def numerics(device: str) -> dict[str, Any]:
     """Count how many comparisons with the reference, which is torch on the CPU, agree bit by bit."""
     from prime.trainer.codec.form import FORMS
 
-    outcomes = [
-        outcome for form in FORMS.values() for outcome in (*encodings(form, device), *reductions(form, device))
-    ]
+    outcomes = [outcome for form in FORMS.values() for outcome in (*encodings(form, device), *reductions(form, device))]
     agreed = sum(outcomes)
     say(f"cuda_numerics: {agreed} of {len(outcomes)} comparisons with the reference agree bit by bit, on {device}")
     return {
@@ -133,8 +133,9 @@ def encodings(form: Any, device: str) -> Iterator[bool]:
 
     ours, theirs = TritonTensors(), TorchTensors()
     for number, x in enumerate(vectors(form)):
-        x = torch.where(x.abs() < 2.0**-126, 0.0, x) if number % 3 == 1 else x  # the interpreter widens those wrongly
-        wide = x.to([torch.float32, torch.bfloat16, torch.float16][number % 3])
+        dtype = [torch.float32, torch.bfloat16, torch.float16][number % 3]
+        subnormal = (x.abs() < 2.0**-126) & (dtype == torch.bfloat16)  # those the interpreter widens wrongly
+        wide = torch.where(subnormal, 0.0, x).to(dtype)
         residual = x.roll(1).clamp(-1, 1) if number % 2 else None
         encoded, encoded_too = (torch.zeros(form.encoded_size_bytes(x.numel()), dtype=torch.uint8) for _ in "ab")
         there, left, left_too = encoded.to(device), torch.zeros(x.numel(), device=device), torch.zeros(x.numel())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from prime.cli import checks
-from prime.cli.machine import cores, free_memory_bytes, gpus, port_fault, programs_on_path
+from prime.cli.machine import compute_capability, cores, free_memory_bytes, gpus, port_fault, programs_on_path
 from prime.cli.main import run
 
 
@@ -163,6 +163,17 @@ def test_what_ranks_would_train_on() -> None:
     assert "CUDA build" in blind.fix
 
 
+def test_the_kernels_for_cuda_need_triton_and_a_device_that_is_new_enough() -> None:
+    with_both = checks.cuda_check((9, 0), "")
+    assert (with_both.status, with_both.text) == ("ok", "the codec's kernels are Triton's: compute capability 9.0")
+    old = checks.cuda_check((7, 5), "")
+    assert (old.status, old.fix) == ("warn", "a newer GPU")
+    assert old.text.endswith("which are slow: Triton wants compute capability 8.0, the GPU has 7.5")
+    without = checks.cuda_check((10, 0), "No module named 'triton'")
+    assert (without.status, without.fix) == ("warn", "pip install triton")
+    assert without.text.endswith("Triton does not load: No module named 'triton'")
+
+
 def test_cores_are_what_the_process_may_use(tmp_path: Path) -> None:
     bound = cores(tmp_path)
     assert bound >= 1
@@ -179,8 +190,11 @@ def test_gpus_are_those_that_the_drivers_tool_lists(tmp_path: Path, monkeypatch:
     tool.write_text("#!/bin/sh\necho NVIDIA H200\necho NVIDIA H200\n")
     tool.chmod(0o755)
     assert gpus() == ("NVIDIA H200", "NVIDIA H200")
+    tool.write_text("#!/bin/sh\necho 9.0\necho 8.6\necho '[N/A]'\n")
+    assert compute_capability() == (8, 6)
     tool.write_text("#!/bin/sh\nexit 9\n")
     assert gpus() == ()
+    assert compute_capability() is None
 
 
 def program(folder: Path, text: str) -> Path:
