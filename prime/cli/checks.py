@@ -20,6 +20,7 @@ from prime.cli.machine import compute_capability, cores, free_memory_bytes, gpus
 from prime.cli.version import installed_version
 from prime.config import Config, load, places
 from prime.errors import ConfigError, PrimeError
+from prime.trainer.codec.cpu import cpu_choice
 from prime.trainer.codec.cuda import choose, triton_fault
 
 PYTHON_MIN: Final = (3, 11)
@@ -172,17 +173,14 @@ def _mib(size_bytes: int) -> str:
     return f"{size_bytes / 2**20:,.0f} MiB"
 
 
-def codec_check(engine: str = "numba") -> Finding:
-    """Check that the compiler of the codec loads: an installed package may still lack its native half."""
-    try:
-        module = importlib.import_module(engine)
-    except ModuleNotFoundError:
-        return Finding("codec", "warn", f"no engine: {engine} is not installed", "pip install 'prime-actors[train]'")
-    except (ImportError, OSError) as error:
-        return Finding(
-            "codec", "fail", f"{engine} does not load: {error}", f"pip install --force-reinstall {engine}", 2
-        )
-    return ok("codec", f"{engine} {getattr(module, '__version__', '')}".strip())
+def codec_check(library: str = "numba") -> Finding:
+    """Say which engine the codec has on the CPU: without its compiler it is numpy, which is slow."""
+    choice = cpu_choice(library)
+    if choice.engine == "numba":
+        return ok("codec", f"{choice.why} on the CPU")
+    if not _is_there("numpy"):
+        return Finding("codec", "warn", "no engine: numpy is not installed", choice.fix)
+    return Finding("codec", "warn", f"{choice.engine} on the CPU, which is slow: {choice.why}", choice.fix)
 
 
 def cuda_check(capability: tuple[int, int], fault: str) -> Finding:

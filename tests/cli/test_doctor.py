@@ -142,13 +142,19 @@ def test_a_missing_extra_says_how_to_install_it() -> None:
     assert found.fix == "pip install 'prime-actors[train]'"
 
 
-def test_a_codec_engine_that_is_missing_or_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert checks.codec_check("no_such_engine").status == "warn"
+def test_a_codec_without_its_compiler_is_numpy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = checks.codec_check("no_such_engine")
+    assert (missing.status, missing.fix) == ("warn", "pip install 'prime-actors[train]'")
+    assert missing.text == "numpy on the CPU, which is slow: no_such_engine is not installed"
     (tmp_path / "broken_engine.py").write_text("raise ImportError('no native half')")
+    (tmp_path / "whole_engine.py").write_text("__version__ = '1.2'")
     monkeypatch.syspath_prepend(tmp_path)
     broken = checks.codec_check("broken_engine")
-    assert (broken.status, broken.exit_code) == ("fail", 2)
-    assert "no native half" in broken.text
+    assert (broken.status, broken.fix) == ("warn", "pip install --force-reinstall broken_engine")
+    assert broken.text.endswith("which is slow: broken_engine does not load: no native half")
+    assert checks.codec_check("whole_engine") == checks.ok("codec", "whole_engine 1.2 on the CPU")
+    monkeypatch.setattr(checks, "_is_there", lambda module: False)
+    assert checks.codec_check("no_such_engine").text == "no engine: numpy is not installed"
 
 
 def test_what_ranks_would_train_on() -> None:

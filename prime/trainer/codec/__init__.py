@@ -7,9 +7,9 @@ the same bits.
 |---|---|
 | `form.py` | the wire forms: codes, scales, sizes, and what no encoder writes; pure |
 | `policy.py` | which codec each parameter's gradient travels in; pure |
-| `engine.py` | the contract of the arithmetic, and the choice of an engine, with the reason |
+| `engine.py` | the contract of the arithmetic |
+| `cpu.py`, `cuda.py` | the choice of an engine for a device, with the reason |
 | `engine_numpy.py`, `engine_torch.py`, `engine_numba.py`, `engine_triton.py` | the arithmetic, one engine a file |
-| `cuda.py` | which engine serves CUDA devices, and why |
 | `vectors.py` | numpy vectors there and back, checked: what the round between nodes uses |
 | `tensors.py` | tensors of any device there and back, unchecked: what the all-reduce inside a node uses |
 

@@ -6,13 +6,13 @@ verbs: an `Engine` takes numpy arrays, a `TensorEngine` (`tensors.py`) tensors o
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from prime.errors import ConfigError, MissingExtraError
+from prime.trainer.codec.cpu import cpu_choice
 from prime.trainer.codec.form import Form
 
 EngineName = Literal["auto", "numba", "torch", "numpy"]
@@ -61,14 +61,12 @@ class Engine(Protocol):
 
 
 def codec_engine(name: EngineName = "auto") -> Engine:
-    """Import and return the engine of that name; `auto` is numba (a second to load) where it is installed, else numpy.
+    """Import and return the engine of that name; `auto` is numba (a second to load) where it loads, else numpy.
 
     Raises ConfigError for a name that is none, MissingExtraError where the library is not installed.
     """
-    if name == "auto":
-        name = "numba" if importlib.util.find_spec("numba") else "numpy"
     try:
-        return _load(name)
+        return _load(cpu_choice().engine if name == "auto" else name)
     except ModuleNotFoundError as missing:
         raise MissingExtraError(
             f"the codec engine {name!r} needs {missing.name}, which is not installed",
