@@ -329,6 +329,12 @@ def _faults(job: Job) -> Iterator[Order]:
             "compression.codec powersgd works on whole gradients, and under fsdp a rank has shards",
             "set parallel.strategy to ddp, or compression.codec to int8 or int4",
         )
+    if job.compression.codec != "none" and job.parallel.strategy == "fsdp" and job.parallel.replicas == 1:
+        yield (
+            ("compression.codec", "parallel.replicas"),
+            f"compression.codec {job.compression.codec} is for what goes between copies of a sharded model: there is one",
+            "set parallel.replicas to 2 or more, parallel.strategy to ddp, or compression.codec to none",
+        )
     if job.parallel.precision == "float16" and job.parallel.device == "cpu":
         yield (
             ("parallel.precision", "parallel.device"),

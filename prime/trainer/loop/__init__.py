@@ -5,6 +5,7 @@
 | `place.py` | where a rank stands in its group, and what a step reports; pure |
 | `schedule.py` | the learning rate of a step; pure |
 | `seeds.py` | what a step draws from; pure |
+| `scale.py` | the loss scale of float16; pure |
 | `blocks.py` | which modules of a model are its repeated blocks; pure |
 | `building.py` | a model and its loss, of what the user's function returns |
 | `optimisers.py` | optimisers by name |

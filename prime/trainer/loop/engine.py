@@ -34,6 +34,7 @@ from prime.trainer.loop.building import model_of
 from prime.trainer.loop.inner import InnerStep, Microbatch
 from prime.trainer.loop.optimisers import TorchUpdates, optimiser_of
 from prime.trainer.loop.place import Place, StepReport
+from prime.trainer.loop.scale import LossScale
 from prime.trainer.loop.schedule import rate
 from prime.trainer.loop.sharding import sharded, strategy_of
 from prime.trainer.task import Model
@@ -69,9 +70,10 @@ class Engine:
         self.model, self._data = ready.model, ready.data
         self.strategy = strategy_of(job.parallel, place.world)
         """How the model lies on the ranks: single, ddp or fsdp."""
-        self._sharded = sharded(self.model, job.parallel, self.strategy, self.device)
+        self._sharded = sharded(self.model, job, self.strategy, self.device)
         self._named = _trainable(self.model.module)
         self._optimiser = optimiser_of(job.optimiser, [parameter for _, parameter in self._named])
+        self._scale = LossScale() if job.parallel.precision == "float16" else None
         self._inner = InnerStep(
             self._sharded.loss,
             self._named,
@@ -81,6 +83,7 @@ class Engine:
             seed=job.seed,
             rank=place.rank,
             sharing=self._sharded,
+            scale=self._scale,
         )
         self._held_out: dict[int, Sequence[Any]] = {}
         self.step = 0
@@ -102,8 +105,8 @@ class Engine:
         return sum(parameter.numel() for _, parameter in self._named)
 
     def train_step(self) -> StepReport:
-        """Make the next step. Raises `RunFailedError` where the gradient is not finite, on every rank alike."""
-        started = time.perf_counter()
+        """Make the next step. Raises `NonFiniteError` where the gradient is not finite, on every rank alike."""
+        started, sent, exact = time.perf_counter(), self._sharded.bytes_sent, self._sharded.bytes_exact
         made = self._inner.make(self.step, self._microbatches(), self.job.gradients.accumulate)
         self.step += 1
         return StepReport(
@@ -117,6 +120,9 @@ class Engine:
             compute_s=made.compute_s,
             reduce_s=made.reduce_s,
             optimiser_s=made.optimiser_s,
+            bytes_sent=self._sharded.bytes_sent - sent,
+            bytes_exact=self._sharded.bytes_exact - exact,
+            skipped=made.skipped,
         )
 
     def _microbatches(self) -> Iterator[Microbatch]:
@@ -160,10 +166,18 @@ class Engine:
         The tensors are the live ones: save them before the next step.
         """
         model, optimiser = get_state_dict(self.model.module, self._optimiser)
-        return {"model": model, "optimiser": optimiser, "step": self.step}
+        state: dict[str, Any] = {"model": model, "optimiser": optimiser, "step": self.step}
+        if self._scale is not None:
+            state["loss_scale"] = {"value": self._scale.value, "held": self._scale.held}
+        if self._sharded.reduce is not None:
+            state["rank"] = {"residuals": self._sharded.reduce.state_dict()}
+        return state
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take the state that `state` gave, on a group of this or another size; call it on all ranks."""
+        """Take the state that `state` gave, on a group of this or another size; call it on all ranks.
+
+        What a codec left out goes on only in a group of the same size; in another one it starts from zero.
+        """
         set_state_dict(
             self.model.module,
             self._optimiser,
@@ -171,6 +185,10 @@ class Engine:
             optim_state_dict=dict(state["optimiser"]),
         )
         self.step = int(state["step"])
+        if self._scale is not None and "loss_scale" in state:
+            self._scale.value, self._scale.held = state["loss_scale"]["value"], state["loss_scale"]["held"]
+        if self._sharded.reduce is not None:
+            self._sharded.reduce.load_state_dict(state.get("rank", {}).get("residuals", {}))
 
     def start(self) -> None:
         """Take the parameters that the job says to begin with, if it does; call it on all ranks of a new run.

@@ -7,16 +7,20 @@ shared, and that is a `Sharing`.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import torch
 from attrs import frozen
 
-from prime.errors import RunFailedError
+from prime.errors import NonFiniteError
+from prime.trainer.loop.scale import LossScale
 from prime.trainer.loop.seeds import step_seed
 
+EPSILON: Final = 1e-6
+"""As torch's own clipping adds it to the norm."""
 Microbatch = tuple[Any, float]
 """A batch, and its samples as a fraction of the samples of the whole step."""
 
@@ -98,55 +102,75 @@ class InnerStep:
         seed: int,
         rank: int,
         sharing: Sharing | None = None,
+        scale: LossScale | None = None,
     ) -> None:
         self._loss, self._named, self._optimiser = loss, named, optimiser
         self._rate, self._clip_norm, self._seed, self._rank = rate, clip_norm, seed, rank
         self._sharing = Alone() if sharing is None else sharing
+        self._scale = scale
 
     def make(self, step: int, microbatches: Iterable[Microbatch], count: int) -> Made:
         """Make step `step` (from 0) of `count` microbatches, which are asked for one after the other.
 
-        Raises `RunFailedError` where the gradient is not finite, on every rank alike; parameters stay as they were.
+        Raises `NonFiniteError` where the gradient is not finite, on every rank alike; parameters stay as they were. With
+        a loss scale the update is skipped, and the scale halved, as long as there is room to.
         """
         torch.manual_seed(step_seed(self._seed, step, self._rank))
         self._optimiser.zero_grad()
         watch = _Watch()
-        loss = self._passes(watch.around(microbatches), count)
+        loss, error = self._passes(watch.around(microbatches), count)
         loss = self._sharing.total(loss)
         passes_s = watch.lap()
-        norm = self._clipped()
+        norm, error = (math.nan, error) if error is not None else self._clipped()
         learning_rate = self._rate(step)
-        self._optimiser.update(learning_rate)
+        if error is None:
+            self._optimiser.update(learning_rate)
+        self._judge(error)
         reduce_s = min(self._sharing.reduce_wait_s(), passes_s)
-        return Made(loss, norm, learning_rate, watch.inside_s, passes_s - reduce_s, reduce_s, watch.lap())
+        times = (watch.inside_s, passes_s - reduce_s, reduce_s, watch.lap())
+        return Made(loss, norm, learning_rate, *times, skipped=error is not None)
 
-    def _passes(self, microbatches: Iterable[Microbatch], count: int) -> float:
+    def _passes(self, microbatches: Iterable[Microbatch], count: int) -> tuple[float, NonFiniteError | None]:
         """Go forward and backward over all microbatches; return this rank's part of the mean loss."""
-        total = 0.0
+        # Gradients are averaged over the ranks: each sample then weighs the same, however uneven the shares.
+        factor = self._sharing.world * (self._scale.value if self._scale else 1.0)
+        total, error = 0.0, None
         for number, (batch, fraction) in enumerate(microbatches, start=1):
             with self._sharing.microbatch(last=number == count):
                 loss = self._loss(batch)
-                # Gradients are averaged over the ranks: each sample then weighs the same, however uneven the shares.
-                (loss * (fraction * self._sharing.world)).backward()
+                try:
+                    (loss * (fraction * factor)).backward()
+                except NonFiniteError as refused:  # by a codec, on every rank alike
+                    error = refused
             total += float(loss.detach()) * fraction
-        return total
+        return total, error
 
-    def _clipped(self) -> float:
-        """Clip the gradients; return their norm before that, over all shards."""
+    def _clipped(self) -> tuple[float, NonFiniteError | None]:
+        """Take the scale out of the gradients and clip them; return their norm before that, over all shards."""
         gradients = [parameter.grad for _, parameter in self._named if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        if not torch.isfinite(norm):
-            raise self._not_finite()
-        if self._clip_norm > 0:
-            torch.nn.utils.clip_grads_with_norm_([p for _, p in self._named], self._clip_norm, norm)
-        return float(norm)
+        found = float(norm) / (self._scale.value if self._scale else 1.0)
+        if not math.isfinite(found):
+            return found, self._not_finite()
+        factor = min(1.0, self._clip_norm / (found + EPSILON)) if self._clip_norm > 0 else 1.0
+        factor /= self._scale.value if self._scale else 1.0
+        if factor != 1.0:
+            torch._foreach_mul_([_local(gradient) for gradient in gradients], factor)
+        return found, None
 
-    def _not_finite(self) -> RunFailedError:
+    def _judge(self, error: NonFiniteError | None) -> None:
+        """Have the scale follow from how the step went; raise what it cannot mend."""
+        if error is None and self._scale is not None:
+            self._scale.hold()
+        if error is not None and not (self._scale is not None and self._scale.lower()):
+            raise error
+
+    def _not_finite(self) -> NonFiniteError:
         """Name the parameters: those whose shard here is not finite."""
         names = [n for n, p in self._named if p.grad is not None and not bool(torch.isfinite(_local(p.grad)).all())]
         where = f" in {', '.join(names[:3])}{' and more' if len(names) > 3 else ''}" if names else " on another rank"
-        return RunFailedError(
+        return NonFiniteError(
             f"the gradient is not finite{where}",
             hint="lower the learning rate, add warm-up steps, or look for it in the data",
         )

@@ -7,22 +7,34 @@ module around it whose forward pass is the loss, so a loss may use the model how
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from prime.errors import ConfigError
-from prime.trainer.job import Parallel
+from prime.trainer.codec.policy import Policy
+from prime.trainer.collective.ddp import attach_ddp
+from prime.trainer.collective.fsdp import attach_fsdp
+from prime.trainer.collective.reduce import CompressedReduce, Pending, Segment
+from prime.trainer.job import Compression, Job, Parallel
 from prime.trainer.loop.blocks import matching, outermost
 from prime.trainer.task import Model
 
+POWER_RANK: Final = 4
+"""Rank of PowerSGD's approximation: of a matrix [N, M] it sends 4 (N + M) elements."""
+POWER_FIRST: Final = 10
+"""Steps that are reduced exactly first: early gradients are far from low rank."""
+TOUCH: Final = object()
+"""Stands for a batch: every parameter gets a gradient of 0, by no call of the model."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -31,12 +43,14 @@ class LossModule(nn.Module):
 
     def __init__(self, model: Model, device: torch.device, precision: str) -> None:
         super().__init__()
-        self.module: nn.Module = model.module
+        self.model: nn.Module = model.module
         self._loss: Callable[[Any], torch.Tensor] = model.loss
         self._device, self._dtype = device, DTYPES[precision]
 
     def forward(self, batch: Any) -> torch.Tensor:
         """Return the mean loss of a batch; matrix products are made in the job's precision."""
+        if batch is TOUCH:
+            return sum((p.sum() * 0 for p in self.model.parameters() if p.requires_grad), torch.zeros(()))
         if self._dtype == torch.float32:
             return self._loss(batch)
         with torch.autocast(self._device.type, dtype=self._dtype):
@@ -48,13 +62,18 @@ class Sharded:
 
     name = "single"
     world = 1
+    reduce: CompressedReduce | None = None
+    """What reduces gradients compressed, and keeps their residuals."""
+    bytes_sent = 0
+    """What this rank has sent to reduce gradients, so far."""
+    bytes_exact = 0
+    """What the same reduction sends in float32."""
 
     def __init__(self, loss: LossModule) -> None:
         self.loss: Callable[[Any], torch.Tensor] = loss
         """A batch to its mean loss here; call it as often as the other ranks do."""
         self.quiet_loss: Callable[[Any], torch.Tensor] = loss
         """The same without a backward pass to follow."""
-        self.module = loss.module
 
     @contextlib.contextmanager
     def microbatch(self, *, last: bool) -> Iterator[None]:  # noqa: ARG002 - a `Sharing`
@@ -71,12 +90,30 @@ class Sharded:
 
 
 class _Grouped(Sharded):
-    """What DDP and FSDP have in common: a process group."""
+    """What DDP and FSDP have in common: a process group, and a reduction that the backward pass may have to wait for."""
 
     def __init__(self, loss: LossModule, device: torch.device) -> None:
         super().__init__(loss)
         self.world = dist.get_world_size()
         self._device = device
+        self._mark_s = 0.0
+        self._wait_s = 0.0
+
+    def mark(self) -> None:
+        """Note that a reduction begins: what comes after the last one in a backward pass is waiting."""
+        self._mark_s = time.perf_counter()
+
+    @contextlib.contextmanager
+    def microbatch(self, *, last: bool) -> Iterator[None]:
+        """Reduce gradients between ranks in the last microbatch only."""
+        self._mark_s = 0.0
+        if self.reduce is not None:
+            self.reduce.last_microbatch(last)
+        yield
+        self._wait_s = time.perf_counter() - self._mark_s if self._mark_s else 0.0
+
+    def reduce_wait_s(self) -> float:
+        return self._wait_s
 
     def total(self, value: float) -> float:
         held = torch.tensor(value, dtype=torch.float64, device=self._device)
@@ -84,22 +121,130 @@ class _Grouped(Sharded):
         return float(held)
 
 
+class MarkedReduce(CompressedReduce):
+    """The compressed reduction of a job, which says when each part of it begins."""
+
+    def __init__(self, job: Compression, group: dist.ProcessGroup, mark: Callable[[], None]) -> None:
+        rules = Policy.of(job)
+        feedback: Any = job.error_feedback  # a bool, or "auto"
+        super().__init__(
+            group, job.codec, error_feedback=feedback, policy=lambda name, shape: rules(_own_name(name), shape)
+        )
+        self._mark = mark
+
+    def start(self, flat: torch.Tensor, key: str, segments: Sequence[Segment], scale: float = 1.0) -> Pending:
+        """Begin to reduce a flat tensor."""
+        self._mark()
+        return super().start(flat, key, segments, scale)
+
+
+def _own_name(name: str) -> str:
+    """Return the name that a parameter has in the user's model."""
+    return name.removeprefix("model.")
+
+
 class Replicated(_Grouped):
     """DDP: each rank holds the whole model, and gradients are averaged in buckets while the backward pass goes on."""
 
     name = "ddp"
 
-    def __init__(self, loss: LossModule, device: torch.device) -> None:
+    def __init__(self, loss: LossModule, compression: Compression, device: torch.device) -> None:
         super().__init__(loss, device)
         ids = [device.index] if device.type == "cuda" else None
-        self.ddp = DistributedDataParallel(loss, device_ids=ids, gradient_as_bucket_view=True)
-        self.loss = self.ddp
+        self._ddp = DistributedDataParallel(loss, device_ids=ids, gradient_as_bucket_view=True)
+        self.loss = self._ddp
+        self._hook: ExactHook | None = None
+        if compression.codec in ("none", "powersgd"):
+            self._hook = (ExactHook if compression.codec == "none" else PowerHook)(compression, self.mark)
+            self._ddp.register_comm_hook(self._hook, _reduce_bucket)
+        else:
+            self.reduce = MarkedReduce(compression, dist.group.WORLD, self.mark)
+            attach_ddp(self._ddp, self.reduce)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Have torch lay its buckets out for good, which it does after a first pass, and sends nothing meanwhile.
+
+        So they are the same in the first step after a restart as in the same step before, and with them each residual
+        and the order in which floats are added.
+        """
+        for _ in range(2):
+            with self.microbatch(last=False):
+                self._ddp(TOUCH).backward()
+        self._ddp.zero_grad(set_to_none=True)
 
     @contextlib.contextmanager
     def microbatch(self, *, last: bool) -> Iterator[None]:
         """Reduce gradients in the last microbatch only."""
-        with contextlib.nullcontext() if last else self.ddp.no_sync():
+        if self._hook is not None:
+            self._hook.is_last = last
+        with super().microbatch(last=last):
             yield
+        source = self.reduce if self._hook is None else self._hook
+        if source is not None:
+            self.bytes_sent, self.bytes_exact = source.bytes_sent, source.bytes_exact
+
+
+class ExactHook:
+    """Averages DDP's buckets in the last microbatch as DDP itself does, and counts."""
+
+    def __init__(self, compression: Compression, mark: Callable[[], None]) -> None:  # noqa: ARG002 - as `PowerHook`
+        self._mark = mark
+        self.is_last = True
+        self.bytes_sent = self.bytes_exact = 0
+
+    def start(self, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        """Begin to reduce a bucket."""
+        buffer = bucket.buffer()
+        if not self.is_last:
+            future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+            future.set_result(buffer)
+            return future
+        self._mark()
+        self.bytes_exact += _all_reduce_bytes(buffer.numel() * buffer.element_size(), dist.get_world_size())
+        return self._reduced(bucket)
+
+    def _reduced(self, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        self.bytes_sent = self.bytes_exact
+        return default_hooks.allreduce_hook(dist.group.WORLD, bucket)
+
+
+class PowerHook(ExactHook):
+    """PowerSGD (Vogels et al., "PowerSGD: Practical Low-Rank Gradient Compression", 2019), by torch's own hook."""
+
+    def __init__(self, compression: Compression, mark: Callable[[], None]) -> None:
+        super().__init__(compression, mark)
+        self._state = powerSGD_hook.PowerSGDState(
+            dist.group.WORLD,
+            matrix_approximation_rank=POWER_RANK,
+            start_powerSGD_iter=POWER_FIRST,
+            use_error_feedback=compression.error_feedback is not False,
+        )
+
+    def _reduced(self, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        future = powerSGD_hook.powerSGD_hook(self._state, bucket)
+        share = self._state.total_numel_after_compression / max(self._state.total_numel_before_compression, 1)
+        is_exact = self._state.iter < POWER_FIRST
+        self.bytes_sent += round(self._bytes(bucket) * (1.0 if is_exact else share))
+        return future
+
+    @staticmethod
+    def _bytes(bucket: dist.GradBucket) -> int:
+        buffer = bucket.buffer()
+        return _all_reduce_bytes(buffer.numel() * buffer.element_size(), dist.get_world_size())
+
+
+def _reduce_bucket(hook: ExactHook, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    return hook.start(bucket)
+
+
+# DDP compares the annotations with its types, which postponed ones are not.
+_reduce_bucket.__annotations__.update({"bucket": dist.GradBucket, "return": torch.futures.Future[torch.Tensor]})
+
+
+def _all_reduce_bytes(size_bytes: int, world: int) -> int:
+    """Return what one rank sends in an all-reduce of so many bytes (a ring, or any other that sends the least)."""
+    return 2 * (world - 1) * size_bytes // world
 
 
 class FullySharded(_Grouped):
@@ -107,27 +252,48 @@ class FullySharded(_Grouped):
 
     name = "fsdp"
 
-    def __init__(self, loss: LossModule, parallel: Parallel, device: torch.device) -> None:
+    def __init__(self, loss: LossModule, parallel: Parallel, compression: Compression, device: torch.device) -> None:
         super().__init__(loss, device)
+        self._replicas = parallel.replicas
+        self._exact_scattered = 0
+        self._elements = sum(p.numel() for p in loss.model.parameters() if p.requires_grad)
         mesh = _mesh(parallel.replicas, self.world, device)
-        self.mesh: DeviceMesh = mesh["shard"] if parallel.replicas > 1 else mesh
-        """The ranks over which one copy of the model is sharded."""
-        self.replica_mesh: DeviceMesh | None = mesh["replica"] if parallel.replicas > 1 else None
-        """The ranks that hold the same shard."""
-        _make_equal(loss.module, device)
-        policy = MixedPrecisionPolicy(cast_forward_inputs=False)
-        if parallel.precision != "float32":
-            policy = MixedPrecisionPolicy(
-                param_dtype=DTYPES[parallel.precision], reduce_dtype=torch.float32, cast_forward_inputs=False
-            )
         # torch reduces over a second dimension by itself, exactly; a codec of ours takes its place by a hook.
-        for unit in units(loss.module, parallel):
-            fully_shard(unit, mesh=mesh, mp_policy=policy)
-        self.root: FSDPModule = fully_shard(loss, mesh=mesh, mp_policy=policy)
+        inner = mesh["shard"] if compression.codec != "none" else mesh
+        _make_equal(loss.model, device)
+        half = None if parallel.precision == "float32" else DTYPES[parallel.precision]
+        precision = MixedPrecisionPolicy(
+            param_dtype=half, reduce_dtype=half and torch.float32, cast_forward_inputs=False
+        )
+        for unit in units(loss.model, parallel):
+            fully_shard(unit, mesh=inner, mp_policy=precision)
+        self._root: FSDPModule = fully_shard(loss, mesh=inner, mp_policy=precision)
+        if compression.codec != "none":
+            self.reduce = MarkedReduce(compression, mesh["replica"].get_group(), self.mark)
+            attach_fsdp(loss, mesh, self.reduce)
+
+    @contextlib.contextmanager
+    def microbatch(self, *, last: bool) -> Iterator[None]:
+        """Reduce gradients within a replica in each microbatch, so that a rank keeps its shard only; else in the last."""
+        self._root.set_requires_all_reduce(last)
+        with super().microbatch(last=last):
+            yield
+        self._count(last=last)
+
+    def _count(self, *, last: bool) -> None:
+        shards = self.world // self._replicas
+        scattered = (shards - 1) * 4 * self._elements // shards
+        across = _all_reduce_bytes(4 * self._elements // shards, self._replicas) if last else 0
+        self._exact_scattered += scattered
+        self.bytes_exact += scattered + across
+        self.bytes_sent += scattered + (across if self.reduce is None else 0)
+        if self.reduce is not None:
+            self.bytes_sent = self._exact_scattered + self.reduce.bytes_sent
 
 
-def sharded(model: Model, parallel: Parallel, strategy: str, device: torch.device) -> Sharded:
+def sharded(model: Model, job: Job, strategy: str, device: torch.device) -> Sharded:
     """Lay a model on this rank. Raises `ConfigError` where its blocks cannot be found, or share parameters."""
+    parallel = job.parallel
     if strategy != "fsdp":
         model.module.to(device)
     if parallel.checkpoint_activations:
@@ -136,9 +302,9 @@ def sharded(model: Model, parallel: Parallel, strategy: str, device: torch.devic
     loss = LossModule(model, device, parallel.precision)
     match strategy:
         case "ddp":
-            return Replicated(loss, device)
+            return Replicated(loss, job.compression, device)
         case "fsdp":
-            return FullySharded(loss, parallel, device)
+            return FullySharded(loss, parallel, job.compression, device)
         case _:
             return Sharded(loss)
 

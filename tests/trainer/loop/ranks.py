@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 
 from prime.errors import PrimeError
+from prime.trainer.checkpoint import About, Checkpoints
 from prime.trainer.job import job_of
 from prime.trainer.loop.engine import Engine
 from prime.trainer.loop.place import Place
@@ -29,7 +29,7 @@ def done(tables: dict[str, Any], place: Place, steps: int, extra: dict[str, Any]
             load(engine, extra["load"])
         reports = [engine.train_step() for _ in range(steps)]
         if extra.get("save"):
-            dcp.save({"run": engine.state()}, checkpoint_id=extra["save"])
+            save(engine, extra["save"])
         replay = [engine.train_step().loss for _ in range(extra.get("more", 0))]
     except PrimeError as error:
         return {"error": f"{type(error).__name__}: {error}", "hint": error.hint}
@@ -48,10 +48,14 @@ def done(tables: dict[str, Any], place: Place, steps: int, extra: dict[str, Any]
     }
 
 
+def save(engine: Engine, folder: str) -> None:
+    Checkpoints(Path(folder)).save(engine.step, engine.state(), About())
+
+
 def load(engine: Engine, folder: str) -> None:
-    state = {"run": engine.state()}
-    dcp.load(state, checkpoint_id=folder)
-    engine.load(state["run"])
+    checkpoints, state = Checkpoints(Path(folder)), engine.state()
+    checkpoints.load(checkpoints.at().step, state)
+    engine.load(state)
 
 
 def local(tensor: Any) -> torch.Tensor:

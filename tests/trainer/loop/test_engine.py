@@ -39,6 +39,10 @@ def fsdp(**more: Any) -> dict[str, Any]:
     return {"strategy": "fsdp", **more}
 
 
+def coded(name: str) -> dict[str, Any]:
+    return {"codec": name, "exact_below": 0}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("ranks")
@@ -53,7 +57,8 @@ def alone() -> Found:
 @pytest.fixture(scope="module")
 def two(folder: Path) -> list[Found]:
     """What each of two ranks found in all cases."""
-    deep = {"dropout": 0.2}
+    deep, hybrid = {"dropout": 0.2}, fsdp(replicas=2)
+    wild = {"optimiser": {"name": "sgd", "learning_rate": 900.0}, "gradients": {"clip_norm": 0}}
     saved, saved_ddp = str(folder / "saved"), str(folder / "saved-ddp")
     cases = [
         ("ddp", tables(), STEPS, {}),
@@ -74,12 +79,21 @@ def two(folder: Path) -> list[Found]:
         ("ddp replayed", tables(model_options=deep), 3, {"load": saved_ddp}),
         ("fsdp saved", tables(parallel=fsdp()), 3, {"save": str(folder / "moved")}),
         ("ddp from fsdp", tables(), 3, {"load": str(folder / "moved")}),
+        ("ddp int8", tables(compression=coded("int8")), STEPS, {}),
+        ("ddp int8 accumulate", tables(compression=coded("int8"), gradients={"accumulate": 3}), STEPS, {}),
+        ("fsdp int8", tables(compression=coded("int8"), parallel=fsdp(replicas=2)), STEPS, {}),
+        ("ddp int4", tables(compression=coded("int4")), 3, {"save": str(folder / "int4"), "more": 3}),
+        ("ddp int4 replayed", tables(compression=coded("int4")), 3, {"load": str(folder / "int4")}),
+        ("fsdp int4", tables(compression=coded("int4"), parallel=hybrid), 3, {"save": str(folder / "h4"), "more": 3}),
+        ("fsdp int4 replayed", tables(compression=coded("int4"), parallel=hybrid), 3, {"load": str(folder / "h4")}),
+        ("ddp powersgd", tables(compression=coded("powersgd"), steps=60), 16, {}),
+        ("infinite int8", tables(compression=coded("int8"), **wild), 40, {}),
         ("no such block", tables(parallel=fsdp(blocks="layers.*")), 1, {}),
         ("too few samples", tables(batch_size=1), 1, {}),
         ("single", tables(parallel={"strategy": "single"}), 1, {}),
         ("odd replicas", tables(parallel=fsdp(replicas=3)), 1, {}),
         ("float16", tables(parallel={"precision": "float16", "device": "auto"}), 1, {}),
-        ("infinite", tables(optimiser={"name": "sgd", "learning_rate": 900.0}, gradients={"clip_norm": 0}), 40, {}),
+        ("infinite", tables(**wild), 40, {}),
     ]
     (folder / "cases.json").write_text(json.dumps(cases))
     command = [sys.executable, str(HERE / "ranks.py")]
@@ -160,12 +174,42 @@ def test_bfloat16_is_near_float32_and_parameters_stay_float32(alone: Found, two:
         assert losses == pytest.approx(alone["losses"], rel=0.02)
 
 
-@pytest.mark.parametrize("strategy", ["fsdp", "ddp"])
-def test_replayed_steps_are_equal_to_the_bit(two: list[Found], strategy: str) -> None:
-    first, again = two[0][f"{strategy} drawn"], two[0][f"{strategy} replayed"]
-    assert again["losses"] == first["losses"][3:]
-    assert again["bits"] == first["bits"] != ""
-    assert again["step"] == 6
+@pytest.mark.parametrize("name", ["ddp int8", "ddp int8 accumulate", "fsdp int8"])
+def test_a_quarter_of_the_bytes_has_the_loss_curve_of_all(alone: Found, two: list[Found], name: str) -> None:
+    for found in two:
+        assert found[name]["losses"] != alone["losses"]
+        assert found[name]["losses"] == pytest.approx(alone["losses"], rel=0.01)
+        sent, exact = found[name]["bytes"]
+        assert 0 < sent < 0.4 * exact  # scales, and norms and biases as fp16, are more than usual of a model so small
+
+
+def test_what_is_not_compressed_is_counted(two: list[Found]) -> None:
+    elements = two[0]["ddp"]["elements"]
+    for name in ("ddp", "ddp accumulate", "fsdp hybrid"):
+        assert two[0][name]["bytes"] == [4 * elements] * 2
+    assert two[0]["fsdp layers"]["bytes"] == [2 * elements] * 2
+    assert two[0]["fsdp accumulate"]["bytes"] == [6 * elements] * 2
+
+
+def test_powersgd_is_torchs_own(two: list[Found]) -> None:
+    found = two[0]["ddp powersgd"]
+    assert found["losses"][-1] < 0.8 * found["losses"][0]
+    assert found["bytes"][0] < found["bytes"][1]
+
+
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        ("fsdp drawn", "fsdp replayed"),
+        ("ddp drawn", "ddp replayed"),
+        ("fsdp int4", "fsdp int4 replayed"),
+        ("ddp int4", "ddp int4 replayed"),
+    ],
+)
+def test_replayed_steps_are_equal_to_the_bit(two: list[Found], first: str, again: str) -> None:
+    assert two[0][again]["losses"] == two[0][first]["losses"][3:]
+    assert two[0][again]["bits"] == two[0][first]["bits"] != ""
+    assert two[0][again]["step"] == 6
 
 
 def test_a_checkpoint_is_gone_on_from_by_another_strategy_and_world(
@@ -183,7 +227,8 @@ def test_a_checkpoint_is_gone_on_from_by_another_strategy_and_world(
         ("too few samples", "ConfigError: batch_size (1) is under 2 ranks x 1 microbatches"),
         ("single", "ConfigError: parallel.strategy single has one rank, and there are 2"),
         ("odd replicas", "ConfigError: 2 ranks are no multiple of parallel.replicas (3)"),
-        ("infinite", "RunFailedError: the gradient is not finite"),
+        ("infinite int8", "NonFiniteError: the gradient of model."),
+        ("infinite", "NonFiniteError: the gradient is not finite"),
     ],
 )
 def test_what_cannot_be_is_refused_on_every_rank_alike(two: list[Found], name: str, says: str) -> None:
