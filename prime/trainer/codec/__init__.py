@@ -11,6 +11,7 @@ the same bits.
 | `cpu.py`, `cuda.py` | the choice of an engine for a device, with the reason |
 | `engine_numpy.py`, `engine_torch.py`, `engine_numba.py`, `engine_triton.py` | the arithmetic, one engine a file |
 | `vectors.py` | numpy vectors there and back, checked: what the round between nodes uses |
+| `feedback.py` | the residuals of a sender, kept from one exchange to the next |
 | `tensors.py` | tensors of any device there and back, unchecked: what the all-reduce inside a node uses |
 
 Importing this package loads neither numpy, torch nor numba: every name loads on first use.
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prime.trainer.codec.engine import Vector as Vector
+    from prime.trainer.codec.feedback import Feedback as Feedback
     from prime.trainer.codec.form import FORMS as FORMS
     from prime.trainer.codec.form import Form as Form
     from prime.trainer.codec.policy import Policy as Policy
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "FORMS": "form",
     "Codec": "vectors",
+    "Feedback": "feedback",
     "Form": "form",
     "Policy": "policy",
     "Rule": "policy",

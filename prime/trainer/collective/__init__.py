@@ -7,7 +7,6 @@
 | `refusal.py` | how all ranks learn alike that a gradient is not finite, and whose; pure but for numpy |
 | `pipeline.py` | the exchange on CPUs: chunks encoded while others are on the wire |
 | `stream.py` | the exchange on an accelerator: the same arithmetic, by the group's collectives |
-| `residuals.py` | what the codec left out, kept from step to step |
 | `lane.py` | the thread beside the backward pass |
 | `reduce.py` | `compressed_all_reduce` for one tensor, `CompressedReduce` for a training run |
 | `ddp.py`, `fsdp.py` | as hooks of torch's data parallel wrappers |

@@ -17,12 +17,12 @@ import torch.distributed as dist
 
 from prime.errors import NonFiniteError, UsageError
 from prime.trainer.codec.engine import codec_engine
+from prime.trainer.codec.feedback import Feedback
 from prime.trainer.codec.form import NON_FINITE, Form, form
 from prime.trainer.collective.lane import Errand, Lane
 from prime.trainer.collective.pipeline import Pipeline
 from prime.trainer.collective.plan import Parcel, parcels
 from prime.trainer.collective.refusal import ACCEPTED, FINE, Names, Verdict, refusal, refuse
-from prime.trainer.collective.residuals import Residuals
 from prime.trainer.collective.stream import Streamed, first_unfit
 
 Operation = Literal["mean", "sum"]
@@ -44,8 +44,8 @@ def compressed_all_reduce(
     and carries the residual from one call to the next. Every rank of the group has to call this, in the same order.
 
     Raises NonFiniteError on every rank alike when one of them has a NaN or an infinity (`tensor` is then
-    undefined, `feedback` zero), LinkLostError when a rank is gone, UsageError for a tensor that cannot be taken. A trainer, which calls
-    every step, uses `CompressedReduce`, which keeps its buffers.
+    undefined, `feedback` as it was), LinkLostError when a rank is gone (the same), UsageError for a tensor that cannot be
+    taken. A trainer, which calls every step, uses `CompressedReduce`, which keeps its buffers.
     """
     reduce = CompressedReduce(group, codec, error_feedback=feedback is not None, op=op)
     reduce.all_reduce(tensor, feedback=feedback)
@@ -80,13 +80,6 @@ class Pending:
         if self.errand is not None:
             self.errand.wait()
 
-    def forget(self, residuals: Residuals) -> None:
-        """Start the residuals from zero: after a refusal they mean nothing."""
-        if self.feedback is not None:
-            self.feedback.zero_()
-        for number in range(len(self.parcels)):
-            residuals.forget(f"{self.key}/{number}")
-
     def error(self) -> NonFiniteError | None:
         """Return the refusal, the same on every rank; on an accelerator this waits for it."""
         for parcel, verdict in zip(self.parcels, self.verdicts, strict=True):
@@ -119,7 +112,7 @@ class CompressedReduce:
         self.group = _group(group)
         self.codec = codec
         self.op = op
-        self.residuals = Residuals(self.group.rank(), self.group.size())
+        self.residuals = Feedback(self.group.rank(), self.group.size())
         self.bytes_exact = 0
         """What an exact all-reduce of the same tensors, in their own type, would have had this rank send so far."""
         self.is_last = True
@@ -149,9 +142,12 @@ class CompressedReduce:
         """Reduce one tensor now, see `compressed_all_reduce`; without `feedback`, its residual is kept here by `name`."""
         _require(tensor, feedback)
         flat = tensor.detach().contiguous().view(-1)
-        pending = self._begin(flat, name, [Segment(name, flat.numel(), self.codec)], feedback)
+        draft = None if feedback is None else feedback.detach().clone()
+        pending = self._begin(flat, name, [Segment(name, flat.numel(), self.codec)], draft)
         self._reduce(pending)
-        self.finish()
+        self._settle()
+        if feedback is not None and draft is not None:
+            feedback.detach().copy_(draft)
         if flat.data_ptr() != tensor.data_ptr():
             tensor.detach().copy_(flat.view(tensor.shape))
 
@@ -180,19 +176,32 @@ class CompressedReduce:
         self._afterwards.append(work)
 
     def finish(self) -> None:
-        """Wait for all that was started. Raises NonFiniteError, on every rank alike, or LinkLostError."""
+        """Wait for all that was started. Raises NonFiniteError, on every rank alike, or LinkLostError.
+
+        Where it raises, the step is lost as a whole: the residuals are as they were before it.
+        """
+        self._settle()
+        self.residuals.end_step()
+
+    def _settle(self) -> None:
+        """Wait for all that was started, and let what it left out count, or nothing of it."""
+        try:
+            self._wait()
+        except BaseException:
+            self.residuals.abandon()
+            raise
+        self.residuals.commit()
+
+    def _wait(self) -> None:
         pending, self._pending = self._pending, []
         afterwards, self._afterwards = self._afterwards, []
         for work in afterwards:
             work()
         for each in pending:
             each.wait()
-        errors = [(each, error) for each in pending if (error := each.error()) is not None]
-        for each, _ in errors:
-            each.forget(self.residuals)
-        self.residuals.end_step()
+        errors = [error for each in pending if (error := each.error()) is not None]
         if errors:
-            raise errors[0][1]
+            raise errors[0]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the residuals: names differ from rank to rank, so a checkpoint holds those of all."""
@@ -259,7 +268,7 @@ class CompressedReduce:
         keeps = parcel.codec == "int4" if self._error_feedback == "auto" else self._error_feedback
         if not keeps or parcel.codec == "none" or self.group.size() == 1:
             return None
-        return self.residuals.take(f"{pending.key}/{number}", parcel.elements, pending.flat.device)
+        return self.residuals.draft(f"{pending.key}/{number}", parcel.elements, pending.flat.device)
 
 
 def _group(group: dist.ProcessGroup | None) -> dist.ProcessGroup:

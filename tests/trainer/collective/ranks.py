@@ -105,6 +105,10 @@ def refused(rank: int, world: int) -> Found:
     """One rank has a NaN, another infinity further on: all name the first, and go on to reduce what is fine."""
     found: Found = {}
     reduce = CompressedReduce(codec="int4")
+    segments = [Segment("first", 40_000, "int4"), Segment("second", 30_000, "int4")]
+    reduce.start(drawn(70_000, rank), "layer", segments)
+    reduce.finish()
+    before = {name: kept.clone() for name, kept in reduce.state_dict().items()}
     for name, value in (("nan", float("nan")), ("infinity", float("-inf"))):
         for fault in sorted({0, world - 1}):
             flat = drawn(70_000, rank)
@@ -112,13 +116,18 @@ def refused(rank: int, world: int) -> Found:
                 flat[69_999] = float("inf")
             if rank == fault:
                 flat[40_123] = value
-            reduce.start(flat, "layer", [Segment("first", 40_000, "int4"), Segment("second", 30_000, "int4")])
+            reduce.start(flat, "layer", segments)
             found[f"{name} on {fault}"] = refusal_of(reduce.finish)
+    after = reduce.state_dict()
+    unmoved = before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     flat = drawn(70_000, rank)
     reduce.start(flat, "layer", [Segment("whole", 70_000, "int4")])
     reduce.finish()
     reduce.close()
-    return {"refused": found, "after": [error_of(flat, mean_of(70_000, world)), digest(flat)]}
+    feedback = torch.arange(3.0)
+    refusal_of(lambda: compressed_all_reduce(torch.full((3,), torch.nan), feedback=feedback))
+    unmoved = unmoved and feedback.tolist() == [0, 1, 2]
+    return {"refused": found, "unmoved": unmoved, "after": [error_of(flat, mean_of(70_000, world)), digest(flat)]}
 
 
 def too_large(rank: int, world: int) -> Found:
@@ -223,10 +232,12 @@ def resumed(rank: int, world: int) -> Found:
     first, second = CompressedReduce(codec="int4"), CompressedReduce(codec="int4")
     x = drawn(3000, rank)
     first.all_reduce(x, "w")
+    first.all_reduce(x.clone(), "v")
     second.load_state_dict({name: value.clone() for name, value in first.state_dict().items()})
     ours, theirs = drawn(3000, rank, 1), drawn(3000, rank, 1)
     first.all_reduce(ours, "w")
     second.all_reduce(theirs, "w")
+    first.all_reduce(x.clone(), "v")
     second.load_state_dict({"rank0of99/w/0": torch.ones(3000)})
     return {"equal": torch.equal(ours, theirs), "names": sorted(first.state_dict()), "other": len(second.state_dict())}
 
