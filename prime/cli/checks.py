@@ -25,6 +25,7 @@ from prime.trainer.codec.cuda import choose, triton_fault
 
 PYTHON_MIN: Final = (3, 11)
 EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
+    "hf": ("datasets", "pyarrow"),
     "lan": ("zeroconf", "miniupnpc"),
     "libp2p": ("libp2p",),
     "observe": ("tensorboard",),

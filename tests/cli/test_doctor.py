@@ -33,6 +33,7 @@ def test_a_fresh_home_is_well(capsys: pytest.CaptureFixture[str]) -> None:
     assert {
         "python",
         "extra libp2p",
+        "extra hf",
         "extra lan",
         "extra observe",
         "extra train",

@@ -1,6 +1,6 @@
 """What a dataset is: samples by their number, collated into batches, and batches that nobody trains on.
 
-A dataset knows no step, no rank and no epoch. Which samples a step takes is a function of (seed, step) alone, and which
+A dataset knows no step, no rank and no pass. Which samples a step takes is a function of (seed, step) alone, and which
 of them a rank takes one of (rank, world): both stand in `prime.trainer.data.order`. So a run that goes on from a
 checkpoint, on as many ranks or on others, reads the very samples that it would have read.
 """

@@ -1,8 +1,8 @@
 """Which samples a step takes, and which of them are a rank's: functions of (seed, step) and (rank, world), no state.
 
-The samples of a run stand in one endless line: epoch after epoch, each a permutation of the dataset of its own. Step s
-takes places s·b to (s + 1)·b - 1 of it, for a batch of b samples. So each sample is seen once an epoch, also where the
-length is no multiple of b: the last batch of an epoch is filled from the next one.
+The samples of a run stand in one endless line: pass after pass, each a permutation of the dataset of its own. Step s
+takes places s·b to (s + 1)·b - 1 of it, for a batch of b samples. So each sample is seen once in a pass, also where the
+length is no multiple of b: the last batch of a pass is filled from the next one.
 
 No permutation is ever written down. Each is a Feistel network over pairs from 0 to a - 1, with a² just over the length
 ("generalised Feistel"), walked again from each value that lies beyond the length until one within comes out ("cycle
@@ -41,8 +41,8 @@ def step_indices(seed: int, step: int, batch_size: int, length: int) -> Indices:
     if not 1 <= length <= LENGTH_MAX or batch_size < 1 or step < 0:
         raise ValueError(f"step {step} of {batch_size} samples out of {length}")
     first = step * batch_size
-    epochs = range(first // length, (first + batch_size - 1) // length + 1)
-    return np.concatenate([_part(seed, epoch, first, first + batch_size, length) for epoch in epochs])
+    passes = range(first // length, (first + batch_size - 1) // length + 1)
+    return np.concatenate([_part(seed, number, first, first + batch_size, length) for number in passes])
 
 
 def share(indices: Indices, rank: int, world: int, microbatch: int = 0, microbatches: int = 1) -> Indices:
@@ -73,11 +73,11 @@ def permuted(places: Indices, length: int, key: int) -> Indices:
     return found.astype(np.int64)
 
 
-def _part(seed: int, epoch: int, first: int, end: int, length: int) -> Indices:
-    """Return what places first to end - 1 of the line hold, as far as they lie in that epoch."""
-    start = epoch * length
+def _part(seed: int, number: int, first: int, end: int, length: int) -> Indices:
+    """Return what places first to end - 1 of the line hold, as far as they lie in the pass of that number."""
+    start = number * length
     places = np.arange(max(first - start, 0), min(end - start, length), dtype=np.int64)
-    return permuted(places, length, _mixed(_mixed(seed) ^ epoch))
+    return permuted(places, length, _mixed(_mixed(seed) ^ number))
 
 
 def _network(values: _Words, side: np.uint64, keys: list[np.uint64]) -> _Words:

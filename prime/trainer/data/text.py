@@ -2,7 +2,7 @@
 
 The default text is Python's own standard library: it is on every machine, and the same for all who run the same
 Python. Sample i is the window that starts at symbol i · stride. With the default stride of 1 each place of the text is
-a start, and a run sees windows at places of which none comes twice an epoch; with a stride of `context` an epoch is
+a start, and a run sees windows at places of which none comes twice in a pass; with a stride of `context` a pass is
 one reading of the text.
 """
 

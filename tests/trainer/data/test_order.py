@@ -1,4 +1,4 @@
-"""The order of samples: each once an epoch, shares that are disjoint and cover, nothing that depends on the world."""
+"""The order of samples: each once in a pass, shares that are disjoint and cover, nothing that depends on the world."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def test_a_key_gives_a_permutation(key: int, length: int) -> None:
 
 
 @given(seeds, batches, lengths)
-def test_each_epoch_has_each_sample_once_also_where_the_length_is_no_multiple(
+def test_each_pass_has_each_sample_once_also_where_the_length_is_no_multiple(
     seed: int, batch_size: int, length: int
 ) -> None:
     seen = line(seed, batch_size, length, 3 * length)
-    for epoch in seen.reshape(3, length):
-        assert sorted(epoch.tolist()) == list(range(length))
+    for one in seen.reshape(3, length):
+        assert sorted(one.tolist()) == list(range(length))
 
 
 @given(seeds, lengths, batches, batches)
@@ -54,8 +54,8 @@ def test_a_step_of_any_dataset_is_in_range_and_always_the_same(
     assert np.array_equal(found, step_indices(seed, step, batch_size, length))
 
 
-def test_epochs_and_seeds_have_orders_of_their_own() -> None:
-    orders = {tuple(step_indices(seed, epoch, 50, 50).tolist()) for seed in range(10) for epoch in range(10)}
+def test_passes_and_seeds_have_orders_of_their_own() -> None:
+    orders = {tuple(step_indices(seed, number, 50, 50).tolist()) for seed in range(10) for number in range(10)}
     assert len(orders) == 100
     nodes = {tuple(step_indices(seed_of_node(7, node), 0, 50, 50).tolist()) for node in (0, 1, 2**48, 2**63 - 1)}
     assert len(nodes) == 4
@@ -63,11 +63,11 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
 
 @pytest.mark.parametrize("length", [2, 3, 10])
 def test_each_sample_comes_at_each_place_equally_often(length: int) -> None:
-    epochs = 2000
+    passes = 2000
     counts = np.zeros((length, length))
-    for seed in range(epochs):
+    for seed in range(passes):
         counts[np.arange(length), step_indices(seed, 0, length, length)] += 1
-    wanted = epochs / length
+    wanted = passes / length
     deviation = np.sqrt(wanted * (1 - 1 / length))
     assert np.abs(counts - wanted).max() < 5 * deviation  # 113 cells: one in 15 000 of chance, and it is fixed
 

@@ -102,7 +102,7 @@ def test_fashion_mnist_is_learnt(model: str, steps: int, accuracy: float) -> Non
 
 @installed
 @pytest.mark.nightly
-def test_five_epochs_of_the_preset_are_right_in_seven_of_eight() -> None:
+def test_five_passes_of_the_preset_are_right_in_seven_of_eight() -> None:
     torch.set_num_threads(1)
     job = preset_job("fashion-mnist")
     assert learnt(job, job.steps, job.evaluation.batches)[1] > 0.87
