@@ -48,6 +48,8 @@ class Checkpoints:
         self.retention = Retention() if rules is None else rules
         self.files = SystemFiles() if files is None else files
         self.clock = clock
+        self.copies: dict[str, Any] = {}
+        """The host's copy of the last state that was saved in the background: the next one takes its place."""
         self._saving: Saving | None = None
         self._lock: int | None = None
         self._group: Any = None
@@ -195,6 +197,7 @@ class Checkpoints:
         try:
             self.settle()
         finally:
+            self.copies = {}
             handle, self._lock = self._lock, None
             if handle is not None:
                 os.close(handle)

@@ -123,7 +123,7 @@ def begin(checkpoints: Checkpoints, step: int, state: dict[str, Any], about: Abo
     group = _group(checkpoints)
     rank = dist.get_rank() if group is not None else 0
     tensors, values = taken_apart(state, torch.is_tensor, rank)
-    copies = {name: _copied(tensor) for name, tensor in tensors.items()} if in_background else None
+    copies = _copied(tensors, checkpoints) if in_background else None
     saving = Saving(step, checkpoints.folder / str(FolderName(step)))
 
     def work(saving: Saving) -> None:
@@ -276,10 +276,22 @@ def _versions() -> dict[str, str]:
     return {"prime": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
-def _copied(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a copy on the host of what this rank has of a tensor."""
-    local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-    return local.detach().to("cpu", copy=True)
+def _copied(tensors: Mapping[str, Any], checkpoints: Checkpoints) -> dict[str, torch.Tensor]:
+    """Return copies on the host of what this rank has of each tensor, in the memory of those before where it fits."""
+    old = checkpoints.copies
+    new = {name: _copy(_local(tensor), old.get(name)) for name, tensor in tensors.items()}
+    checkpoints.copies = new
+    return new
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
+
+
+def _copy(tensor: torch.Tensor, room: torch.Tensor | None) -> torch.Tensor:
+    if room is None or (room.shape, room.dtype) != (tensor.shape, tensor.dtype):
+        room = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+    return room.copy_(tensor)
 
 
 def _group(checkpoints: Checkpoints) -> ProcessGroup | None:

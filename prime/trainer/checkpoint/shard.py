@@ -10,6 +10,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import attrs
@@ -75,9 +76,11 @@ def write_shard(files: Files, path: Path, head: bytes, parts: Iterable[memoryvie
         files.truncate(handle, 0)
         found = hashlib.sha256(head)
         end = yield from write_all(files, handle, head, 0)
-        for part in parts:
-            found.update(part)
-            end = yield from write_all(files, handle, part, end)
+        with ThreadPoolExecutor(1) as beside:  # hashing takes as long as writing, and both leave the interpreter free
+            for part in parts:
+                hashing = beside.submit(found.update, part)
+                end = yield from write_all(files, handle, part, end)
+                hashing.result()
         yield
         files.sync(handle)
     finally:
