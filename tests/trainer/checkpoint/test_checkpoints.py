@@ -186,6 +186,24 @@ def test_an_exported_model_loads_into_the_users_module(checkpoints: Checkpoints,
     assert sorted(one.name for one in tmp_path.glob("net.*")) == ["net.json", "net.safetensors"]
 
 
+def test_reading_a_checkpoint_unpickles_nothing(
+    checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(checkpoints, 1)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a pickle was read")
+
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(sys.modules["pickle"], name, refuse)
+    monkeypatch.setattr(torch, "load", refuse)
+    state = {"model": Net(2).state_dict(), "step": 0}
+    checkpoints.load(1, state)
+    checkpoints.export(1, tmp_path / "a.safetensors")
+    start_from(tmp_path / "a.safetensors", Net(3))
+    assert state["step"] == 1
+
+
 def test_what_cannot_be_exported_is_said(checkpoints: Checkpoints, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no checkpoint is whole"):
         checkpoints.export(None, tmp_path / "a.safetensors")
