@@ -4,8 +4,11 @@ Run: python tests/bench/codec.py [--json] [--case NAME ...] [--elements 25000000
 
 Cases: `codec_FORM_WORK`. Forms: int8, int4, fp8, fp16. Works: `encode`, `encode_feedback` (with the residual, in place),
 `decode` (into a vector that is there), `accumulate` (decoded, weighted and added), `reduce` (two ranks' wire forms
-decoded, averaged and encoded again, with the owner's residual), and `decode_checked` (as the round decodes what strangers
-sent). Rates are gigabytes of float32 a second, medians; ours and the copy take turns. In one thread.
+decoded, averaged and encoded again, with the owner's residual), and for int8 `decode_checked` (as the round decodes what
+strangers sent). Rates are gigabytes of float32 a second, medians; ours and the copy take turns. In one thread.
+
+`codec_FORM_error` is the error of a vector of normally distributed numbers, encoded and decoded, relative to its norm, and
+`codec_FORM_error_20` that of the mean of 20 steps with error feedback; its ratio: how many times smaller than without.
 """
 
 from __future__ import annotations
@@ -72,14 +75,33 @@ class Bench:
         """Average two, encode again."""
         self.engine.reduce(self.form, self.rows, self.half, self.encoded, self.residual, self.residual, self.x.size)
 
+    def error(self, case: str, steps: int) -> dict[str, object]:
+        """Return how far the mean of so many steps is from the vector, relative to its norm."""
+        norm = float(np.linalg.norm(self.x))
+        self.encode()
+        self.decode()
+        once = float(np.linalg.norm(self.into - self.x)) / norm
+        if steps == 1:
+            say(f"{case}: {once:.2e} of the norm")
+            return {"case": case, "value": once, "unit": "of the norm", "against": None, "ratio": None}
+        self.into[:] = 0
+        for _ in range(steps):
+            self.encode_feedback()
+            self.engine.accumulate(self.form, self.encoded, self.into, np.float32(1 / steps))
+        value = float(np.linalg.norm(self.into - self.x)) / norm
+        say(f"{case}: {value:.2e} of the norm, {once / value:.1f} times less than without feedback")
+        return {"case": case, "value": value, "unit": "of the norm", "against": "no feedback", "ratio": once / value}
 
-WORKS = ("encode", "encode_feedback", "decode", "decode_checked", "accumulate", "reduce")
+
+WORKS = ("encode", "encode_feedback", "decode", "accumulate", "reduce")
+ERRORS = ("error", "error_20")
 
 
 def main() -> None:
     """Run the bench."""
     parser = argparse.ArgumentParser(description=__doc__)
-    cases = [f"codec_{name}_{work}" for name in FORMS for work in WORKS]
+    cases = [f"codec_{name}_{work}" for name in FORMS for work in (*WORKS, *ERRORS)]
+    cases.insert(cases.index("codec_int8_decode") + 1, "codec_int8_decode_checked")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--case", action="append", choices=cases, help="only this case; may be given more than once")
     parser.add_argument("--elements", type=int, default=25_000_000, help="float32 values in the vector")
@@ -94,6 +116,9 @@ def main() -> None:
         _, name, work_name = case.split("_", 2)
         bench = Bench(form(name), x, into, residual)
         residual[:] = 0
+        if work_name in ERRORS:
+            results.append(bench.error(case, 20 if work_name == "error_20" else 1))
+            continue
         work = getattr(bench, work_name)
         work()
         pairs = [(seconds(work), seconds(lambda: np.copyto(copied, x))) for _ in range(arguments.pairs)]
