@@ -24,12 +24,13 @@ Nothing here waits for the device: what an encoder found stays in a flag word on
 - float8 is rounded and read by operations on bits, so that it does not depend on what conversions a device has.
 
 **Memory.** A thread reads 16 bytes of float32 at once and writes the 4 codes of them, so neighbours touch neighbouring
-bytes. A tile has its blocks cut into four parts, and the parts as its first axis: Triton hands out the last axes to
+bytes. A tile has its blocks cut into four parts, and the parts as its first axis: Triton hands out the last axis to
 threads and leaves the first to each, so 16 threads hold a block, 16 elements each (4 threads, of `int4`): what is worked
 out once a block is done by few, and no maximum crosses a warp. Only the last program has masks: one that ends anywhere
 would make every load one of a single element.
 
-Shape suffixes: R ranks; of one program: P parts of a block, N blocks, E elements of a part, W bytes of its codes.
+Shape suffixes: R ranks; of one program: P parts of a block, N blocks, E the elements of a part of each block, one after
+the other, W the bytes of their codes.
 """
 
 from __future__ import annotations
@@ -83,11 +84,17 @@ def _store(pointer, at, value, left, WHOLE: tl.constexpr):
 
 @triton.jit
 def _places(BLOCKS: tl.constexpr, WIDTH: tl.constexpr):
-    """Return the offsets of a tile, [parts, blocks, width of a part], where a block is `WIDTH` wide."""
+    """Return the offsets of a tile, [P, E], where a block is `WIDTH` wide."""
     PART: tl.constexpr = WIDTH // _PARTS
-    part_P11 = (tl.arange(0, _PARTS) * PART)[:, None, None]
-    block_1N1 = (tl.arange(0, BLOCKS) * WIDTH)[None, :, None]
-    return part_P11 + block_1N1 + tl.arange(0, PART)[None, None, :]
+    at_E = tl.arange(0, BLOCKS * PART)
+    return (tl.arange(0, _PARTS) * PART)[:, None] + (at_E // PART * WIDTH + at_E % PART)[None, :]
+
+
+@triton.jit
+def _spread(value_N, BLOCKS: tl.constexpr, BLOCK: tl.constexpr):
+    """Return the values of blocks, once for each element: [1, E]."""
+    PART: tl.constexpr = BLOCK // _PARTS
+    return tl.reshape(tl.broadcast_to(value_N[:, None], (BLOCKS, PART)), (1, BLOCKS * PART))
 
 
 @triton.jit
@@ -97,46 +104,46 @@ def _plain(encoded, FORM: tl.constexpr):
 
 
 @triton.jit
-def _quotients(x_PNE, scale_N):
+def _quotients(x_PE, scale_N, BLOCKS: tl.constexpr, BLOCK: tl.constexpr):
     """Return `x / scale` rounded as IEEE 754 says (see the module's docstring); 0 where the scale is 0."""
     coded_N = scale_N > 0
     divisor_N = tl.where(coded_N, scale_N, 1.0)
     power_N = (-(divisor_N.to(tl.int32, bitcast=True) & _EXPONENT) + _TWICE_BIAS).to(tl.float32, bitcast=True)
-    s_1N1 = (divisor_N * power_N)[None, :, None]
-    r_1N1 = tl.div_rn(1.0, s_1N1)
-    x_PNE = x_PNE * tl.where(coded_N, power_N, 0.0)[None, :, None]
-    q_PNE = x_PNE * r_1N1
-    q_PNE = tl.fma(tl.fma(-q_PNE, s_1N1, x_PNE), r_1N1, q_PNE)
-    return tl.fma(tl.fma(-q_PNE, s_1N1, x_PNE), r_1N1, q_PNE)
+    s_N = divisor_N * power_N
+    s_1E, r_1E = _spread(s_N, BLOCKS, BLOCK), _spread(tl.div_rn(1.0, s_N), BLOCKS, BLOCK)
+    x_PE = x_PE * _spread(tl.where(coded_N, power_N, 0.0), BLOCKS, BLOCK)
+    q_PE = x_PE * r_1E
+    q_PE = tl.fma(tl.fma(-q_PE, s_1E, x_PE), r_1E, q_PE)
+    return tl.fma(tl.fma(-q_PE, s_1E, x_PE), r_1E, q_PE)
 
 
 @triton.jit
-def _rounded(quotient_PNE):
+def _rounded(quotient_PE):
     """Return the codes of `int8` and `int4` (int32), and what they stand for in units of the scale."""
-    sum_PNE = quotient_PNE + _ROUNDER
-    return sum_PNE.to(tl.int32, bitcast=True) - _ROUNDER_BITS, sum_PNE - _ROUNDER
+    sum_PE = quotient_PE + _ROUNDER
+    return sum_PE.to(tl.int32, bitcast=True) - _ROUNDER_BITS, sum_PE - _ROUNDER
 
 
 @triton.jit
-def _rounded_fp8(quotient_PNE, sign_PNE):
+def _rounded_fp8(quotient_PE, sign_PE):
     """Return the same for `fp8`; the sign is a bit of its own, which a zero has, too.
 
     The rounder's exponent is 20 above the quotient's: its last place is that of a float8 as large. A carry out of the
     fraction's three bits raises the exponent, as it should. The largest quotient is a hair above 448 and goes as 448.
     """
-    size_PNE = tl.abs(quotient_PNE)
-    exponent_PNE = tl.maximum(size_PNE.to(tl.int32, bitcast=True) & _EXPONENT, _FP8_LEAST)
-    rounder_PNE = exponent_PNE + (20 << 23)
-    sum_PNE = size_PNE + rounder_PNE.to(tl.float32, bitcast=True)
-    code_PNE = ((exponent_PNE - _FP8_LEAST) >> 20) + (sum_PNE.to(tl.int32, bitcast=True) - rounder_PNE)
-    whole_PNE = sum_PNE - rounder_PNE.to(tl.float32, bitcast=True)
-    whole_PNE = (whole_PNE.to(tl.int32, bitcast=True) | sign_PNE).to(tl.float32, bitcast=True)
-    return code_PNE | ((sign_PNE >> 24) & 0x80), whole_PNE
+    size_PE = tl.abs(quotient_PE)
+    exponent_PE = tl.maximum(size_PE.to(tl.int32, bitcast=True) & _EXPONENT, _FP8_LEAST)
+    rounder_PE = exponent_PE + (20 << 23)
+    sum_PE = size_PE + rounder_PE.to(tl.float32, bitcast=True)
+    code_PE = ((exponent_PE - _FP8_LEAST) >> 20) + (sum_PE.to(tl.int32, bitcast=True) - rounder_PE)
+    whole_PE = sum_PE - rounder_PE.to(tl.float32, bitcast=True)
+    whole_PE = (whole_PE.to(tl.int32, bitcast=True) | sign_PE).to(tl.float32, bitcast=True)
+    return code_PE | ((sign_PE >> 24) & 0x80), whole_PE
 
 
 @triton.jit
 def _encode_blocks(
-    x_PNE,
+    x_PE,
     top_N,
     encoded,
     first,
@@ -151,27 +158,27 @@ def _encode_blocks(
     """Write codes and scales from block `first` on; return what they stand for."""
     scale_N = tl.minimum(tl.div_rn(top_N.to(tl.float32, bitcast=True), CODE_MAX), SCALE_MAX)
     scale_N = tl.where((scale_N >= _SCALE_MIN) & (top_N < _EXPONENT), scale_N, 0.0)
-    quotient_PNE = _quotients(x_PNE, scale_N)
+    quotient_PE = _quotients(x_PE, scale_N, BLOCKS, BLOCK)
     if FORM == "fp8":
-        sign_1N1 = tl.where(scale_N > 0, ~_SIGN_OFF, 0)[None, :, None]
-        code_PNW, whole_PNE = _rounded_fp8(quotient_PNE, x_PNE.to(tl.int32, bitcast=True) & sign_1N1)
+        sign_1E = _spread(tl.where(scale_N > 0, ~_SIGN_OFF, 0), BLOCKS, BLOCK)
+        code_PW, whole_PE = _rounded_fp8(quotient_PE, x_PE.to(tl.int32, bitcast=True) & sign_1E)
     else:
-        code_PNW, whole_PNE = _rounded(quotient_PNE)
+        code_PW, whole_PE = _rounded(quotient_PE)
     if FORM == "int4":
-        low_PNW, high_PNW = tl.split(tl.reshape(code_PNW, (_PARTS, BLOCKS, BLOCK // _PARTS // 2, 2)))
-        code_PNW = (low_PNW & 15) | ((high_PNW & 15) << 4)
+        low_PW, high_PW = tl.split(tl.reshape(code_PW, (_PARTS, BLOCKS * BLOCK // _PARTS // 2, 2)))
+        code_PW = (low_PW & 15) | ((high_PW & 15) << 4)
     WIDTH: tl.constexpr = BLOCK // 2 if FORM == "int4" else BLOCK
     blocks = (elements + BLOCK - 1) // BLOCK
     codes = tl.multiple_of(encoded + first * WIDTH, _ALIGNED)
-    _store(codes, _places(BLOCKS, WIDTH), code_PNW, (blocks - first) * WIDTH, WHOLE)
+    _store(codes, _places(BLOCKS, WIDTH), code_PW, (blocks - first) * WIDTH, WHOLE)
     scales = (encoded + blocks * WIDTH).to(tl.pointer_type(tl.float32)) + first
     _store(scales, tl.arange(0, BLOCKS), scale_N, blocks - first, WHOLE)
-    return whole_PNE * scale_N[None, :, None]
+    return whole_PE * _spread(scale_N, BLOCKS, BLOCK)
 
 
 @triton.jit
 def _encode_plain(
-    x_PNE, encoded, first, elements, FORM: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr
+    x_PE, encoded, first, elements, FORM: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr
 ):
     """Do the same for the forms without scales. The trailer of `fp16` says that no value overflows."""
     numbers = _plain(encoded, FORM)
@@ -179,14 +186,14 @@ def _encode_plain(
     if FORM == "fp16":
         padded = elements + elements % 2
         tl.store((numbers + padded).to(tl.pointer_type(tl.int32)), 0)  # by every program: asking which costs as much
-    value_PNE = x_PNE.to(numbers.dtype.element_ty)
-    _store(numbers + first * BLOCK, _places(BLOCKS, BLOCK), value_PNE, padded - first * BLOCK, WHOLE)
-    return value_PNE.to(tl.float32)
+    value_PE = x_PE.to(numbers.dtype.element_ty)
+    _store(numbers + first * BLOCK, _places(BLOCKS, BLOCK), value_PE, padded - first * BLOCK, WHOLE)
+    return value_PE.to(tl.float32)
 
 
 @triton.jit
 def _encode(
-    x_PNE,
+    x_PE,
     residual,
     residual_out,
     encoded,
@@ -203,60 +210,61 @@ def _encode(
     WHOLE: tl.constexpr,
 ):
     """Write the wire form of `x` plus its residual, the blocks from `first` on, and what that leaves out."""
-    at_PNE = _places(BLOCKS, BLOCK)
+    at_PE = _places(BLOCKS, BLOCK)
     left = elements - first * BLOCK
     if ADDS:
-        x_PNE = x_PNE + _load(residual + first * BLOCK, at_PNE, left, WHOLE)
-    top_N = tl.max(tl.max(x_PNE.to(tl.int32, bitcast=True) & _SIGN_OFF, axis=0), axis=1)
+        x_PE = x_PE + _load(residual + first * BLOCK, at_PE, left, WHOLE)
+    top_E = tl.max(x_PE.to(tl.int32, bitcast=True) & _SIGN_OFF, axis=0)
+    top_N = tl.max(tl.reshape(top_E, (BLOCKS, BLOCK // _PARTS)), axis=1)
     flags_N = flags + tl.zeros((BLOCKS,), tl.int32)
     tl.atomic_or(flags_N, _NON_FINITE, mask=top_N >= _EXPONENT, sem="relaxed")
     if FORM == "fp16":
         over_N = (top_N.to(tl.float32, bitcast=True) >= _FP16_OVERFLOW) & (top_N < _EXPONENT)
         tl.atomic_or(flags_N, _OVERFLOW, mask=over_N, sem="relaxed")
     if CODE_MAX > 0:
-        decoded_PNE = _encode_blocks(
-            x_PNE, top_N, encoded, first, elements, FORM, BLOCKS, BLOCK, CODE_MAX, SCALE_MAX, WHOLE
+        decoded_PE = _encode_blocks(
+            x_PE, top_N, encoded, first, elements, FORM, BLOCKS, BLOCK, CODE_MAX, SCALE_MAX, WHOLE
         )
     else:
-        decoded_PNE = _encode_plain(x_PNE, encoded, first, elements, FORM, BLOCKS, BLOCK, WHOLE)
+        decoded_PE = _encode_plain(x_PE, encoded, first, elements, FORM, BLOCKS, BLOCK, WHOLE)
     if LEAVES:
-        _store(residual_out + first * BLOCK, at_PNE, x_PNE - decoded_PNE, left, WHOLE)
+        _store(residual_out + first * BLOCK, at_PE, x_PE - decoded_PE, left, WHOLE)
 
 
 @triton.jit
-def _values(code_PNW, FORM: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr):
+def _values(code_PW, FORM: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr):
     """Return what codes (uint8) stand for, in units of their scale."""
     if FORM == "int8":
-        value_PNE = code_PNW.to(tl.int8, bitcast=True).to(tl.float32)
+        value_PE = code_PW.to(tl.int8, bitcast=True).to(tl.float32)
     elif FORM == "int4":  # shifted up and down again, so that a nibble's sign comes along
-        code_PNW = code_PNW.to(tl.int32)
-        pair_PNW2 = tl.join((code_PNW << 28) >> 28, (code_PNW << 24) >> 28)
-        value_PNE = tl.reshape(pair_PNW2, (_PARTS, BLOCKS, BLOCK // _PARTS)).to(tl.float32)
+        code_PW = code_PW.to(tl.int32)
+        pair_PW2 = tl.join((code_PW << 28) >> 28, (code_PW << 24) >> 28)
+        value_PE = tl.reshape(pair_PW2, (_PARTS, BLOCKS * BLOCK // _PARTS)).to(tl.float32)
     else:  # the bits where a float32 has them, then the exponent's bias: subnormals come right, too
-        code_PNW = code_PNW.to(tl.int32)
-        bits_PNE = ((code_PNW & 0x7F) << 20) | ((code_PNW & 0x80) << 24)
-        value_PNE = bits_PNE.to(tl.float32, bitcast=True) * _FP8_REBIAS
-    return value_PNE
+        code_PW = code_PW.to(tl.int32)
+        bits_PE = ((code_PW & 0x7F) << 20) | ((code_PW & 0x80) << 24)
+        value_PE = bits_PE.to(tl.float32, bitcast=True) * _FP8_REBIAS
+    return value_PE
 
 
 @triton.jit
 def _decode(
     encoded, first, elements, FORM: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr
 ):
-    """Read the wire form of the blocks from `first` on: return the codes' values (float32[P, N, E]) and scales."""
+    """Read the wire form of the blocks from `first` on: return the codes' values (float32[P, E]) and scales."""
     if (FORM == "fp16") | (FORM == "none"):
         numbers = _plain(encoded, FORM) + first * BLOCK
-        value_PNE = _load(numbers, _places(BLOCKS, BLOCK), elements - first * BLOCK, WHOLE).to(tl.float32)
+        value_PE = _load(numbers, _places(BLOCKS, BLOCK), elements - first * BLOCK, WHOLE).to(tl.float32)
         scale_N = tl.full((BLOCKS,), 1.0, tl.float32)
     else:
         WIDTH: tl.constexpr = BLOCK // 2 if FORM == "int4" else BLOCK
         blocks = (elements + BLOCK - 1) // BLOCK
         codes = tl.multiple_of(encoded + first * WIDTH, _ALIGNED)
-        code_PNW = _load(codes, _places(BLOCKS, WIDTH), (blocks - first) * WIDTH, WHOLE)
-        value_PNE = _values(code_PNW, FORM, BLOCKS, BLOCK)
+        code_PW = _load(codes, _places(BLOCKS, WIDTH), (blocks - first) * WIDTH, WHOLE)
+        value_PE = _values(code_PW, FORM, BLOCKS, BLOCK)
         scales = (encoded + blocks * WIDTH).to(tl.pointer_type(tl.float32)) + first
         scale_N = _load(scales, tl.arange(0, BLOCKS), blocks - first, WHOLE)
-    return value_PNE, scale_N
+    return value_PE, scale_N
 
 
 @triton.jit
@@ -277,9 +285,9 @@ def _encode_tile(
     LEAVES: tl.constexpr,
     WHOLE: tl.constexpr,
 ):
-    x_PNE = _load(x + first * BLOCK, _places(BLOCKS, BLOCK), elements - first * BLOCK, WHOLE).to(tl.float32)
+    x_PE = _load(x + first * BLOCK, _places(BLOCKS, BLOCK), elements - first * BLOCK, WHOLE).to(tl.float32)
     _encode(
-        x_PNE, residual, residual_out, encoded, flags, first, elements,
+        x_PE, residual, residual_out, encoded, flags, first, elements,
         FORM, BLOCKS, BLOCK, CODE_MAX, SCALE_MAX, ADDS, LEAVES, WHOLE,
     )  # fmt: skip
 
@@ -325,8 +333,8 @@ def _reduce_tile(
     flags,
     first,
     elements,
-    ranks,
     row_bytes,
+    RANKS: tl.constexpr,
     FORM: tl.constexpr,
     BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -336,21 +344,21 @@ def _reduce_tile(
     LEAVES: tl.constexpr,
     WHOLE: tl.constexpr,
 ):
-    sum_PNE = tl.zeros((_PARTS, BLOCKS, BLOCK // _PARTS), tl.float32)
-    for rank in tl.range(0, ranks, loop_unroll_factor=2):
+    sum_PE = tl.zeros((_PARTS, BLOCKS * BLOCK // _PARTS), tl.float32)
+    for rank in tl.range(0, RANKS, loop_unroll_factor=2):
         row = tl.multiple_of(encoded_R + rank * row_bytes.to(tl.int64), _ALIGNED)
-        value_PNE, scale_N = _decode(row, first, elements, FORM, BLOCKS, BLOCK, WHOLE)
+        value_PE, scale_N = _decode(row, first, elements, FORM, BLOCKS, BLOCK, WHOLE)
         scale_N = scale_N * tl.load(weight_R + rank)
-        sum_PNE = sum_PNE + value_PNE * scale_N[None, :, None]
+        sum_PE = sum_PE + value_PE * _spread(scale_N, BLOCKS, BLOCK)
     if not WHOLE:  # whatever the ranks wrote behind the end
-        sum_PNE = tl.where(_places(BLOCKS, BLOCK) < elements - first * BLOCK, sum_PNE, 0.0)
+        sum_PE = tl.where(_places(BLOCKS, BLOCK) < elements - first * BLOCK, sum_PE, 0.0)
     _encode(
-        sum_PNE, residual, residual_out, encoded, flags, first, elements,
+        sum_PE, residual, residual_out, encoded, flags, first, elements,
         FORM, BLOCKS, BLOCK, CODE_MAX, SCALE_MAX, ADDS, LEAVES, WHOLE,
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["elements", "ranks", "row_bytes"])
+@triton.jit(do_not_specialize=["elements", "row_bytes"])
 def reduce_kernel(
     encoded_R,
     weight_R,
@@ -359,8 +367,8 @@ def reduce_kernel(
     encoded,
     flags,
     elements,
-    ranks,
     row_bytes,
+    RANKS: tl.constexpr,
     FORM: tl.constexpr,
     BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -374,13 +382,13 @@ def reduce_kernel(
     first = tl.program_id(0).to(tl.int64) * BLOCKS
     if elements - first * BLOCK >= BLOCKS * BLOCK:
         _reduce_tile(
-            encoded_R, weight_R, residual, residual_out, encoded, flags, first, elements, ranks, row_bytes,
-            FORM, BLOCKS, BLOCK, CODE_MAX, SCALE_MAX, ADDS, LEAVES, True,
+            encoded_R, weight_R, residual, residual_out, encoded, flags, first, elements, row_bytes,
+            RANKS, FORM, BLOCKS, BLOCK, CODE_MAX, SCALE_MAX, ADDS, LEAVES, True,
         )  # fmt: skip
     else:
         _reduce_tile(
-            encoded_R, weight_R, residual, residual_out, encoded, flags, first, elements, ranks, row_bytes,
-            FORM, BLOCKS, BLOCK, CODE_MAX, SCALE_MAX, ADDS, LEAVES, False,
+            encoded_R, weight_R, residual, residual_out, encoded, flags, first, elements, row_bytes,
+            RANKS, FORM, BLOCKS, BLOCK, CODE_MAX, SCALE_MAX, ADDS, LEAVES, False,
         )  # fmt: skip
 
 
@@ -388,9 +396,9 @@ def reduce_kernel(
 def _decode_tile(
     encoded, into, first, elements, FORM: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr
 ):
-    value_PNE, scale_N = _decode(encoded, first, elements, FORM, BLOCKS, BLOCK, WHOLE)
-    value_PNE = value_PNE * scale_N[None, :, None]
-    _store(into + first * BLOCK, _places(BLOCKS, BLOCK), value_PNE, elements - first * BLOCK, WHOLE)
+    value_PE, scale_N = _decode(encoded, first, elements, FORM, BLOCKS, BLOCK, WHOLE)
+    value_PE = value_PE * _spread(scale_N, BLOCKS, BLOCK)
+    _store(into + first * BLOCK, _places(BLOCKS, BLOCK), value_PE, elements - first * BLOCK, WHOLE)
 
 
 @triton.jit(do_not_specialize=["elements"])
@@ -452,8 +460,8 @@ class TritonTensors:
         _launch(
             reduce_kernel,
             (encoded_RB, weights_R, _or(residual, weights_R), _or(residual_out, weights_R), encoded, flags),
-            (elements, *encoded_RB.shape),
-            _encoder(form, residual, residual_out),
+            (elements, encoded_RB.shape[1]),
+            {"RANKS": encoded_RB.shape[0], **_encoder(form, residual, residual_out)},
         )
         return _flags(form, flags)
 

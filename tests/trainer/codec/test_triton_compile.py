@@ -16,33 +16,19 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 triton = pytest.importorskip("triton", reason="Triton has wheels for Linux only: pip install triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
 from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
+from triton.runtime import driver  # noqa: E402
 
 from prime.trainer.codec import engine_triton  # noqa: E402
+from prime.trainer.codec.engine_triton import TritonTensors  # noqa: E402
 from prime.trainer.codec.form import FORMS  # noqa: E402
 
-POINTERS = {
-    "x": "*fp32",
-    "into": "*fp32",
-    "residual": "*fp32",
-    "residual_out": "*fp32",
-    "weight_R": "*fp32",
-    "encoded": "*u8",
-    "encoded_R": "*u8",
-    "flags": "*i32",
-}
-NUMBERS = {"elements": "i32", "ranks": "i32", "row_bytes": "i32"}
-KERNELS = {
-    "encode": engine_triton.encode_kernel,
-    "reduce": engine_triton.reduce_kernel,
-    "decode": engine_triton.decode_kernel,
-}
+KERNELS = ("encode", "reduce", "decode")
 A_THREAD = engine_triton._TILE // (32 * engine_triton._WARPS)
 """Elements of a thread."""
 TILES = 2
@@ -72,24 +58,44 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def compiled(form: str, kernel: str, generation: int, dtype: str = "*fp32") -> Any:
-    """Compile as a launch would, with every pointer at a multiple of 16 bytes."""
-    function = KERNELS[kernel]
+class Absent:
+    """A driver of a device that is not there: it tells the generation, for which Triton then compiles."""
+
+    def __init__(self, generation: int) -> None:
+        self._generation = generation
+        self._target = GPUTarget("cuda", generation, 32)
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return 1000 + self._generation  # what is compiled is kept by device
+
+    def get_current_stream(self, _device: int) -> int:
+        return 0
+
+
+def compiled(form: str, kernel: str, generation: int, dtype: torch.dtype = torch.float32, elements: int = 5000) -> Any:
+    """Compile what the engine would launch for these tensors (their memory begins at multiples of 16 bytes, as on a GPU)."""
+    launches: list[Any] = []
+
+    def compile_only(function: Any, tensors: Any, numbers: Any, constants: Any) -> None:
+        options = {"num_warps": engine_triton._WARPS, **engine_triton._EXACT}
+        launches.append(function.run(*tensors, *numbers, grid=(1,), warmup=True, **constants, **options))
+
     chosen = FORMS[form]
-    constants = engine_triton._tile(chosen)
-    if kernel != "decode":
-        some = engine_triton.torch.zeros(1)
-        constants = engine_triton._encoder(chosen, some, some)
-    types = POINTERS | {"x": dtype, "into": dtype} | NUMBERS
-    place = {name: (index,) for index, name in enumerate(function.arg_names)}
-    source = ASTSource(
-        fn=function,
-        signature={name: types.get(name, "constexpr") for name in function.arg_names},
-        constexprs={place[name]: value for name, value in constants.items()},
-        attrs={place[name]: [["tt.divisibility", 16]] for name in function.arg_names if name in POINTERS},
-    )
-    options = {"num_warps": engine_triton._WARPS, **engine_triton._EXACT}
-    return triton.compile(source, target=GPUTarget("cuda", generation, 32), options=options)
+    x, residual = torch.zeros(elements, dtype=dtype), torch.zeros(elements)
+    rows = torch.zeros(2, chosen.encoded_size_bytes(elements), dtype=torch.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver, "_active", Absent(generation))
+        patch.setattr(engine_triton, "_launch", compile_only)
+        if kernel == "encode":
+            TritonTensors().encode(chosen, x, rows[0], residual, residual)
+        elif kernel == "reduce":
+            TritonTensors().reduce(chosen, rows, torch.ones(2), rows[0].clone(), residual, residual, elements)
+        else:
+            TritonTensors().decode(chosen, rows[0], x)
+    return launches[0]
 
 
 def instructions(ptx: str) -> Counter[str]:
@@ -140,7 +146,7 @@ def test_a_kernel_assembles_rounds_as_written_and_moves_wide_words(
 
 def test_a_vector_is_rounded_to_bfloat16_half_to_even() -> None:
     """The interpreter cuts instead, so this is seen only here."""
-    found = instructions(compiled("int8", "decode", 90, "*bf16").asm["ptx"])
+    found = instructions(compiled("int8", "decode", 90, torch.bfloat16).asm["ptx"])
     assert count(found, r"cvt\.rn\.bf16(x2)?\.f32") > 0
     assert not count(found, r"cvt\.r[zmp]\.bf16.*")
 
@@ -149,3 +155,14 @@ def test_sums_and_products_would_be_fused_if_the_launch_did_not_forbid_it(monkey
     monkeypatch.setattr(engine_triton, "_EXACT", {"enable_fp_fusion": True})
     found = instructions(compiled("int8", "reduce", 80).asm["ptx"])
     assert count(found, r"fma\..*") > TILES * A_THREAD * 4
+
+
+def test_a_vector_of_more_than_2_to_the_31_elements_has_places_of_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is passed for its length is a number alone; the tensors are small, and nothing is launched."""
+    monkeypatch.setattr(driver, "_active", Absent(90))
+    small = torch.zeros(512, dtype=torch.uint8)
+    constants = engine_triton._tile(FORMS["int8"]) | engine_triton._EXACT
+    code = engine_triton.decode_kernel.run(
+        small, small.view(torch.float32), 2**33, grid=(1,), warmup=True, num_warps=4, **constants
+    )
+    assert re.search(r"elements.*: i64", code.asm["ttir"])
