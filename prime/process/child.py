@@ -96,11 +96,13 @@ class ChildSystem(System):
             return Arrived(self._tells, self._ask)
         stash = list(cell.stash or ())
         in_hand = cell.life.now if cell.life is not None else None
-        waiting = [*stash, *([in_hand] if type(in_hand) is Envelope else []), *cell.queue]
+        # What has no envelope came from this process itself, as a timer's message does: the parent knows nothing of it.
+        waiting = [entry for entry in (*stash, in_hand, *cell.queue) if type(entry) is Envelope]
         tells = {id(entry.message): number for entry in waiting if (number := self._numbers.get(id(entry.message)))}
         asks = tuple(entry.slot.correlation for entry in waiting if type(entry.slot) is _MainSlot)
         self._numbers = tells
-        return Arrived(self._tells, self._ask, tuple(number for number, _ in tells.values()), asks, len(stash))
+        aside = sum(type(entry) is Envelope for entry in stash)
+        return Arrived(self._tells, self._ask, tuple(number for number, _ in tells.values()), asks, aside)
 
     def is_news(self, now: Arrived, said: Arrived) -> bool:
         """Tell whether the parent should hear of it: answers tell it of most asks."""
@@ -281,7 +283,9 @@ class Household:
                     nursery.start_soon(self._report_losses)
                     await self._system.ended.wait()
                     nursery.cancel_scope.cancel()
-        except Exception as error:  # noqa: BLE001 - the process border: written for the parent, which decides
+        except Exception as error:
+            if self._ref is not None:
+                raise  # the actor is up, and it was not its failure: the process ends, with this as its last words
             slot.reply(self._failed(error))
             await trio.sleep_forever()  # the parent lets go
         await self._say_ended()

@@ -99,6 +99,38 @@ class Counter(Actor[Add | Total | Boom | GetPid | Leave | Nap | StopYourself]):
         self.ctx.stop()
 
 
+@prime.message
+class Tick:
+    """A timer's message, which has no sender."""
+
+
+class Ticking(Actor[Add | Total | Nap | Tick]):
+    """Counts the ticks of its timer, which queue up beside the messages of others while it naps."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+
+    async def started(self) -> None:
+        self.ctx.every(0.001, Tick())
+
+    @on(Tick)
+    def tick(self, _: Tick) -> None:
+        self.numbers.append(1)
+
+    @on(Add)
+    def add(self, m: Add) -> None:
+        self.numbers.append(m.number)
+
+    @on(Total)
+    def total(self, _: Total) -> tuple[int, ...]:
+        return tuple(self.numbers)
+
+    @on(Nap)
+    async def nap(self, m: Nap) -> float:
+        await trio.sleep(m.seconds)
+        return m.seconds
+
+
 @prime.message(tag=0x7108)
 class Compute(Ask[int]):
     seconds: float

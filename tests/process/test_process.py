@@ -286,6 +286,18 @@ async def test_an_actor_that_stops_itself_ends_its_process_in_order() -> None:
             await ref.ask(a.Total(), timeout=WAIT_S)
 
 
+async def test_a_timer_of_the_actor_may_fire_while_messages_wait_for_it() -> None:
+    a = actors()
+    async with pool() as (sup, _):
+        ref = await sup.spawn_process(a.Ticking, "ticking")
+        for number in range(20, 30):
+            assert await ref.ask(a.Nap(0.02), timeout=WAIT_S) == 0.02
+            await ref.tell(a.Add(number))
+        total = await ref.ask(a.Total(), timeout=WAIT_S)
+        assert [number for number in total if number > 1] == list(range(20, 30))
+        assert total.count(1) > 10
+
+
 async def test_a_message_without_a_tag_cannot_leave() -> None:
     a = actors()
     async with pool() as (sup, facts):
