@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prime.trainer.codec.policy import Policy as Policy
     from prime.trainer.codec.vectors import Codec as Codec
+    from prime.trainer.gang.result import Result as Result
+    from prime.trainer.gang.trainer import Trainer as Trainer
     from prime.trainer.job import Job as Job
 
 _HOMES = {
     "Codec": "prime.trainer.codec.vectors",
     "Job": "prime.trainer.job",
     "Policy": "prime.trainer.codec.policy",
+    "Result": "prime.trainer.gang.result",
+    "Trainer": "prime.trainer.gang.trainer",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - the names are the keys of one table

@@ -1,0 +1,332 @@
+"""`Trainer`: a job, trained by a gang of rank processes. For a script, a notebook, and a program that runs on Trio."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import secrets
+import signal
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from prime.actor import Restart, System
+from prime.actor.groups import one_error
+from prime.errors import (
+    ActorUsageError,
+    ConfigError,
+    DataError,
+    MissingExtraError,
+    PrimeError,
+    RestartLimitError,
+    RunFailedError,
+)
+from prime.process.host import Processes
+from prime.trainer import facts
+from prime.trainer.facts import Fact
+from prime.trainer.gang import gang as core
+from prime.trainer.gang.lock import sole_trainer
+from prime.trainer.gang.ranks import Ranks, Stop, newest_step
+from prime.trainer.gang.result import Result, Tally
+from prime.trainer.gang.trouble import Trouble
+from prime.trainer.job import Job
+from prime.trainer.track import open_tracking
+from prime.transport.identity import KeyPair
+from prime.transport.signing import KeySignatory
+
+FACTS_MAX: Final = 10_000
+"""Facts that wait for a slow reader; the oldest are left out beyond."""
+_GPUS: Final = Path("/proc/driver/nvidia/gpus")
+_KINDS: Final = {kind.__name__: kind for kind in (ConfigError, DataError, MissingExtraError)}
+"""Errors of a rank that keep their class here; all others are a run that failed."""
+
+Observer = Callable[[Fact], None]
+
+
+class Trainer:
+    """Trains one job. `run` from a script or a notebook, `await train` from a program on Trio; one at a time."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.folder = job.run_folder.absolute()
+        self._observers: dict[object, Observer] = {}
+        self._stop: Callable[[str], None] | None = None
+        self._stop_reason = ""
+
+    def subscribe(self, observer: Observer) -> Callable[[], None]:
+        """Call `observer` with every fact, in the event loop's thread; returns what ends that. Errors of it end it, too."""
+        key = object()
+        self._observers[key] = observer
+
+        def unsubscribe() -> None:
+            self._observers.pop(key, None)
+
+        return unsubscribe
+
+    def facts(self) -> Facts:
+        """Return the facts from now on, for `async for`; they end with the run."""
+        return Facts(self)
+
+    def stop(self, reason: str = "the program") -> None:
+        """End the run in order, soon: after a step that all ranks agree on, and a checkpoint. From the event loop's thread."""
+        self._stop_reason = self._stop_reason or reason
+        if self._stop is not None:
+            self._stop(reason)
+
+    def run(self) -> Result:
+        """Train, and return what came of it. Ctrl-C ends it in order, with a checkpoint; once more, it ends at once.
+
+        Raises what `train` raises, and `KeyboardInterrupt` on the second Ctrl-C.
+        """
+        return trio.run(self._run)
+
+    async def train(self, system: System | None = None) -> Result:
+        """Train within a program on Trio: as actors of its `system`, or of one of its own.
+
+        Cancelled, all processes are gone when it returns. Starts where the newest whole checkpoint is.
+
+        Raises `ConfigError`, `DataError` and `MissingExtraError` for a job that cannot be trained, `ConflictError` where
+        another trainer has the run's folder, `RunFailedError` for an error that comes again at the same step, and
+        `RestartLimitError` where ranks are lost again and again.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            if system is None:
+                system = await stack.enter_async_context(_own_system())
+            stack.enter_context(sole_trainer(self.folder))
+            tracking = await stack.enter_async_context(open_tracking(self.job, self.folder, [self._observe]))
+            run = _Run(self.job, self.folder, world_of(self.job), tracking.tell)
+            ended = await self._train(system, run)
+        if ended.outcome == "failed":
+            raise _error_of(ended)
+        return run.tally.result(self.folder)
+
+    async def _train(self, system: System, run: _Run) -> core.End:
+        self._refuse_second()
+        try:
+            self._stop = run.stop
+            if self._stop_reason:
+                run.stop(self._stop_reason)
+            return await run.through(system)
+        finally:
+            self._stop, self._stop_reason = None, ""
+
+    def _refuse_second(self) -> None:
+        if self._stop is not None:
+            raise ActorUsageError("this trainer trains already", hint="make another Trainer, for another run")
+
+    def _observe(self, fact: Fact) -> None:
+        for key, observer in tuple(self._observers.items()):
+            try:
+                observer(fact)
+            except Exception:
+                self._observers.pop(key, None)
+                raise
+
+    async def _run(self) -> Result:
+        result: Result | None = None
+        killed = False
+        async with one_error(), trio.open_nursery() as nursery:
+
+            def kill() -> None:
+                nonlocal killed
+                killed = True
+                nursery.cancel_scope.cancel()
+
+            if threading.current_thread() is threading.main_thread():
+                await nursery.start(self._heed_signals, kill)
+            result = await self.train()
+            nursery.cancel_scope.cancel()
+        if killed or result is None:
+            raise KeyboardInterrupt
+        return result
+
+    async def _heed_signals(
+        self, kill: Callable[[], None], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
+            count = 0
+            async for number in signals:
+                count += 1
+                if count > 1:
+                    kill()
+                self.stop(signal.Signals(number).name)
+
+
+class Facts:
+    """The facts of a trainer's run, for `async for`. A reader that is far behind misses the oldest."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._facts: deque[Fact] = deque(maxlen=FACTS_MAX)
+        self._news = trio.Event()
+        self._over = False
+        self._unsubscribe = trainer.subscribe(self._take)
+
+    def _take(self, fact: Fact) -> None:
+        self._facts.append(fact)
+        self._news.set()
+
+    def __aiter__(self) -> Facts:
+        return self
+
+    async def __anext__(self) -> Fact:
+        await trio.lowlevel.checkpoint()
+        if self._over:
+            raise StopAsyncIteration
+        while not self._facts:
+            self._news = trio.Event()
+            await self._news.wait()
+        fact = self._facts.popleft()
+        if isinstance(fact, facts.RunEnded):
+            self._over = True
+            self._unsubscribe()
+        return fact
+
+
+class _Run:
+    """One call of `train`."""
+
+    def __init__(self, job: Job, folder: Path, world: int, tell: Observer) -> None:
+        self._job = job
+        self._folder = folder
+        self._world = world
+        self._observer = tell
+        self._ended = trio.Event()
+        self._end: core.End | None = None
+        self._ranks: object | None = None
+        self._stop_reason = ""
+        self.tally = Tally()
+
+    def tell(self, fact: Fact) -> None:
+        self.tally.take(fact, trio.current_time())
+        self._observer(fact)
+
+    def stop(self, reason: str) -> None:
+        self._stop_reason = reason
+        if self._ranks is not None:
+            self._ranks.tell_nowait(Stop(reason))  # type: ignore[attr-defined]
+
+    async def through(self, system: System) -> core.End:
+        resumed = max(0, await trio.to_thread.run_sync(newest_step, self._folder))
+        self.tally.began_s = trio.current_time()
+        job = self._job
+        self.tell(
+            facts.RunBegan(
+                name=job.name,
+                folder=str(self._folder),
+                steps=job.steps,
+                batch_size=job.batch_size,
+                world=self._world,
+                spares=job.supervision.spares,
+                codec=job.compression.codec,
+                resumed_step=resumed,
+            )
+        )
+        try:
+            end = await self._supervise(system)
+        except trio.Cancelled:
+            self._tell_end(core.End("stopped", 0, "it was cancelled"), 0)
+            raise
+        return end
+
+    async def _supervise(self, system: System) -> core.End:
+        name = f"run-{self._job.name}"
+        async with (
+            system.supervisor(name, restart=Restart(max=0)) as sup,
+            system.supervisor(f"{name}-members", restart=Restart(max=0)) as members,
+        ):
+            self._ranks = await sup.spawn(
+                lambda: Ranks(self._job, self._folder, self._world, members, self.tell, self._over),
+                "ranks",
+                kind="temporary",
+                remote=(),
+            )
+            if self._stop_reason:
+                self.stop(self._stop_reason)
+            await self._ended.wait()
+        assert self._end is not None  # noqa: S101 - a pair with `_over`
+        return self._end
+
+    def _over(self, end: core.End, restarts: int) -> None:
+        self._end = end
+        self._tell_end(end, restarts)
+        self._ended.set()
+
+    def _tell_end(self, end: core.End, restarts: int) -> None:
+        error = _error_of(end) if end.outcome == "failed" else None
+        tally = self.tally
+        self.tell(
+            facts.RunEnded(
+                outcome=end.outcome,
+                step=tally.checkpoint_step or 0,
+                loss=tally.loss,
+                held_out=tally.held_out,
+                restarts=restarts,
+                elapsed_s=trio.current_time() - tally.began_s,
+                checkpoint_step=tally.checkpoint_step,
+                error="" if error is None else str(error),
+                hint="" if error is None else error.hint,
+            )
+        )
+
+
+def world_of(job: Job) -> int:
+    """Return how many ranks a job has on this machine: one for each GPU, or one, where it says `auto`."""
+    ranks = job.parallel.ranks
+    if isinstance(ranks, int):
+        return ranks
+    if job.parallel.device == "cpu" or "+cpu" in _torch_version():
+        return 1
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return max(1, len([each for each in visible.split(",") if each.strip() not in ("", "-1")]))
+    return max(1, len(list(_GPUS.iterdir())) if _GPUS.is_dir() else 1)
+
+
+def _torch_version() -> str:
+    try:
+        return importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _error_of(end: core.End) -> PrimeError:
+    """Return the error of a run that failed."""
+    trouble = end.trouble
+    if end.exhausted:
+        return RestartLimitError(
+            f"too many ranks were lost without a new checkpoint between: {end.text}", hint=_hint(trouble, _HINT_AGAIN)
+        )
+    if trouble is None:
+        return RunFailedError(end.text, hint=_HINT_AGAIN)
+    if trouble.hopeless and trouble.kind in _KINDS:
+        return _KINDS[trouble.kind](trouble.text, hint=trouble.hint)
+    return RunFailedError(f"{end.text}\n{trouble.trace}".rstrip(), hint=_hint(trouble, _HINT_BUG))
+
+
+_HINT_AGAIN: Final = "look at the last losses in events.jsonl; `prime train run` goes on from the newest checkpoint"
+_HINT_BUG: Final = "mend that line; the run goes on from its newest checkpoint"
+
+
+def _hint(trouble: Trouble | None, otherwise: str) -> str:
+    return trouble.hint if trouble is not None and trouble.hint else otherwise
+
+
+@contextlib.asynccontextmanager
+async def _own_system() -> AsyncIterator[System]:
+    """Run a system without a network, which can have processes."""
+    key = KeyPair.generate()
+    system = System(secret=secrets.token_bytes(32), signatory=KeySignatory(key))
+    system.process_host = Processes(system, key)
+    async with one_error(), trio.open_nursery() as nursery:
+        await nursery.start(system.serve)
+        try:
+            yield system
+        finally:
+            system.end()
+            nursery.cancel_scope.cancel()

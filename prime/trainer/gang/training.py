@@ -1,0 +1,218 @@
+"""What a rank does in torch's thread: meet the others, go on from a checkpoint, make steps, save, and come back.
+
+All ranks of a generation do the same in the same order; rank 0 says what came of it. Errors are said, not raised.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from prime.errors import CorruptedError
+from prime.trainer.checkpoint import About, Checkpoints, Retention
+from prime.trainer.checkpoint.saving import Saving
+from prime.trainer.gang.brake import Brake
+from prime.trainer.gang.messages import Item, Kept, Made, Measured, Placed, TakeRank
+from prime.trainer.gang.trouble import trouble_of
+from prime.trainer.job import Job
+from prime.trainer.loop.engine import Engine, Prepared, device_of, prepare
+from prime.trainer.loop.place import Place, StepReport
+
+GROUP_TIMEOUT = timedelta(days=7)
+"""The supervisor decides when a rank is lost, not a collective: a timeout of one would only hide which rank it was."""
+CHECKPOINTS = "checkpoints"
+"""The folder of checkpoints, in the run's."""
+_PEER_WORDS = ("closed by peer", "reset by peer", "broken pipe", "connection refused", "gloo", "nccl")
+
+
+class Training:
+    """One process's part in a run, over all generations. `say` takes news, and may hold this thread up."""
+
+    def __init__(self, job: Job, folder: Path, say: Callable[[Item], None]) -> None:
+        self._job = job
+        self._folder = folder / CHECKPOINTS
+        self._say_item = say
+        self._prepared: Prepared | None = None
+        self._engine: Engine | None = None
+        self._checkpoints: Checkpoints | None = None
+        self._saving: Saving | None = None
+        self._rank = TakeRank(0, 0, 1, -1, "")
+        self._loss: float | None = None
+        self._measured_step = self._saved_step = -1
+        self.step = 0
+        """Steps made; the event loop's thread reads it."""
+        self.work = 0
+        """What was done in this generation: grows with everything that shows progress."""
+
+    def prepare(self) -> None:
+        """Leave the generation in hand, if any, and do whatever needs no rank."""
+        self._part()
+        self._prepared = prepare(self._job)
+
+    def run(self, rank: TakeRank, brake: Brake) -> None:
+        """Train as a rank until the run is done, or halts, or fails."""
+        self._rank, self.step, self.work = rank, max(rank.step, 0), 0
+        self._measured_step, self._saved_step = -1, rank.step
+        try:
+            engine = self._meet()
+            self._resume(engine)
+            self._go(engine, brake)
+        except BaseException as error:  # noqa: BLE001 - the border to the user's model: whatever it raises is news
+            loading = isinstance(error, CorruptedError)
+            self._say(trouble=trouble_of(error, of_peer=is_of_peer(error), loading=loading))
+
+    # ------------------------------------------------------------------------------------------------ begin and end
+
+    def _meet(self) -> Engine:
+        rank = self._rank
+        place = Place(rank=rank.rank, local_rank=rank.rank, world=rank.world, generation=rank.generation)
+        if rank.world > 1:
+            cuda = device_of(self._job, place).type == "cuda"
+            store = dist.PrefixStore(f"generation-{rank.generation}", dist.FileStore(rank.meeting, rank.world))
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if cuda else "gloo",
+                store=store,
+                rank=rank.rank,
+                world_size=rank.world,
+                timeout=GROUP_TIMEOUT,
+            )
+        prepared, self._prepared = self._prepared, None
+        self._engine = Engine(self._job, place, prepared)
+        self.work += 1
+        return self._engine
+
+    def _resume(self, engine: Engine) -> None:
+        rules, step = self._job.checkpoint, self._rank.step
+        retention = Retention(
+            keep_last=rules.keep_last, keep_hours=rules.keep_hours, milestone_steps=rules.milestone_steps
+        )
+        self._checkpoints = Checkpoints(self._folder, retention)
+        if step >= 0:
+            state = engine.state()
+            self._checkpoints.load(step, state)
+            engine.load(state)
+        self.step = engine.step
+        self._say(placed=self._placed(engine))
+
+    def _placed(self, engine: Engine) -> Placed:
+        backend = dist.get_backend() if self._rank.world > 1 else ""
+        return Placed(
+            engine.strategy,
+            backend,
+            str(engine.device),
+            "",
+            engine.parameters,
+            engine.tokens_per_sample,
+            engine.baseline,
+        )
+
+    def _part(self) -> None:
+        """Forget the generation: its model, its group and its files."""
+        self._engine = self._saving = None
+        checkpoints, self._checkpoints = self._checkpoints, None
+        if checkpoints is not None:
+            checkpoints.close()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        gc.collect()
+
+    # ------------------------------------------------------------------------------------------------ steps
+
+    def _go(self, engine: Engine, brake: Brake) -> None:
+        job = self._job
+        while engine.step < job.steps and brake.begin(engine.step + 1):
+            self._make_step(engine)
+            if _is_due(engine.step, job.evaluation.every_steps):
+                self._measure(engine)
+            if _is_due(engine.step, job.checkpoint.every_steps) and engine.step < job.steps:
+                self._save(engine, wait=False)
+            self._tell_of_saving()
+        if brake.is_released:
+            return
+        if self._measured_step != engine.step:
+            self._measure(engine)
+        self._save(engine, wait=True)
+        self._say(finished=True)
+
+    def _make_step(self, engine: Engine) -> None:
+        report = engine.train_step()
+        self.step = report.step
+        self.work += 1
+        self._loss = report.loss
+        if self._rank.rank == 0:
+            self._say(made=_made(report))
+
+    def _measure(self, engine: Engine) -> None:
+        began_s = time.monotonic()
+        loss = engine.evaluate(self._job.evaluation.batches)
+        self.work += 1
+        self._measured_step = engine.step
+        if self._rank.rank == 0:
+            self._say(measured=Measured(engine.step, loss, 0, time.monotonic() - began_s))
+
+    def _save(self, engine: Engine, *, wait: bool) -> None:
+        checkpoints = self._checkpoints
+        assert checkpoints is not None  # noqa: S101 - a pair with `_resume`
+        self._settle(checkpoints)
+        if engine.step == self._saved_step:
+            return  # it halts where it was saved just now
+        self._saved_step = engine.step
+        about = About(job=self._job.tables(), loss=self._loss, generation=self._rank.generation)
+        self._saving = checkpoints.save(engine.step, engine.state(), about, wait=wait)
+        self.work += 1
+        self._tell_of_saving()
+
+    def _settle(self, checkpoints: Checkpoints) -> None:
+        """Wait for a save in flight, and tell of it before the next begins."""
+        checkpoints.settle()
+        self._tell_of_saving()
+
+    def _tell_of_saving(self) -> None:
+        saving = self._saving
+        if saving is None or not saving.is_over:
+            return
+        self._saving = None
+        saving.result()
+        if self._rank.rank == 0:
+            kept = Kept(saving.step, str(saving.path), saving.size_bytes, saving.seconds, saving.blocked_s)
+            self._say(kept=kept)
+
+    def _say(self, **what: Any) -> None:
+        self._say_item(Item(self._rank.generation, self.step, **what))
+
+
+def is_of_peer(error: BaseException | None) -> bool:
+    """Tell whether an error says only that another rank went away: then that rank's end is the cause."""
+    while error is not None:
+        text = str(error).lower()
+        if isinstance(error, dist.DistError | RuntimeError) and any(word in text for word in _PEER_WORDS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _is_due(step: int, every_steps: int) -> bool:
+    return every_steps > 0 and step % every_steps == 0
+
+
+def _made(report: StepReport) -> Made:
+    return Made(
+        report.step,
+        report.loss,
+        report.learning_rate,
+        report.samples,
+        report.step_s,
+        report.data_s,
+        report.compute_s,
+        report.reduce_s,
+        report.optimiser_s,
+        report.grad_norm,
+        report.bytes_sent,
+        report.bytes_exact,
+    )
