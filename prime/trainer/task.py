@@ -37,6 +37,17 @@ class Model(Protocol):
         ...
 
 
+class Measurer(Protocol):
+    """A model that says more of a batch than its loss."""
+
+    def measures(self, batch: Any) -> Mapping[str, Any]:
+        """Return figures by name, such as the accuracy: means over the batch, scalar tensors.
+
+        They are asked for at evaluations and shown beside the loss. Every batch has the same names.
+        """
+        ...
+
+
 class Writer(Protocol):
     """A model that can also write a text, for people to look at."""
 

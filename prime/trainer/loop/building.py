@@ -7,7 +7,7 @@ a module and a loss function over its outputs and the targets, for batches of in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -31,6 +31,16 @@ class OwnLoss:
 
 
 @define
+class OwnMeasures(OwnLoss):
+    """A module that has its loss and its measures as methods."""
+
+    def measures(self, batch: Any) -> Mapping[str, torch.Tensor]:
+        """Return what the module measures of a batch."""
+        found: Mapping[str, torch.Tensor] = self.module.measures(batch)
+        return found
+
+
+@define
 class Paired:
     """A module, and a loss function over its outputs and the targets."""
 
@@ -47,7 +57,7 @@ def model_of(name: str, request: Any, key: str) -> Model:
     """Build the model that stands at a configuration key. Raises `ConfigError` where it is none."""
     found = built(name, "model", request)
     if isinstance(found, nn.Module) and callable(getattr(found, "loss", None)):
-        return OwnLoss(found)
+        return OwnMeasures(found) if callable(getattr(found, "measures", None)) else OwnLoss(found)
     if isinstance(getattr(found, "module", None), nn.Module) and callable(getattr(found, "loss", None)):
         model: Model = found
         return model

@@ -7,10 +7,11 @@ is one of (rank, world), and what a model draws is one of (seed, step, rank).
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
@@ -23,9 +24,10 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-from prime.errors import ConfigError, CorruptedError, NotFoundError
+from prime.errors import ConfigError, CorruptedError, DataError, NotFoundError
 from prime.trainer.checkpoint.exchange import start_from
 from prime.trainer.data.contract import Dataset
+from prime.trainer.data.fingerprint import require_same
 from prime.trainer.data.names import open_dataset
 from prime.trainer.data.order import share, step_indices
 from prime.trainer.data.tensors import on_device
@@ -36,8 +38,10 @@ from prime.trainer.loop.optimisers import TorchUpdates, optimiser_of
 from prime.trainer.loop.place import Place, StepReport
 from prime.trainer.loop.scale import LossScale
 from prime.trainer.loop.schedule import rate
-from prime.trainer.loop.sharding import sharded, strategy_of
+from prime.trainer.loop.sharding import Measured, sharded, strategy_of
 from prime.trainer.task import Model
+
+LOSS: Final = "loss"
 
 
 @frozen
@@ -85,7 +89,10 @@ class Engine:
             sharing=self._sharded,
             scale=self._scale,
         )
+        _require_same_data(self.fingerprint, place, self.device)
         self._held_out: dict[int, Sequence[Any]] = {}
+        self.measures: Mapping[str, float] = {}
+        """What the model measured beside its loss, such as its accuracy, in the last evaluation."""
         self.step = 0
         """Steps made since the start of the run; other threads may read it."""
 
@@ -98,6 +105,11 @@ class Engine:
     def tokens_per_sample(self) -> int:
         """How many predictions one sample holds, where it is a sequence; else 0."""
         return self._data.tokens_per_sample
+
+    @property
+    def fingerprint(self) -> str:
+        """What is equal for equal data; empty where nobody knows."""
+        return self._data.fingerprint
 
     @property
     def parameters(self) -> int:
@@ -133,25 +145,38 @@ class Engine:
             yield on_device(self._data.batch(mine), self.device), mine.size / indices.size
 
     def evaluate(self, batches: int) -> float:
-        """Return the mean loss over that many held-out batches, which the ranks share among them."""
+        """Return the mean loss over that many held-out batches, which the ranks share among them.
+
+        `measures` then holds the means of what the model measures beside its loss.
+        """
         found = self._held_out_batches(batches)
         module = self.model.module
         module.eval()
         try:
             with torch.no_grad():
-                return self._sharded.total(self._share_of_loss(found)) / len(found)
+                sums = self._share_of_sums(found)
         finally:
             module.train()
+        means = {name: self._sharded.total(sums[name]) / len(found) for name in sorted(sums)}
+        loss = means.pop(LOSS)
+        self.measures = means
+        return loss
 
-    def _share_of_loss(self, batches: Sequence[Any]) -> float:
-        """Return the summed loss of this rank's batches; one without a batch left goes along, for gathers are calls of all."""
+    def _share_of_sums(self, batches: Sequence[Any]) -> dict[str, float]:
+        """Return the sums over this rank's batches; one without a batch left goes along, for gathers are calls of all."""
         rank, world = self.place.rank, self.place.world
-        total = 0.0
+        sums: dict[str, float] = {}
         for first in range(0, len(batches), world):
             mine = first + rank
-            loss = self._sharded.quiet_loss(on_device(batches[min(mine, len(batches) - 1)], self.device))
-            total += float(loss) if mine < len(batches) else 0.0
-        return total
+            for name, value in self._seen(on_device(batches[min(mine, len(batches) - 1)], self.device)).items():
+                sums[name] = sums.get(name, 0.0) + (float(value) if mine < len(batches) else 0.0)
+        return sums
+
+    def _seen(self, batch: Any) -> dict[str, Any]:
+        found: dict[str, Any] = {LOSS: self._sharded.quiet_loss(batch)}
+        if hasattr(self.model, "measures"):
+            found |= self._sharded.quiet_loss(Measured(batch))
+        return found
 
     def _held_out_batches(self, count: int) -> Sequence[Any]:
         if count not in self._held_out:
@@ -166,7 +191,12 @@ class Engine:
         The tensors are the live ones: save them before the next step.
         """
         model, optimiser = get_state_dict(self.model.module, self._optimiser)
-        state: dict[str, Any] = {"model": model, "optimiser": optimiser, "step": self.step}
+        state: dict[str, Any] = {
+            "model": model,
+            "optimiser": optimiser,
+            "step": self.step,
+            "dataset": self.fingerprint,
+        }
         if self._scale is not None:
             state["loss_scale"] = {"value": self._scale.value, "held": self._scale.held}
         if self._sharded.reduce is not None:
@@ -176,8 +206,10 @@ class Engine:
     def load(self, state: Mapping[str, Any]) -> None:
         """Take the state that `state` gave, on a group of this or another size; call it on all ranks.
 
-        What a codec left out goes on only in a group of the same size; in another one it starts from zero.
+        What a codec left out goes on only in a group of the same size; in another one it starts from zero. Raises
+        `DataError` where the state was made on other data.
         """
+        require_same(self.fingerprint, state.get("dataset", ""), f"the checkpoint of step {state['step']}")
         set_state_dict(
             self.model.module,
             self._optimiser,
@@ -219,6 +251,20 @@ class Engine:
                 f"batch_size ({job.batch_size}) is under {place.world} ranks x {job.gradients.accumulate} microbatches",
                 hint="each microbatch needs a sample: raise batch_size, or train on fewer ranks",
             )
+
+
+def _require_same_data(fingerprint: str, place: Place, device: torch.device) -> None:
+    """Compare the ranks' data. Raises `DataError` on every rank alike."""
+    if place.world == 1:
+        return
+    word = int.from_bytes(hashlib.blake2b(fingerprint.encode(), digest_size=7).digest())
+    ends = torch.tensor([word, -word], device=device)
+    dist.all_reduce(ends, op=dist.ReduceOp.MAX)
+    if ends[0] != -ends[1]:
+        raise DataError(
+            f"the ranks have different data; that of rank {place.rank} has the fingerprint {fingerprint[:40] or 'none'}",
+            hint="give each rank the same files: compare them, or put them where all hosts see them",
+        )
 
 
 def device_of(job: Job, place: Place) -> torch.device:

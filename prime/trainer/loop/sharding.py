@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import torch
 import torch.distributed as dist
+from attrs import frozen
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.distributed.device_mesh import DeviceMesh
@@ -38,6 +39,13 @@ TOUCH: Final = object()
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+@frozen
+class Measured:
+    """A batch of which the model's `measures` are asked, not its loss. They go the same way: a sharded model is gathered."""
+
+    batch: Any
+
+
 class LossModule(nn.Module):
     """The model with its loss as the forward pass: a batch to its mean loss, a scalar."""
 
@@ -45,12 +53,15 @@ class LossModule(nn.Module):
         super().__init__()
         self.model: nn.Module = model.module
         self._loss: Callable[[Any], torch.Tensor] = model.loss
+        self._measures: Callable[[Any], Any] | None = getattr(model, "measures", None)
         self._device, self._dtype = device, DTYPES[precision]
 
-    def forward(self, batch: Any) -> torch.Tensor:
+    def forward(self, batch: Any) -> Any:
         """Return the mean loss of a batch; matrix products are made in the job's precision."""
         if batch is TOUCH:
             return sum((p.sum() * 0 for p in self.model.parameters() if p.requires_grad), torch.zeros(()))
+        if isinstance(batch, Measured):
+            return self._measures(batch.batch) if self._measures is not None else {}
         if self._dtype == torch.float32:
             return self._loss(batch)
         with torch.autocast(self._device.type, dtype=self._dtype):

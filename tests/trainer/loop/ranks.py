@@ -40,6 +40,7 @@ def done(tables: dict[str, Any], place: Place, steps: int, extra: dict[str, Any]
         "rates": [report.learning_rate for report in reports],
         "bytes": [reports[-1].bytes_sent, reports[-1].bytes_exact],
         "held_out": engine.evaluate(3),
+        "measures": dict(engine.measures),
         "bits": bits(engine),
         "local_elements": sum(local(p).numel() for p in engine.model.module.parameters()),
         "elements": engine.parameters,

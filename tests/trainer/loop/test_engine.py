@@ -94,6 +94,15 @@ def two(folder: Path) -> list[Found]:
         ("odd replicas", tables(parallel=fsdp(replicas=3)), 1, {}),
         ("float16", tables(parallel={"precision": "float16", "device": "auto"}), 1, {}),
         ("infinite", tables(**wild), 40, {}),
+        ("fsdp marked", tables(parallel=fsdp(), data_options={"fingerprint": "a"}), 1, {"save": str(folder / "a")}),
+        (
+            "fsdp the same data",
+            tables(parallel=fsdp(), data_options={"fingerprint": "a"}),
+            1,
+            {"load": str(folder / "a")},
+        ),
+        ("other data", tables(data_options={"fingerprint": "b"}), 1, {"load": str(folder / "a")}),
+        ("torn data", tables(data_options={"fingerprint": "torn"}), 1, {}),
     ]
     (folder / "cases.json").write_text(json.dumps(cases))
     command = [sys.executable, str(HERE / "ranks.py")]
@@ -119,6 +128,20 @@ def test_a_step_says_what_it_did(alone: Found) -> None:
     assert alone["step"] == STEPS
 
 
+def test_an_evaluation_says_what_the_model_measures(alone: Found) -> None:
+    assert set(alone["measures"]) == {"accuracy"}
+    assert 1 / 11 < alone["measures"]["accuracy"] < 1
+
+
+def test_data_that_changed_since_the_checkpoint_or_differs_between_ranks_is_refused(two: list[Found]) -> None:
+    for rank, found in enumerate(two):
+        assert found["fsdp the same data"]["step"] == 2
+        assert "DataError: the data is not that of the checkpoint of step 1" in found["other data"]["error"]
+        assert f"that of rank {rank} has the fingerprint {rank}" in found["torn data"]["error"]
+        assert found["other data"]["hint"]
+        assert found["torn data"]["hint"]
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -137,6 +160,7 @@ def test_one_job_has_one_loss_curve(alone: Found, two: list[Found], name: str) -
         assert found[name]["losses"] == pytest.approx(alone["losses"], rel=1e-5)
         assert found[name]["norms"] == pytest.approx(alone["norms"], rel=1e-4)
         assert found[name]["held_out"] == pytest.approx(alone["held_out"], rel=1e-5)
+        assert found[name]["measures"] == pytest.approx(alone["measures"], rel=1e-5)
         assert found[name]["strategy"] == name.split(maxsplit=1)[0]
 
 
@@ -163,7 +187,7 @@ def test_clipping_is_by_the_norm_of_the_whole_reduced_gradient(two: list[Found])
 
 def test_activations_are_computed_again(two: list[Found]) -> None:
     once, twice = two[0]["fsdp layers"]["calls"], two[0]["fsdp recomputed"]["calls"]
-    evaluations = 2
+    evaluations = 4  # two batches, each for its loss and for what the model measures beside it
     assert [n - evaluations for n in twice] == [2 * (n - evaluations) for n in once]
 
 
