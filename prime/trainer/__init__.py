@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from prime.trainer.gang.result import Result as Result
     from prime.trainer.gang.trainer import Trainer as Trainer
     from prime.trainer.job import Job as Job
+    from prime.trainer.loop.wrap import attach as attach
 
 _HOMES = {
     "Codec": "prime.trainer.codec.vectors",
@@ -21,6 +22,7 @@ _HOMES = {
     "Policy": "prime.trainer.codec.policy",
     "Result": "prime.trainer.gang.result",
     "Trainer": "prime.trainer.gang.trainer",
+    "attach": "prime.trainer.loop.wrap",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - the names are the keys of one table
