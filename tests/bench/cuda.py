@@ -8,8 +8,8 @@ that rate to the one of a copy of as many float32, which reads and writes, too. 
 of CUDA events around some calls in a row, medians, in turns.
 
 `cuda_hook` is the time of a training step under DDP with the compressed all-reduce as its hook, against the same step
-without: rank 0 of 2, whose wire is a copy within the device, so what is seen is what the codec costs beside a backward
-pass. Its value is the part of the step that it adds.
+without: rank 0 of 2, whose wire brings zeros at the speed of the device's memory, so what is seen is what the codec
+costs beside a backward pass. Its value is the part of the step that it adds.
 
 Without a GPU and without `--interpret` it says so, and has no results.
 """
@@ -335,16 +335,20 @@ def step(*, compressed: bool) -> Work:
 
 
 def attach(model: Any) -> None:
-    """Give DDP the compressed all-reduce, over a wire that copies what this rank sends to where the peer's comes in."""
+    """Give DDP the compressed all-reduce as rank 0 of 2, over a wire that brings zeros from the other rank."""
     import torch.distributed as dist
 
     from prime.trainer.collective import CompressedReduce, attach_ddp, stream
+    from prime.trainer.collective.refusal import HEADER_BYTES
 
-    def all_to_all(received: Any, sent: Any, *_sizes: Any, **_options: Any) -> None:
-        received.copy_(sent)
+    def all_to_all(received: Any, _sent: Any, *_sizes: Any, **_options: Any) -> None:
+        received.zero_()
 
     def all_gather(gathered: Any, own: Any, **_options: Any) -> None:
-        gathered.view(2, -1).copy_(own.expand(2, -1))
+        ours, theirs = gathered.view(2, -1)
+        ours.copy_(own)
+        theirs.zero_()
+        theirs[:HEADER_BYTES] = own[:HEADER_BYTES]  # that all is well with it
 
     dist.all_to_all_single = all_to_all
     stream._all_gather = all_gather
