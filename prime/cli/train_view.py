@@ -147,7 +147,8 @@ def _generation_words(fact: GenerationBegan) -> str:
 
 
 def _evaluated_words(fact: Evaluated) -> str:
-    return f"held-out loss {_nats(fact.loss)} at step {fact.step}"
+    measured = "".join(f", {name} {value:.3f}" for name, value in fact.measures.items())
+    return f"held-out loss {_nats(fact.loss)}{measured} at step {fact.step}"
 
 
 def _saved_words(fact: CheckpointSaved) -> str:

@@ -9,6 +9,7 @@ model's own unit (nats for cross-entropy). Bytes are summed over all ranks.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import attrs
@@ -114,6 +115,8 @@ class Evaluated:
     loss: float
     samples: int = 0
     seconds: float = 0.0
+    measures: Mapping[str, float] = attrs.field(factory=dict)
+    """What the model measures beside its loss, by name, such as its accuracy."""
 
 
 @attrs.frozen(kw_only=True)

@@ -99,6 +99,7 @@ class Measured:
     loss: float
     samples: int
     seconds: float
+    measures: dict[str, float]
 
 
 @record

@@ -154,7 +154,7 @@ class Training:
         self.work += 1
         self._measured_step = engine.step
         if self._rank.rank == 0:
-            self._say(measured=Measured(engine.step, loss, 0, time.monotonic() - began_s))
+            self._say(measured=Measured(engine.step, loss, 0, time.monotonic() - began_s, dict(engine.measures)))
 
     def _save(self, engine: Engine, *, wait: bool) -> None:
         checkpoints = self._checkpoints
@@ -163,7 +163,9 @@ class Training:
         if engine.step == self._saved_step:
             return  # it halts where it was saved just now
         self._saved_step = engine.step
-        about = About(job=self._job.tables(), loss=self._loss, generation=self._rank.generation)
+        about = About(
+            job=self._job.tables(), loss=self._loss, dataset=engine.fingerprint, generation=self._rank.generation
+        )
         self._saving = checkpoints.save(engine.step, engine.state(), about, wait=wait)
         self.work += 1
         self._tell_of_saving()

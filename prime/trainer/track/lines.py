@@ -37,6 +37,8 @@ def event_of(fact: Fact, at_s: float) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -62,4 +64,6 @@ def _fields(kind: type, event: Mapping[str, Any]) -> dict[str, Any]:
 
 def _number(kind: Any, value: Any) -> Any:
     """Return a null in the place of a number as what it was: no number."""
+    if isinstance(value, dict):
+        return {name: _number(float, one) for name, one in value.items()}
     return math.nan if value is None and kind in ("float", float) else value

@@ -77,6 +77,7 @@ def scalars(fact: Fact) -> Iterator[tuple[str, float]]:
             yield from _step_scalars(fact)
         case Evaluated():
             yield "loss/held_out", fact.loss
+            yield from ((f"held_out/{name}", value) for name, value in fact.measures.items())
         case CheckpointSaved():
             yield "checkpoint/seconds", fact.seconds
             yield "checkpoint/size_bytes", fact.size_bytes

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from prime.trainer.data.order import LENGTH_MAX, permuted, seed_of_node, share, step_indices
 
-lengths = st.integers(1, 300)
+lengths = st.integers(1, 100)
 batches = st.integers(1, 40)
 seeds = st.integers(0, 2**64 - 1)
 

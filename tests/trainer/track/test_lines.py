@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -34,6 +35,8 @@ def of_type(hint: Any) -> st.SearchStrategy[Any]:
         return st.none() | of_type(next(part for part in typing.get_args(hint) if part is not type(None)))
     if typing.get_origin(hint) is typing.Literal:
         return st.sampled_from(typing.get_args(hint))
+    if typing.get_origin(hint) is Mapping:
+        return st.dictionaries(st.text(), finite)
     return st.from_type(hint)
 
 
@@ -92,3 +95,14 @@ def test_fields_of_a_later_version_are_passed_over() -> None:
     line = line_of(Evaluated(step=1, generation=0, loss=2.0), 1.0)
     later = json.dumps({**json.loads(line), "perplexity": 7.4})
     assert fact_of(later) == (Evaluated(step=1, generation=0, loss=2.0), 1.0)
+
+
+def test_measures_go_there_and_back() -> None:
+    fact = Evaluated(step=1, generation=0, loss=2.0, measures={"accuracy": 0.5, "recall": math.inf})
+    line = line_of(fact, 1.0)
+    assert json.loads(line)["measures"] == {"accuracy": 0.5, "recall": None}
+    back = fact_of(line)
+    assert back is not None
+    assert isinstance(back[0], Evaluated)
+    assert back[0].measures["accuracy"] == 0.5
+    assert math.isnan(back[0].measures["recall"])

@@ -60,6 +60,7 @@ def test_what_is_measured() -> None:
     step = StepMade(step=1, generation=0, loss=2.0, learning_rate=0.1, samples=4, step_s=0.5)
     assert dict(scalars(step))["speed/samples_per_s"] == 8.0
     assert "optimiser/grad_norm" not in dict(scalars(step))
-    assert dict(scalars(Evaluated(step=1, generation=0, loss=2.5))) == {"loss/held_out": 2.5}
+    seen = Evaluated(step=1, generation=0, loss=2.5, measures={"accuracy": 0.5})
+    assert dict(scalars(seen)) == {"loss/held_out": 2.5, "held_out/accuracy": 0.5}
     assert dict(scalars(GenerationBegan(generation=3, step=5, world=1))) == {"run/generation": 3}
     assert dict(scalars(CheckpointSaved(step=1, generation=0, path="", size_bytes=7)))["checkpoint/size_bytes"] == 7
