@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from prime.cli import config, demo, doctor, key, model, node, sim, status, version
+from prime.cli import bench, config, demo, doctor, key, model, node, sim, status, version
 from prime.cli.border import guarded
 from prime.cli.output import say
 
@@ -54,6 +54,7 @@ def build() -> typer.Typer:
 
     app.add_typer(model.app, name="model", rich_help_panel=RUN)
 
+    app.add_typer(bench.app, name="bench", rich_help_panel=TOOLS)
     app.add_typer(config.app, name="config", rich_help_panel=TOOLS)
     app.add_typer(key.app, name="key", rich_help_panel=TOOLS)
     app.add_typer(sim.app, name="sim", rich_help_panel=TOOLS)

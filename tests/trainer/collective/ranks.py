@@ -1,4 +1,6 @@
-"""Runs groups of ranks for the tests: `python ranks.py FOLDER WORLD...` writes FOLDER/WORLD-RANK.json for each rank.
+"""Runs groups of ranks for the tests: `python ranks.py FOLDER KIND-WORLD...` writes FOLDER/KIND-WORLD-RANK.json for each.
+
+Kinds: `plain` calls the all-reduce itself, `hooks` (hooks.py) trains through it, in `lost` a rank is killed meanwhile.
 
 Torch is imported once and the ranks are forked from that process, so that a test of seventeen ranks takes seconds.
 """
@@ -8,20 +10,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import hooks
 import torch
 import torch.distributed as dist
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prime.errors import NonFiniteError, UsageError
+from prime.errors import LinkLostError, NonFiniteError, UsageError
 from prime.trainer.codec.form import FORMS, form
+from prime.trainer.codec.tensors import decode_tensor, encode_tensor, reduce_encoded
 from prime.trainer.collective import CompressedReduce, Segment, compressed_all_reduce
 from prime.trainer.collective.layout import layout
 from prime.trainer.collective.refusal import Verdict
@@ -257,23 +263,44 @@ CASES: tuple[Callable[[int, int], Found], ...] = (
 )
 
 
-def run_rank(rank: int, world: int, folder: Path) -> None:
+def lost(rank: int, world: int) -> Found:
+    """The last rank is killed in the middle of an exchange: the calls of the others end with an error."""
+    reduce = CompressedReduce()
+    reduce.all_reduce(drawn(1000, rank))
+    if rank == world - 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    started = time.monotonic()
+    for through_the_lane in (False, True):
+        try:
+            if through_the_lane:
+                reduce.start(drawn(50_000, rank), "w", [Segment("w", 50_000, "int8")])
+                reduce.finish()
+            else:
+                reduce.all_reduce(drawn(300_000, rank))
+        except LinkLostError as error:
+            text, hint = str(error), error.hint
+    return {"text": text, "hint": hint, "seconds": time.monotonic() - started}
+
+
+def run_rank(kind: str, rank: int, world: int, folder: Path) -> None:
     """Be one rank: run every case, write what was found."""
     torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / f"store-{world}"), world)
+    store = dist.FileStore(str(folder / f"store-{kind}-{world}"), world)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
-    found = {case.__name__: case(rank, world) for case in CASES}
-    (folder / f"{world}-{rank}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
+    cases = {"plain": CASES, "hooks": hooks.CASES, "lost": (lost,)}[kind]
+    found = {case.__name__: case(rank, world) for case in cases}
+    (folder / f"{kind}-{world}-{rank}.json").write_text(json.dumps(found))
+    if kind != "lost":
+        dist.destroy_process_group()
 
 
-def forked(rank: int, world: int, folder: Path) -> int:
+def forked(kind: str, rank: int, world: int, folder: Path) -> int:
     """Fork one rank and return its process id."""
     if child := os.fork():
         return child
     status = 1
     try:
-        run_rank(rank, world, folder)
+        run_rank(kind, rank, world, folder)
         status = 0
     except BaseException:  # noqa: BLE001 - a forked child ends here, whatever happens
         traceback.print_exc()
@@ -282,14 +309,25 @@ def forked(rank: int, world: int, folder: Path) -> int:
         os._exit(status)
 
 
+def load_kernels() -> None:
+    """Have every kernel loaded before the ranks are forked, once for all of them."""
+    x, residual = torch.randn(300), torch.zeros(300)
+    for codec, each in FORMS.items():
+        encoded = torch.empty(each.encoded_size_bytes(300), dtype=torch.uint8)
+        for left in (None, residual):
+            encode_tensor(codec, x, encoded, left)
+            reduce_encoded(codec, encoded.view(1, -1), torch.ones(1), encoded.clone(), 300, left)
+        decode_tensor(codec, encoded, x)
+
+
 def main() -> None:
-    """Run the groups one after the other."""
+    """Run the groups one after the other. A rank that fails says so, and leaves no file."""
     folder = Path(sys.argv[1])
-    for world in map(int, sys.argv[2:]):
-        children = [forked(rank, world, folder) for rank in range(world)]
-        statuses = [os.waitpid(child, 0)[1] for child in children]
-        if any(statuses):
-            sys.exit(f"a rank of {world} failed")
+    load_kernels()
+    for kind, world in (group.split("-") for group in sys.argv[2:]):
+        children = [forked(kind, rank, int(world), folder) for rank in range(int(world))]
+        for child in children:
+            os.waitpid(child, 0)
 
 
 if __name__ == "__main__":

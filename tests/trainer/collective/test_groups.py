@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,18 +11,13 @@ WORLDS = (1, 2, 3, 4, 7)
 HALF_STEP = {"none": 1e-6, "fp16": 1e-3, "int8": 0.015, "int4": 0.25, "fp8": 0.06}
 """More than any of the two quantisations of a normal vector may add up to."""
 Found = dict[str, Any]
+Groups = Callable[[str, int], list[Found]]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[Found]]:
+def found(groups: Groups) -> dict[int, list[Found]]:
     """What each rank of each group found, by case."""
-    folder = tmp_path_factory.mktemp("ranks")
-    program = [sys.executable, "-W", "error", str(Path(__file__).with_name("ranks.py")), str(folder)]
-    ended = subprocess.run([*program, *map(str, WORLDS)], capture_output=True, text=True, timeout=150, check=False)
-    assert ended.returncode == 0, ended.stderr
-    return {
-        world: [json.loads((folder / f"{world}-{rank}.json").read_text()) for rank in range(world)] for world in WORLDS
-    }
+    return {world: groups("plain", world) for world in WORLDS}
 
 
 def same(ranks: list[Found], case: str) -> Any:
@@ -118,3 +110,12 @@ def test_residuals_survive_a_restart_and_are_left_by_another_world(found: dict[i
         assert rank["resumed"]["names"] == (
             [] if world == 1 else [f"rank{number}of{world}/v/0", f"rank{number}of{world}/w/0"]
         )
+
+
+def test_the_calls_of_those_left_end_when_a_rank_is_killed(groups: Groups) -> None:
+    left = groups("lost", 3)
+    assert len(left) == 2
+    for rank in left:
+        assert "another rank was lost during an all-reduce" in rank["lost"]["text"]
+        assert "from the last checkpoint" in rank["lost"]["hint"]
+        assert rank["lost"]["seconds"] < 30
