@@ -33,7 +33,7 @@ def attach_fsdp(model: nn.Module, mesh: DeviceMesh, reduce: CompressedReduce) ->
     `mesh` is 2-D, replicas x shards; every module was given its second dimension (`fully_shard(module, mesh=mesh["shard"])`),
     and the group of `reduce` is its first. The mean (`op="mean"`) is that over all ranks of the mesh. Before every backward
     pass but the last of a step call `reduce.last_microbatch(False)`, before the last one `reduce.last_microbatch(True)`. The
-    backward pass raises NonFiniteError on every replica alike when a gradient is not finite.
+    backward pass raises NonFiniteError on every rank alike when a gradient is not finite.
 
     Raises UsageError when the mesh is not such, or nothing of the model is sharded.
     """
@@ -41,6 +41,7 @@ def attach_fsdp(model: nn.Module, mesh: DeviceMesh, reduce: CompressedReduce) ->
     modules = [(name, module) for name, module in model.named_modules() if isinstance(module, FSDPModule)]
     if not modules:
         raise UsageError("no module of the model is sharded", hint="call fully_shard on its layers and on it first")
+    reduce.agree_over(mesh.get_group(1), torch.device(mesh.device_type))
     stream = torch.cuda.Stream() if mesh.device_type == "cuda" else None
     for name, module in modules:
         hook = _Hook(reduce, name, module, shards)

@@ -80,14 +80,18 @@ class Pending:
         if self.errand is not None:
             self.errand.wait()
 
-    def error(self) -> NonFiniteError | None:
-        """Return the refusal, the same on every rank; on an accelerator this waits for it."""
-        for parcel, verdict in zip(self.parcels, self.verdicts, strict=True):
+    def verdict(self) -> tuple[int, Verdict]:
+        """Return the first parcel that was refused, and its verdict, as all ranks know it: waits for an accelerator."""
+        for number, verdict in enumerate(self.verdicts):
             smallest = verdict if isinstance(verdict, Verdict) else _smallest(verdict)
             if smallest.refused:
-                place = parcel.place_in_flat(smallest.place)
-                return refusal(Verdict(place, smallest.blame), self.names, parcel.codec)
-        return None
+                return number, smallest
+        return 0, ACCEPTED
+
+    def refusal(self, number: int, verdict: Verdict) -> NonFiniteError:
+        """Return the error for the verdict on a parcel."""
+        place = self.parcels[number].place_in_flat(verdict.place)
+        return refusal(Verdict(place, verdict.blame), self.names, self.parcels[number].codec)
 
 
 class CompressedReduce:
@@ -121,6 +125,8 @@ class CompressedReduce:
         self._policy = policy
         self._pending: list[Pending] = []
         self._afterwards: list[Callable[[], None]] = []
+        self._shards: dist.ProcessGroup | None = None
+        self._device = torch.device("cpu")
         self._lane = Lane("prime-reduce")
         self._streamed = Streamed(self.group)
         self._pipeline: Pipeline | None = None
@@ -199,9 +205,25 @@ class CompressedReduce:
             work()
         for each in pending:
             each.wait()
-        errors = [error for each in pending if (error := each.error()) is not None]
-        if errors:
-            raise errors[0]
+        first, number, verdict = self._agreed(pending)
+        if verdict.refused:
+            raise pending[first].refusal(number, verdict)
+
+    def _agreed(self, pending: list[Pending]) -> tuple[int, int, Verdict]:
+        """Return which gradient was refused first, which parcel of it, and why: alike on all ranks that make the step."""
+        found = (0, 0, ACCEPTED)
+        for first, each in enumerate(pending):
+            number, verdict = each.verdict()
+            if verdict.refused:
+                rank, flags = divmod(verdict.blame, 4)
+                found = first, number, refuse(verdict.place, dist.get_global_rank(self.group, rank), flags)
+                break
+        return found if self._shards is None else _agreed_over(self._shards, *found, self._device)
+
+    def agree_over(self, shards: dist.ProcessGroup, device: torch.device) -> None:
+        """Have `finish` refuse alike on the ranks of another group, too: those that hold the other shards of the model."""
+        self._shards = shards if shards.size() > 1 else None
+        self._device = device
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the residuals: names differ from rank to rank, so a checkpoint holds those of all."""
@@ -280,6 +302,18 @@ def _group(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
             hint="call torch.distributed.init_process_group, or start the program with torchrun",
         )
     return dist.group.WORLD
+
+
+def _agreed_over(
+    group: dist.ProcessGroup, first: int, number: int, verdict: Verdict, device: torch.device
+) -> tuple[int, int, Verdict]:
+    """Return the verdict on the earliest gradient among the ranks of a group."""
+    words = torch.tensor([first, number, verdict.place, verdict.blame], device=device)
+    rows = [torch.empty_like(words) for _ in range(group.size())]
+    dist.all_gather(rows, words, group=group)
+    refused = [row for row in (each.tolist() for each in rows) if row[2] != FINE]
+    first, number, place, blame = min(refused, default=[0, 0, FINE, 0])
+    return first, number, Verdict(place, blame)
 
 
 def _smallest(verdicts_W2: torch.Tensor) -> Verdict:  # noqa: N803 - shape suffix: W ranks

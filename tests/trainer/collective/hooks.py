@@ -120,6 +120,45 @@ def fsdp(rank: int, world: int) -> Found:
     return found
 
 
+def one_element(rank: int, world: int) -> Found:
+    """One element of one rank's gradient is infinite, so that one shard of it is not finite, and the others are."""
+    found: Found = {}
+    for shards in (1, 2)[: world // 2]:
+        mesh = init_device_mesh("cpu", (world // shards, shards), mesh_dim_names=("replicate", "shard"))
+        model = built()
+        for module in [*model, model]:
+            fully_shard(module, mesh=mesh["shard"])
+        reduce = CompressedReduce(mesh["replicate"].get_group(), "int8")
+        attach_fsdp(model, mesh, reduce)
+        x = drawn(0, rank)
+        bent = model[0][0].register_forward_hook(lambda _, __, y: y * 1.0 if rank != 1 else _Bent.apply(y))
+        try:
+            model(x).square().mean().backward()
+            refused = []
+        except NonFiniteError as error:
+            refused = [[error.parameter, error.rank]]
+        bent.remove()
+        reduce.close()
+        found[str(shards)] = refused
+    return found
+
+
+class _Bent(torch.autograd.Function):
+    """Leaves its input as it is; the gradient of the last output channel becomes infinite."""
+
+    @staticmethod
+    def forward(context: Any, y: torch.Tensor) -> torch.Tensor:
+        """Return a copy."""
+        return y.clone()
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:
+        """Bend it."""
+        bent = gradient.clone()
+        bent[0, -1] = float("inf")
+        return bent
+
+
 def fsdp_of_types(rank: int, world: int) -> Found:
     """bfloat16 compute with gradients reduced in bfloat16 or float32: what the hook gets is no view of the gradient."""
     found: Found = {}
@@ -149,4 +188,4 @@ def misused(rank: int, world: int) -> Found:
     return found
 
 
-CASES: tuple[Callable[[int, int], Found], ...] = (exact, ddp, fsdp, fsdp_of_types, misused)
+CASES: tuple[Callable[[int, int], Found], ...] = (exact, ddp, fsdp, one_element, fsdp_of_types, misused)
