@@ -6,9 +6,11 @@ of their own. By hand: `TRITON_INTERPRET=1 pytest tests/trainer/codec/test_trito
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,7 @@ torch = pytest.importorskip("torch")
 triton = pytest.importorskip("triton", reason="Triton has wheels for Linux only: pip install triton")
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+GOLDEN = Path(__file__).parents[3] / "spec" / "vectors" / "v1" / "codec.json"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 # The interpreter computes in numpy, which warns of arithmetic with what is not finite: a device does not.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -172,6 +175,24 @@ if INTERPRETED or torch.cuda.is_available():
         OURS.encode(form, x, encoded, None, None)
         vectors.decode(form, encoded.numpy(), theirs)
         assert same(ours, torch.from_numpy(theirs))
+
+    def test_golden_bytes_are_written_and_read() -> None:
+        golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
+        assert len(golden) > 20
+        for name, case in golden.items():
+            form = FORMS[case["codec"]]
+            x, wire, decoded = (
+                torch.frombuffer(bytearray.fromhex(case[part]), dtype=dtype)
+                for part, dtype in (("values", torch.float32), ("encoded", torch.uint8), ("decoded", torch.float32))
+            )
+            encoded, into = buffer(form, x.numel())[:-8], torch.zeros(x.numel())
+            overflows = wire.numel() != encoded.numel()  # it travels as float32
+            assert int(OURS.encode(form, x, encoded, None, None)) == (OVERFLOW if overflows else 0), name
+            if overflows:
+                continue
+            assert same(encoded, wire), name
+            OURS.decode(form, wire, into)
+            assert same(into, decoded), name
 
     @every_form
     def test_a_decoded_vector_is_rounded_to_half_precision(form: Form) -> None:

@@ -6,6 +6,7 @@ that memory is touched in wide words is seen in what comes out.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -166,3 +167,36 @@ def test_a_vector_of_more_than_2_to_the_31_elements_has_places_of_64_bits(monkey
         small, small.view(torch.float32), 2**33, grid=(1,), warmup=True, num_warps=4, **constants
     )
     assert re.search(r"elements.*: i64", code.asm["ttir"])
+
+
+def test_a_launch_is_on_the_current_stream_of_the_tensors_device_and_keeps_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a device would see of a launch, with doubles for all of it."""
+    seen: list[Any] = []
+
+    class Tensor:
+        device = torch.device("cuda", 1)
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def record_stream(self, stream: str) -> None:
+            seen.append((self.name, stream))
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            return lambda *arguments, **options: seen.append((grid, len(arguments), options))
+
+    @contextlib.contextmanager
+    def device(chosen: torch.device) -> Iterator[None]:
+        seen.append(chosen)
+        yield
+        seen.append("left")
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "the current stream")
+    engine_triton._launch(Kernel(), (Tensor("x"), Tensor("encoded")), (5000,), {"FORM": "int8"})  # type: ignore[arg-type]
+    options = {"FORM": "int8", "num_warps": engine_triton._WARPS, "enable_fp_fusion": False}
+    kept = [("x", "the current stream"), ("encoded", "the current stream")]
+    assert seen == [torch.device("cuda", 1), ((3,), 3, options), *kept, "left"]
