@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, get_args, get_origin
 
@@ -12,11 +12,13 @@ from prime.config.derived import FORMULAS
 from prime.config.keys import Key
 from prime.config.schema import NODE
 from prime.config.values import shown
+from prime.trainer.job import JOB
 
 
 def write(folder: Path) -> None:
     """Write the generated pages into a folder."""
     _replace(folder / "configuration_keys.md", "\n".join(configuration()))
+    _replace(folder / "job_keys.md", "\n".join(job()))
     _replace(folder / "error_classes.md", "\n".join(error_classes()))
     _replace(folder / "actor_names.md", "\n".join(actor_names()))
 
@@ -30,14 +32,25 @@ def _replace(file: Path, text: str) -> None:
 def configuration() -> Iterator[str]:
     """Yield the lines of the page of keys: a table for each section."""
     for section, owner in NODE.sections.items():
-        yield f"# `[{section}]`\n"
-        yield f"{owner.__doc__}\n"
-        yield "| key | default | range | meaning |"
-        yield "|---|---|---|---|"
-        yield from (_row(key) for key in NODE.section_keys(section))
-        yield ""
+        yield from _section(f"`[{section}]`", str(owner.__doc__), NODE.section_keys(section))
     yield "# Waits that follow\n"
     yield from (f"- `{name}` is {words}." for name, (_, words) in FORMULAS.items())
+    yield ""
+
+
+def job() -> Iterator[str]:
+    """Yield the lines of the page of a job's keys: those at the top of the file, then a table for each section."""
+    yield from _section("At the top", "What is trained, on what, and for how long.", JOB.section_keys(""))
+    for section, owner in JOB.sections.items():
+        yield from _section(f"`[{section}]`", str(owner.__doc__), JOB.section_keys(section))
+
+
+def _section(title: str, meaning: str, keys: Iterable[Key]) -> Iterator[str]:
+    yield f"# {title}\n"
+    yield f"{meaning}\n"
+    yield "| key | default | range | meaning |"
+    yield "|---|---|---|---|"
+    yield from (_row(key) for key in keys)
     yield ""
 
 

@@ -8,6 +8,7 @@ is one of (rank, world), and what a model draws is one of (seed, step, rank).
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -280,7 +281,14 @@ def device_of(job: Job, place: Place) -> torch.device:
         )
     device = torch.device(wanted if ":" in wanted else f"cuda:{place.local_rank % torch.cuda.device_count()}")
     torch.cuda.set_device(device)
+    _keep_bits()
     return device
+
+
+def _keep_bits() -> None:
+    """Have kernels add floats in one order, so that a step that is made again has the same bits; torch warns where one cannot."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for that; read at its first use
+    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def _refuse_half(job: Job) -> None:

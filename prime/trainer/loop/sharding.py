@@ -163,7 +163,7 @@ class Replicated(_Grouped):
         super().__init__(loss, device)
         ids = [device.index] if device.type == "cuda" else None
         self._ddp = DistributedDataParallel(loss, device_ids=ids, gradient_as_bucket_view=True)
-        self.loss = self._ddp
+        self.loss = self._checked
         self._hook: ExactHook | None = None
         if compression.codec in ("none", "powersgd"):
             self._hook = (ExactHook if compression.codec == "none" else PowerHook)(compression, self.mark)
@@ -183,6 +183,26 @@ class Replicated(_Grouped):
             with self.microbatch(last=False):
                 self._ddp(TOUCH).backward()
         self._ddp.zero_grad(set_to_none=True)
+
+    def _checked(self, batch: Any) -> torch.Tensor:
+        try:
+            found: torch.Tensor = self._ddp(batch)
+        except RuntimeError as error:
+            if "finished reduction in the prior iteration" not in str(error):
+                raise
+            raise ConfigError(
+                f"parallel.strategy ddp: the last step gave no gradient to {self._named_in(str(error))}",
+                hint="freeze what the loss does not use (requires_grad_(False)), or set parallel.strategy to fsdp",
+            ) from error
+        return found
+
+    def _named_in(self, text: str) -> str:
+        """Return the names of the parameters whose numbers an error of torch's lists."""
+        names = [_own_name(name) for name, p in self._ddp.module.named_parameters() if p.requires_grad]
+        numbers = [
+            int(number) for number in text.rpartition("for rank")[2].partition(":")[2].split() if number.isdigit()
+        ]
+        return ", ".join(names[number] for number in numbers[:3] if number < len(names)) or "a parameter"
 
     @contextlib.contextmanager
     def microbatch(self, *, last: bool) -> Iterator[None]:

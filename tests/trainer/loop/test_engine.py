@@ -89,6 +89,8 @@ def two(folder: Path) -> list[Found]:
         ("ddp powersgd", tables(compression=coded("powersgd"), steps=60), 16, {}),
         ("infinite int8", tables(compression=coded("int8"), **wild), 40, {}),
         ("no such block", tables(parallel=fsdp(blocks="layers.*")), 1, {}),
+        ("ddp unused", tables(model_options={"unused": True}), 3, {}),
+        ("fsdp unused", tables(model_options={"unused": True}, parallel=fsdp()), STEPS, {}),
         ("too few samples", tables(batch_size=1), 1, {}),
         ("single", tables(parallel={"strategy": "single"}), 1, {}),
         ("odd replicas", tables(parallel=fsdp(replicas=3)), 1, {}),
@@ -170,6 +172,10 @@ def test_ranks_report_the_same_figures_to_the_bit(two: list[Found]) -> None:
         assert "error" in found or (found["losses"], found["norms"]) == (other["losses"], other["norms"])
 
 
+def test_a_parameter_that_the_loss_does_not_use_stays_as_it_is_under_fsdp(alone: Found, two: list[Found]) -> None:
+    assert two[0]["fsdp unused"]["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+
+
 def test_a_rank_holds_its_shard_only(two: list[Found]) -> None:
     for name in ("fsdp layers", "fsdp full"):
         held = [found[name]["local_elements"] for found in two]
@@ -248,6 +254,10 @@ def test_a_checkpoint_is_gone_on_from_by_another_strategy_and_world(
     ("name", "says"),
     [
         ("no such block", "ConfigError: parallel.blocks: no module of the model is called 'layers.*'"),
+        (
+            "ddp unused",
+            "ConfigError: parallel.strategy ddp: the last step gave no gradient to unused.weight, unused.bias",
+        ),
         ("too few samples", "ConfigError: batch_size (1) is under 2 ranks x 1 microbatches"),
         ("single", "ConfigError: parallel.strategy single has one rank, and there are 2"),
         ("odd replicas", "ConfigError: 2 ranks are no multiple of parallel.replicas (3)"),

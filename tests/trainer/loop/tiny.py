@@ -33,11 +33,13 @@ class Block(nn.Module):
 
 
 class Tiny(nn.Module):
-    def __init__(self, dropout: float) -> None:
+    def __init__(self, dropout: float, *, unused: bool) -> None:
         super().__init__()
         self.symbols = nn.Embedding(SYMBOLS, WIDTH)
         self.blocks = nn.ModuleList(Block(dropout) for _ in range(3))
         self.head = nn.Linear(WIDTH, SYMBOLS)
+        if unused:
+            self.unused = nn.Linear(2, 2)
 
     def forward(self, symbols: torch.Tensor) -> torch.Tensor:
         x = self.symbols(symbols)
@@ -48,8 +50,8 @@ class Tiny(nn.Module):
 
 
 class TinyModel:
-    def __init__(self, dropout: float = 0.0) -> None:
-        self.module = Tiny(dropout)
+    def __init__(self, dropout: float = 0.0, *, unused: bool = False) -> None:
+        self.module = Tiny(dropout, unused=unused)
 
     def loss(self, batch: Any) -> torch.Tensor:
         logits = self.module(batch[:, :-1])
@@ -80,7 +82,7 @@ class TinyData:
 
 
 def build_model(job: Job) -> TinyModel:
-    return TinyModel(float(job.model_options.get("dropout", 0.0)))
+    return TinyModel(**job.model_options)
 
 
 def open_data(job: Job) -> TinyData:
