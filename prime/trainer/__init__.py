@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prime.trainer.codec.policy import Policy as Policy
     from prime.trainer.codec.vectors import Codec as Codec
+    from prime.trainer.collective.ddp import attach_ddp as attach_ddp
+    from prime.trainer.collective.fsdp import attach_fsdp as attach_fsdp
+    from prime.trainer.collective.reduce import CompressedReduce as CompressedReduce
+    from prime.trainer.collective.reduce import compressed_all_reduce as compressed_all_reduce
     from prime.trainer.gang.result import Result as Result
     from prime.trainer.gang.trainer import Trainer as Trainer
     from prime.trainer.job import Job as Job
@@ -18,11 +22,15 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Codec": "prime.trainer.codec.vectors",
+    "CompressedReduce": "prime.trainer.collective.reduce",
     "Job": "prime.trainer.job",
     "Policy": "prime.trainer.codec.policy",
     "Result": "prime.trainer.gang.result",
     "Trainer": "prime.trainer.gang.trainer",
     "attach": "prime.trainer.loop.wrap",
+    "attach_ddp": "prime.trainer.collective.ddp",
+    "attach_fsdp": "prime.trainer.collective.fsdp",
+    "compressed_all_reduce": "prime.trainer.collective.reduce",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - the names are the keys of one table
