@@ -33,7 +33,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from prime.errors import ActorUsageError, CorruptedError
-from prime.store.files import Files, finish
+from prime.store.files import Files, finish, make_folders
 from prime.trainer.checkpoint import folders
 from prime.trainer.checkpoint.manifest import Chunk, Manifest, Shard, StoredTensor, shard_name
 from prime.trainer.checkpoint.shard import DTYPES, Entry, header, write_shard
@@ -103,6 +103,10 @@ class ShardWriter(StorageWriter):
         return future
 
     def _write(self, plan: SavePlan, planner: SavePlanner) -> list[WriteResult]:
+        self._draft = plan.storage_data.parent
+        finish(
+            lambda: make_folders(self._files, plan.storage_data.parent)
+        )  # unless its name has come from rank 0's host
         keys = _keys(plan.items)
         entries = [_entry(key, item) for key, item in zip(keys, plan.items, strict=True)]
         head = header(entries, {"format": "pt"})

@@ -103,6 +103,21 @@ class FullDisk(SystemFiles):
         return super().write(handle, data, at)
 
 
+class OtherHost(SystemFiles):
+    """The disk of another machine: what has a path there is not seen here."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if not callable(found):
+            return found
+        return lambda *given: found(
+            *(self.root / one.relative_to("/") if isinstance(one, Path) else one for one in given)
+        )
+
+
 def resharded(folder: Path, stage: Callable[[int], Any]) -> Iterator[Any]:
     """Save on one world and load on another; training goes on from the same numbers."""
     for worlds in ([2, 1], [1, 2], [2, 3], [3, 2]):
@@ -187,6 +202,11 @@ def refused(folder: Path, stage: Callable[[int], Any]) -> Iterator[Any]:
                 yield [f"full {full} {wait}", said_by_all(lambda: broken.save(2, run.state(), About(), wait=wait))]  # noqa: B023
                 broken.close() if wait else None
                 yield [f"full {full} {wait} later", said_by_all(broken.close)]
+        (folder / "host").mkdir(exist_ok=True)
+        strange = Checkpoints(sound.folder, files=OtherHost(folder / "host") if rank_now() == 1 else None)
+        yield ["hosts", said_by_all(lambda: strange.save(2, run.state(), About()))]
+        strange.close()
+        yield ["hosts left", [path.name for path in (folder / "host").rglob("step-*")]]
         yield ["left", sorted(path.name for path in sound.folder.iterdir())]
         dist.barrier()
         if rank_now() == 1:

@@ -93,6 +93,11 @@ def test_a_full_disk_of_one_rank_is_told_on_all_and_leaves_the_last_good_one(
     assert answers["left"] == ["step-00000001", "writer.lock"]
 
 
+def test_ranks_whose_folder_is_not_shared_are_told_so(answers: dict[str, Any]) -> None:
+    assert all("is not there as its rank wrote it | all ranks must see one folder" in one for one in answers["hosts"])
+    assert answers["hosts left"] == []
+
+
 def test_a_damaged_file_is_named_on_all_ranks(answers: dict[str, Any]) -> None:
     assert all("CorruptedError" in one and "rank-00001.safetensors: its SHA-256" in one for one in answers["damaged"])
 
