@@ -9,6 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prime.trainer.checkpoint import About as About
+    from prime.trainer.checkpoint import Checkpoints as Checkpoints
+    from prime.trainer.checkpoint import Retention as Retention
     from prime.trainer.codec.policy import Policy as Policy
     from prime.trainer.codec.vectors import Codec as Codec
     from prime.trainer.collective.ddp import attach_ddp as attach_ddp
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from prime.trainer.loop.wrap import attach as attach
 
 _HOMES = {
+    "About": "prime.trainer.checkpoint",
+    "Checkpoints": "prime.trainer.checkpoint",
+    "Retention": "prime.trainer.checkpoint",
     "Codec": "prime.trainer.codec.vectors",
     "CompressedReduce": "prime.trainer.collective.reduce",
     "Job": "prime.trainer.job",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import attrs
 
-from prime.errors import ConflictError, CorruptedError, NotFoundError
+from prime.errors import ConfigError, ConflictError, CorruptedError, NotFoundError
 from prime.store.files import Files, Work, make_folders, write_all
 from prime.trainer.checkpoint.manifest import Manifest, Shard, decoded, encoded
 from prime.trainer.checkpoint.names import ABOUT_NAME, FolderName, aside_number, parsed
@@ -130,14 +130,16 @@ def begin(files: Files, folder: Path, draft: FolderName) -> Work[Path]:
 
 
 def publish(files: Files, draft: Path, manifest: Manifest) -> Work[Path]:
-    """Make a draft count: its shards are on the disk. Return the folder under its name; raises `CorruptedError`.
+    """Make a draft count: its shards are on the disk. Return the folder under its name.
+
+    Raises `ConfigError` where a rank wrote to another folder than this one.
 
     A checkpoint that stands in its place goes once the draft counts, so that one of the two always does.
     """
     for shard in manifest.files:
         yield
         if files.size_bytes(draft / shard.name) != shard.size_bytes:
-            raise CorruptedError(
+            raise ConfigError(
                 f"{draft / shard.name} is not there as its rank wrote it",
                 hint="all ranks must see one folder: on several hosts, put the run's folder on a shared file system",
             )

@@ -97,6 +97,8 @@ class Training:
             state = engine.state()
             self._checkpoints.load(step, state)
             engine.load(state)
+        else:
+            engine.start()
         self.step = engine.step
         self._say(placed=self._placed(engine))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from prime.errors import ConflictError, CorruptedError, NotFoundError
+from prime.errors import ConfigError, ConflictError, CorruptedError, NotFoundError
 from prime.sim.disk import Disk
 from prime.sim.plan import DiskFaults
 from prime.sim.streams import Streams
@@ -239,7 +239,7 @@ def test_a_shard_that_another_host_wrote_elsewhere_stops_the_save() -> None:
     disk = disk_with([])
     draft = finish(lambda: folders.begin(disk.files(), FOLDER, FolderName(1, "draft", "0")))
     lost = Shard(shard_name(0), 10, "0" * 64)
-    with pytest.raises(CorruptedError, match="is not there") as raised:
+    with pytest.raises(ConfigError, match="is not there") as raised:
         finish(lambda: folders.publish(disk.files(), draft, manifest(1, [lost])))
     assert "shared file system" in raised.value.hint
 
