@@ -35,8 +35,8 @@ from prime.trainer.codec.form import (
     Form,
 )
 
-_TILE: Final = 4096
-"""Elements of a sum that are finished before the next are begun: 16 KiB stay in the nearest cache, in whole blocks."""
+_TILE: Final = 1024
+"""Elements of a sum that are finished before the next are begun: 4 KiB stay in the nearest cache, in whole blocks."""
 
 # What a template finds among its globals, as int8 has it; `_Template.bound` puts each form's own in their place.
 BLOCK: Final = INT8.block
@@ -186,18 +186,17 @@ def _encode(x: Any, codes: Any, scales: Any) -> Any:
 def _encode_feedback(x: Any, residual: Any, residual_out: Any, codes: Any, scales: Any) -> Any:
     """Encode x + residual, and keep what is left out; return the bits of the largest magnitude."""
     y_b = np.empty(BLOCK, np.float32)
-    bits_b = y_b.view(np.uint32)
     worst = np.uint32(0)
     for b in range(x.size // BLOCK):
         x_b = x[b * BLOCK : b * BLOCK + BLOCK]
         residual_b = residual[b * BLOCK : b * BLOCK + BLOCK]
         out_b = residual_out[b * BLOCK : b * BLOCK + BLOCK]
         codes_b = codes[b * WORDS : b * WORDS + WORDS]
-        for i in range(BLOCK):
-            y_b[i] = x_b[i] + residual_b[i]
         top = np.uint32(0)
         for i in range(BLOCK):
-            top = max(top, bits_b[i] & _SIGN_OFF)
+            y = np.float32(x_b[i] + residual_b[i])
+            y_b[i] = y
+            top = max(top, y.view(np.uint32) & _SIGN_OFF)
         worst = max(worst, top)
         scale = np.float32(1)
         if SCALED:
@@ -209,10 +208,9 @@ def _encode_feedback(x: Any, residual: Any, residual_out: Any, codes: Any, scale
                 continue
         if PAIRS:
             for i in range(WORDS):
-                low, high = code(y_b[2 * i], scale), code(y_b[2 * i + 1], scale)
-                codes_b[i] = np.uint8((low & 15) | ((high & 15) << 4))
-                out_b[2 * i] = y_b[2 * i] - number(low) * scale
-                out_b[2 * i + 1] = y_b[2 * i + 1] - number(high) * scale
+                codes_b[i] = np.uint8((code(y_b[2 * i], scale) & 15) | ((code(y_b[2 * i + 1], scale) & 15) << 4))
+            for i in range(BLOCK):  # a second division costs less than writing every other element
+                out_b[i] = y_b[i] - number(code(y_b[i], scale)) * scale
         else:
             for i in range(BLOCK):
                 word = code(y_b[i], scale)
