@@ -47,8 +47,7 @@ class Streamed:
         dist.all_to_all_single(received, sent, sizes, sizes, group=self.group)
         own = self._room("own", HEADER_BYTES + part_bytes, x.device)
         flags[self.rank] = self._reduce(x, form, weight, residual, cut, received.view(-1, part_bytes), own)
-        starts = [cut.owned(owner).start for owner in range(self.world)]
-        own[:HEADER_BYTES].view(torch.int64).copy_(self._verdict(unfit, flags, starts))
+        own[:HEADER_BYTES].view(torch.int64).copy_(self._verdict(unfit, flags, cut))
         gathered_WB = self._gather(own)  # noqa: N806 - shape suffix: B bytes
         for owner in range(self.world):
             part = x[cut.owned(owner)]
@@ -95,10 +94,12 @@ class Streamed:
         self.bytes_sent += (self.world - 1) * (2 * own.numel() - HEADER_BYTES)
         return gathered.view(self.world, -1)
 
-    def _verdict(self, unfit: torch.Tensor, flags: list[torch.Tensor], starts: list[int]) -> torch.Tensor:
+    def _verdict(self, unfit: torch.Tensor, flags: list[torch.Tensor], cut: Layout) -> torch.Tensor:
         """Return the header's words: the place that is not finite, else the start of the part whose encoder complains."""
         flags_W = torch.cat(flags)  # noqa: N806 - shape suffix
-        complaint = torch.where(flags_W > 0, torch.tensor(starts, device=flags_W.device), FINE).min()
+        # Made on the device: a tensor made of numbers of the host is a copy that waits for all that is queued.
+        starts_W = (torch.arange(self.world, device=flags_W.device) * cut.part).clamp(max=cut.elements)  # noqa: N806
+        complaint = torch.where(flags_W > 0, starts_W, FINE).min()
         place = torch.where(unfit == FINE, complaint, unfit)
         blame = 4 * self.rank + torch.where(unfit == FINE, flags_W.max(), NON_FINITE)
         return torch.stack([place, torch.where(place == FINE, 0, blame)])
@@ -120,7 +121,7 @@ def first_unfit(x: torch.Tensor) -> torch.Tensor:
     One pass over `x` finds the stretch, a second one over the stretch the place.
     """
     if x.numel() == 0:
-        return torch.tensor(FINE, device=x.device)
+        return torch.full((), FINE, device=x.device)
     whole = x.numel() // _STRETCH * _STRETCH
     tops = [torch.linalg.vector_norm(x[:whole].view(-1, _STRETCH), float("inf"), dim=1)]
     if whole < x.numel():
