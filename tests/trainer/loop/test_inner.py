@@ -129,7 +129,11 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "class Own(nn.Linear):\n"
         "    def loss(self, batch):\n"
         "        return self(batch).sum()\n"
+        "class Seen(Own):\n"
+        "    def measures(self, batch):\n"
+        "        return {'mean': batch.mean()}\n"
         "def own(job): return Own(1, 1)\n"
+        "def seen(job): return Seen(1, 1)\n"
         "def pair(job): return nn.Linear(1, 1), nn.MSELoss()\n"
         "def bare(job): return nn.Linear(1, 1)\n"
         "def three(job): return 1, 2, 3\n"
@@ -143,6 +147,8 @@ def test_a_model_may_be_a_module_with_its_loss_or_a_pair(mine: str) -> None:
     job = Job(model=f"{mine}:own")
     own = model_of(job.model, job, "model")
     assert float(own.loss(torch.zeros(1)).detach()) == pytest.approx(float(own.module.bias.detach()))
+    assert not hasattr(own, "measures")
+    assert float(model_of(f"{mine}:seen", job, "model").measures(torch.ones(2))["mean"]) == 1
     pair = model_of(f"{mine}:pair", job, "model")
     inputs = torch.ones(3, 1)
     assert float(pair.loss((inputs, pair.module(inputs))).detach()) == 0.0
