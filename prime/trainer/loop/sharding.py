@@ -228,7 +228,8 @@ class ExactHook:
         """Begin to reduce a bucket."""
         buffer = bucket.buffer()
         if not self.is_last:
-            future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+            devices = [buffer.device] if buffer.is_cuda else None
+            future: torch.futures.Future[torch.Tensor] = torch.futures.Future(devices=devices)
             future.set_result(buffer)
             return future
         self._mark()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import pytest
 from prime.errors import ConfigError
 from prime.trainer.job import job_of
 from tests.trainer.loop import ranks
+from tests.trainer.loop.group import group
 from tests.trainer.loop.ranks import Place, done
 
 HERE = Path(__file__).parent
@@ -69,6 +67,7 @@ def two(folder: Path) -> list[Found]:
         ("fsdp accumulate", tables(parallel=fsdp(), gradients={"accumulate": 3}), STEPS, {}),
         ("fsdp recomputed", tables(parallel=fsdp(checkpoint_activations=True)), STEPS, {}),
         ("fsdp hybrid", tables(parallel=fsdp(replicas=2)), STEPS, {}),
+        ("fsdp hybrid accumulate", tables(parallel=hybrid, gradients={"accumulate": 3}), STEPS, {}),
         ("ddp clipped", tables(gradients={"clip_norm": 0.05}), STEPS, {}),
         ("fsdp clipped", tables(parallel=fsdp(), gradients={"clip_norm": 0.05}), STEPS, {}),
         ("ddp bfloat16", tables(parallel={"precision": "bfloat16"}), STEPS, {}),
@@ -82,6 +81,12 @@ def two(folder: Path) -> list[Found]:
         ("ddp int8", tables(compression=coded("int8")), STEPS, {}),
         ("ddp int8 accumulate", tables(compression=coded("int8"), gradients={"accumulate": 3}), STEPS, {}),
         ("fsdp int8", tables(compression=coded("int8"), parallel=fsdp(replicas=2)), STEPS, {}),
+        (
+            "fsdp int8 accumulate",
+            tables(compression=coded("int8"), parallel=hybrid, gradients={"accumulate": 3}),
+            STEPS,
+            {},
+        ),
         ("ddp int4", tables(compression=coded("int4")), 3, {"save": str(folder / "int4"), "more": 3}),
         ("ddp int4 replayed", tables(compression=coded("int4")), 3, {"load": str(folder / "int4")}),
         ("fsdp int4", tables(compression=coded("int4"), parallel=hybrid), 3, {"save": str(folder / "h4"), "more": 3}),
@@ -106,19 +111,7 @@ def two(folder: Path) -> list[Found]:
         ("other data", tables(data_options={"fingerprint": "b"}), 1, {"load": str(folder / "a")}),
         ("torn data", tables(data_options={"fingerprint": "torn"}), 1, {}),
     ]
-    (folder / "cases.json").write_text(json.dumps(cases))
-    command = [sys.executable, str(HERE / "ranks.py")]
-    started = [
-        subprocess.Popen([*command, str(rank), "2", str(folder)], stderr=subprocess.PIPE, text=True) for rank in (0, 1)
-    ]
-    try:
-        errors = [process.communicate(timeout=120)[1] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
-    assert [process.returncode for process in started] == [0, 0], "\n".join(errors)
-    return [json.loads((folder / f"found-{rank}.json").read_text()) for rank in (0, 1)]
+    return group(folder, 2, cases)
 
 
 def test_a_step_says_what_it_did(alone: Found) -> None:
@@ -155,6 +148,7 @@ def test_data_that_changed_since_the_checkpoint_or_differs_between_ranks_is_refu
         "fsdp accumulate",
         "fsdp recomputed",
         "fsdp hybrid",
+        "fsdp hybrid accumulate",
     ],
 )
 def test_one_job_has_one_loss_curve(alone: Found, two: list[Found], name: str) -> None:
@@ -204,7 +198,7 @@ def test_bfloat16_is_near_float32_and_parameters_stay_float32(alone: Found, two:
         assert losses == pytest.approx(alone["losses"], rel=0.02)
 
 
-@pytest.mark.parametrize("name", ["ddp int8", "ddp int8 accumulate", "fsdp int8"])
+@pytest.mark.parametrize("name", ["ddp int8", "ddp int8 accumulate", "fsdp int8", "fsdp int8 accumulate"])
 def test_a_quarter_of_the_bytes_has_the_loss_curve_of_all(alone: Found, two: list[Found], name: str) -> None:
     for found in two:
         assert found[name]["losses"] != alone["losses"]
