@@ -54,10 +54,10 @@ def build() -> typer.Typer:
 
     app.add_typer(model.app, name="model", rich_help_panel=RUN)
 
-    app.add_typer(bench.app, name="bench", rich_help_panel=TOOLS)
     app.add_typer(config.app, name="config", rich_help_panel=TOOLS)
     app.add_typer(key.app, name="key", rich_help_panel=TOOLS)
     app.add_typer(sim.app, name="sim", rich_help_panel=TOOLS)
+    app.add_typer(bench.app, name="bench", rich_help_panel=TOOLS)
     app.command("version", rich_help_panel=TOOLS)(version.version)
     return app
 
