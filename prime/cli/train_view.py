@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import queue
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
@@ -35,6 +37,11 @@ if TYPE_CHECKING:
     from prime.trainer.track.course import Course, RankSeen
 
 REDRAW_S: Final = 0.2
+TICK_S: Final = 0.25
+"""How often a screen is drawn while nothing happens: its clock goes on."""
+FACTS_MAX: Final = 100_000
+"""Facts that wait to be shown."""
+CLOSE_S: Final = 2.0
 LINE_EVERY_S: Final[dict[type, float]] = {StepMade: 10.0, Evaluated: 1.0, CheckpointSaved: 1.0}
 """Off a terminal, what comes over and over is told this often; what else happens, at once."""
 RANKS_SHOWN: Final = 8
@@ -87,6 +94,62 @@ def view_of(course: Course, *, as_json: bool) -> View:
     screen = console(error=True)
     live = screen.is_terminal and not screen.is_dumb_terminal and not os.environ.get("NO_COLOR")
     return Screen(course, screen) if live else Lines(course)
+
+
+class ViewThread:
+    """Shows a run in a thread of its own: a terminal that takes no output, as after Ctrl-S, holds up no rank.
+
+    A context: left, it has shown what came, or of a view for people, given up on it after `CLOSE_S`. `on_gone` is called, in
+    that thread, when nobody reads the output any more.
+    """
+
+    def __init__(self, view: View, course: Course, on_gone: Callable[[], None]) -> None:
+        self._view = view
+        self._course = course
+        self._on_gone = on_gone
+        self._facts: queue.SimpleQueue[tuple[Fact, float] | None] = queue.SimpleQueue()
+        self._fault: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="view", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._facts.put(None)
+        self._thread.join(None if isinstance(self._view, JsonLines) else CLOSE_S)
+        if self._fault is not None:
+            raise self._fault
+
+    def take(self, fact: Fact, at_s: float) -> None:
+        """Let a fact be shown that came at a time, in seconds since 1970."""
+        if self._facts.qsize() < FACTS_MAX:
+            self._facts.put((fact, at_s))
+        elif isinstance(self._view, JsonLines):  # no line of it may be missing
+            self._on_gone()
+
+    def _run(self) -> None:
+        try:
+            with self._view:
+                self._show()
+        except BrokenPipeError:
+            self._on_gone()
+        except OSError:  # the terminal is gone, and with it whoever looked
+            pass
+        except Exception as error:  # noqa: BLE001 - our own bug: raised where the program can tell it
+            self._fault = error
+
+    def _show(self) -> None:
+        while True:
+            try:
+                item = self._facts.get(timeout=TICK_S)
+            except queue.Empty:
+                self._view.tick()
+                continue
+            if item is None:
+                return
+            self._course.take(*item)
+            self._view.take(item[0])
 
 
 class JsonLines:
@@ -222,7 +285,9 @@ class Screen:
         self._console = screen
         self._notes: list[str] = []
         self._drawn_s = 0.0
-        self._live = Live(console=screen, auto_refresh=False, transient=True, screen=False)
+        self._live = Live(
+            console=screen, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
+        )
 
     def __enter__(self) -> Self:
         self._live.start()

@@ -29,7 +29,10 @@ from prime.errors import (
 TREE: dict[str, dict[str, str]] = {
     "START": {"demo": "", "new": "", "doctor": ""},
     "NODE": {"node": "start stop status check peers", "status": "", "bootstrap": ""},
-    "RUN": {"train": "run submit status watch stop logs recover", "model": "push pull list verify roll-back export"},
+    "RUN": {
+        "train": "run init presets submit status watch stop logs recover",
+        "model": "push pull list verify roll-back export",
+    },
     "NETWORK": {"dht": "get put find providers name stats", "peer": "ping ban"},
     "GOVERN": {"gov": "propose vote list members tasks ledger rules audit explain"},
     "WATCH": {"tree": "", "top": "", "events": "", "metrics": ""},

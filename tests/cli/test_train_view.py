@@ -5,15 +5,20 @@ from __future__ import annotations
 import io
 import json
 import math
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import attrs
 import pytest
 from rich.console import Console
 
-from prime.cli.train_view import JsonLines, Lines, Screen, chart, frame, view_of, words
+from prime.cli import train_view
+from prime.cli.train_view import JsonLines, Lines, Screen, ViewThread, chart, frame, view_of, words
 from prime.trainer.facts import (
+    Evaluated,
     Fact,
     GenerationBegan,
     RankLost,
@@ -230,3 +235,102 @@ def test_the_screen_is_not_drawn_more_often_than_it_can_be_read(
             course.take(attrs.evolve(step, step=number), number / 100)
             view.take(step)
     assert terminal.getvalue().count("speed") < 200
+
+
+# ------------------------------------------------------------------------------------------------ in a thread of its own
+
+
+class _Recorded:
+    """A view that may be made to wait or to fail."""
+
+    def __init__(self, fault: BaseException | None = None) -> None:
+        self.seen: list[Fact] = []
+        self.ticks = 0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.fault = fault
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def take(self, fact: Fact) -> None:
+        self.gate.wait(30)
+        if self.fault is not None:
+            raise self.fault
+        self.seen.append(fact)
+
+    def tick(self) -> None:
+        self.ticks += 1
+
+
+EVALUATED = Evaluated(step=1, generation=0, loss=1.0)
+
+
+def test_what_comes_is_shown_before_the_thread_ends() -> None:
+    view, course = _Recorded(), Course()
+    with ViewThread(view, course, on_gone=lambda: None) as thread:
+        for _ in range(500):
+            thread.take(EVALUATED, 1.0)
+    assert len(view.seen) == 500
+    assert list(course.held_out) == [(1, 1.0)]
+
+
+def test_a_terminal_that_takes_nothing_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_view, "CLOSE_S", 0.1)
+    view = _Recorded()
+    view.gate.clear()
+    with ViewThread(view, Course(), on_gone=lambda: None) as thread:
+        for _ in range(500):
+            thread.take(EVALUATED, 1.0)
+    assert view.seen == []
+    view.gate.set()
+
+
+def test_a_reader_that_went_away_is_told_once() -> None:
+    gone: list[bool] = []
+    with ViewThread(_Recorded(BrokenPipeError()), Course(), on_gone=lambda: gone.append(True)) as thread:
+        for _ in range(5):
+            thread.take(EVALUATED, 1.0)
+    assert gone == [True]
+
+
+def test_a_terminal_that_is_gone_ends_the_view_alone() -> None:
+    with ViewThread(_Recorded(OSError(5, "Input/output error")), Course(), on_gone=lambda: None) as thread:
+        thread.take(EVALUATED, 1.0)
+
+
+def test_a_bug_in_a_view_is_told_at_the_end() -> None:
+    with (
+        pytest.raises(ZeroDivisionError),
+        ViewThread(_Recorded(ZeroDivisionError()), Course(), on_gone=lambda: None) as thread,
+    ):
+        thread.take(EVALUATED, 1.0)
+
+
+def test_a_tool_that_reads_nothing_stops_the_run_rather_than_miss_a_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(train_view, "FACTS_MAX", 3)
+    gone, gate = [], threading.Event()
+
+    class Slow(JsonLines):
+        def take(self, fact: Fact) -> None:
+            gate.wait(30)
+
+    with ViewThread(Slow(), Course(), on_gone=lambda: gone.append(True)) as thread:
+        for _ in range(10):
+            thread.take(EVALUATED, 1.0)
+        assert gone
+        gate.set()
+
+
+def test_time_goes_on_while_nothing_happens() -> None:
+    view = _Recorded()
+    with ViewThread(view, Course(), on_gone=lambda: None):
+        deadline = time.monotonic() + 10
+        while view.ticks < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert view.ticks >= 2

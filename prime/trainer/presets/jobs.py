@@ -74,6 +74,13 @@ def preset_keys(name: str) -> Mapping[str, Value]:
 def preset_job(name: str, flags: Mapping[str, object] | None = None) -> Job:
     """Return a preset's job; `flags` maps dotted keys to values that overrule it, as `load_job` takes them.
 
+    A run that is made shorter than the preset's warm-up has a warm-up of its whole length.
     Raises `NotFoundError` where there is no such preset, `ConfigError` for a flag that cannot be.
     """
-    return assemble([flag_layer(preset_keys(name), JOB), flag_layer(flags or {}, JOB)], JOB).config
+    keys, given = dict(preset_keys(name)), {key: value for key, value in (flags or {}).items() if value is not None}
+    steps = assemble([flag_layer({"steps": given.get("steps", keys["steps"])}, JOB)], JOB).config.steps
+    keys[_WARMUP] = min(int(str(keys.get(_WARMUP, 0))), steps)
+    return assemble([flag_layer(keys | given, JOB)], JOB).config
+
+
+_WARMUP: Final = "schedule.warmup_steps"

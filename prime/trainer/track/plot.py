@@ -127,7 +127,11 @@ def _split(axes: Any, course: Course) -> None:
         sent = 100 * course.bytes_sent / course.bytes_exact
         axes.barh(["bytes"], [100], color="#e6e6e6")
         axes.barh(["bytes"], [sent], color=_BLUE)
-        axes.text(min(sent + 2, 60), 1, f"{sent:.0f} % of float32 sent", va="center", fontsize=9)
+        inside = sent > 60
+        axes.text(
+            2 if inside else sent + 2, 1, f"{sent:.0f} % of float32 sent", va="center", fontsize=9,
+            color="white" if inside else "black",
+        )  # fmt: skip
     axes.set_title("where time and bytes went, %", fontsize=10)
     axes.set_xlim(0, 100)
     axes.invert_yaxis()

@@ -109,7 +109,8 @@ def rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield a report as (what, its figures) for a person."""
     yield "result", _outcome(found)
     loss, held = found["loss"], found["held_out"]
-    yield "loss", f"{_nats(loss['first'])} -> {_nats(loss['last'])}"
+    if loss["last"] is not None:
+        yield "loss", f"{_nats(loss['first'])} -> {_nats(loss['last'])}"
     if held["last"] is not None:
         yield "held out", _held_out_text(held)
     yield "ranks", _ranks_text(found)
@@ -125,7 +126,7 @@ def rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _outcome(found: Mapping[str, Any]) -> str:
     words = {"done": "done", "stopped": "stopped as asked", "failed": "failed"}
     text = f"{words.get(found['outcome'], found['outcome'])} at step {found['step']:,} of {found['steps']:,}"
-    return f"{text}: {found['error']}" if found["error"] else text
+    return f"{text}: {found['error'].splitlines()[0]}" if found["error"] else text
 
 
 def _nats(value: float | None) -> str:
@@ -139,8 +140,10 @@ def _held_out_text(held: Mapping[str, Any]) -> str:
 
 def _ranks_text(found: Mapping[str, Any]) -> str:
     over = f" over {found['backend']}" if found["backend"] else ""
-    rank = "rank" if found["ranks"] == 1 else "ranks"
-    text = f"{found['ranks']} {rank} on {found['device']}, {found['strategy']}{over}"
+    ranks = f"{found['ranks']} {'rank' if found['ranks'] == 1 else 'ranks'}"
+    if not found["device"]:
+        return f"{ranks}, which have not met"
+    text = f"{ranks} on {found['device']}, {found['strategy']}{over}"
     return f"{text}, {found['parameters']:,} parameters" if found["parameters"] else text
 
 

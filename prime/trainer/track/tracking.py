@@ -79,7 +79,7 @@ class Beside:
 
     def __init__(self, name: str, make: Callable[[], Tracker]) -> None:
         self._make = make
-        self._waiting: queue.Queue[Fact | None] = queue.Queue(WAITING_MAX)
+        self._waiting: queue.SimpleQueue[Fact | None] = queue.SimpleQueue()
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name=f"tracker {name}", daemon=True)
         self._thread.start()
@@ -87,16 +87,14 @@ class Beside:
     def event(self, fact: Fact) -> None:
         """Hand a fact over."""
         self._raise()
-        try:
-            self._waiting.put_nowait(fact)
-        except queue.Full:
-            raise RunFailedError(f"{WAITING_MAX} facts wait for it", hint="let it take them faster") from None
+        if self._waiting.qsize() >= WAITING_MAX:
+            raise RunFailedError(f"{WAITING_MAX} facts wait for it", hint="let it take them faster")
+        self._waiting.put(fact)
 
     def close_within(self, timeout_s: float) -> None:
         """Let it take what waits, close, and end; `RunFailedError` if that takes longer."""
         self._raise()
-        with contextlib.suppress(queue.Full):
-            self._waiting.put_nowait(None)
+        self._waiting.put(None)
         self._thread.join(timeout_s)
         self._raise()
         if self._thread.is_alive():
@@ -104,8 +102,7 @@ class Beside:
 
     def close(self) -> None:
         """Ask it to end, and do not wait."""
-        with contextlib.suppress(queue.Full):
-            self._waiting.put_nowait(None)
+        self._waiting.put(None)
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -175,6 +172,6 @@ async def _finish(tracking: Tracking, folder: Path) -> None:
     with trio.CancelScope(shield=True) as scope:
         scope.deadline = trio.current_time() + CLOSE_S + 1
         await trio.to_thread.run_sync(tracking.close, abandon_on_cancel=True)
-    if tracking.course.ended is not None:
+    if tracking.course.ended is not None and trio.current_effective_deadline() > trio.current_time():
         with trio.move_on_after(REPORT_S):
             await trio.to_thread.run_sync(write_report, tracking.course, folder, abandon_on_cancel=True)

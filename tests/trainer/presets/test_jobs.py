@@ -42,3 +42,10 @@ def test_what_is_no_preset_names_those_that_are() -> None:
 def test_a_flag_that_cannot_be_is_refused() -> None:
     with pytest.raises(ConfigError, match="steps"):
         preset_job("digits", {"steps": 0})
+
+
+def test_a_short_run_of_a_preset_warms_up_no_longer_than_it_lasts() -> None:
+    assert preset_job("charlm", {"steps": "5"}).schedule.warmup_steps == 5
+    assert preset_job("charlm").schedule.warmup_steps == 20
+    with pytest.raises(ConfigError, match="warmup_steps"):
+        preset_job("charlm", {"steps": 5, "schedule.warmup_steps": 6})

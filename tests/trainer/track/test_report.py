@@ -65,6 +65,8 @@ def test_an_empty_run_reads_as_words_too() -> None:
     said = dict(rows(report(Course())))
     assert said["speed"] == "no step was made"
     assert said["checkpoints"] == "none was saved"
+    assert said["ranks"] == "0 ranks, which have not met"
+    assert "loss" not in said
 
 
 def test_many_losses_are_told_in_short() -> None:
