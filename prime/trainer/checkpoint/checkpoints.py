@@ -65,7 +65,7 @@ class Checkpoints:
     def newest_whole(self, *, verify: bool = False) -> Checkpoint | None:
         """Return the newest checkpoint whose about file is sound and whose files have their lengths; `None` if none.
 
-        With `verify` the bytes of all its files must have their hashes too (about 1.8 GB/s on one core), else an older
+        With `verify` the bytes of all its files must have their hashes too, which takes a pass over them, else an older
         one is taken. A load checks the hashes anyway, of what it reads.
         """
         for one in reversed(self.list()):
