@@ -329,8 +329,7 @@ def sharded(model: Model, job: Job, strategy: str, device: torch.device) -> Shar
     if strategy != "fsdp":
         model.module.to(device)
     if parallel.checkpoint_activations:
-        for block in _blocks(model.module, parallel):
-            _recompute(block)
+        recompute(model.module, parallel)
     loss = LossModule(model, device, parallel.precision)
     match strategy:
         case "ddp":
@@ -379,8 +378,22 @@ def _refuse_shared(module: nn.Module, blocks: list[nn.Module]) -> None:
         )
 
 
+def recompute(module: nn.Module, parallel: Parallel) -> None:
+    """Have the activations of each block computed again in the backward pass (Chen et al., "Sublinear Memory Cost", 2016).
+
+    Raises `ConfigError` where the model has no blocks.
+    """
+    found = _blocks(module, parallel)
+    if not found:
+        raise ConfigError(
+            "parallel.checkpoint_activations: the model has no blocks, neither in a ModuleList nor in a Sequential",
+            hint="name its modules with parallel.blocks, or set parallel.checkpoint_activations to false",
+        )
+    for block in found:
+        _recompute(block)
+
+
 def _recompute(block: nn.Module) -> None:
-    """Have a block's activations computed again in the backward pass (Chen et al., "Sublinear Memory Cost", 2016)."""
     forward = block.forward
 
     def recomputed(*args: Any, **named: Any) -> Any:

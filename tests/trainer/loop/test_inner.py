@@ -17,7 +17,7 @@ from prime.trainer.loop.building import model_of  # noqa: E402
 from prime.trainer.loop.inner import InnerStep  # noqa: E402
 from prime.trainer.loop.optimisers import TorchUpdates, optimiser_of  # noqa: E402
 from prime.trainer.loop.scale import FIRST, LEAST, LossScale  # noqa: E402
-from prime.trainer.loop.sharding import units  # noqa: E402
+from prime.trainer.loop.sharding import recompute, units  # noqa: E402
 
 
 class Bench:
@@ -178,3 +178,25 @@ def test_a_parameter_that_two_units_share_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"0\.weight is shared between a block") as caught:
         units(nn.Sequential(first, last), Parallel())
     assert 'parallel.shard = "full"' in caught.value.hint
+
+
+def test_activations_of_a_model_without_blocks_cannot_be_recomputed() -> None:
+    with pytest.raises(ConfigError, match="the model has no blocks") as caught:
+        recompute(torch.nn.Linear(2, 2), Parallel())
+    assert "parallel.blocks" in caught.value.hint
+
+
+def test_recomputed_blocks_have_the_same_gradients_and_names() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Dropout(0.5), torch.nn.Linear(3, 1))
+    names, x = [name for name, _ in model.named_parameters()], torch.randn(4, 3)
+    found = []
+    for turn in (0, 1):
+        if turn:
+            recompute(model, Parallel())
+        torch.manual_seed(5)
+        model(x).sum().backward()
+        found.append([parameter.grad.clone() for parameter in model.parameters()])
+        model.zero_grad()
+    assert [name for name, _ in model.named_parameters()] == names
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

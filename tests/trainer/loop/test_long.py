@@ -56,6 +56,7 @@ def test_four_ranks_as_two_copies_of_two_shards(tmp_path: Path) -> None:
         ("accumulate", tables(parallel=two_by_two, batch_size=14, gradients={"accumulate": 3}), 6, {}),
         ("ddp accumulate", tables(batch_size=14, gradients={"accumulate": 3}), 6, {}),
         ("int8", tables(parallel=two_by_two, compression=coded("int8")), 6, {}),
+        ("half", tables(parallel=fsdp(replicas=2, precision="bfloat16"), compression=coded("int8")), 6, {}),
         ("int4", tables(parallel=two_by_two, compression=coded("int4")), 3, {"save": saved, "more": 3}),
         ("int4 again", tables(parallel=two_by_two, compression=coded("int4")), 3, {"load": saved}),
     ]
@@ -64,6 +65,7 @@ def test_four_ranks_as_two_copies_of_two_shards(tmp_path: Path) -> None:
         assert found["exact"]["losses"] == pytest.approx(found["ddp"]["losses"], rel=1e-5)
         assert found["accumulate"]["losses"] == pytest.approx(found["ddp accumulate"]["losses"], rel=1e-5)
         assert found["int8"]["losses"] == pytest.approx(found["ddp"]["losses"], rel=0.02)
+        assert found["half"]["losses"] == pytest.approx(found["ddp"]["losses"], rel=0.04)
         assert found["int4 again"]["losses"] == found["int4"]["losses"][3:]
         assert found["exact"]["local_elements"] < 0.6 * found["exact"]["elements"]
     assert ranks[0]["int4 again"]["bits"] == ranks[0]["int4"]["bits"]
