@@ -10,6 +10,7 @@ the same bits.
 | `engine.py` | the contract of the arithmetic |
 | `cpu.py`, `cuda.py` | the choice of an engine for a device, with the reason |
 | `engine_numpy.py`, `engine_torch.py`, `engine_numba.py`, `engine_triton.py` | the arithmetic, one engine a file |
+| `numba_loops.py` | the loops that numba compiles for each form |
 | `vectors.py` | numpy vectors there and back, checked: what the round between nodes uses |
 | `feedback.py` | the residuals of a sender, kept from one exchange to the next |
 | `tensors.py` | tensors of any device there and back, unchecked: what the all-reduce inside a node uses |

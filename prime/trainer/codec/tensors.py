@@ -212,6 +212,8 @@ def _require(tensor: torch.Tensor, dtype: torch.dtype, elements: int, what: str)
             f"{what} must be a contiguous {dtype} tensor of {elements} elements, got {tensor.dtype}{list(tensor.shape)}",
             hint="form(codec).encoded_size_bytes(elements) tells the size of a wire form",
         )
+    if tensor.data_ptr() % 4:  # both hold words of 4 bytes
+        raise LocalProtocolError(f"{what} must begin at a multiple of 4 bytes", hint="slice buffers at multiples of 4")
 
 
 def _require_residuals(elements: int, *residuals: torch.Tensor | None) -> None:

@@ -111,6 +111,8 @@ def test_what_does_not_fit_is_refused() -> None:
         LocalProtocolError, match=r"contiguous torch.uint8 tensor of 520 elements, got torch.uint8\[260\]"
     ):
         encode_tensor("int8", x, buffer("int8", 200))
+    with pytest.raises(LocalProtocolError, match="begin at a multiple of 4 bytes"):
+        encode_tensor("int8", x, torch.empty(521, dtype=torch.uint8)[1:])
     with pytest.raises(LocalProtocolError, match="a residual must be a contiguous torch.float32 tensor of 300"):
         encode_tensor("int8", x, buffer("int8", 300), torch.zeros(299))
     with pytest.raises(LocalProtocolError, match="the weights must be"):

@@ -133,9 +133,16 @@ def test_an_unknown_engine_is_a_configuration_error() -> None:
         codec_engine("fast")  # type: ignore[arg-type]
 
 
+def test_a_big_endian_machine_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(np, "little_endian", False)
+    with pytest.raises(ConfigError, match="big-endian"):
+        codec_named("int8", "numpy")
+
+
 def test_without_numba_numpy_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.delitem(sys.modules, "prime.trainer.codec.engine_numba", raising=False)
+    for name in ("engine_numba", "numba_loops"):
+        monkeypatch.delitem(sys.modules, f"prime.trainer.codec.{name}", raising=False)
     assert isinstance(codec_engine("auto"), NumpyEngine)
     with pytest.raises(MissingExtraError, match="numba") as caught:
         codec_engine("numba")
@@ -148,7 +155,7 @@ def test_a_cache_directory_that_cannot_be_written(tmp_path: Path) -> None:
     program = (
         "import numpy as np; from prime.trainer.codec import codec\n"
         "import numba.core.caching as c\n"
-        "c.CacheImpl._locator_classes = [c.UserProvidedCacheLocator]\n"
+        "c.CacheImpl._locator_classes = [getattr(c, 'UserProvidedCacheLocator', None) or c._UserProvidedCacheLocator]\n"
         "print(codec('int8', 'numba').encode(np.ones(1, np.float32))[0])"
     )
     done = subprocess.run(
