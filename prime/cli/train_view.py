@@ -339,9 +339,12 @@ def _left(course: Course) -> str:
     if (eta_s := course.eta_s()) is not None:
         return f"about {duration(eta_s)} left"
     texts = {
-        "starting": "loading torch in each rank takes most of the start",
-        "recovering": "all ranks go back to the newest checkpoint",
+        "starting": "loading torch takes most of it",
+        "recovering": "going back to the newest checkpoint",
         "stopping": "the step in hand is finished and saved",
+        "done": "writing the report",
+        "stopped": "writing the report",
+        "failed": "writing the report",
     }
     return texts.get(course.phase, "working out the time left")
 
@@ -352,6 +355,7 @@ def _loss_panel(course: Course, height: int) -> RenderableType:
     title = f"loss {_nats(course.loss.last)}"
     if course.held_out.last is not None:
         title += f", held out {_nats(course.held_out.last)}"
+        title += "".join(f", {name} {value:.3f}" for name, value in course.measures.items())
     if course.generation is not None and course.generation.baseline is not None:
         title += f", without a model {course.generation.baseline:.4f}"
     return Panel(Text(text), title=title, expand=False)

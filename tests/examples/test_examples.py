@@ -125,6 +125,18 @@ def test_two_processes_leaves_no_child_when_it_is_killed() -> None:
         process.communicate()
 
 
+@pytest.mark.nightly
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="NOT RUN: the trainer's example needs torch")
+def test_train(tmp_path: Path) -> None:
+    lines = run("08_train.py", str(tmp_path / "run"), within_s=150).splitlines()
+    assert lines[0] == "generation 0: 2 ranks, from step 0"
+    assert re.fullmatch(r"stopped at step \d+; the report is in .*/run", lines[-1])
+    assert any(line.endswith("is saved") for line in lines)
+    losses = [float(line.rpartition(" ")[2]) for line in lines if "held-out loss" in line]
+    assert losses[-1] < losses[0]
+    assert losses[-1] < 3.0 + 0.1  # that of the step after, at which it stopped
+
+
 @pytest.mark.skipif(importlib.util.find_spec("wsproto") is None, reason="NOT RUN: the WebSocket example needs wsproto")
 def test_websocket() -> None:
     (line,) = run("07_websocket/prime_websocket.py", within_s=60).splitlines()

@@ -89,6 +89,8 @@ class Course:
     grad_norm: Curve = attrs.field(factory=Curve)
     samples_per_s: Curve = attrs.field(factory=Curve)
     held_out: Curve = attrs.field(factory=Curve)
+    measures: Mapping[str, float] = attrs.field(factory=dict)
+    """What the model measured beside its loss when it was last evaluated, such as its accuracy."""
     ranks: dict[int, RankSeen] = attrs.field(factory=dict)
     spares: set[int] = attrs.field(factory=set)
     """Process ids of the warm spares."""
@@ -220,6 +222,7 @@ class Course:
 
     def _evaluated(self, fact: Evaluated, _at_s: float) -> None:
         self.held_out.add(fact.step, fact.loss)
+        self.measures = fact.measures
         self.split.evaluation_s += fact.seconds
 
     def _checkpoint_saved(self, fact: CheckpointSaved, at_s: float) -> None:

@@ -61,6 +61,7 @@ def _held_out(course: Course) -> dict[str, Any]:
         "best": _round(best[1]),
         "best_step": best[0],
         "baseline": _round(baseline),
+        "measures": {name: _round(value) for name, value in course.measures.items()},
     }
 
 
@@ -135,6 +136,7 @@ def _nats(value: float | None) -> str:
 
 def _held_out_text(held: Mapping[str, Any]) -> str:
     text = f"{_nats(held['first'])} -> {_nats(held['last'])}, best {_nats(held['best'])} at step {held['best_step']:,}"
+    text += "".join(f", {name} {_nats(value)}" for name, value in held["measures"].items())
     return text if held["baseline"] is None else f"{text}; without a model {_nats(held['baseline'])}"
 
 
@@ -164,7 +166,8 @@ def _time_text(found: Mapping[str, Any]) -> str:
 
 def _bytes_text(found: Mapping[str, Any]) -> str:
     sent, exact = found["bytes"]["sent"], found["bytes"]["exact"]
-    how = "as they are" if found["codec"] == "none" else f"as {found['codec']} ({found['engine'] or 'torch'})"
+    by = f" ({found['engine']})" if found["engine"] else ""
+    how = "as they are" if found["codec"] == "none" else f"as {found['codec']}{by}"
     text = f"{size(sent)} of gradients sent {how}; in float32 {size(exact)}"
     return f"{text}, {exact / sent:.2f} times as much" if sent and sent != exact else text
 

@@ -151,7 +151,9 @@ def test_a_resumed_run_is_one_run_with_the_time_of_both_sessions() -> None:
 
 
 def test_held_out_losses_are_a_curve_too() -> None:
-    course = course_of(*begun(4), (Evaluated(step=4, generation=0, loss=2.0, seconds=0.25), 107.0))
+    evaluated = Evaluated(step=4, generation=0, loss=2.0, seconds=0.25, measures={"accuracy": 0.5})
+    course = course_of(*begun(4), (evaluated, 107.0))
+    assert course.measures == {"accuracy": 0.5}
     assert list(course.held_out) == [(4, 2.0)]
     assert course.split.evaluation_s == 0.25
 
