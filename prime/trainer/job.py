@@ -214,10 +214,10 @@ class Job:
     """
 
     name: str = key("run", "Names the run and its folder.", check=_name_fault)
-    model: str = key("charlm", "A preset, `module:function` or `file.py:function`.", converter=_named)
+    model: str = key("charlm", "A name (charlm, mlp, cnn), `module:function` or `file.py:function`.", converter=_named)
     data: str = key(
-        "", "A preset's data, a path (a text, a folder, .jsonl, .parquet), `hf:NAME[:SPLIT]`, or `module:function`; "
-        "empty: the model's own preset's.", converter=_named,
+        "", "A name (stdlib, digits, fashion-mnist), a path (a text, a folder, .jsonl, .parquet), `hf:NAME[:SPLIT]`, or "
+        "`module:function`; empty: the model's own (mlp and cnn: fashion-mnist; all others: stdlib).", converter=_named,
     )  # fmt: skip
     steps: int = key(300, "Optimiser steps until the run is done.", unit="steps", low=1, high=10**9)
     batch_size: int = key(

@@ -108,7 +108,7 @@ class Training:
             engine.strategy,
             backend,
             str(engine.device),
-            "",
+            engine.codec_engine,
             engine.parameters,
             engine.tokens_per_sample,
             engine.baseline,

@@ -27,6 +27,8 @@ from torch.distributed.checkpoint.state_dict import (
 
 from prime.errors import ConfigError, CorruptedError, DataError, NotFoundError
 from prime.trainer.checkpoint.exchange import start_from
+from prime.trainer.codec.cpu import cpu_choice
+from prime.trainer.codec.tensors import cuda_choice
 from prime.trainer.data.contract import Dataset
 from prime.trainer.data.fingerprint import require_same
 from prime.trainer.data.names import open_dataset
@@ -111,6 +113,13 @@ class Engine:
     def fingerprint(self) -> str:
         """What is equal for equal data; empty where nobody knows."""
         return self._data.fingerprint
+
+    @property
+    def codec_engine(self) -> str:
+        """What runs the codec: numba, numpy, triton or torch; empty where nothing is compressed."""
+        if self._sharded.reduce is not None:
+            return cpu_choice().engine if self.device.type == "cpu" else cuda_choice().engine
+        return "torch" if self.strategy == "ddp" and self.job.compression.codec == "powersgd" else ""
 
     @property
     def parameters(self) -> int:

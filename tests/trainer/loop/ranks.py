@@ -35,6 +35,7 @@ def done(tables: dict[str, Any], place: Place, steps: int, extra: dict[str, Any]
         return {"error": f"{type(error).__name__}: {error}", "hint": error.hint}
     return {
         "strategy": engine.strategy,
+        "codec_engine": engine.codec_engine,
         "losses": [report.loss for report in reports] + replay,
         "norms": [report.grad_norm for report in reports],
         "rates": [report.learning_rate for report in reports],

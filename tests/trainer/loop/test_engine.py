@@ -207,6 +207,12 @@ def test_a_quarter_of_the_bytes_has_the_loss_curve_of_all(alone: Found, two: lis
         assert 0 < sent < 0.4 * exact  # scales, and norms and biases as fp16, are more than usual of a model so small
 
 
+def test_what_runs_the_codec_is_told(two: list[Found]) -> None:
+    engines = {name: two[0][name]["codec_engine"] for name in ("ddp", "fsdp hybrid", "ddp powersgd")}
+    assert engines == {"ddp": "", "fsdp hybrid": "", "ddp powersgd": "torch"}
+    assert {two[0][name]["codec_engine"] for name in ("ddp int8", "fsdp int4")} <= {"numba", "numpy"}
+
+
 def test_what_is_not_compressed_is_counted(two: list[Found]) -> None:
     elements = two[0]["ddp"]["elements"]
     for name in ("ddp", "ddp accumulate", "fsdp hybrid"):
