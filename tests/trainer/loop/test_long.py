@@ -23,8 +23,8 @@ def charlm(codec: str) -> dict[str, Any]:
         "batch_size": 16,
         "optimiser": {"learning_rate": 1.5e-3},
         "schedule": {"warmup_steps": 20},
-        "data_options": {"context": 48},
-        "model_options": {"width": 96, "layers": 3},
+        "data_options": {"context": 32},
+        "model_options": {"width": 64, "layers": 2},
         "parallel": {"strategy": "fsdp", "replicas": 2, "device": "cpu"},
         "compression": {"codec": codec},
     }
