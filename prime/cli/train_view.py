@@ -328,7 +328,7 @@ def _header(course: Course, now_s: float) -> RenderableType:
     row.add_row(
         Text(began.name if began else "", style="bold"),
         Text(f"step {course.step:,}/{began.steps if began else 0:,}"),
-        ProgressBar(total=began.steps if began else 1, completed=course.step, width=30),
+        ProgressBar(total=began.steps if began else 1, completed=course.step, width=24),
         Text(course.phase, style=_PHASES[course.phase]),
         Text(f"{duration(course.elapsed_s(now_s))}, {_left(course)}", style="dim"),
     )
@@ -340,7 +340,7 @@ def _left(course: Course) -> str:
         return f"about {duration(eta_s)} left"
     texts = {
         "starting": "loading torch takes most of it",
-        "recovering": "going back to the newest checkpoint",
+        "recovering": "back to the newest checkpoint",
         "stopping": "the step in hand is finished and saved",
         "done": "writing the report",
         "stopped": "writing the report",

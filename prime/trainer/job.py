@@ -274,7 +274,7 @@ class Job:
 JOB: Final = Schema(
     Job,
     "docs/reference/job.md lists every key",
-    "a run needs no file for a preset: `prime train run charlm`",
+    "`prime train init` writes one; a preset needs none: `prime train run charlm`",
 )
 """What a job.toml can hold."""
 

@@ -70,7 +70,7 @@ def test_the_screen_has_what_a_run_is_judged_by(story: list[tuple[Fact, float]])
 def test_a_lost_rank_is_seen_at_once(story: list[tuple[Fact, float]]) -> None:
     text = shown(*told(story, RankLost))
     assert "recovering" in text
-    assert "going back to the newest checkpoint" in text
+    assert "back to the newest checkpoint" in text
     assert any("4001" in line and "lost" in line for line in text.splitlines())
 
 
