@@ -59,6 +59,45 @@ class Engine(Protocol):
         """`encode` of the sum that starts at 0 and is accumulated in the order of the rows; return its flags."""
         ...
 
+    def fold(
+        self,
+        form: Form,
+        encoded_RB: Encoded,  # noqa: N803
+        weights_R: Vector,  # noqa: N803
+        own: Vector,
+        own_weight: np.float32,
+        encoded: Encoded,
+        residual: Vector | None,
+        residual_out: Vector | None,
+    ) -> int:
+        """`reduce` with the exact share `own_weight * own + residual` added last, then decoded into `own`.
+
+        Where it returns a flag, what of `own` is to blame is still there.
+        """
+        ...
+
+
+def folded(
+    engine: Engine,
+    form: Form,
+    encoded_RB: Encoded,  # noqa: N803
+    weights_R: Vector,  # noqa: N803
+    own: Vector,
+    own_weight: np.float32,
+    encoded: Encoded,
+    residual: Vector | None,
+    residual_out: Vector | None,
+) -> int:
+    """Do `Engine.fold` by an engine's other verbs: the own share goes the residual's way, which is exact."""
+    share = own * own_weight
+    if residual is not None:
+        share += residual
+    left_out = share if residual_out is None else residual_out
+    flags = engine.reduce(form, encoded_RB, weights_R, encoded, share, left_out, own.size)
+    if not flags:
+        engine.decode(form, encoded, own)
+    return flags
+
 
 def codec_engine(name: EngineName = "auto") -> Engine:
     """Import and return the engine of that name; `auto` is numba (a second to load) where it loads, else numpy.

@@ -10,10 +10,8 @@ from typing import Any, Final
 import numpy as np
 
 from prime.trainer.codec.engine import Encoded, Vector
-from prime.trainer.codec.form import FP16, FP16_OVERFLOW, NON_FINITE, OVERFLOW, Form
-from prime.trainer.codec.numba_loops import INFINITY_BITS, Kernels, kernels_of, padded
-
-_FP16_OVERFLOW_BITS: Final = np.float32(FP16_OVERFLOW).view(np.uint32)
+from prime.trainer.codec.form import FP16, NON_FINITE, OVERFLOW, Form
+from prime.trainer.codec.numba_loops import FP16_OVERFLOW_BITS, INFINITY_BITS, Kernels, kernels_of, padded
 
 
 class NumbaEngine:
@@ -88,6 +86,69 @@ class NumbaEngine:
         last = _encode_last(kernels, total[:rest], codes, scales, residual, residual_out)
         return _flags(form, max(int(worst), last))
 
+    def fold(
+        self,
+        form: Form,
+        encoded_RB: Encoded,  # noqa: N803 - shape suffix
+        weights_R: Vector,  # noqa: N803 - shape suffix
+        own: Vector,
+        own_weight: np.float32,
+        encoded: Encoded,
+        residual: Vector | None,
+        residual_out: Vector | None,
+    ) -> int:
+        """See `Engine.fold`."""
+        kernels = kernels_of(form)
+        codes, scales = kernels.parts(encoded, own.size)
+        encoded[encoded.size - form.trailer_bytes :] = 0
+        rows = encoded_RB.reshape(-1)
+        worst = kernels.fold(
+            rows.view(kernels.word),
+            encoded_RB.shape[1] // kernels.word.itemsize,
+            rows.view(np.float32),
+            form.codes_bytes(own.size) // 4,
+            weights_R,
+            own,
+            own_weight,
+            _NO_FLOATS if residual is None else residual,
+            _NO_FLOATS if residual_out is None else residual_out,
+            codes[: own.size // kernels.block * kernels.words],
+            scales,
+        )
+        if rest := own.size % kernels.block:
+            last = self._fold_last(
+                kernels, encoded_RB, weights_R, own, own_weight, codes, scales, residual, residual_out, rest
+            )
+            worst = max(int(worst), last)
+        return _flags(form, int(worst))
+
+    @staticmethod
+    def _fold_last(
+        kernels: Kernels,
+        encoded_RB: Encoded,  # noqa: N803 - shape suffix
+        weights_R: Vector,  # noqa: N803 - shape suffix
+        own: Vector,
+        own_weight: np.float32,
+        codes: Any,
+        scales: Vector,
+        residual: Vector | None,
+        residual_out: Vector | None,
+        rest: int,
+    ) -> int:
+        total = np.zeros(kernels.block, np.float32)
+        for row, weight in zip(encoded_RB, weights_R, strict=True):
+            kernels.accumulate(*kernels.last(*kernels.parts(row, own.size), own.size), total, weight)
+        share = own[-rest:] * own_weight
+        if residual is not None:
+            share += residual[-rest:]
+        left_out = share if residual_out is None else residual_out
+        worst = _encode_last(kernels, total[:rest], codes, scales, share, left_out)
+        if not _flags(kernels.form, worst):
+            own_b = np.empty(kernels.block, np.float32)
+            kernels.decode(*kernels.last(codes, scales, own.size), own_b)
+            own[-rest:] = own_b[:rest]
+        return worst
+
 
 _NO_FLOATS: Final = np.empty(0, np.float32)
 
@@ -113,4 +174,4 @@ def _encode_last(
 def _flags(form: Form, worst: int) -> int:
     if worst >= INFINITY_BITS:
         return NON_FINITE
-    return OVERFLOW if form is FP16 and worst >= _FP16_OVERFLOW_BITS else 0
+    return OVERFLOW if form is FP16 and worst >= FP16_OVERFLOW_BITS else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from prime.trainer.codec.engine import Encoded, Vector
+from prime.trainer.codec.engine import Encoded, Vector, folded
 from prime.trainer.codec.form import FP16, FP16_OVERFLOW, INT4, INT8, NON_FINITE, NONE, OVERFLOW, SCALE_MIN, Form
 
 _ONE = np.float32(1)
@@ -53,6 +53,20 @@ class NumpyEngine:
         for row, weight in zip(encoded_RB, weights_R, strict=True):
             self.accumulate(form, row, total, weight)
         return self.encode(form, total, encoded, residual, residual_out)
+
+    def fold(
+        self,
+        form: Form,
+        encoded_RB: Encoded,  # noqa: N803 - shape suffix
+        weights_R: Vector,  # noqa: N803 - shape suffix
+        own: Vector,
+        own_weight: np.float32,
+        encoded: Encoded,
+        residual: Vector | None,
+        residual_out: Vector | None,
+    ) -> int:
+        """See `Engine.fold`."""
+        return folded(self, form, encoded_RB, weights_R, own, own_weight, encoded, residual, residual_out)
 
 
 def _put(form: Form, y: Vector, encoded: Encoded) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from prime.trainer.codec.engine import Encoded, Vector
+from prime.trainer.codec.engine import Encoded, Vector, folded
 from prime.trainer.codec.form import FP16, INT4, INT8, NON_FINITE, NONE, OVERFLOW, SCALE_MIN, Form
 
 
@@ -100,6 +100,20 @@ class TorchEngine:
             elements,
         )
         return int(flags)
+
+    def fold(
+        self,
+        form: Form,
+        encoded_RB: Encoded,  # noqa: N803 - shape suffix
+        weights_R: Vector,  # noqa: N803 - shape suffix
+        own: Vector,
+        own_weight: np.float32,
+        encoded: Encoded,
+        residual: Vector | None,
+        residual_out: Vector | None,
+    ) -> int:
+        """See `Engine.fold`."""
+        return folded(self, form, encoded_RB, weights_R, own, own_weight, encoded, residual, residual_out)
 
 
 def _tensor(vector: Vector | None) -> torch.Tensor | None:

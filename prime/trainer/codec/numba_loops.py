@@ -25,6 +25,8 @@ from numba import njit, types
 
 from prime.trainer.codec.engine import Encoded
 from prime.trainer.codec.form import (
+    FP16,
+    FP16_OVERFLOW,
     INT4,
     INT8,
     SCALE_MIN,
@@ -45,6 +47,8 @@ SCALE_MAX: Final = np.float32(INT8.scale_max)
 _SCALE_MIN: Final = np.float32(SCALE_MIN)
 _SIGN_OFF: Final = np.uint32(0x7FFFFFFF)
 INFINITY_BITS: Final = np.uint32(0x7F800000)  # at or above it, without the sign: an infinity or a NaN
+FP16_OVERFLOW_BITS: Final = np.float32(FP16_OVERFLOW).view(np.uint32)
+TOO_LARGE_BITS: Final = INFINITY_BITS
 
 
 # ------------------------------------------------------------------------------------- one element: `code` and `number`
@@ -243,6 +247,7 @@ def _accumulate(codes: Any, scales: Any, into: Any, weight: Any) -> None:
 
 
 accumulate: Any = _accumulate
+decode: Any = _decode
 encode: Any = _encode
 encode_feedback: Any = _encode_feedback
 
@@ -283,6 +288,52 @@ def _reduce(
         else:
             top = encode(total, codes_t, scales_t)
         worst = max(worst, top)
+    return worst
+
+
+def _fold(
+    rows: Any,
+    row_words: Any,
+    row_scales: Any,
+    first_scale: Any,
+    weights: Any,
+    own: Any,
+    own_weight: Any,
+    residual: Any,
+    residual_out: Any,
+    codes: Any,
+    scales: Any,
+) -> Any:
+    """As `_reduce`, with an own share that is exact, and decode into it; a tile that has no wire form keeps its share."""
+    tile, share_tile = np.empty(_TILE, np.float32), np.empty(_TILE, np.float32)
+    worst = np.uint32(0)
+    row_floats = row_scales.size // weights.size
+    blocks = codes.size // WORDS
+    for first in range(0, blocks, _TILE // BLOCK):
+        last = min(first + _TILE // BLOCK, blocks)
+        cut = slice(first * BLOCK, last * BLOCK)
+        own_t = own[cut]
+        total = tile[: own_t.size]
+        total[:] = 0
+        for r in range(weights.size):
+            at = r * row_words
+            scale_at = r * row_floats + first_scale
+            codes_r = rows[at + first * WORDS : at + last * WORDS]
+            accumulate(codes_r, row_scales[scale_at + first : scale_at + last], total, weights[r])
+        codes_t, scales_t = codes[first * WORDS : last * WORDS], scales[first:last]
+        if residual.size:
+            share = share_tile[: own_t.size]
+            residual_t = residual[cut]
+            for i in range(own_t.size):
+                share[i] = np.float32(own_t[i] * own_weight) + residual_t[i]
+            top = encode_feedback(total, share, residual_out[cut], codes_t, scales_t)
+        else:
+            for i in range(own_t.size):
+                total[i] += np.float32(own_t[i] * own_weight)
+            top = encode(total, codes_t, scales_t)
+        worst = max(worst, top)
+        if top < TOO_LARGE_BITS:
+            decode(codes_t, scales_t, own_t)
     return worst
 
 
@@ -352,6 +403,15 @@ class Kernels:
         called = {"accumulate": self.accumulate, "encode": self.encode, "encode_feedback": self.encode_feedback}
         return self._compiled(_reduce, signature, called)
 
+    @functools.cached_property
+    def fold(self) -> Any:
+        """See `_fold`."""
+        codes, read = self._codes
+        size, row = types.intp, _read_floats
+        signature = types.uint32(read, size, row, size, row, _floats, _f4, row, _floats, codes, _floats)
+        verbs = ("accumulate", "encode", "encode_feedback", "decode")
+        return self._compiled(_fold, signature, {verb: getattr(self, verb) for verb in verbs})
+
     def _compiled(self, template: Callable[..., Any], signature: Any, called: dict[str, Any] | None = None) -> Any:
         """Compile a copy of the template whose globals, and whose name in the cache, are this form's own."""
         own = {
@@ -361,6 +421,7 @@ class Kernels:
             "PAIRS": self.form is INT4,
             "CODE_MAX": np.float32(self.form.code_max),
             "SCALE_MAX": np.float32(self.form.scale_max),
+            "TOO_LARGE_BITS": FP16_OVERFLOW_BITS if self.form is FP16 else INFINITY_BITS,
             "code": globals()[f"_{self.form.name}_code"],
             "number": globals()[f"_{self.form.name}_number"],
         }

@@ -59,7 +59,7 @@ class Pipeline:
         arrays are undefined. Raises LinkLostError when a peer is gone.
         """
         cut = layout(x.size, self.world)
-        self._buffers.fit(HEADER_BYTES + form.encoded_size_bytes(min(cut.chunk, cut.part)), min(cut.chunk, cut.part))
+        self._buffers.fit(HEADER_BYTES + form.encoded_size_bytes(min(cut.chunk, cut.part)))
         exchange = _Exchange(self, self._buffers, x, form, np.float32(weight), residual, cut)
         try:
             return exchange.run()
@@ -72,20 +72,17 @@ class Pipeline:
 
 
 class Buffers:
-    """Messages in memory that is used again and again: `SLOTS` for each peer and kind, and one chunk of floats."""
+    """Messages in memory that is used again and again: `SLOTS` for each peer and kind."""
 
     def __init__(self, world: int, rank: int) -> None:
         self.peers = [peer for peer in range(world) if peer != rank]
         self._size_bytes = -1
         self._kept: dict[_Key, torch.Tensor] = {}
-        self.floats: Vector = np.empty(0, np.float32)
 
-    def fit(self, size_bytes: int, elements: int) -> None:
+    def fit(self, size_bytes: int) -> None:
         """Make the buffers at least so large."""
         if size_bytes > self._size_bytes:
             self._size_bytes, self._kept = size_bytes, {}
-        if elements > self.floats.size:
-            self.floats = np.empty(elements, np.float32)
 
     def take(self, kind: str, peer: int, k: int, size_bytes: int) -> torch.Tensor:
         """Return the buffer of that kind and peer for round `k`, uint8[size_bytes]."""
@@ -152,7 +149,7 @@ class _Exchange:
         for peer in self._peers:
             self._send("reduced", peer, k, reduced, GATHER_TAG)
         self._expect_scattered(k + SLOTS)
-        self._accept(chunk, reduced)
+        self.verdict = min(self.verdict, read_header(reduced))
 
     def _gather(self, k: int) -> None:
         for peer in self._peers:
@@ -164,15 +161,10 @@ class _Exchange:
     # ---------------------------------------------------------------------------------------------------------- arithmetic
 
     def _sum(self, chunk: slice, rows_PB: Encoded, reduced: Encoded) -> int:  # noqa: N803 - shape suffix: P peers
-        """Encode the weighted sum of a chunk; return the flags. The own share goes the residual's way, and so is exact."""
-        share = self.buffers.floats[: chunk.stop - chunk.start]
-        np.multiply(self.x[chunk], self.weight, out=share)
+        """Encode the weighted sum of a chunk, the own share exact in it, and decode it in place; return the flags."""
         left = self._left(chunk)
-        if left is not None:
-            share += left
         weights = np.full(len(rows_PB), self.weight, np.float32)
-        left_out = share if left is None else left
-        return self.pipeline.engine.reduce(self.form, rows_PB, weights, reduced, share, left_out, share.size)
+        return self.pipeline.engine.fold(self.form, rows_PB, weights, self.x[chunk], self.weight, reduced, left, left)
 
     def _accept(self, chunk: slice, reduced: Encoded) -> None:
         self.verdict = min(self.verdict, read_header(reduced))
