@@ -64,7 +64,10 @@ class Optimiser:
     )
     learning_rate: float = key(1e-3, "The learning rate that the schedule starts from.", low=0.0, high=1e3)
     weight_decay: float = key(
-        0.1, "Weight decay; norms and biases (fewer than two dimensions) do not decay.", low=0.0, high=10.0
+        0.1,
+        "Weight decay; norms and biases (fewer than two dimensions) do not decay. Adam and sgd add it to the gradient.",
+        low=0.0,
+        high=10.0,
     )
     options: Mapping[str, Any] = key(
         attrs.Factory(dict), "Further arguments of the class, such as `{ betas = [0.9, 0.99] }`.",

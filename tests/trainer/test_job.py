@@ -96,7 +96,7 @@ def test_every_fault_of_a_file_is_told_at_once(tmp_path: Path) -> None:
 def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no such configuration file") as caught:
         load_job(tmp_path / "none.toml")
-    assert "needs no file for a preset" in caught.value.hint
+    assert "a preset needs none" in caught.value.hint
 
 
 def test_files_are_found_beside_the_job_and_modules_are_left_alone(tmp_path: Path) -> None:
