@@ -26,7 +26,7 @@ from prime.trainer.gang.trouble import Trouble
 
 FIRST_STEP_S = 60.0
 """The least that meeting the others, loading, and the first step may take: kernels are compiled and caches filled."""
-IDLE_S = 1.0
+IDLE_S = 2.0
 """How long a survivor may take to say that it is idle, before it is killed like the others."""
 SETTLE_S = 0.5
 """After an error that another rank's end explains: how long to wait to hear of that."""
@@ -458,9 +458,7 @@ class Gang:
             return
         if member.state in _RANKED:
             self._lose(member, "died", text, None)
-        elif trouble is not None and self._fails_to_start(trouble, number):
-            return
-        elif member.state != "leaving":
+        elif member.state != "leaving" and not (trouble is not None and self._fails_to_start(trouble, number)):
             self._lose_spare(text)
 
     def _fails_to_start(self, trouble: Trouble, number: int) -> bool:

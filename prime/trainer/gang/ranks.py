@@ -192,8 +192,8 @@ class Ranks(Actor[Stop | _Tick]):
         with trio.CancelScope(shield=True):
             if member.ref is not None:
                 await self._supervisor.stop(member.ref)
-        del self._members[member.number]
         self._hear(why)
+        del self._members[member.number]
 
     async def _spawn(self, name: str) -> Ref[Any]:
         environment = dict.fromkeys(_THREAD_VARIABLES, str(self._job.parallel.threads))

@@ -55,6 +55,7 @@ class Tally:
     held_out: float | None = None
     checkpoint_step: int | None = None
     start_s: float | None = None
+    losses: int = 0
     recovery_s: float = 0.0
     evaluation_s: float = 0.0
     checkpoint_s: float = 0.0
@@ -71,6 +72,8 @@ class Tally:
             case facts.GenerationBegan():
                 self.start_s = now - self.began_s if self.start_s is None else self.start_s
                 self.recovery_s += fact.recovery_s or 0.0
+            case facts.RankLost():
+                self.losses += 1
             case facts.StepMade():
                 self._take_step(fact)
             case facts.Evaluated():

@@ -228,11 +228,10 @@ class _Run:
             )
         )
         try:
-            end = await self._supervise(system)
-        except trio.Cancelled:
-            self._tell_end(core.End("stopped", 0, "it was cancelled"), 0)
-            raise
-        return end
+            return await self._supervise(system)
+        finally:
+            if self._end is None:  # it was cancelled
+                self._tell_end(core.End("stopped", 0), self.tally.losses)
 
     async def _supervise(self, system: System) -> core.End:
         name = f"run-{self._job.name}"

@@ -5,6 +5,7 @@ All ranks of a generation do the same in the same order; rank 0 says what came o
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from prime.errors import CorruptedError
+from prime.errors import CorruptedError, PrimeError
 from prime.trainer.checkpoint import About, Checkpoints, Retention
 from prime.trainer.checkpoint.saving import Saving
 from prime.trainer.gang.brake import Brake
@@ -119,7 +120,8 @@ class Training:
         self._engine = self._saving = None
         checkpoints, self._checkpoints = self._checkpoints, None
         if checkpoints is not None:
-            checkpoints.close()
+            with contextlib.suppress(PrimeError):  # a save in flight when a rank went away
+                checkpoints.close()
         if dist.is_initialized():
             dist.destroy_process_group()
         gc.collect()
