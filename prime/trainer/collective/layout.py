@@ -13,7 +13,7 @@ import attrs
 
 GRAIN: Final = 256
 """Elements; the largest block of any wire form, and a multiple of every other."""
-IN_FLIGHT: Final = 1 << 22
+IN_FLIGHT: Final = 1 << 23
 """Elements of one round over all parts. Fewer make more messages, each with its two wake-ups; more leave the caches."""
 ROUNDS_MIN: Final = 2
 """A part goes in at least so many chunks, so that one is on the wire while the next is encoded…"""

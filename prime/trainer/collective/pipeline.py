@@ -30,7 +30,7 @@ from prime.trainer.codec.form import FP16_OVERFLOW, OVERFLOW, Form
 from prime.trainer.collective.layout import Layout, layout
 from prime.trainer.collective.refusal import ACCEPTED, HEADER_BYTES, Message, Verdict, read_header, refuse, write_header
 
-LAG: Final = 2
+LAG: Final = 1
 """Rounds between two of the three things: so many chunks may be on the wire before one is waited for."""
 SLOTS: Final = 2 * LAG
 """Buffers for each kind of message and peer: as many rounds may be in flight."""

@@ -36,6 +36,11 @@ def test_all_ranks_hold_the_same_bits_near_the_mean(found: dict[int, list[Found]
 
 
 @pytest.mark.parametrize("world", WORLDS)
+def test_bits_are_the_same_however_many_rounds_there_are(found: dict[int, list[Found]], world: int) -> None:
+    assert same(found[world], "many_rounds") == {"int8": True, "int4": True}
+
+
+@pytest.mark.parametrize("world", WORLDS)
 def test_a_sum_is_the_mean_of_as_many(found: dict[int, list[Found]], world: int) -> None:
     assert same(found[world], "sums")["error"] < HALF_STEP["int8"]
 
