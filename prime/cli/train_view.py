@@ -420,6 +420,8 @@ def _bytes(course: Course) -> str:
     ratio = course.ratio()
     if ratio is None or course.began is None:
         return "no gradient is sent" if course.generation and course.generation.world == 1 else "-"
+    if course.began.codec == "none":
+        return f"{size(course.bytes_sent)} of gradients sent as they are"
     sent = f"{size(course.bytes_sent)} of gradients sent as {course.began.codec}"
     return f"{sent}, in float32 {size(course.bytes_exact)} ({ratio:.2f}x)"
 
