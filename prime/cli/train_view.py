@@ -48,6 +48,10 @@ RANKS_SHOWN: Final = 8
 NOTES_SHOWN: Final = 3
 _CHART_WIDTH: Final = 72
 _CHART_HEIGHT: Final = 6
+_LABEL: Final = 8
+"""Columns of the values at a chart's left."""
+_AROUND_CHART: Final = _LABEL + 4
+"""Those, and the panel's border."""
 _BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 _BAR_WIDTH: Final = 48
 _PARTS: Final = {
@@ -307,15 +311,19 @@ class Screen:
         now_s = time.monotonic()
         if now_s - self._drawn_s >= REDRAW_S:
             self._drawn_s = now_s
-            shown = frame(self._course, time.time(), self._console.height, self._notes)
+            size = self._console.size
+            shown = frame(self._course, time.time(), size.height, self._notes, width=size.width)
             self._live.update(shown, refresh=True)
 
 
-def frame(course: Course, now_s: float, height: int = 40, notes: list[str] | None = None) -> RenderableType:
-    """Return the whole screen at a time (seconds since 1970), fit for a terminal of so many lines."""
+def frame(
+    course: Course, now_s: float, height: int = 40, notes: list[str] | None = None, *, width: int = 100
+) -> RenderableType:
+    """Return the whole screen at a time (seconds since 1970), fit for a terminal of so many lines and columns."""
     tall = height >= 24
     parts: list[RenderableType] = [_header(course, now_s), Text("")]
-    parts.append(_loss_panel(course, _CHART_HEIGHT if tall else 2))
+    columns = max(8, min(_CHART_WIDTH, width - _AROUND_CHART))
+    parts.append(_loss_panel(course, columns, _CHART_HEIGHT if tall else 2))
     parts.append(_figures(course, now_s))
     parts.append(_ranks(course, RANKS_SHOWN if tall else 2))
     parts += [Text(f"! {note}", style="yellow") for note in notes or ()]
@@ -349,9 +357,10 @@ def _left(course: Course) -> str:
     return texts.get(course.phase, "working out the time left")
 
 
-def _loss_panel(course: Course, height: int) -> RenderableType:
-    values = course.loss.resampled(_CHART_WIDTH)
-    text = "\n".join(chart(values, height)) if values else "no step made yet".ljust(_CHART_WIDTH + 9)
+def _loss_panel(course: Course, columns: int, height: int) -> RenderableType:
+    values = course.loss.resampled(columns)
+    rows = chart(values, height) if values else ["no step made yet"]
+    text = "\n".join(row.ljust(columns + _LABEL) for row in rows)
     title = f"loss {_nats(course.loss.last)}"
     if course.held_out.last is not None:
         title += f", held out {_nats(course.held_out.last)}"
@@ -370,7 +379,7 @@ def chart(values: list[float], height: int) -> list[str]:
     for row in range(height - 1, -1, -1):
         cells = "".join(_BLOCKS[min(8, max(0, level - 8 * row))] for level in levels)
         label = f"{top:.3f}" if row == height - 1 else f"{bottom:.3f}" if row == 0 else ""
-        rows.append(f"{label:>7} {cells.ljust(_CHART_WIDTH)}")
+        rows.append(f"{label:>{_LABEL - 1}} {cells}")
     return rows
 
 

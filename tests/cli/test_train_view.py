@@ -1,4 +1,4 @@
-"""How a run looks, fed with the facts of a recorded one."""
+"""How a run looks, fed with the facts of one that loses a rank."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from prime.trainer.facts import (
 from prime.trainer.track.course import Course
 from prime.trainer.track.jsonl import read_events
 
-RECORDED = Path(__file__).parents[1] / "trainer" / "track" / "testdata" / "charlm"
+STORY = Path(__file__).parents[1] / "trainer" / "track" / "testdata" / "charlm"
 
 
 @pytest.fixture(scope="module")
 def story() -> list[tuple[Fact, float]]:
-    return list(read_events(RECORDED))
+    return list(read_events(STORY))
 
 
 def told(story: list[tuple[Fact, float]], until: type | None = None) -> tuple[Course, float]:
@@ -85,6 +85,16 @@ def test_every_line_fits_the_terminal(story: list[tuple[Fact, float]], height: i
     text = shown(*told(story), height)
     assert max(len(line) for line in text.splitlines()) <= 100
     assert len(text.splitlines()) <= 24 or height > 24
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_chart_fits_the_width(story: list[tuple[Fact, float]], width: int) -> None:
+    course, at_s = told(story)
+    output = io.StringIO()
+    Console(file=output, width=width, color_system=None).print(frame(course, at_s, width=width))
+    rows = [line for line in output.getvalue().splitlines() if line.startswith("│")]
+    assert len(rows) == 6  # none of them was broken in two
+    assert all(len(row) <= width for row in rows)
 
 
 def test_many_ranks_are_counted_and_the_lost_ones_shown() -> None:

@@ -22,7 +22,7 @@ from prime.trainer.facts import (
 from prime.trainer.track.course import PACE_STEPS, Course
 from prime.trainer.track.jsonl import read_events
 
-RECORDED = Path(__file__).parent / "testdata" / "charlm"
+STORY = Path(__file__).parent / "testdata" / "charlm"
 BEGAN = RunBegan(name="r", folder="/r", steps=20, batch_size=8, world=2)
 GENERATION = GenerationBegan(generation=0, step=0, world=2, strategy="ddp", backend="gloo")
 
@@ -163,8 +163,8 @@ def test_a_gang_that_shrank_has_fewer_ranks() -> None:
     assert list(course.ranks) == [0]
 
 
-def test_a_recorded_run_is_read_whole() -> None:
-    course = course_of(*read_events(RECORDED))
+def test_a_run_that_lost_a_rank_is_read_whole() -> None:
+    course = course_of(*read_events(STORY))
     assert course.phase == "done"
     assert course.step == 120
     assert course.restarts == len(course.lost) == 1

@@ -16,13 +16,13 @@ from prime.trainer.track.jsonl import read_events
 from prime.trainer.track.plot import smoothed
 from prime.trainer.track.report import duration, report, rows, size
 
-RECORDED = Path(__file__).parent / "testdata" / "charlm"
+STORY = Path(__file__).parent / "testdata" / "charlm"
 
 
 @pytest.fixture(scope="module")
 def course() -> Course:
     found = Course()
-    for fact, at_s in read_events(RECORDED):
+    for fact, at_s in read_events(STORY):
         found.take(fact, at_s)
     return found
 

@@ -24,13 +24,13 @@ for fact, _ in read_events(Path(sys.argv[1])):
 tracker.close()
 print([name for name in ("torch", "tensorflow") if name in sys.modules])
 """
-RECORDED = Path(__file__).parent / "testdata" / "charlm"
+STORY = Path(__file__).parent / "testdata" / "charlm"
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("run")
-    words = [sys.executable, "-c", WRITES, str(RECORDED), str(folder)]
+    words = [sys.executable, "-c", WRITES, str(STORY), str(folder)]
     done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
     return folder, done.stdout.strip()
 
