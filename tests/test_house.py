@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import json
+import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -37,9 +40,9 @@ def test_the_public_face_loads_nothing_heavy() -> None:
     assert loaded_by("import prime", (*HEAVY, "trio", "numpy")) == []
 
 
-@pytest.mark.parametrize("room", rooms())
-def test_no_room_loads_anything_heavy(room: str) -> None:
-    assert loaded_by(f"import prime.{room}") == []
+def test_no_room_loads_anything_heavy() -> None:
+    """In one process: what none of them loads, each does not."""
+    assert loaded_by("\n".join(f"import prime.{room}" for room in rooms())) == []
 
 
 def test_the_round_and_its_actor_load_without_numpy() -> None:
@@ -108,8 +111,63 @@ def test_each_lint_ignore_has_its_reason() -> None:
 
 
 def test_every_room_has_its_floor() -> None:
-    contract = (ROOT / ".importlinter").read_text()
-    assert [room for room in rooms() if f"({room})" not in contract and f"    {room}\n" not in contract] == []
+    contract = contracts()["importlinter:contract:floors"]
+    floors = {*contract["layers"].split(), *contract["exhaustive_ignores"].split()}
+    assert [room for room in rooms() if room not in floors and f"({room})" not in floors] == []
+
+
+def contracts() -> configparser.ConfigParser:
+    found = configparser.ConfigParser()
+    found.read(ROOT / ".importlinter", encoding="utf-8")
+    return found
+
+
+def modules() -> dict[str, Path]:
+    """Return each module's file by its dotted name."""
+    parts = {path: path.relative_to(ROOT).with_suffix("").parts for path in sources()}
+    return {".".join(part for part in parts[path] if part != "__init__"): path for path in parts}
+
+
+def modules_named(contract: Mapping[str, str]) -> list[str]:
+    """Return the names of Prime's modules in a contract, in full; a layer in parentheses may be absent."""
+    layers = re.sub(r"[|:]", " ", contract.get("layers", "")).split()
+    named = [f"{contract['containers']}.{layer}" for layer in layers if not layer.startswith("(")]
+    for key in ("containers", "source_modules", "forbidden_modules", "protected_modules", "allowed_importers"):
+        named += contract.get(key, "").split()
+    named += contract.get("ignore_imports", "").replace("->", " ").split()
+    return [name for name in named if name.split(".")[0] == "prime"]
+
+
+def absent(names: list[str]) -> list[str]:
+    """Return the names that no module of Prime's has; `*` stands for one part of a name, `**` for one or more."""
+    known = modules()
+    patterns = {name: re.escape(name).replace(r"\*\*", ".+").replace(r"\*", r"[^.]+") for name in names}
+    return [name for name, pattern in patterns.items() if not any(re.fullmatch(pattern, module) for module in known)]
+
+
+def test_the_check_of_names_sees_what_is_absent() -> None:
+    contract = {"containers": "prime", "layers": "wire | moved\n(later)", "ignore_imports": "prime.gone.* -> torch"}
+    assert absent(modules_named(contract)) == ["prime.moved", "prime.gone.*"]
+
+
+@pytest.mark.parametrize("contract", [name for name in contracts().sections() if name != "importlinter"])
+def test_a_contract_names_modules_that_there_are(contract: str) -> None:
+    assert absent(modules_named(contracts()[contract])) == []
+
+
+def test_what_says_that_it_is_pure_is_held_to_it() -> None:
+    """By the first lines of its docstring: `Pure.` or `(pure)`."""
+    held: set[str] = set()
+    for contract in ("pure-cores", "simulated-cores"):
+        held |= set(contracts()[f"importlinter:contract:{contract}"]["source_modules"].split())
+    pure = {name for name, path in modules().items() if says_pure(path)}
+    assert len(pure) > 40
+    assert sorted(name for name in pure if not any(name == room or name.startswith(f"{room}.") for room in held)) == []
+
+
+def says_pure(path: Path) -> bool:
+    opening = path.read_text(encoding="utf-8").partition("\n\n")[0]
+    return re.search(r"\bPure[.,;]|\(pure\)", opening) is not None
 
 
 def test_the_base_install_needs_no_heavy_part() -> None:

@@ -17,8 +17,8 @@ from types import MappingProxyType, ModuleType
 from typing import Any, Literal, Protocol
 
 from prime.errors import ConfigError, PrimeError
+from prime.trainer.catalogue import DATASETS, MODELS
 from prime.trainer.metadata import TrainingConfig
-from prime.trainer.presets import DATASETS, MODELS
 
 What = Literal["model", "data"]
 

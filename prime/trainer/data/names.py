@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from prime.errors import DataError
+from prime.trainer.catalogue import DATASETS, OWN_DATA
 from prime.trainer.data.contract import Dataset, Request
 from prime.trainer.data.hub import PREFIX, is_saved, open_hub
 from prime.trainer.data.jsonl import SUFFIXES, open_jsonl
 from prime.trainer.data.parquet import is_parquet, open_parquet
 from prime.trainer.data.text import open_text
 from prime.trainer.data.users import adapted
-from prime.trainer.presets import DATASETS, OWN_DATA
 from prime.trainer.task import built
 
 

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from prime.errors import ConfigError, DataError, MissingExtraError
+from prime.trainer.catalogue import DATASETS, MODELS, OWN_DATA
 from prime.trainer.data.names import open_dataset
 from prime.trainer.data.order import step_indices
 from prime.trainer.job import Job
-from prime.trainer.presets import DATASETS, MODELS, OWN_DATA, fashion_mnist
+from prime.trainer.presets import fashion_mnist
 from prime.trainer.presets.digits import open_data
 from prime.trainer.presets.fashion_mnist import read_idx
 from prime.trainer.presets.jobs import PRESETS, preset_job
