@@ -145,16 +145,17 @@ async def test_a_stuck_rank_is_noticed_by_its_steps_and_a_cancelled_run_leaves_n
     assert isinstance(run.facts[-1], facts.RunEnded)
 
 
-async def test_a_stop_is_after_a_checkpoint_and_the_next_trainer_goes_on_from_there(
+def test_a_stop_is_after_a_checkpoint_and_the_next_trainer_goes_on_from_there(
     tmp_path: Path, undisturbed: tuple[Result, dict[int, float]]
 ) -> None:
-    run = Watched(Trainer(job(tmp_path)), {11: lambda run: run.trainer.stop("the test")})
-    result = await run.train()
+    run = Watched(Trainer(job(tmp_path)), {11: lambda _: os.kill(os.getpid(), signal.SIGINT)})
+    result = run.trainer.run()
     assert result.outcome == "stopped"
     assert 11 <= result.step < STEPS
     assert result.checkpoint_step == result.step
     again = Watched(Trainer(job(tmp_path)))
-    done = await again.train()
+    done = trio.run(again.train)
+    assert [each.reason for each in run.of(facts.RunStopping)] == ["SIGINT"]
     assert again.of(facts.GenerationBegan)[0].step == result.step
     assert {**run.losses, **again.losses} == undisturbed[1]
     assert (done.outcome, done.held_out) == ("done", undisturbed[0].held_out)
