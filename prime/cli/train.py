@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from prime.cli.train_view import ViewThread
     from prime.trainer import Trainer
     from prime.trainer.facts import Fact
+    from prime.trainer.gang.follower import Followed, Following
+    from prime.trainer.gang.launch import Launch
     from prime.trainer.job import Job
 
 app = typer.Typer(help="Train a model over the devices of this machine.", no_args_is_help=True)
@@ -64,6 +66,8 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Train a job, and report on it. Ctrl-C ends it in order, after a checkpoint; once more ends it at once."""
+    from prime.trainer.gang.launch import launch_of
+
     flags = {
         "steps": steps,
         "parallel.ranks": ranks,
@@ -73,10 +77,13 @@ def run(
     }
     found = _job(job, preset, flags)
     _check_extras()
+    launch = launch_of(os.environ)
+    if launch is not None and launch.host > 0:
+        raise typer.Exit(_Follow(found, launch, as_json=as_json).go())
     folder = found.run_folder.absolute()
     _make_way(folder, resume=resume)
     again = command(job or preset or "", flags)
-    raise typer.Exit(_Run(found, folder, again, as_json=as_json).go())
+    raise typer.Exit(_Run(found, folder, again, launch, as_json=as_json).go())
 
 
 @app.command()
@@ -195,12 +202,13 @@ def _free_name(folder: Path) -> Path:
 class _Run:
     """One run of the command, from the first fact to the exit status."""
 
-    def __init__(self, job: Job, folder: Path, again: str, *, as_json: bool) -> None:
+    def __init__(self, job: Job, folder: Path, again: str, launch: Launch | None, *, as_json: bool) -> None:
         from prime.trainer.track.course import Course
 
         self._job = job
         self._folder = folder
         self._again = again
+        self._launch = launch
         self._as_json = as_json
         self._course: Course = Course()
         self._exit = 0
@@ -230,7 +238,7 @@ class _Run:
         from prime.trainer import Trainer
 
         course, token = copy.deepcopy(self._course), trio.lowlevel.current_trio_token()
-        trainer = Trainer(self._job)
+        trainer = Trainer(self._job, self._launch)
 
         def nobody_reads() -> None:
             token.run_sync_soon(trainer.stop, "nobody reads the output")
@@ -307,6 +315,58 @@ class _Run:
             return self._again
         folder, file = str(_shortened(self._folder)), f"{found['name']}.safetensors"
         return shlex.join(["prime", "model", "export", folder, "--to", file])
+
+
+class _Follow:
+    """The command on a host that is not the first: it starts ranks here, and ends with the run."""
+
+    def __init__(self, job: Job, launch: Launch, *, as_json: bool) -> None:
+        self._job = job
+        self._launch = launch
+        self._as_json = as_json
+        self._exit = 0
+
+    def go(self) -> int:
+        """Follow the first host, and return the exit status: as the first host's."""
+        import trio
+
+        from prime.cli.output import emit
+
+        followed: list[Followed] = []
+        trio.run(self._follow, followed)
+        if not followed:
+            return self._exit
+        (ended,) = followed
+        found = {"event": "train.followed", "host": self._launch.host, "outcome": ended.outcome, "step": ended.step}
+        emit(found, f"host {self._launch.host}: the run is {ended.outcome} at step {ended.step}", as_json=self._as_json)
+        return 0 if ended.outcome == "done" else self._exit
+
+    async def _follow(self, followed: list[Followed]) -> None:
+        import trio
+
+        from prime.cli.output import say
+        from prime.trainer.gang.follower import Following
+
+        following = Following(self._job, self._launch, say)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._signals, following, nursery.cancel_scope)
+            followed.append(await following.run())
+            nursery.cancel_scope.cancel()
+
+    async def _signals(
+        self, following: Following, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        """Ask the first host to end the run on the first signal; end here at once on the second."""
+        import trio
+
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as received:
+            task_status.started()
+            async for number in received:
+                if self._exit:
+                    scope.cancel()
+                    return
+                self._exit = 128 + number
+                following.stop(signal.Signals(number).name)
 
 
 def _shortened(folder: Path) -> Path:

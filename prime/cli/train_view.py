@@ -22,6 +22,8 @@ from prime.trainer.facts import (
     Evaluated,
     Fact,
     GenerationBegan,
+    HostAwaited,
+    HostJoined,
     RankLost,
     RunBegan,
     RunStopping,
@@ -226,6 +228,15 @@ def _lost_words(fact: RankLost) -> str:
     return f"rank {fact.rank} was lost after step {fact.step}: {_cause(fact)}; the gang starts again"
 
 
+def _awaited_words(fact: HostAwaited) -> str:
+    why = f": {_printable(fact.text)}" if fact.text else ""
+    return f"waits for host {fact.host}, for up to {duration(fact.wait_s)}{why}"
+
+
+def _joined_words(fact: HostJoined) -> str:
+    return f"host {fact.host}, {_printable(fact.name)}, is there with {_many(fact.ranks, 'rank')}"
+
+
 def _stopping_words(fact: RunStopping) -> str:
     return f"stopping ({fact.reason}): the step in hand is finished and saved; once more stops at once"
 
@@ -273,6 +284,8 @@ _SENTENCES: Final[dict[type, Callable[[Any], str]]] = {
     Evaluated: _evaluated_words,
     CheckpointSaved: _saved_words,
     RankLost: _lost_words,
+    HostAwaited: _awaited_words,
+    HostJoined: _joined_words,
     RunStopping: _stopping_words,
     TrackerDropped: _dropped_words,
 }
@@ -302,7 +315,7 @@ class Screen:
 
     def take(self, fact: Fact) -> None:
         """Keep what is worth a note, and draw."""
-        if isinstance(fact, RankLost | RunStopping | TrackerDropped):
+        if isinstance(fact, RankLost | HostAwaited | HostJoined | RunStopping | TrackerDropped):
             self._notes = [*self._notes[1 - NOTES_SHOWN :], words(fact, self._course)]
         self.tick()
 

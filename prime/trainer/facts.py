@@ -1,7 +1,8 @@
 """What happens in a run, as plain records in the past tense. Pure: observers and trackers get them in this order.
 
 `RunBegan`; then for each generation `GenerationBegan` and, as they come, `RankStarted`, `StepMade`, `Evaluated`,
-`CheckpointSaved`, `RankLost`; `RunStopping` where somebody asked for an end; and `RunEnded`, always the last.
+`CheckpointSaved`, `RankLost`; over several hosts `HostAwaited` and `HostJoined`; `RunStopping` where somebody asked for
+an end; and `RunEnded`, always the last.
 
 Units stand last in the names: `_s` is seconds, `_bytes` bytes. Losses are means over the samples of a batch, in the
 model's own unit (nats for cross-entropy). Bytes are summed over all ranks.
@@ -150,6 +151,27 @@ class RankLost:
 
 
 @attrs.frozen(kw_only=True)
+class HostAwaited:
+    """Another host of the run is not there, at the start or because it was lost; until it is, no generation begins."""
+
+    host: int
+    """0 is the first host, whose gang decides."""
+    wait_s: float
+    """The run fails unless it comes within this time."""
+    text: str = ""
+    """Why it is not there, as far as that is known."""
+
+
+@attrs.frozen(kw_only=True)
+class HostJoined:
+    """Another host is there, and starts its ranks."""
+
+    host: int
+    name: str
+    ranks: int
+
+
+@attrs.frozen(kw_only=True)
 class RunStopping:
     """Somebody asked for the end: the step in hand is finished, then a checkpoint is saved."""
 
@@ -195,6 +217,8 @@ Fact = (
     | Evaluated
     | CheckpointSaved
     | RankLost
+    | HostAwaited
+    | HostJoined
     | RunStopping
     | TrackerDropped
     | RunEnded

@@ -199,6 +199,9 @@ class Supervision:
     restarts_max: int = key(
         10, "Restarts in a row, without a new checkpoint between, before the run is given up.", low=0, high=10_000
     )
+    host_s: float = key(
+        300.0, "Over several hosts: how long one is awaited, at the start or lost.", unit="s", low=1.0, high=86_400.0
+    )
 
 
 @frozen

@@ -12,6 +12,9 @@ grows: `step_s`; a rank that waits in a collective still gives signs of life.
 A stop is agreed on in two phases, so that no rank waits in a collective for one that has stopped: each is asked to halt
 before it goes past a step, and says whether it still can; only when all of them can is it settled, and until then whoever
 reaches the step waits there. One that is past it makes the gang ask again, for a later step.
+
+Over several *hosts* each has as many ranks, and spares of its own. Host 0 is the gang's own and always there; another one
+is awaited for `host_s`, at the start and whenever it is lost: meanwhile nothing begins, and then the run has failed.
 """
 
 from __future__ import annotations
@@ -47,7 +50,8 @@ class Rules:
     """What a gang holds to; times in seconds. `steps`: the step at which the run is done.
 
     `start_s` is for importing torch, building the model and reading the data, on a busy machine.
-    `restarts_max`: restarts in a row, without a new checkpoint between them.
+    `restarts_max`: restarts in a row, without a new checkpoint between them. `spares` are those of each host, and
+    `world` is a multiple of `hosts`.
     """
 
     world: int
@@ -57,6 +61,8 @@ class Rules:
     step_s: float = 300.0
     start_s: float = 180.0
     restarts_max: int = 10
+    hosts: int = 1
+    host_s: float = 300.0
 
 
 # ------------------------------------------------------------------------------------------------ events
@@ -160,7 +166,37 @@ class Saved:
     step: int
 
 
-Event = Opened | Ticked | Readied | Found | Joined | Heard | Failed | Died | Saved | Answered | Finished | StopAsked
+@attrs.frozen
+class HostCame:
+    """A host is there, and can start members."""
+
+    host: int
+
+
+@attrs.frozen
+class HostWent:
+    """The connection to a host is lost; its members are or will be gone, and `Died` comes of each."""
+
+    host: int
+    text: str
+
+
+Event = (
+    Opened
+    | Ticked
+    | Readied
+    | Found
+    | Joined
+    | Heard
+    | Failed
+    | Died
+    | Saved
+    | Answered
+    | Finished
+    | StopAsked
+    | HostCame
+    | HostWent
+)
 
 # ------------------------------------------------------------------------------------------------ commands
 
@@ -170,6 +206,7 @@ class Spawn:
     """Start a process; `Readied` or `Died` comes of it."""
 
     member: int
+    host: int = 0
 
 
 @attrs.frozen
@@ -254,6 +291,15 @@ class Stopping:
 
 
 @attrs.frozen
+class Awaiting:
+    """Nothing begins before a host is there, and it has `wait_s` for that."""
+
+    host: int
+    text: str
+    wait_s: float
+
+
+@attrs.frozen
 class End:
     """The run is over, always the last command. `trouble` is why a failed one failed; `exhausted`: too many restarts."""
 
@@ -264,7 +310,7 @@ class End:
     exhausted: bool = False
 
 
-Command = Spawn | Kill | Leave | Find | Begin | Limit | Settle | Began | Lost | Stopping | End
+Command = Spawn | Kill | Leave | Find | Begin | Limit | Settle | Began | Lost | Stopping | Awaiting | End
 
 # ------------------------------------------------------------------------------------------------ the gang
 
@@ -281,6 +327,7 @@ class Member:
     step: int = 0
     work: int = -1
     due_s: float = 0.0
+    host: int = 0
 
 
 class Gang:
@@ -322,6 +369,8 @@ class Gang:
         self._margin = 1
         self._agreed: set[int] = set()
         self._settled = False
+        self._absent: dict[int, float] = {}
+        """Hosts that are not there, and by when they have to be."""
 
     def step(self, event: Event, now: float) -> list[Command]:
         """Take one event at `now` (seconds, never less than before) and return what is to be done, in this order."""
@@ -341,7 +390,8 @@ class Gang:
     def _take(self, event: Event) -> None:
         match event:
             case Opened():
-                pass
+                for host in range(1, self.rules.hosts):
+                    self._await_host(host, "it has not come yet")
             case Ticked():
                 self._tick()
             case Found(generation, step):
@@ -353,6 +403,8 @@ class Gang:
                 self._died(member, text, trouble)
             case Readied(member):
                 self._readied(member)
+            case HostCame() | HostWent():
+                self._see_host(event)
             case _:
                 self._hear(event)
 
@@ -393,19 +445,25 @@ class Gang:
         if not self._asked:
             self._asked = True
             self._commands.append(Find(self.generation + 1, frozenset(self._unreadable)))
-        ready = [each for each in self._ours() if each.state == "spare"]
-        if self._found is not None and len(ready) >= self.rules.world:
-            self._begin(ready[: self.rules.world], self._found)
+        ready = [chosen for host in range(self.rules.hosts) for chosen in self._ready_on(host)]
+        if self._found is not None and not self._absent and len(ready) == self.rules.world:
+            self._begin(ready, self._found)
+
+    def _ready_on(self, host: int) -> list[Member]:
+        """Return who can be the ranks of a host, as far as they are ready: neighbours have ranks side by side."""
+        ready = [each for each in self._ours() if each.state == "spare" and each.host == host]
+        return ready[: self.rules.world // self.rules.hosts]
 
     def _fill(self) -> None:
         """Start what is missing. New spares wait until the generation works: they would take the time of its start."""
         spares = self.rules.spares if self._works() and self._spare_losses < SPARE_LOSSES_MAX else 0
-        wanted = self.rules.world + spares
-        living = sum(each.state != "dying" for each in self._ours())
-        for _ in range(wanted - living):
-            self._count += 1
-            self.members[self._count] = Member(self._count, "starting", self._now, self._now)
-            self._commands.append(Spawn(self._count))
+        wanted = self.rules.world // self.rules.hosts + spares
+        for host in range(self.rules.hosts):
+            living = sum(each.state != "dying" and each.host == host for each in self._ours())
+            for _ in range(0 if host in self._absent else wanted - living):
+                self._count += 1
+                self.members[self._count] = Member(self._count, "starting", self._now, self._now, host=host)
+                self._commands.append(Spawn(self._count, host))
 
     def _works(self) -> bool:
         return not self._gathering and self._whole and self.newest_step > self._begun_step
@@ -458,7 +516,9 @@ class Gang:
             return
         if member.state in _RANKED:
             self._lose(member, "died", text, None)
-        elif member.state != "leaving" and not (trouble is not None and self._fails_to_start(trouble, number)):
+        elif member.host in self._absent or member.state == "leaving":
+            return
+        elif trouble is None or not self._fails_to_start(trouble, number):
             self._lose_spare(text)
 
     def _fails_to_start(self, trouble: Trouble, number: int) -> bool:
@@ -519,7 +579,7 @@ class Gang:
                 self._suspend()
 
     def _let_go(self, lost: Member) -> None:
-        spares = sum(each.state == "spare" for each in self._ours())
+        spares = sum(len(self._ready_on(host)) for host in range(self.rules.hosts))
         survive = spares < self.rules.world
         for each in self._ranked():
             if each is lost or not survive:
@@ -556,6 +616,11 @@ class Gang:
         for each in self._ours():
             if each.state == "leaving" and self._now >= each.due_s:
                 self._kill(each)
+        late = [host for host, due_s in self._absent.items() if self._now >= due_s]
+        if late and self._gathering:
+            text = f"host {late[0]} did not come within {self.rules.host_s:g} s"
+            self._end("failed", self._begun_step, text)
+            return
         if self._suspect is not None and self._now >= self._suspect_due_s:
             self._blame(self._suspect)
         else:
@@ -565,6 +630,7 @@ class Gang:
         for each in self._ours():
             each.heard_s += late_s
             each.moved_s += late_s
+        self._absent = {host: due_s + late_s for host, due_s in self._absent.items()}
 
     def _blame(self, suspect: Failed) -> None:
         member = self.members.get(suspect.member)
@@ -603,6 +669,17 @@ class Gang:
     def _patience(self, member: Member) -> float:
         fresh = member.state == "joining" or member.step <= self._begun_step
         return max(self.rules.step_s, FIRST_STEP_S) if fresh else self.rules.step_s
+
+    def _see_host(self, event: HostCame | HostWent) -> None:
+        if isinstance(event, HostWent):
+            self._await_host(event.host, event.text)
+        else:
+            self._absent.pop(event.host, None)
+
+    def _await_host(self, host: int, text: str) -> None:
+        if host not in self._absent:
+            self._absent[host] = self._now + self.rules.host_s
+            self._commands.append(Awaiting(host, text, self.rules.host_s))
 
     # ------------------------------------------------------------------------------------------------ the agreed stop
 

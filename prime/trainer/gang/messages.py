@@ -35,6 +35,11 @@ class TakeRank:
     step: int
     """-1: from the beginning."""
     meeting: str
+    """A file, or on several hosts `tcp://address:port`, where rank 0 listens."""
+    local_rank: Count = 0
+    """The rank among those of its machine."""
+    interface: str = ""
+    """The network interface towards the other hosts, where there are several."""
 
 
 @message(tag=0x173)
@@ -155,3 +160,64 @@ class News:
 @message(tag=0x171)
 class GetNews(Ask[News]):
     """Answer when there is news, or when it is time for a sign of life."""
+
+
+# --------------------------------------------------------------------------------------------------- several hosts
+
+
+@record
+class Welcome:
+    """Whether the host belongs to the run now; `refusal` says why it never can, else it may ask again."""
+
+    taken: bool
+    refusal: str = ""
+    hint: str = ""
+
+
+@message(tag=0x176)
+class JoinHost(Ask[Welcome]):
+    """A host is there. It is not taken where its job is another one, or while a host of this number is there already."""
+
+    host: Count
+    hosts: Count
+    name: str
+    ranks: Count
+    local: Count
+    """The first of its ranks among those of its machine."""
+    reached: str
+    """The address at which it reached the first host."""
+    interface: str
+    """Its own network interface towards that."""
+    job: str
+
+
+@message(tag=0x177)
+class StartMember(Ask[bool]):
+    """Start a process, an actor at `/members/member-NUMBER` of the host; answered when it runs."""
+
+    number: Count
+    start_s: float
+
+
+@message(tag=0x178)
+class StopMember(Ask[bool]):
+    """End a process at once; answered when it is gone."""
+
+    number: Count
+
+
+@message(tag=0x179)
+class EndHost(Ask[bool]):
+    """The run is over, and how; `text` and `hint` are of one that failed."""
+
+    outcome: str
+    step: Count
+    text: str = ""
+    hint: str = ""
+
+
+@message(tag=0x17A)
+class AskStop(Ask[bool]):
+    """Somebody on another host wants the run to end in order."""
+
+    reason: str

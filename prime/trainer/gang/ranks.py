@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 import shutil
 from collections.abc import Callable
@@ -13,35 +12,46 @@ import attrs
 import trio
 
 from prime.actor import Actor, on
-from prime.errors import ActorCrashedError, NoSuchActorError, PrimeError
+from prime.errors import (
+    ActorCrashedError,
+    ConfigError,
+    LinkLostError,
+    NoSuchActorError,
+    PrimeError,
+    RefusedError,
+    UnreachableError,
+)
 from prime.trainer import facts
 from prime.trainer.checkpoint import Checkpoints
 from prime.trainer.gang import gang as core
+from prime.trainer.gang.gathering import First
+from prime.trainer.gang.hosts import FarHost, Host, LocalHost, MemberHandle, threads_of
+from prime.trainer.gang.interfaces import free_port, interface_of
+from prime.trainer.gang.launch import Launch
 from prime.trainer.gang.messages import (
-    GetNews,
+    AskStop,
+    EndHost,
     HaltAfter,
     HaltSettled,
     Item,
+    JoinHost,
     LeaveRank,
     News,
     Placed,
     Setup,
     TakeRank,
+    Welcome,
 )
 from prime.trainer.gang.trouble import trouble_of
 from prime.trainer.job import Job
 from prime.wire import message
 
 if TYPE_CHECKING:
-    from prime.actor.ref import Ref
     from prime.actor.supervisor import Supervisor
 
 TICK_S = 0.1
-SHUTDOWN_S = 0.0
-"""A rank has nothing to end in order: what it wants to keep it has saved before it says that it has finished."""
 MEETINGS = "meetings"
 """The folder, in the run's, in which the ranks of a generation find each other."""
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @message
@@ -61,17 +71,19 @@ class _Member:
     """A member as the shell knows it."""
 
     number: int
+    host: int = 0
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    ref: Ref[Any] | None = None
+    handle: MemberHandle | None = None
     process: int = 0
     rank: int = -1
     order: core.Begin | None = None
 
 
-class Ranks(Actor[Stop | _Tick]):
+class Ranks(Actor[Stop | JoinHost | AskStop | _Tick]):
     """Runs one gang, and ends when that is over; then `ended` holds how.
 
-    `members` is the supervisor of the rank processes, `tell` takes each fact as it comes.
+    `members` is the supervisor of the rank processes, `tell` takes each fact as it comes. With `first` this is the first
+    host of several, and takes the others in.
     """
 
     def __init__(
@@ -82,12 +94,12 @@ class Ranks(Actor[Stop | _Tick]):
         members: Supervisor,
         tell: Callable[[facts.Fact], None],
         over: Callable[[core.End, int], None],
+        first: First | None = None,
     ) -> None:
         rules = job.supervision
         self._job = job
         self._folder = folder
         self._world = world
-        self._supervisor = members
         self._tell_fact = tell
         self._over = over
         self._gang = core.Gang(
@@ -98,12 +110,17 @@ class Ranks(Actor[Stop | _Tick]):
                 silent_s=rules.silent_s,
                 step_s=rules.step_s,
                 restarts_max=rules.restarts_max,
+                hosts=1 if first is None else first.launch.hosts,
+                host_s=rules.host_s,
             )
         )
         self._members: dict[int, _Member] = {}
         self._placed: Placed | None = None
         self._meeting = ""
-        self._setup = Setup(job.to_json(), str(folder), min(0.5, rules.silent_s / 5))
+        self._first = first
+        self._address = ""
+        """Where the other hosts reach this one."""
+        self._hosts: dict[int, Host] = {0: local_host(members, job, folder, None if first is None else first.launch)}
 
     async def started(self) -> None:
         """Begin."""
@@ -121,6 +138,44 @@ class Ranks(Actor[Stop | _Tick]):
         """Begin to end in order."""
         self._hear(core.StopAsked(order.reason))
 
+    # ------------------------------------------------------------------------------------------------ other hosts
+
+    @on(JoinHost)
+    def take_host(self, join: JoinHost) -> Welcome:
+        """Take a host in, unless one of its number is there, or it can never be of this run."""
+        first = self._first
+        if first is None or self.ctx.sender != first.gathering.key(join.host).peer:
+            raise RefusedError("this run has no such host", hint="see to its RANK or SLURM_PROCID")
+        try:
+            check_host(join, self._job, first.launch, self._world)
+        except ConfigError as error:
+            return Welcome(False, str(error), error.hint)
+        if join.host in self._hosts or any(each.host == join.host for each in self._members.values()):
+            return Welcome(False)
+        self._take_in(join)
+        return Welcome(True)
+
+    def _take_in(self, join: JoinHost) -> None:
+        far = FarHost(self.ctx.system, str(self.ctx.sender), join.name, join.local, join.interface, self.ctx.start_soon)
+        self._hosts[join.host] = far
+        self._address = join.reached
+        self._hosts[0].interface = interface_of(join.reached)
+        far.watch(lambda why: self._lose_host(join.host, far, why))
+        self._tell_fact(facts.HostJoined(host=join.host, name=join.name, ranks=join.ranks))
+        self._hear(core.HostCame(join.host))
+
+    def _lose_host(self, number: int, host: Host, why: str) -> None:
+        """Note that a host is gone, before what becomes of its members."""
+        if self._hosts.get(number) is host and number > 0:
+            del self._hosts[number]
+            self._hear(core.HostWent(number, why))
+
+    @on(AskStop)
+    def stop_from_afar(self, order: AskStop) -> bool:
+        """Begin to end in order, as another host was told to."""
+        self._hear(core.StopAsked(order.reason))
+        return True
+
     # ------------------------------------------------------------------------------------------------ commands
 
     def _hear(self, event: core.Event) -> None:
@@ -129,8 +184,8 @@ class Ranks(Actor[Stop | _Tick]):
 
     def _carry_out(self, command: core.Command) -> None:
         match command:
-            case core.Spawn(number):
-                member = self._members[number] = _Member(number)
+            case core.Spawn(number, host):
+                member = self._members[number] = _Member(number, host)
                 self.ctx.start_soon(self._attend, member)
             case core.Kill(number):
                 self._members[number].scope.cancel()
@@ -155,23 +210,46 @@ class Ranks(Actor[Stop | _Tick]):
         if command.rank == 0:
             self._meeting = self._new_meeting(command.generation)
             self._placed = None
-        order = TakeRank(command.generation, command.rank, self._world, command.step, self._meeting)
+        host = self._hosts[member.host]
+        local_rank = host.local + command.rank % (self._world // self._gang.rules.hosts)
+        order = TakeRank(
+            command.generation, command.rank, self._world, command.step, self._meeting, local_rank, host.interface
+        )
         self._order(command.member, order)
-        self._tell_fact(facts.RankStarted(rank=command.rank, process=member.process, generation=command.generation))
+        self._tell_fact(
+            facts.RankStarted(rank=command.rank, process=member.process, generation=command.generation, host=host.name)
+        )
 
     def _new_meeting(self, generation: int) -> str:
-        """Return a file that no generation has met at before, of this trainer or an earlier one."""
+        """Return a place that no generation has met at before, of this trainer or an earlier one."""
+        if self._first is not None:
+            return f"tcp://{self._address}:{free_port(self._address)}"
         folder = self._folder / MEETINGS
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         return str(folder / f"generation-{generation}-{secrets.token_hex(4)}")
 
     def _order(self, number: int, order: Any) -> None:
-        ref = self._members[number].ref
-        assert ref is not None  # noqa: S101 - it has said that it is ready
-        ref.tell_nowait(order)
+        handle = self._members[number].handle
+        assert handle is not None  # noqa: S101 - it has said that it is ready
+        handle.order(order)
 
     def _end(self, command: core.End) -> None:
+        far = [host for host in self._hosts.values() if isinstance(host, FarHost)]
+        if far:
+            self.ctx.start_soon(self._part, command, far)
+        else:
+            self._close(command)
+
+    async def _part(self, command: core.End, far: list[FarHost]) -> None:
+        """Tell the other hosts how it ended, and end."""
+        order = EndHost(command.outcome, max(command.step, 0), command.text)
+        async with trio.open_nursery() as nursery:
+            for host in far:
+                nursery.start_soon(host.end, order)
+        self._close(command)
+
+    def _close(self, command: core.End) -> None:
         self._over(command, self._gang.restarts)
         self.ctx.stop()
 
@@ -180,35 +258,28 @@ class Ranks(Actor[Stop | _Tick]):
     async def _attend(self, member: _Member) -> None:
         """Start a member, take its news until it dies or is to be killed, and see to it that it is gone."""
         why = core.Died(member.number, "it was killed")
+        host = self._hosts[member.host]
         with member.scope:
             try:
-                member.ref = await self._spawn(f"member-{member.number}")
+                member.handle = await host.start(member.number, self._gang.rules.start_s)
                 while True:
-                    self._take(member, await member.ref.ask(GetNews(), timeout=math.inf))
+                    self._take(member, await member.handle.news())
             except (ActorCrashedError, NoSuchActorError) as error:
                 why = core.Died(member.number, str(error))
             except PrimeError as error:
-                why = core.Died(member.number, str(error), trouble_of(error))
+                why = self._why(member, host, error)
         with trio.CancelScope(shield=True):
-            if member.ref is not None:
-                await self._supervisor.stop(member.ref)
+            if self._hosts.get(member.host) is host:  # else it is gone, and has taken its processes with it
+                await host.stop(member.number)
         self._hear(why)
         del self._members[member.number]
 
-    async def _spawn(self, name: str) -> Ref[Any]:
-        environment = dict.fromkeys(_THREAD_VARIABLES, str(self._job.parallel.threads))
-        environment |= {"GLOO_SOCKET_IFNAME": "lo"}
-        return await self._supervisor.spawn_process(
-            "prime.trainer.gang.worker:GangWorker",
-            name,
-            kind="temporary",
-            shutdown=SHUTDOWN_S,
-            args=(self._setup,),
-            starting=self._gang.rules.start_s,
-            silent=math.inf,
-            output="facts",
-            environment=environment,
-        )
+    def _why(self, member: _Member, host: Host, error: PrimeError) -> core.Died:
+        """Return why a member is gone; where its host is, the gang hears of that first."""
+        if not isinstance(error, LinkLostError | UnreachableError):
+            return core.Died(member.number, str(error), trouble_of(error))
+        self._lose_host(member.host, host, str(error))
+        return core.Died(member.number, f"host {member.host} is gone: {error}")
 
     def _take(self, member: _Member, news: News) -> None:
         """Tell the gang what a member says, in the order in which it came, and at last that it lives."""
@@ -281,10 +352,45 @@ class Ranks(Actor[Stop | _Tick]):
                         noticed_s=noticed_s,
                     )
                 )
+            case core.Awaiting(host, text, wait_s):
+                self._tell_fact(facts.HostAwaited(host=host, text=text, wait_s=wait_s))
             case core.Stopping(reason, step):
                 self._tell_fact(facts.RunStopping(reason=reason, step=step))
             case _:
                 pass
+
+
+def setup_of(job: Job, folder: Path) -> Setup:
+    """Return what every member of a run is made with."""
+    return Setup(job.to_json(), str(folder), min(0.5, job.supervision.silent_s / 5))
+
+
+def local_host(members: Supervisor, job: Job, folder: Path, launch: Launch | None) -> LocalHost:
+    """Return this process as a host: alone, or the first of several."""
+    environment = threads_of(job.parallel.threads)
+    if launch is None:
+        environment |= {"GLOO_SOCKET_IFNAME": "lo"}
+    return LocalHost(members, setup_of(job, folder), environment, 0 if launch is None else launch.local)
+
+
+def check_host(join: JoinHost, job: Job, launch: Launch, world: int) -> None:
+    """Refuse a host that was started for something else. Raises `ConfigError`."""
+    if not 0 < join.host < launch.hosts or join.hosts != launch.hosts:
+        raise ConfigError(
+            f"host {join.host} of {join.hosts} in a run of {launch.hosts} hosts", hint="start all of them alike"
+        )
+    if join.ranks != world // launch.hosts:
+        raise ConfigError(
+            f"host {join.host} would have {join.ranks} ranks, and the first host has {world // launch.hosts}",
+            hint="every host has as many; set parallel.ranks, or start as many processes on each",
+        )
+    theirs, ours = Job.from_json(join.job).tables(), job.tables()
+    differing = sorted(name for name in ours if name != "folder" and theirs[name] != ours[name])
+    if differing:
+        raise ConfigError(
+            f"host {join.host} was started with another job: {', '.join(differing)} differs",
+            hint="start all hosts with one job file and the same options",
+        )
 
 
 def newest_step(folder: Path, without: frozenset[int] = frozenset()) -> int:

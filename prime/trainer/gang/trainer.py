@@ -30,7 +30,10 @@ from prime.process.host import Processes
 from prime.trainer import facts
 from prime.trainer.facts import Fact
 from prime.trainer.gang import gang as core
+from prime.trainer.gang.gathering import First, open_first
+from prime.trainer.gang.launch import Launch, ranks_of_host
 from prime.trainer.gang.lock import sole_trainer
+from prime.trainer.gang.messages import AskStop, JoinHost
 from prime.trainer.gang.ranks import Ranks, Stop, newest_step
 from prime.trainer.gang.result import Result, Tally
 from prime.trainer.gang.trouble import Trouble
@@ -49,10 +52,19 @@ Observer = Callable[[Fact], None]
 
 
 class Trainer:
-    """Trains one job. `run` from a script or a notebook, `await train` from a program on Trio; one at a time."""
+    """Trains one job. `run` from a script or a notebook, `await train` from a program on Trio; one at a time.
 
-    def __init__(self, job: Job) -> None:
+    With a `launch` (`launch_of(os.environ)`) it is the first host of several, and the others follow it.
+    """
+
+    def __init__(self, job: Job, launch: Launch | None = None) -> None:
+        if launch is not None and launch.host > 0:
+            raise ActorUsageError(
+                f"this is host {launch.host} of {launch.hosts}: it follows the first one",
+                hint="`await follow(job, launch)` of prime.trainer.gang.follower; `prime train run` chooses by itself",
+            )
         self.job = job
+        self.launch = launch
         self.folder = job.run_folder.absolute()
         self._observers: dict[object, Observer] = {}
         self._stop: Callable[[str], None] | None = None
@@ -95,15 +107,30 @@ class Trainer:
         `RestartLimitError` where ranks are lost again and again.
         """
         async with contextlib.AsyncExitStack() as stack:
-            if system is None:
-                system = await stack.enter_async_context(_own_system())
             stack.enter_context(sole_trainer(self.folder))
+            own, first = await stack.enter_async_context(self._open(system))
             tracking = await stack.enter_async_context(open_tracking(self.job, self.folder, [self._observe]))
-            run = _Run(self.job, self.folder, world_of(self.job), tracking.tell)
-            ended = await self._train(system, run)
+            run = _Run(self.job, self.folder, world_of(self.job, self.launch), tracking.tell, first)
+            ended = await self._train(own, run)
         if ended.outcome == "failed":
             raise _error_of(ended)
         return run.tally.result(self.folder)
+
+    @contextlib.asynccontextmanager
+    async def _open(self, system: System | None) -> AsyncIterator[tuple[System, First | None]]:
+        """Run the system in which the gang lives: with a connection to each other host, where there are several."""
+        if self.launch is not None:
+            if system is not None:
+                raise ActorUsageError(
+                    "a run over several hosts has a system of its own", hint="call `train()` without a system"
+                )
+            async with open_first(self.folder, self.launch, f"/{_name_of(self.job)}/ranks") as opened:
+                yield opened
+        elif system is not None:
+            yield system, None
+        else:
+            async with _own_system() as own:
+                yield own, None
 
     async def _train(self, system: System, run: _Run) -> core.End:
         self._refuse_second()
@@ -191,11 +218,12 @@ class Facts:
 class _Run:
     """One call of `train`."""
 
-    def __init__(self, job: Job, folder: Path, world: int, tell: Observer) -> None:
+    def __init__(self, job: Job, folder: Path, world: int, tell: Observer, first: First | None = None) -> None:
         self._job = job
         self._folder = folder
         self._world = world
         self._observer = tell
+        self._first = first
         self._ended = trio.Event()
         self._end: core.End | None = None
         self._ranks: object | None = None
@@ -234,16 +262,16 @@ class _Run:
                 self._tell_end(core.End("stopped", 0), self.tally.losses)
 
     async def _supervise(self, system: System) -> core.End:
-        name = f"run-{self._job.name}"
+        name = _name_of(self._job)
         async with (
             system.supervisor(name, restart=Restart(max=0)) as sup,
             system.supervisor(f"{name}-members", restart=Restart(max=0)) as members,
         ):
             self._ranks = await sup.spawn(
-                lambda: Ranks(self._job, self._folder, self._world, members, self.tell, self._over),
+                lambda: Ranks(self._job, self._folder, self._world, members, self.tell, self._over, self._first),
                 "ranks",
                 kind="temporary",
-                remote=(),
+                remote=() if self._first is None else (JoinHost, AskStop),
             )
             if self._stop_reason:
                 self.stop(self._stop_reason)
@@ -274,11 +302,20 @@ class _Run:
         )
 
 
-def world_of(job: Job) -> int:
-    """Return how many ranks a job has on this machine: one for each GPU, or one, where it says `auto`."""
+def _name_of(job: Job) -> str:
+    return f"run-{job.name}"
+
+
+def world_of(job: Job, launch: Launch | None = None) -> int:
+    """Return how many ranks a job has: where it says `auto`, one for each GPU, or one without, of each host."""
     ranks = job.parallel.ranks
-    if isinstance(ranks, int):
-        return ranks
+    if launch is not None:
+        each = ranks_of_host(ranks, launch.hosts, one_each=launch.one_each, here=_devices_of(job))
+        return each * launch.hosts
+    return ranks if isinstance(ranks, int) else _devices_of(job)
+
+
+def _devices_of(job: Job) -> int:
     if job.parallel.device == "cpu" or "+cpu" in _torch_version():
         return 1
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -27,6 +28,9 @@ from prime.trainer.loop.place import Place, StepReport
 
 GROUP_TIMEOUT = timedelta(days=7)
 """The supervisor decides when a rank is lost, not a collective: a timeout of one would only hide which rank it was."""
+MEETING_TIMEOUT = timedelta(seconds=60)
+"""How long rank 0 may take until it listens: it has been given its rank in the same step as the others."""
+TCP = "tcp://"
 CHECKPOINTS = "checkpoints"
 """The folder of checkpoints, in the run's."""
 _PEER_WORDS = ("closed by peer", "reset by peer", "broken pipe", "connection refused", "gloo", "nccl")
@@ -72,10 +76,12 @@ class Training:
 
     def _meet(self) -> Engine:
         rank = self._rank
-        place = Place(rank=rank.rank, local_rank=rank.rank, world=rank.world, generation=rank.generation)
+        place = Place(rank=rank.rank, local_rank=rank.local_rank, world=rank.world, generation=rank.generation)
         if rank.world > 1:
             cuda = device_of(self._job, place).type == "cuda"
-            store = dist.PrefixStore(f"generation-{rank.generation}", dist.FileStore(rank.meeting, rank.world))
+            if rank.interface:
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", rank.interface)
+            store = dist.PrefixStore(f"generation-{rank.generation}", _store(rank))
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if cuda else "gloo",
                 store=store,
@@ -191,6 +197,16 @@ class Training:
 
     def _say(self, **what: Any) -> None:
         self._say_item(Item(self._rank.generation, self.step, **what))
+
+
+def _store(rank: TakeRank) -> dist.Store:
+    """Return where the ranks of a generation meet: a file of their machine, or a port of rank 0's."""
+    if not rank.meeting.startswith(TCP):
+        return dist.FileStore(rank.meeting, rank.world)
+    host, _, port = rank.meeting.removeprefix(TCP).rpartition(":")
+    return dist.TCPStore(
+        host, int(port), rank.world, is_master=rank.rank == 0, timeout=MEETING_TIMEOUT, wait_for_workers=False
+    )
 
 
 def is_of_peer(error: BaseException | None) -> bool:
