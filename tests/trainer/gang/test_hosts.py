@@ -1,0 +1,164 @@
+"""Two `prime train run` as two hosts of one run, on this machine's loopback, whatever is done to them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+pytest.importorskip("torch")
+
+TASK = Path(__file__).with_name("gang_task.py")
+STEPS = 400
+WAIT_S = 120
+"""For a busy machine; what is meant is a few seconds."""
+
+
+@attrs.define
+class Cluster:
+    """The hosts of one run: each is a process with the variables that torchrun sets."""
+
+    folder: Path
+    hosts: dict[int, subprocess.Popen[str]] = attrs.field(factory=dict)
+    ended: list[subprocess.Popen[str]] = attrs.field(factory=list)
+
+    @property
+    def job(self) -> Path:
+        return self.folder / "job.toml"
+
+    def write_job(self, **supervision: Any) -> None:
+        keys = {"host_s": 60.0, "silent_s": 5.0, **supervision}
+        self.job.write_text(
+            f"""
+name = "hosts"
+folder = "{self.folder / "run"}"
+model = "{TASK}:model"
+data = "{TASK}:data"
+steps = {STEPS}
+batch_size = 16
+[parallel]
+device = "cpu"
+[checkpoint]
+every_steps = 50
+[evaluation]
+every_steps = 0
+batches = 2
+[supervision]
+{chr(10).join(f"{name} = {value}" for name, value in keys.items())}
+""",
+            encoding="utf-8",
+        )
+
+    def start(self, host: int, *options: str, hosts: int = 2) -> subprocess.Popen[str]:
+        launched = {"RANK": str(host), "WORLD_SIZE": str(hosts), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+        if host in self.hosts:
+            self.ended.append(self.hosts[host])
+        self.hosts[host] = subprocess.Popen(
+            [sys.executable, "-m", "prime", "train", "run", str(self.job), *options],
+            env=outside_launchers() | launched,
+            cwd=self.folder,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        return self.hosts[host]
+
+    def events(self, kind: str = "") -> list[dict[str, Any]]:
+        """Return what the first host has written of the run so far."""
+        with contextlib.suppress(FileNotFoundError):
+            lines = (self.folder / "run" / "events.jsonl").read_text(encoding="utf-8").splitlines()
+            read = [json.loads(line) for line in lines if line.endswith("}")]
+            return [event for event in read if not kind or event["event"] == f"train.{kind}"]
+        return []
+
+    def wait_for(self, what: Callable[[], Any]) -> Any:
+        """Wait until `what` is something; every host that ends before fails it, with what it said."""
+        deadline = time.monotonic() + WAIT_S
+        while not (found := what()):
+            assert time.monotonic() < deadline, self.events()[-5:]
+            time.sleep(0.02)
+        return found
+
+    def step(self, generation: int, least: int) -> bool:
+        """Tell whether a generation has come so far."""
+        return any(e["generation"] == generation and e["step"] >= least for e in self.events("step_made")[-1:])
+
+    def rank(self, rank: int) -> dict[str, Any]:
+        """Return the newest process of a rank."""
+        found: dict[str, Any] = [e for e in self.events("rank_started") if e["rank"] == rank][-1]
+        return found
+
+    def processes(self) -> set[int]:
+        return {event["process"] for event in self.events("rank_started")}
+
+    def outcome(self, host: int) -> tuple[int, str]:
+        """Wait for a host to end, and return its exit status and what it said."""
+        said, _ = self.hosts[host].communicate(timeout=WAIT_S)
+        return self.hosts[host].returncode, said
+
+    def close(self) -> None:
+        for process in (*self.hosts.values(), *self.ended):
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            process.communicate()
+
+
+def outside_launchers() -> dict[str, str]:
+    names = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "TORCHELASTIC_", "SLURM_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(names)}
+
+
+def is_gone(process: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
+    return True
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    made = Cluster(tmp_path)
+    made.write_job()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def check_course(cluster: Cluster) -> None:
+    """All steps were made, and those that were made again have the same loss."""
+    losses: dict[int, float] = {}
+    for event in cluster.events("step_made"):
+        assert losses.setdefault(event["step"], event["loss"]) == event["loss"], event
+    assert sorted(losses) == list(range(1, STEPS + 1))
+
+
+def test_a_rank_that_is_killed_on_one_host_ends_the_generation_on_all(cluster: Cluster) -> None:
+    for host in (0, 1):
+        cluster.start(host)
+    cluster.wait_for(lambda: cluster.step(0, 60))
+    os.kill(cluster.rank(1)["process"], signal.SIGKILL)
+    assert cluster.outcome(0)[0] == 0, cluster.events()[-5:]
+    status, said = cluster.outcome(1)
+    assert status == 0
+    assert f"done at step {STEPS}" in said
+    (lost,) = cluster.events("rank_lost")
+    assert (lost["rank"], lost["cause"]) == (1, "died")
+    began = cluster.events("generation_began")
+    assert [each["generation"] for each in began] == [0, 1]
+    assert (began[0]["world"], began[0]["backend"]) == (2, "gloo")
+    assert began[1]["step"] >= 50
+    check_course(cluster)
+    assert cluster.rank(1)["host"] == socket.gethostname()
+    assert not (cluster.folder / "run" / "hosts.json").exists()
+    assert all(map(is_gone, cluster.processes()))
