@@ -558,7 +558,7 @@ class Gang:
         if trouble.hopeless:
             self._end("failed", step, str(trouble), trouble)
         elif last is not None and last[0] == step and last[1].same_as(trouble):
-            self._end("failed", step, f"step {step + 1} failed twice with the same error: {trouble}", trouble)
+            self._end("failed", step, f"a rank failed twice after step {step}, with the same error: {trouble}", trouble)
         return self.over
 
     def _lose(

@@ -41,7 +41,7 @@ from prime.trainer.loop.optimisers import TorchUpdates, optimiser_of
 from prime.trainer.loop.place import Place, StepReport
 from prime.trainer.loop.scale import LossScale
 from prime.trainer.loop.schedule import rate
-from prime.trainer.loop.sharding import Measured, sharded, strategy_of
+from prime.trainer.loop.sharding import ToMeasure, sharded, strategy_of
 from prime.trainer.task import Model
 
 LOSS: Final = "loss"
@@ -185,7 +185,7 @@ class Engine:
     def _seen(self, batch: Any) -> dict[str, Any]:
         found: dict[str, Any] = {LOSS: self._sharded.quiet_loss(batch)}
         if hasattr(self.model, "measures"):
-            found |= self._sharded.quiet_loss(Measured(batch))
+            found |= self._sharded.quiet_loss(ToMeasure(batch))
         return found
 
     def _held_out_batches(self, count: int) -> Sequence[Any]:

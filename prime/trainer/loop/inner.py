@@ -75,8 +75,8 @@ class Alone:
 
 
 @frozen
-class Made:
-    """What one step came to: the mean loss over its samples, and where the time went."""
+class InnerReport:
+    """What one step came to: the mean loss over its samples, the norm before clipping, and the seconds of each part."""
 
     loss: float
     grad_norm: float
@@ -109,7 +109,7 @@ class InnerStep:
         self._sharing = Alone() if sharing is None else sharing
         self._scale = scale
 
-    def make(self, step: int, microbatches: Iterable[Microbatch], count: int) -> Made:
+    def make(self, step: int, microbatches: Iterable[Microbatch], count: int) -> InnerReport:
         """Make step `step` (from 0) of `count` microbatches, which are asked for one after the other.
 
         Raises `NonFiniteError` where the gradient is not finite, on every rank alike; parameters stay as they were. With
@@ -128,7 +128,7 @@ class InnerStep:
         self._judge(error)
         reduce_s = min(self._sharing.reduce_wait_s(), passes_s)
         times = (watch.inside_s, passes_s - reduce_s, reduce_s, watch.lap())
-        return Made(loss, norm, learning_rate, *times, skipped=error is not None)
+        return InnerReport(loss, norm, learning_rate, *times, skipped=error is not None)
 
     def _passes(self, microbatches: Iterable[Microbatch], count: int) -> tuple[float, NonFiniteError | None]:
         """Go forward and backward over all microbatches; return this rank's part of the mean loss."""

@@ -40,7 +40,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 @frozen
-class Measured:
+class ToMeasure:
     """A batch of which the model's `measures` are asked, not its loss. They go the same way: a sharded model is gathered."""
 
     batch: Any
@@ -57,15 +57,18 @@ class LossModule(nn.Module):
         self._device, self._dtype = device, DTYPES[precision]
 
     def forward(self, batch: Any) -> Any:
-        """Return the mean loss of a batch; matrix products are made in the job's precision."""
+        """Return the mean loss of a batch, or its measures by name; matrix products are made in the job's precision."""
         if batch is TOUCH:
             return sum((p.sum() * 0 for p in self.model.parameters() if p.requires_grad), torch.zeros(()))
-        if isinstance(batch, Measured):
-            return self._measures(batch.batch) if self._measures is not None else {}
+        with self._in_precision():
+            if isinstance(batch, ToMeasure):
+                return self._measures(batch.batch) if self._measures is not None else {}
+            return self._loss(batch)
+
+    def _in_precision(self) -> contextlib.AbstractContextManager[Any]:
         if self._dtype == torch.float32:
-            return self._loss(batch)
-        with torch.autocast(self._device.type, dtype=self._dtype):
-            return self._loss(batch)
+            return contextlib.nullcontext()
+        return torch.autocast(self._device.type, dtype=self._dtype)
 
 
 class Sharded:

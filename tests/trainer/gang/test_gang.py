@@ -134,7 +134,7 @@ def test_an_error_in_the_same_step_twice_ends_the_run() -> None:
     end = told.hear(core.Failed(3, 1, 5, BUG))[-1]
     assert isinstance(end, core.End)
     assert end.outcome == "failed"
-    assert "step 6 failed twice" in end.text
+    assert "a rank failed twice after step 5" in end.text
     assert "model.py:7" in end.text
 
 

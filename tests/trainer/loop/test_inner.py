@@ -17,7 +17,7 @@ from prime.trainer.loop.building import model_of  # noqa: E402
 from prime.trainer.loop.inner import InnerStep  # noqa: E402
 from prime.trainer.loop.optimisers import TorchUpdates, optimiser_of  # noqa: E402
 from prime.trainer.loop.scale import FIRST, LEAST, LossScale  # noqa: E402
-from prime.trainer.loop.sharding import recompute, units  # noqa: E402
+from prime.trainer.loop.sharding import LossModule, ToMeasure, recompute, units  # noqa: E402
 
 
 class Bench:
@@ -200,3 +200,25 @@ def test_recomputed_blocks_have_the_same_gradients_and_names() -> None:
         model.zero_grad()
     assert [name for name, _ in model.named_parameters()] == names
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+class Scored:
+    """A linear model of float inputs whose measure calls the module, too."""
+
+    def __init__(self) -> None:
+        self.module = torch.nn.Linear(2, 1)
+
+    def loss(self, batch: torch.Tensor) -> torch.Tensor:
+        return (self.module(batch) ** 2).mean()
+
+    def measures(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"output": self.module(batch).mean()}
+
+
+def test_measures_are_computed_in_the_precision_of_the_loss() -> None:
+    model = Scored()
+    module = LossModule(model, torch.device("cpu"), "bfloat16")
+    model.module.to(torch.bfloat16)  # as fsdp gathers parameters
+    batch = torch.ones(3, 2)
+    assert torch.isfinite(module(batch))
+    assert module(ToMeasure(batch))["output"].dtype == torch.bfloat16
