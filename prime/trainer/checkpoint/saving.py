@@ -33,7 +33,20 @@ from prime.trainer.checkpoint.checkpoints import Checkpoints, damaged, refused
 from prime.trainer.checkpoint.folders import Checkpoint
 from prime.trainer.checkpoint.manifest import About, Manifest, Shard, StoredTensor
 from prime.trainer.checkpoint.names import FolderName
-from prime.trainer.checkpoint.state import RANK, is_own, own_state, put_back, restored, shared, taken_apart, unescaped
+from prime.trainer.checkpoint.state import (
+    OPTIMISER,
+    PER_PARAMETER,
+    RANK,
+    is_own,
+    less,
+    own_state,
+    put_back,
+    restored,
+    shared,
+    taken_apart,
+    unescaped,
+    without_state,
+)
 from prime.trainer.checkpoint.storage import ShardReader, ShardWriter, dtype_name, dtype_of
 from prime.version import __version__
 
@@ -146,6 +159,8 @@ def load(checkpoints: Checkpoints, step: int, state: dict[str, Any], *, verify: 
     with _told(f"loading step {step}", checkpoints.folder):
         plan = _together(group, lambda: _planned(checkpoints, step, state, rank, world, verify=verify))
         _load(plan.tensors, ShardReader(plan.checkpoint.path, plan.manifest), group)
+    for name in plan.bare:
+        del state[OPTIMISER][PER_PARAMETER][name]
     put_back(state, {name: value for name, value in plan.manifest.values.items() if not is_own(name)})
     if world == plan.manifest.world:
         state[RANK] = own_state({**plan.tensors, **_own_values(plan.manifest)}, rank)
@@ -160,6 +175,8 @@ class _LoadPlan:
     manifest: Manifest
     tensors: dict[str, Any]
     dropped: tuple[str, ...]
+    bare: Sequence[str]
+    """Parameters of which the optimiser had no state."""
 
 
 def _planned(
@@ -174,17 +191,18 @@ def _planned(
         )
     if verify:
         _verified(checkpoints, found, [file.name for file in manifest.files][rank::world])
-    tensors = taken_apart(shared(state), torch.is_tensor, rank)[0]
+    bare = without_state(state, (*manifest.tensors, *manifest.values))
+    tensors = taken_apart(less(shared(state), bare), torch.is_tensor, rank)[0]
     _check_fits(manifest, tensors, str(found.path))
     if world != manifest.world:
         dropped = sorted(unescaped(name) for name in manifest.tensors if is_own(name))
-        return _LoadPlan(found, manifest, tensors, tuple(dropped))
+        return _LoadPlan(found, manifest, tensors, tuple(dropped), bare)
     own = {
         name: torch.empty(stored.shape, dtype=dtype_of(stored.dtype, name))
         for name, stored in manifest.tensors.items()
         if name.startswith(f"{RANK}.{rank}.")
     }
-    return _LoadPlan(found, manifest, {**tensors, **own}, ())
+    return _LoadPlan(found, manifest, {**tensors, **own}, (), bare)
 
 
 def _own_values(manifest: Manifest) -> dict[str, Any]:

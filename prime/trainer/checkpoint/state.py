@@ -7,14 +7,18 @@ and whoever loads need not know what is in it, so it is nested dictionaries of t
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from prime.errors import ActorUsageError
 
 RANK: Final = "rank"
 """The key of the state under which a rank keeps what is its own."""
+OPTIMISER: Final = "optimiser"
+PER_PARAMETER: Final = "state"
+"""Under these two keys stands what an optimiser keeps of each parameter, by the parameter's name."""
 _DEPTH_MAX = 64
 _FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
@@ -60,6 +64,29 @@ def taken_apart(
 def shared(state: Mapping[str, Any]) -> dict[str, Any]:
     """Return a state without what is this rank's own."""
     return {key: inside for key, inside in state.items() if key != RANK}
+
+
+def without_state(state: Mapping[str, Any], stored: Iterable[str]) -> list[str]:
+    """Return the parameters that an optimiser has a state of here, and had none of when the leaves `stored` were saved.
+
+    They never got a gradient, as what a loss does not use. An optimiser of which nothing at all was saved is another one.
+    """
+    known: set[str] = set()
+    above = f"{OPTIMISER}.{PER_PARAMETER}."
+    for name in stored:
+        if name.startswith(above):
+            known.update(itertools.accumulate(name.removeprefix(above).split("."), "{}.{}".format))
+    optimiser = state.get(OPTIMISER)
+    here = optimiser.get(PER_PARAMETER) if isinstance(optimiser, Mapping) else None
+    return [name for name in here if name not in known] if known and isinstance(here, Mapping) else []
+
+
+def less(state: Mapping[str, Any], bare: Sequence[str]) -> dict[str, Any]:
+    """Return a state without what its optimiser has of some parameters."""
+    if not bare:
+        return dict(state)
+    here = {name: inside for name, inside in state[OPTIMISER][PER_PARAMETER].items() if name not in set(bare)}
+    return {**state, OPTIMISER: {**state[OPTIMISER], PER_PARAMETER: here}}
 
 
 def put_back(state: Any, values: Mapping[str, Any], above: str = "") -> None:

@@ -7,6 +7,7 @@ is one of (rank, world), and what a model draws is one of (seed, step, rank).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
@@ -22,11 +23,15 @@ from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
     get_state_dict,
-    set_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
 )
 
-from prime.errors import ConfigError, CorruptedError, DataError, NotFoundError
+from prime.errors import ActorUsageError, ConfigError, CorruptedError, DataError, NotFoundError
 from prime.trainer.checkpoint.exchange import start_from
+from prime.trainer.checkpoint.shard import DTYPES
+from prime.trainer.checkpoint.state import taken_apart
+from prime.trainer.checkpoint.storage import dtype_name
 from prime.trainer.codec.cpu import cpu_choice
 from prime.trainer.codec.tensors import cuda_choice
 from prime.trainer.data.contract import Dataset
@@ -36,8 +41,8 @@ from prime.trainer.data.order import share, step_indices
 from prime.trainer.data.tensors import on_device
 from prime.trainer.job import Job
 from prime.trainer.loop.building import model_of
-from prime.trainer.loop.inner import InnerStep, Microbatch
-from prime.trainer.loop.optimisers import TorchUpdates, optimiser_of
+from prime.trainer.loop.inner import InnerStep, Microbatch, sow
+from prime.trainer.loop.optimisers import TorchUpdates, arguments_of, optimiser_of
 from prime.trainer.loop.place import Place, StepReport
 from prime.trainer.loop.scale import LossScale
 from prime.trainer.loop.schedule import rate
@@ -58,7 +63,7 @@ class Prepared:
 def prepare(job: Job) -> Prepared:
     """Build the model and open the data. Raises `ConfigError` or `DataError` where they cannot be had."""
     torch.set_num_threads(job.parallel.threads)
-    torch.manual_seed(job.seed)  # the first parameters are a function of the seed
+    sow(job.seed)  # the first parameters are a function of the seed
     return Prepared(model_of(job.model, job, "model"), open_dataset(job))
 
 
@@ -75,6 +80,9 @@ class Engine:
         self.job, self.place = job, place
         ready = prepare(job) if prepared is None else prepared
         self.model, self._data = ready.model, ready.data
+        _refuse_module(self.model.module)
+        if not self.model.module.training:  # as libraries give out trained ones
+            self.model.module.train()
         self.strategy = strategy_of(job.parallel, place.world)
         """How the model lies on the ranks: single, ddp or fsdp."""
         self._sharded = sharded(self.model, job, self.strategy, self.device)
@@ -160,13 +168,9 @@ class Engine:
         `measures` then holds the means of what the model measures beside its loss.
         """
         found = self._held_out_batches(batches)
-        module = self.model.module
-        module.eval()
-        try:
-            with torch.no_grad():
-                sums = self._share_of_sums(found)
-        finally:
-            module.train()
+        self._sharded.make_buffers_equal()
+        with _as_in_use(self.model.module), torch.no_grad():
+            sums = self._share_of_sums(found)
         means = {name: self._sharded.total(sums[name]) / len(found) for name in sorted(sums)}
         loss = means.pop(LOSS)
         self.measures = means
@@ -198,8 +202,10 @@ class Engine:
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds, for `torch.distributed.checkpoint`: sharded tensors stay sharded.
 
-        The tensors are the live ones: save them before the next step.
+        The tensors are the live ones: save them before the next step. Call it on all ranks: they get the first one's
+        buffers, such as the running means of a BatchNorm, so that it does not matter which of them saves these.
         """
+        self._sharded.make_buffers_equal()
         model, optimiser = get_state_dict(self.model.module, self._optimiser)
         state: dict[str, Any] = {
             "model": model,
@@ -216,21 +222,29 @@ class Engine:
     def load(self, state: Mapping[str, Any]) -> None:
         """Take the state that `state` gave, on a group of this or another size; call it on all ranks.
 
-        What a codec left out goes on only in a group of the same size; in another one it starts from zero. Raises
-        `DataError` where the state was made on other data.
+        What a codec left out goes on only in a group of the same size; in another one it starts from zero. What the
+        job says of the optimiser holds, whatever it said when the state was made. Raises `DataError` where the state was
+        made on other data.
         """
         require_same(self.fingerprint, state.get("dataset", ""), f"the checkpoint of step {state['step']}")
-        set_state_dict(
-            self.model.module,
-            self._optimiser,
-            model_state_dict=dict(state["model"]),
-            optim_state_dict=dict(state["optimiser"]),
-        )
+        set_model_state_dict(self.model.module, dict(state["model"]))
+        self._load_optimiser(state["optimiser"])
         self.step = int(state["step"])
         if self._scale is not None and "loss_scale" in state:
             self._scale.value, self._scale.held = state["loss_scale"]["value"], state["loss_scale"]["held"]
         if self._sharded.reduce is not None:
             self._sharded.reduce.load_state_dict(state.get("rank", {}).get("residuals", {}))
+
+    def _load_optimiser(self, stored: Mapping[str, Any]) -> None:
+        """Take the state of the parameters that had one, and what groups hold beside the arguments of their class."""
+        _, live = get_state_dict(self.model.module, self._optimiser)
+        jobs = {"params", *arguments_of(type(self._optimiser))}
+        for mine, theirs in zip(live["param_groups"], stored["param_groups"], strict=False):
+            mine.update({key: value for key, value in theirs.items() if key not in jobs})
+        whole = {"state": stored["state"], "param_groups": live["param_groups"]}
+        # A parameter that never got a gradient has no state, which torch calls an error unless it is told not to.
+        options = StateDictOptions(strict=False)
+        set_optimizer_state_dict(self.model.module, self._optimiser, whole, options=options)
 
     def start(self) -> None:
         """Take the parameters that the job says to begin with, if it does; call it on all ranks of a new run.
@@ -306,6 +320,38 @@ def _refuse_half(job: Job) -> None:
             "parallel.precision: float16 needs a GPU, and this rank computes on the CPU",
             hint="set parallel.precision to bfloat16 or float32",
         )
+
+
+def _refuse_module(module: nn.Module) -> None:
+    """Refuse what would fail later: gradients that cannot be reduced, and state that no checkpoint can hold."""
+    for name, part in module.named_modules():
+        if getattr(part, "sparse", False) and isinstance(part, nn.Embedding | nn.EmbeddingBag):
+            raise ConfigError(
+                f"the model's {name or 'module'} has sparse gradients, which are neither clipped nor reduced",
+                hint="build it with sparse=False",
+            )
+    try:
+        tensors, _ = taken_apart({"model": module.state_dict()}, torch.is_tensor, 0)
+    except ActorUsageError as error:
+        raise ConfigError(f"the model cannot be saved: {error}", hint=error.hint) from error
+    for name, tensor in tensors.items():
+        if dtype_name(tensor.dtype) not in DTYPES:
+            raise ConfigError(
+                f"the model cannot be saved: {name} is {dtype_name(tensor.dtype)}",
+                hint="keep it as torch.view_as_real, or register a buffer that is only computed with persistent=False",
+            )
+
+
+@contextlib.contextmanager
+def _as_in_use(module: nn.Module) -> Iterator[None]:
+    """Have a module in evaluation mode, and afterwards each part of it as it was: a frozen one stays frozen."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 def _trainable(module: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import math
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, Protocol
 
+import numpy as np
 import torch
 from attrs import frozen
 
-from prime.errors import NonFiniteError
+from prime.errors import ConfigError, NonFiniteError
 from prime.trainer.loop.scale import LossScale
 from prime.trainer.loop.seeds import step_seed
 
@@ -115,7 +117,7 @@ class InnerStep:
         Raises `NonFiniteError` where the gradient is not finite, on every rank alike; parameters stay as they were. With
         a loss scale the update is skipped, and the scale halved, as long as there is room to.
         """
-        torch.manual_seed(step_seed(self._seed, step, self._rank))
+        sow(step_seed(self._seed, step, self._rank))
         self._optimiser.zero_grad()
         watch = _Watch()
         loss, error = self._passes(watch.around(microbatches), count)
@@ -137,7 +139,7 @@ class InnerStep:
         total, error = 0.0, None
         for number, (batch, fraction) in enumerate(microbatches, start=1):
             with self._sharing.microbatch(last=number == count):
-                loss = self._loss(batch)
+                loss = _scalar(self._loss(batch))
                 try:
                     (loss * (fraction * factor)).backward()
                 except NonFiniteError as refused:  # by a codec, on every rank alike
@@ -174,6 +176,28 @@ class InnerStep:
             f"the gradient is not finite{where}",
             hint="lower the learning rate, add warm-up steps, or look for it in the data",
         )
+
+
+def sow(seed: int) -> None:
+    """Have all that a model or a dataset may draw from begin anew: torch, numpy and Python's own generator."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - the generator that other libraries draw from
+    random.seed(seed)
+
+
+def _scalar(loss: Any) -> torch.Tensor:
+    """Refuse a loss that no backward pass can begin with."""
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+        what = f"a tensor of the shape {list(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
+        raise ConfigError(
+            f"the model's loss is {what}, not one number", hint="return the mean over the batch, a tensor"
+        )
+    if not loss.requires_grad:
+        raise ConfigError(
+            "the model's loss depends on no trainable parameter",
+            hint="compute it without detach, item or no_grad, from parameters with requires_grad",
+        )
+    return loss
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:

@@ -23,9 +23,10 @@ def optimiser_of(wanted: Optimiser, parameters: Iterable[torch.nn.Parameter]) ->
     Norms and biases (fewer than two dimensions) do not decay. Where torch has a fused kernel it is used.
     """
     made = _class(wanted.name)
+    _refuse(wanted, made)
     known = inspect.signature(made).parameters
     options = {"lr": wanted.learning_rate, **_options(wanted)}
-    groups = _groups(list(parameters), wanted.weight_decay if "weight_decay" in known else 0.0)
+    groups = _groups(list(parameters), wanted.weight_decay if "weight_decay" in known else None)
     if "fused" in known and not {"fused", "foreach", "differentiable"} & options.keys():
         options["fused"] = True
     try:
@@ -35,6 +36,12 @@ def optimiser_of(wanted: Optimiser, parameters: Iterable[torch.nn.Parameter]) ->
         raise ConfigError(
             f"optimiser: {wanted.name} refused its arguments: {error}", hint=f"it takes {names}"
         ) from error
+
+
+def arguments_of(kind: type[torch.optim.Optimizer]) -> set[str]:
+    """Return the names of all that a class of optimisers, or one that it builds on, can be given."""
+    kinds = [each for each in kind.__mro__ if issubclass(each, torch.optim.Optimizer)]
+    return {name for each in kinds for name in inspect.signature(each).parameters}
 
 
 class TorchUpdates:
@@ -61,15 +68,30 @@ def _class(name: str) -> type[torch.optim.Optimizer]:
     raise ConfigError(f"optimiser.name: {name!r} is no optimiser", hint=_HINT)
 
 
+def _refuse(wanted: Optimiser, made: type[torch.optim.Optimizer]) -> None:
+    """Refuse a class that a step cannot drive, and options that are keys of the job."""
+    closure = inspect.signature(made.step).parameters.get("closure")
+    if (closure is not None and closure.default is inspect.Parameter.empty) or made is torch.optim.SparseAdam:
+        needs = "sparse gradients" if made is torch.optim.SparseAdam else "to compute the loss several times a step"
+        raise ConfigError(f"optimiser.name: {wanted.name} needs {needs}, which a job has not", hint=_HINT)
+    for option, key in (("lr", "learning_rate"), ("weight_decay", "weight_decay")):
+        if option in wanted.options:
+            raise ConfigError(
+                f"optimiser.options.{option}: a job has a key for that", hint=f"set optimiser.{key} instead"
+            )
+
+
 def _options(wanted: Optimiser) -> Mapping[str, Any]:
     """Return the further arguments, with tuples where torch wants them."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in wanted.options.items()}
 
 
-def _groups(parameters: list[torch.nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+def _groups(parameters: list[torch.nn.Parameter], weight_decay: float | None) -> list[dict[str, Any]]:
+    if weight_decay is None:  # the class has none
+        return [{"params": parameters}]
+    if not weight_decay:  # which is not what a class takes by itself: torch's AdamW decays by 0.01
+        return [{"params": parameters, "weight_decay": 0.0}]
     decaying = [parameter for parameter in parameters if parameter.dim() > 1]
     others = [parameter for parameter in parameters if parameter.dim() <= 1]
-    if not weight_decay:
-        return [{"params": parameters}]
     groups = [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]

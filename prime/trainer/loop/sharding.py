@@ -7,6 +7,7 @@ module around it whose forward pass is the loss, so a loss may use the model how
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
@@ -98,6 +99,9 @@ class Sharded:
         """Return how long the last step waited for the reduction, beyond its own computing."""
         return 0.0
 
+    def make_buffers_equal(self) -> None:
+        """Give every rank the first one's buffers, where they went apart; every rank calls this."""
+
     def total(self, value: float) -> float:
         """Return the sum of a figure over all ranks."""
         return value
@@ -109,6 +113,7 @@ class _Grouped(Sharded):
     def __init__(self, loss: LossModule, device: torch.device) -> None:
         super().__init__(loss)
         self.world = dist.get_world_size()
+        self._buffers = loss.model
         self._device = device
         self._mark_s = 0.0
         self._wait_s = 0.0
@@ -128,6 +133,14 @@ class _Grouped(Sharded):
 
     def reduce_wait_s(self) -> float:
         return self._wait_s
+
+    def make_buffers_equal(self) -> None:
+        buffers = list(self._buffers.buffers())
+        mine = torch.tensor([_digest(buffer) for buffer in buffers], dtype=torch.int64, device=self._device)
+        rows = [torch.empty_like(mine) for _ in range(self.world)]
+        dist.all_gather(rows, mine)
+        differs = (torch.stack(rows) != rows[0]).any(0).tolist()
+        _broadcast([buffer for buffer, is_other in zip(buffers, differs, strict=True) if is_other], self._device)
 
     def total(self, value: float) -> float:
         held = torch.tensor(value, dtype=torch.float64, device=self._device)
@@ -418,10 +431,19 @@ def _mesh(replicas: int, world: int, device: torch.device) -> DeviceMesh:
 
 def _make_equal(module: nn.Module, device: torch.device) -> None:
     """Give every rank the first rank's parameters and buffers: a model that was built by chance is built once."""
-    for tensor in (*module.parameters(), *module.buffers()):
+    _broadcast([*module.parameters(), *module.buffers()], device)
+
+
+def _broadcast(tensors: Sequence[torch.Tensor], device: torch.device) -> None:
+    for tensor in tensors:
         held = tensor.detach().to(device)
         dist.broadcast(held, 0)
         tensor.detach().copy_(held)
+
+
+def _digest(tensor: torch.Tensor) -> int:
+    found = tensor.detach().cpu().contiguous().reshape(-1)
+    return int.from_bytes(hashlib.blake2b(found.view(torch.uint8).numpy(), digest_size=7).digest())
 
 
 def strategy_of(parallel: Parallel, world: int) -> str:

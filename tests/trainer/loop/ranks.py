@@ -29,6 +29,7 @@ def done(tables: dict[str, Any], place: Place, steps: int, extra: dict[str, Any]
             load(engine, extra["load"])
         reports = [engine.train_step() for _ in range(steps)]
         if extra.get("save"):
+            engine.evaluate(3)
             save(engine, extra["save"])
         replay = [engine.train_step().loss for _ in range(extra.get("more", 0))]
     except PrimeError as error:

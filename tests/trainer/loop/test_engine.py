@@ -56,6 +56,7 @@ def alone() -> Found:
 def two(folder: Path) -> list[Found]:
     """What each of two ranks found in all cases."""
     deep, hybrid = {"dropout": 0.2}, fsdp(replicas=2)
+    odd = {"noisy": True, "unused": True}
     wild = {"optimiser": {"name": "sgd", "learning_rate": 900.0}, "gradients": {"clip_norm": 0}}
     saved, saved_ddp = str(folder / "saved"), str(folder / "saved-ddp")
     cases = [
@@ -76,6 +77,10 @@ def two(folder: Path) -> list[Found]:
         ("fsdp replayed", tables(parallel=fsdp(), model_options=deep), 3, {"load": saved}),
         ("ddp drawn", tables(model_options=deep), 3, {"save": saved_ddp, "more": 3}),
         ("ddp replayed", tables(model_options=deep), 3, {"load": saved_ddp}),
+        ("ddp noisy", tables(model_options={"noisy": True}), 3, {"save": str(folder / "noisy-ddp"), "more": 3}),
+        ("ddp noisy replayed", tables(model_options={"noisy": True}), 3, {"load": str(folder / "noisy-ddp")}),
+        ("fsdp noisy", tables(parallel=fsdp(), model_options=odd), 3, {"save": str(folder / "noisy"), "more": 3}),
+        ("fsdp noisy replayed", tables(parallel=fsdp(), model_options=odd), 3, {"load": str(folder / "noisy")}),
         ("fsdp saved", tables(parallel=fsdp()), 3, {"save": str(folder / "moved")}),
         ("ddp from fsdp", tables(), 3, {"load": str(folder / "moved")}),
         ("ddp int8", tables(compression=coded("int8")), STEPS, {}),
@@ -234,9 +239,13 @@ def test_powersgd_is_torchs_own(two: list[Found]) -> None:
         ("ddp drawn", "ddp replayed"),
         ("fsdp int4", "fsdp int4 replayed"),
         ("ddp int4", "ddp int4 replayed"),
+        ("ddp noisy", "ddp noisy replayed"),
+        ("fsdp noisy", "fsdp noisy replayed"),
     ],
 )
 def test_replayed_steps_are_equal_to_the_bit(two: list[Found], first: str, again: str) -> None:
+    """Buffers that go apart over ranks, what numpy and Python draw, and parameters without a gradient are in it, too."""
+    assert two[0][again]["held_out"] == two[0][first]["held_out"] == two[1][first]["held_out"]
     assert two[0][again]["losses"] == two[0][first]["losses"][3:]
     assert two[0][again]["bits"] == two[0][first]["bits"] != ""
     assert two[0][again]["step"] == 6
@@ -296,3 +305,91 @@ def test_a_run_starts_with_the_parameters_of_a_file(tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(ConfigError, match=r"checkpoint\.start: there is no file"):
         fresh.start()
+
+
+def resumed(job: dict[str, Any], folder: Path) -> Any:
+    engine = ranks.Engine(job_of(job), Place())
+    ranks.load(engine, str(folder))
+    return engine
+
+
+@pytest.mark.parametrize("before", [0.0, 0.2])
+def test_what_the_job_says_of_the_optimiser_holds_after_it_was_edited(tmp_path: Path, before: float) -> None:
+    first = ranks.Engine(job_of(tables(optimiser={"name": "adam", "weight_decay": before})), Place())
+    first.train_step()
+    ranks.save(first, str(tmp_path))
+    for decay in (0.0, 0.3):
+        wanted = {"name": "adamw", "weight_decay": decay, "options": {"betas": [0.5, 0.6]}}
+        optimiser = resumed(tables(optimiser=wanted), tmp_path)._optimiser
+        assert {each["weight_decay"] for each in optimiser.param_groups} == {0.0, decay}
+        assert all(each["betas"] == (0.5, 0.6) and each["decoupled_weight_decay"] for each in optimiser.param_groups)
+        assert len(optimiser.state) == sum(len(each["params"]) for each in optimiser.param_groups)
+
+
+def test_what_an_optimiser_keeps_beside_its_arguments_goes_on(tmp_path: Path) -> None:
+    first = ranks.Engine(job_of(tables()), Place())
+    for each in first._optimiser.param_groups:
+        each["seen"] = 7
+    first.train_step()
+    ranks.save(first, str(tmp_path))
+    second = ranks.Engine(job_of(tables()), Place())
+    for each in second._optimiser.param_groups:
+        each["seen"] = 0
+    ranks.load(second, str(tmp_path))
+    assert [each["seen"] for each in second._optimiser.param_groups] == [7, 7]
+
+
+def test_another_optimiser_is_refused(tmp_path: Path) -> None:
+    first = ranks.Engine(job_of(tables(optimiser={"name": "sgd"})), Place())
+    first.train_step()
+    ranks.save(first, str(tmp_path))
+    with pytest.raises(ConfigError, match="of another model or optimiser: it lacks"):
+        resumed(tables(optimiser={"name": "sgd", "options": {"momentum": 0.9}}), tmp_path)
+
+
+def test_what_was_frozen_before_an_evaluation_is_frozen_after_it() -> None:
+    engine = ranks.Engine(job_of(tables(model_options={"noisy": True})), Place())
+    noise: Any = engine.model.module.get_submodule("noise")
+    engine.evaluate(1)
+    assert (noise.means.training, noise.still.training) == (True, False)
+
+
+@pytest.fixture
+def unfit(tmp_path: Path) -> str:
+    """A module of models that cannot be trained or saved."""
+    file = tmp_path / "unfit.py"
+    file.write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, loss=None, **parts):\n"
+        "        super().__init__()\n"
+        "        self.head = nn.Linear(9, 1)\n"
+        "        self.found = loss or (lambda x: x.mean())\n"
+        "        for name, part in parts.items():\n"
+        "            self.register_buffer(name, part) if torch.is_tensor(part) else setattr(self, name, part)\n"
+        "    def loss(self, batch):\n"
+        "        return self.found(self.head(batch.float()))\n"
+        "def sparse(job): return Net(words=nn.Embedding(3, 2, sparse=True))\n"
+        "def complex(job): return Net(turns=torch.ones(2, dtype=torch.complex64))\n"
+        "def many(job): return Net(lambda x: x)\n"
+        "def number(job): return Net(lambda x: 1.5)\n"
+        "def parted(job): return Net(lambda x: x.mean().detach())\n"
+    )
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("sparse", "the model's words has sparse gradients"),
+        ("complex", r"cannot be saved: model\.turns is complex64"),
+        ("many", r"loss is a tensor of the shape \[7, 1\], not one number"),
+        ("number", "loss is float, not one number"),
+        ("parted", "loss depends on no trainable parameter"),
+    ],
+)
+def test_a_model_that_cannot_be_trained_is_refused_before_a_step(unfit: str, name: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        ranks.Engine(job_of(tables(model=f"{unfit}:{name}")), Place()).train_step()
+    assert caught.value.hint

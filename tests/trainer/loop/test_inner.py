@@ -103,6 +103,12 @@ def test_an_optimiser_takes_options_and_lists_stand_for_tuples() -> None:
     assert optimiser_of(Optimiser(), [weight]).param_groups[0]["fused"]
 
 
+@pytest.mark.parametrize("name", ["adamw", "sgd", "Muon"])
+def test_no_weight_decay_is_none_whatever_the_class_does_by_itself(name: str) -> None:
+    optimiser = optimiser_of(Optimiser(name=name, weight_decay=0.0), [torch.nn.Parameter(torch.ones(2, 2))])
+    assert [group["weight_decay"] for group in optimiser.param_groups] == [0.0]
+
+
 @pytest.mark.parametrize(
     ("wanted", "says", "hint"),
     [
@@ -110,6 +116,10 @@ def test_an_optimiser_takes_options_and_lists_stand_for_tuples() -> None:
         (Optimiser(name="lr_scheduler"), "'lr_scheduler' is no optimiser", ""),
         (Optimiser(name="os:getcwd"), "'os:getcwd' is no optimiser", ""),
         (Optimiser(name="nowhere:Class"), "nowhere cannot be imported", "optimiser.name"),
+        (Optimiser(name="LBFGS"), "LBFGS needs to compute the loss several times", "sgd"),
+        (Optimiser(name="SparseAdam"), "SparseAdam needs sparse gradients", "sgd"),
+        (Optimiser(options={"lr": 1}), "optimiser.options.lr: a job has a key", "optimiser.learning_rate"),
+        (Optimiser(options={"weight_decay": 1}), "a job has a key for that", "optimiser.weight_decay"),
         (Optimiser(options={"beta": 1}), "adamw refused its arguments: .*beta", "betas"),
         (Optimiser(options={"betas": [2.0, 0.9]}), "adamw refused its arguments: Invalid beta", "betas"),
     ],

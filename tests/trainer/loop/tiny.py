@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,9 +33,24 @@ class Block(nn.Module):
         return added
 
 
-class Tiny(nn.Module):
-    def __init__(self, dropout: float, *, unused: bool) -> None:
+class Noise(nn.Module):
+    """Draws from each generator that there is, and keeps means of what it sees: other ones on each rank."""
+
+    def __init__(self) -> None:
         super().__init__()
+        self.means = nn.BatchNorm1d(WIDTH)
+        self.still = nn.BatchNorm1d(WIDTH).eval()
+        self.register_buffer("mask", torch.ones(WIDTH, dtype=torch.bool))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.still(self.means(x.transpose(1, 2))).transpose(1, 2) * self.mask
+        return x * (1 + 0.1 * random.random() + 0.1 * np.random.random()) if self.training else x  # noqa: NPY002
+
+
+class Tiny(nn.Module):
+    def __init__(self, dropout: float, *, unused: bool, noisy: bool) -> None:
+        super().__init__()
+        self.noise = Noise() if noisy else nn.Identity()
         self.symbols = nn.Embedding(SYMBOLS, WIDTH)
         self.blocks = nn.ModuleList(Block(dropout) for _ in range(3))
         self.head = nn.Linear(WIDTH, SYMBOLS)
@@ -42,7 +58,7 @@ class Tiny(nn.Module):
             self.unused = nn.Linear(2, 2)
 
     def forward(self, symbols: torch.Tensor) -> torch.Tensor:
-        x = self.symbols(symbols)
+        x = self.noise(self.symbols(symbols))
         for block in self.blocks:
             x = block(x)
         logits: torch.Tensor = self.head(x)
@@ -50,8 +66,8 @@ class Tiny(nn.Module):
 
 
 class TinyModel:
-    def __init__(self, dropout: float = 0.0, *, unused: bool = False) -> None:
-        self.module = Tiny(dropout, unused=unused)
+    def __init__(self, dropout: float = 0.0, *, unused: bool = False, noisy: bool = False) -> None:
+        self.module = Tiny(dropout, unused=unused, noisy=noisy)
 
     def loss(self, batch: Any) -> torch.Tensor:
         logits = self.module(batch[:, :-1])
