@@ -22,7 +22,9 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize(("ranks", "rate", "delay"), [(2, "100mbit", "0"), (3, "200mbit", "5ms")])
+@pytest.mark.parametrize(
+    ("ranks", "rate", "delay"), [pytest.param(2, "100mbit", "0", marks=pytest.mark.nightly), (3, "200mbit", "5ms")]
+)
 def test_a_slow_link_carries_the_same_bits(ranks: int, rate: str, delay: str) -> None:
     program = [sys.executable, "-m", "prime", "bench", "allreduce", "--elements", "1000000", "--pairs", "1", "--json"]
     ended = subprocess.run(
