@@ -120,7 +120,7 @@ async def test_a_cut_link_goes_on_within_two_seconds_of_healing_and_nothing_is_d
         assert min(at for at, _ in got if at > healed) - healed <= RESUME_S
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(3, 8))])
 async def test_after_each_of_many_cuts_of_any_length_the_link_goes_on(
     seed: int, autojump_clock: trio.testing.MockClock
 ) -> None:
