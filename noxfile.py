@@ -21,8 +21,6 @@ nox.options.sessions = ["lint", "types", "contracts", "sim", "interop", "tests"]
 
 ROOT = Path(__file__).parent
 PYTHONS = sorted({"3.11", "3.12", "3.13", f"3.{sys.version_info.minor}"})
-WORKERS = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
-"""How the session `tests` spreads the whole suite: a process for each core, and a file with its fixtures in one of them."""
 SIMULATED = ["tests/sim/test_determinism.py", "tests/sim/test_traps.py"]
 """What the session `sim` runs on each Python, and the session `tests` leaves to it."""
 TRIO = "trio<0.36"
@@ -70,10 +68,10 @@ def contracts(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run unit, property and integration tests, a process for each core; a room's name selects its folder, in one process."""
+    """Run unit, property and integration tests; a room's name selects its folder."""
     session.install(".[all]", *group("test"))
     rest = [f"--ignore={path}" for path in SIMULATED]  # those of the session `sim`
-    session.run("pytest", *(paths_of_rooms(session.posargs) or [*WORKERS, *rest]))
+    session.run("pytest", *(paths_of_rooms(session.posargs) or rest))
 
 
 @nox.session(python=PYTHONS)

@@ -1,4 +1,4 @@
-"""What every test shares: the Hypothesis profiles, and how files are spread over processes.
+"""What every test shares: the Hypothesis profiles.
 
 `ci` (the default) draws the same examples on every run, so that a red run is red again; `nightly` draws new ones, many
 more of them. `HYPOTHESIS_PROFILE=nightly` or pytest's `--hypothesis-profile=nightly` chooses.
@@ -7,9 +7,7 @@ more of them. `HYPOTHESIS_PROFILE=nightly` or pytest's `--hypothesis-profile=nig
 from __future__ import annotations
 
 import os
-from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, settings
 
 # No deadline and no health check on time: a shared machine's pauses say nothing about the code.
@@ -30,19 +28,3 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
-
-TOGETHER = ("tests/trainer/collective/",)
-"""Folders whose files share a fixture that takes long: they go to one process."""
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give each process a file at a time, or a folder where its files share what is dear."""
-    from xdist.scheduler import LoadScopeScheduling
-
-    class Files(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            return next((folder for folder in TOGETHER if file.startswith(folder)), file)
-
-    return Files(config, log)
