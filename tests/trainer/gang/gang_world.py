@@ -38,6 +38,7 @@ class Process:
     """One member's process."""
 
     number: int
+    host: int = 0
     alive: bool = True
     stopped: bool = False
     ready: bool = False
@@ -74,6 +75,7 @@ class World:
         self.finished: dict[int, tuple[int, int]] = {}
         self.fails_at: dict[int, Trouble] = {}
         """What a rank raises, always, when it makes this step."""
+        self.hosts = {0}
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self._said_s: dict[int, float] = {}
@@ -86,6 +88,8 @@ class World:
 
     def run(self, until_s: float = 10_000.0) -> core.End:
         self.at(0, self.hear, core.Opened())
+        for host in range(1, self.rules.hosts):
+            self.at(self.random.uniform(0.1, 5.0), self.host_comes, host)
         self.at(TICK_S, self.tick)
         while self.ended is None:
             assert self._heap, "the world stands still"
@@ -112,11 +116,14 @@ class World:
         ranked = [each for each in self.processes.values() if each.alive and each.rank >= 0]
         assert len({each.generation for each in ranked}) <= 1, "two generations side by side"
         assert len({each.rank for each in ranked}) == len(ranked), "two processes of one rank"
+        each_host = self.rules.world // self.rules.hosts
+        assert all(each.rank // each_host == each.host for each in ranked), "a rank on another host than its own"
 
     def carry_out(self, command: core.Command) -> None:
         match command:
-            case core.Spawn(member):
-                self.processes[member] = Process(member)
+            case core.Spawn(member, host):
+                assert host in self.hosts, "nobody is there who could start it"
+                self.processes[member] = Process(member, host)
                 self.at(self.start_s * self.random.uniform(0.8, 1.6), self.ready, member)
                 self.at(0.5, self.pulse, member)
             case core.Kill(member):
@@ -264,12 +271,32 @@ class World:
             process.settled = True
             self.next_step(process, generation)
 
+    # ------------------------------------------------------------------------------------------ hosts
+
+    def host_comes(self, host: int) -> None:
+        if host not in self.hosts:
+            self.hosts.add(host)
+            self.hear(core.HostCame(host))
+
+    def host_goes(self, host: int) -> None:
+        """Lose the connection: the gang hears of it first, and then of each process."""
+        if host not in self.hosts or host == 0:
+            return
+        self.hosts.remove(host)
+        self.hear(core.HostWent(host, "the connection is lost"))
+        for process in [each for each in self.processes.values() if each.host == host]:
+            self.die(process.number, "its host is gone")
+        self.at(self.random.uniform(1.0, 20.0), self.host_comes, host)
+
     # ------------------------------------------------------------------------------------------ faults
 
     def fault(self, when_s: float, what: str, rank: int) -> None:
         self.at(when_s, self.strike, what, rank)
 
     def strike(self, what: str, rank: int) -> None:
+        if what == "host":
+            self.host_goes(rank % self.rules.hosts)
+            return
         ranked = [each for each in self.processes.values() if each.alive and each.rank == rank]
         others = [each for each in self.processes.values() if each.alive]
         for process in (ranked or others)[:1]:

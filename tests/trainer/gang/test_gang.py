@@ -305,3 +305,96 @@ def test_an_error_that_comes_again_ends_the_run_on_the_second_try(seed: int, ste
     end = lived.run()
     assert end.outcome == "failed"
     assert lived.gang.restarts == 1
+
+
+# ---------------------------------------------------------------------------------------------------- several hosts
+
+
+def two_hosts(**rules: Any) -> Told:
+    """Return a gang of two hosts with a rank each, at its beginning."""
+    return Told(hosts=2, host_s=30.0, **rules)
+
+
+def test_a_host_is_awaited_and_its_ranks_are_started_there() -> None:
+    told = two_hosts()
+    said = told.hear(core.Opened())
+    assert said == [core.Awaiting(1, "it has not come yet", 30.0), core.Spawn(1, 0), core.Find(0, frozenset())]
+    told.hear(core.Readied(1), core.Found(0, -1))
+    assert told.hear(core.HostCame(1), after_s=5.0) == [core.Spawn(2, 1)]
+    assert told.hear(core.Readied(2)) == [core.Begin(1, 0, 0, -1), core.Begin(2, 0, 1, -1)]
+
+
+def test_a_host_that_does_not_come_in_time_fails_the_run_by_its_number() -> None:
+    told = two_hosts()
+    told.hear(core.Opened(), core.Readied(1), core.Found(0, -1))
+    assert told.wait(29.0, alive=(1,)) == []
+    (end,) = told.wait(1.5, alive=(1,))
+    assert isinstance(end, core.End)
+    assert (end.outcome, end.text) == ("failed", "host 1 did not come within 30 s")
+
+
+def trained() -> Told:
+    told = two_hosts()
+    told.hear(core.Opened(), core.HostCame(1), core.Readied(1), core.Readied(2), core.Found(0, -1))
+    told.hear(core.Joined(1, 0), core.Joined(2, 0))
+    told.hear(core.Heard(1, 0, 5, 5), core.Heard(2, 0, 5, 5))
+    return told
+
+
+def test_a_lost_host_ends_the_generation_and_the_next_one_waits_for_it() -> None:
+    told = trained()
+    assert told.hear(core.HostWent(1, "gone")) == [core.Awaiting(1, "gone", 30.0)]
+    said = told.hear(core.Died(2, "host 1 is gone"))
+    assert kinds(said) == ["Lost", "Leave"]
+    said = told.hear(core.Readied(1), core.Found(1, 5))
+    assert kinds(said) == ["Find"]
+    told.hear(core.Found(1, 5))
+    assert told.wait(20.0, alive=(1,)) == []
+    assert told.hear(core.HostCame(1)) == [core.Spawn(3, 1)]
+    assert told.hear(core.Readied(3)) == [core.Begin(1, 1, 0, 5), core.Begin(3, 1, 1, 5)]
+
+
+def test_what_dies_with_its_host_without_a_rank_is_no_loss_of_its_own() -> None:
+    told = two_hosts(restarts_max=0)
+    told.hear(core.Opened(), core.HostCame(1))
+    told.hear(core.HostWent(1, "gone"))
+    assert told.hear(core.Died(2, "host 1 is gone")) == []
+    assert not told.gang.over
+
+
+def test_a_stop_while_a_host_is_awaited_ends_at_the_checkpoint() -> None:
+    told = trained()
+    told.hear(core.HostWent(1, "gone"), core.Died(2, "host 1 is gone"))
+    assert kinds(told.hear(core.StopAsked("SIGTERM"))) == ["Stopping", "End"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    hosts=st.integers(2, 3),
+    each=st.integers(1, 2),
+    spares=st.integers(0, 1),
+    seed=st.integers(0, 10_000),
+    faults=st.lists(
+        st.tuples(st.floats(0.0, 60.0), st.sampled_from(["host", "host", "kill", "stop", "stuck"]), st.integers(0, 5)),
+        max_size=6,
+    ),
+)
+def test_whatever_befalls_ranks_and_hosts_the_run_ends_as_the_undisturbed_one(
+    hosts: int, each: int, spares: int, seed: int, faults: list[tuple[float, str, int]]
+) -> None:
+    rules = Rules(
+        world=hosts * each,
+        steps=40,
+        spares=spares,
+        silent_s=2.0,
+        step_s=3.0,
+        start_s=10.0,
+        restarts_max=50,
+        hosts=hosts,
+    )
+    lived = World(rules, seed)
+    for when_s, what, rank in faults:
+        lived.fault(when_s, what, rank)
+    end = lived.run()
+    assert end.outcome == "done"
+    assert set(lived.finished.values()) == {(40, undisturbed(40))}

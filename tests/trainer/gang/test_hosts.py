@@ -162,3 +162,115 @@ def test_a_rank_that_is_killed_on_one_host_ends_the_generation_on_all(cluster: C
     assert cluster.rank(1)["host"] == socket.gethostname()
     assert not (cluster.folder / "run" / "hosts.json").exists()
     assert all(map(is_gone, cluster.processes()))
+
+
+@pytest.mark.nightly
+def test_a_lost_host_is_awaited_and_taken_in_again(cluster: Cluster) -> None:
+    cluster.start(0)
+    cluster.start(1)
+    cluster.wait_for(lambda: cluster.step(0, 60))
+    lost = cluster.rank(1)["process"]
+    cluster.hosts[1].kill()
+    cluster.wait_for(lambda: len(cluster.events("host_awaited")) == 2)
+    cluster.wait_for(lambda: is_gone(lost))
+    cluster.start(1)
+    assert cluster.outcome(0)[0] == 0, cluster.events()[-5:]
+    assert cluster.outcome(1)[0] == 0
+    assert [each["host"] for each in cluster.events("host_joined")] == [1, 1]
+    check_course(cluster)
+
+
+@pytest.mark.nightly
+def test_a_host_that_does_not_come_back_fails_the_run_by_name(cluster: Cluster) -> None:
+    cluster.write_job(host_s=8.0)
+    cluster.start(0)
+    cluster.start(1)
+    cluster.wait_for(lambda: cluster.step(0, 1))
+    cluster.hosts[1].kill()
+    status, said = cluster.outcome(0)
+    assert status == 8, said
+    assert "waits for host 1" in said
+    assert "host 1 did not come within 8 s" in said
+    cluster.wait_for(lambda: all(map(is_gone, cluster.processes())))
+
+
+@pytest.mark.nightly
+def test_a_lost_first_host_ends_the_others_without_orphans(cluster: Cluster) -> None:
+    cluster.start(0)
+    cluster.start(1)
+    cluster.wait_for(lambda: cluster.step(0, 1))
+    cluster.hosts[0].kill()
+    status, said = cluster.outcome(1)
+    assert status == 4, said
+    assert "the first host's trainer, on 127.0.0.1, is gone" in said
+    cluster.wait_for(lambda: all(map(is_gone, cluster.processes())))
+    # what the first host left behind, a secret and a port that nobody has, leads nobody astray
+    for host in (1, 0):
+        cluster.start(host)
+    assert cluster.outcome(0)[0] == 0
+    assert cluster.outcome(1)[0] == 0
+
+
+@pytest.mark.nightly
+def test_a_stop_asked_for_on_any_host_is_one_of_all(cluster: Cluster) -> None:
+    cluster.start(0)
+    cluster.start(1)
+    cluster.wait_for(lambda: cluster.step(0, 20))
+    cluster.hosts[1].send_signal(signal.SIGTERM)
+    assert cluster.outcome(0)[0] == 0
+    status, said = cluster.outcome(1)
+    assert status == 128 + signal.SIGTERM
+    (ended,) = cluster.events("run_ended")
+    assert ended["outcome"] == "stopped"
+    assert ended["checkpoint_step"] == ended["step"] > 0
+    assert f"stopped at step {ended['step']}" in said
+
+
+@pytest.mark.nightly
+def test_a_host_with_another_job_is_told_what_differs(cluster: Cluster) -> None:
+    cluster.start(0)
+    cluster.start(1, "--set", "optimiser.learning_rate=0.5")
+    status, said = cluster.outcome(1)
+    assert status == 3, said
+    assert "optimiser differs" in said
+    cluster.hosts[0].send_signal(signal.SIGTERM)
+    assert cluster.outcome(0)[0] == 128 + signal.SIGTERM
+
+
+@pytest.mark.nightly
+def test_who_does_not_find_the_first_host_says_what_to_look_at(cluster: Cluster) -> None:
+    cluster.write_job(host_s=1.0)
+    cluster.start(1)
+    status, said = cluster.outcome(1)
+    assert status == 7, said
+    assert "the folder is not shared" in said
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("each", [1, 2])
+def test_torchrun_starts_one_process_a_host_or_one_a_rank(cluster: Cluster, each: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    started = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--nnodes", str(3 - each), "--node-rank", str(node)),
+                *("--nproc-per-node", str(each), "--master-addr", "127.0.0.1", "--master-port", str(port)),
+                *("-m", "prime", "train", "run", str(cluster.job), "--steps", "30"),
+            ],
+            env=outside_launchers(),
+            cwd=cluster.folder,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for node in range(3 - each)
+    ]
+    cluster.ended.extend(started)
+    for process in started:
+        said, _ = process.communicate(timeout=WAIT_S)
+        assert process.returncode == 0, said
+    (began,) = cluster.events("generation_began")
+    assert began["world"] == 2
+    assert len(cluster.processes()) == 2
+    assert cluster.events("run_ended")[-1]["outcome"] == "done"
