@@ -23,7 +23,7 @@ from prime.errors import (
     PrimeError,
     RefusedError,
     RunFailedError,
-    UnreachableError,
+    WorldError,
 )
 from prime.trainer.gang.gathering import FILE, Gathering, open_networked, read_gathering, resolve
 from prime.trainer.gang.hosts import MEMBERS, NAME, SUPERVISOR, quietly, start_process, threads_of
@@ -154,7 +154,9 @@ class Following:
                 if gathering is not None:
                     try:
                         return await self._follow(gathering)
-                    except (UnreachableError, ConflictError, RefusedError) as error:
+                    except WorldError as error:
+                        if self._joined:
+                            raise
                         why = str(error)
                 await trio.sleep(AGAIN_S)
         if self._stop_reason:

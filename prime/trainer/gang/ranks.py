@@ -186,7 +186,7 @@ class Ranks(Actor[Stop | JoinHost | AskStop | _Tick]):
         match command:
             case core.Spawn(number, host):
                 member = self._members[number] = _Member(number, host)
-                self.ctx.start_soon(self._attend, member)
+                self.ctx.start_soon(self._attend, member, self._hosts[host])
             case core.Kill(number):
                 self._members[number].scope.cancel()
             case core.Find(generation, without):
@@ -255,10 +255,9 @@ class Ranks(Actor[Stop | JoinHost | AskStop | _Tick]):
 
     # ------------------------------------------------------------------------------------------------ members
 
-    async def _attend(self, member: _Member) -> None:
+    async def _attend(self, member: _Member, host: Host) -> None:
         """Start a member, take its news until it dies or is to be killed, and see to it that it is gone."""
         why = core.Died(member.number, "it was killed")
-        host = self._hosts[member.host]
         with member.scope:
             try:
                 member.handle = await host.start(member.number, self._gang.rules.start_s)

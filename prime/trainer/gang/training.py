@@ -212,6 +212,8 @@ def _store(rank: TakeRank) -> dist.Store:
 def is_of_peer(error: BaseException | None) -> bool:
     """Tell whether an error says only that another rank went away: then that rank's end is the cause."""
     while error is not None:
+        if isinstance(error, dist.DistNetworkError | dist.DistStoreError):
+            return True  # where the ranks meet is a rank's, too
         text = str(error).lower()
         if isinstance(error, dist.DistError | RuntimeError) and any(word in text for word in _PEER_WORDS):
             return True

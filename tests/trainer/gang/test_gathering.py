@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from pathlib import Path
 
@@ -31,7 +30,7 @@ def test_the_file_is_the_users_alone_and_reads_as_it_was_written(tmp_path: Path)
     with gathering_at(tmp_path, GATHERING):
         assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
         assert read_gathering(tmp_path, "slurm 7") == GATHERING
-    assert os.listdir(tmp_path) == []
+    assert not any(tmp_path.iterdir())
 
 
 def test_the_secret_is_in_no_text(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+ROOT = Path(__file__).parents[3]
 TASK = Path(__file__).with_name("gang_task.py")
 STEPS = 400
 WAIT_S = 120
@@ -273,4 +275,27 @@ def test_torchrun_starts_one_process_a_host_or_one_a_rank(cluster: Cluster, each
     (began,) = cluster.events("generation_began")
     assert began["world"] == 2
     assert len(cluster.processes()) == 2
+    assert cluster.events("run_ended")[-1]["outcome"] == "done"
+
+
+@pytest.mark.network
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0 or not shutil.which("tc"),
+    reason="network namespaces need Linux, root and tc",
+)
+def test_hosts_with_networks_of_their_own_find_the_interface_between_them(cluster: Cluster) -> None:
+    netsim = ROOT / "tests" / "netsim" / "netsim.sh"
+    program = [sys.executable, "-m", "prime", "train", "run", str(cluster.job), "--steps", "30"]
+    ended = subprocess.run(
+        [str(netsim), "2", "0", "0", "--", "env", "-u", "GLOO_SOCKET_IFNAME", *program],
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+        cwd=cluster.folder,
+        env=outside_launchers() | {"PYTHONPATH": str(ROOT), "NETSIM_PYTHON": sys.executable},
+    )
+    assert ended.returncode == 0, ended.stderr
+    (began,) = cluster.events("generation_began")
+    assert (began["world"], began["backend"]) == (2, "gloo")
     assert cluster.events("run_ended")[-1]["outcome"] == "done"
