@@ -41,7 +41,7 @@ def start(name: str, *arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},  # torch's threads wait for each other
         start_new_session=True,
     )
 
@@ -182,3 +182,13 @@ def test_processes() -> None:
         assert re.fullmatch(
             r"asked once more: .* ended while it had CountPrimes: process \d+ ended with signal SIGKILL", again
         )
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="NOT RUN: training needs torch, prime-actors[train]"
+)
+def test_plain_loop() -> None:
+    lines = run("09_plain_loop.py", within_s=150).splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["epoch 4", "epoch 8", "epoch 12"]
+    right = float(re.fullmatch(r"epoch 12: loss [\d.]+, ([\d.]+)% right", lines[-1]).group(1))  # type: ignore[union-attr]
+    assert right > 95
