@@ -55,7 +55,7 @@ def _section(title: str, meaning: str, keys: Iterable[Key]) -> Iterator[str]:
 
 
 def _row(key: Key) -> str:
-    return f"| `{key.field}` | `{shown(key.default)}` | {key.rule.range_text()} | {key.rule.doc} |"
+    return f"| `{key.field}` | `{shown(key.default)}` | {key.range} | {key.rule.doc} |"
 
 
 def error_classes() -> Iterator[str]:

@@ -63,7 +63,9 @@ def run(
             "Without either: go on if there is one.",
         ),
     ] = None,
-    as_json: AsJson = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print each event as one line of JSON, and last one with the report.")
+    ] = False,
 ) -> None:
     """Train a job, and report on it. Ctrl-C ends it in order, after a checkpoint; once more ends it at once."""
     from prime.trainer.gang.launch import launch_of
@@ -88,7 +90,9 @@ def run(
 
 @app.command()
 def init(
-    preset: Annotated[str, typer.Argument(help="The preset to start from.")] = "charlm",
+    preset: Annotated[
+        str, typer.Argument(metavar="PRESET", help="The preset to start from (`prime train presets`).")
+    ] = "charlm",
     file: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")] = JOB_FILE,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
     as_json: AsJson = False,

@@ -54,7 +54,7 @@ def explain(loaded: Loaded[Config], name: str) -> Explanation:
         default=key.default,
         type="list" if key.type is tuple else getattr(key.type, "__name__", str(key.type)),
         unit=key.rule.unit,
-        range=key.rule.range_text(),
+        range=key.range,
         doc=key.rule.doc,
         variable=key.variable,
         derived={wait: waits[wait] for wait, (source, _) in FORMULAS.items() if source == name},

@@ -107,6 +107,12 @@ class Key:
         """The option of the command line that sets it, where a command has one."""
         return self.rule.flag or f"--{self.field.replace('_', '-')}"
 
+    @property
+    def range(self) -> str:
+        """What its value can be, in words: `1 to 4096, or auto`, `true, false, or auto`; empty where its type says all."""
+        words = self.rule.range_text()
+        return f"true, false, or {words}" if words and bool in typing.get_args(self.type) else words
+
     def fit(self, raw: object) -> Value:
         """Return `raw` as this key's value; raise `ValueError` with the reason if it cannot be."""
         return self.rule.fit(self.type, raw)

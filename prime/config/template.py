@@ -40,7 +40,7 @@ def _section_text(schema: Schema[Any], section: str, given: Mapping[str, Value])
 
 def _key_text(key: Key, given: Mapping[str, Value]) -> str:
     rule = key.rule
-    note = f"{rule.doc} ({rule.range_text()})" if rule.range_text() else rule.doc
+    note = f"{rule.doc} ({key.range})" if key.range else rule.doc
     comment = textwrap.fill(note, 100, initial_indent="# ", subsequent_indent="# ")
     off = "" if key.name in given else "# "
     return f"{comment}\n{off}{key.field} = {shown(given.get(key.name, key.default))}"

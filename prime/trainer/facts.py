@@ -51,7 +51,6 @@ class RankStarted:
     generation: int
     host: str = ""
     """Empty: this machine."""
-    device: str = "cpu"
 
 
 @attrs.frozen(kw_only=True)
@@ -114,7 +113,6 @@ class Evaluated:
     step: int
     generation: int
     loss: float
-    samples: int = 0
     seconds: float = 0.0
     measures: Mapping[str, float] = attrs.field(factory=dict)
     """What the model measures beside its loss, by name, such as its accuracy."""

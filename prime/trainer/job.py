@@ -152,7 +152,7 @@ class Compression:
 
     codec: str = key("none", "The codec of gradients on the wire; powersgd needs ddp.", choices=CODECS)
     error_feedback: bool | str = key(
-        "auto", "Add what the codec left out to the next step's gradient; auto: off at int8, on at int4.",
+        "auto", "Add what the codec left out to the next step's gradient; auto: on at int4 and powersgd.",
         choices=("auto",),
     )  # fmt: skip
     exact_below: int = key(
@@ -327,7 +327,7 @@ def _faults(job: Job) -> Iterator[Order]:
         yield (
             ("schedule.warmup_steps", "steps"),
             f"schedule.warmup_steps ({job.schedule.warmup_steps}) is over steps ({job.steps})",
-            "lower schedule.warmup_steps",
+            "lower schedule.warmup_steps, or raise steps",
         )
     if job.compression.codec == "powersgd" and (job.parallel.strategy == "fsdp" or job.parallel.replicas > 1):
         yield (

@@ -138,3 +138,9 @@ def test_a_job_goes_to_another_process_and_back() -> None:
 
 def test_every_key_has_a_meaning_that_ends_as_a_sentence() -> None:
     assert all(key.rule.doc.endswith((".", ".`")) for key in JOB.keys.values())
+
+
+def test_a_key_says_what_it_can_be() -> None:
+    assert JOB.keys["compression.error_feedback"].range == "true, false, or auto"
+    assert JOB.keys["parallel.ranks"].range == "1 to 4096, or auto"
+    assert JOB.keys["tracking.tensorboard"].range == ""

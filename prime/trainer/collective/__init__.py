@@ -10,6 +10,8 @@
 | `lane.py` | the thread beside the backward pass |
 | `reduce.py` | `compressed_all_reduce` for one tensor, `CompressedReduce` for a training run |
 | `ddp.py`, `fsdp.py` | as hooks of torch's data parallel wrappers |
+| `backward.py` | what is done when a backward pass ends |
+| `race.py` | its time on a group's links, against the exact one: `prime bench allreduce` |
 
 Importing this package loads neither torch nor numba: every name loads on first use.
 """

@@ -102,7 +102,6 @@ class Measured:
 
     step: int
     loss: float
-    samples: int
     seconds: float
     measures: dict[str, float]
 

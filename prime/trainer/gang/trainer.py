@@ -19,9 +19,6 @@ from prime.actor import Restart, System
 from prime.actor.groups import one_error
 from prime.errors import (
     ActorUsageError,
-    ConfigError,
-    DataError,
-    MissingExtraError,
     PrimeError,
     RestartLimitError,
     RunFailedError,
@@ -36,7 +33,7 @@ from prime.trainer.gang.lock import sole_trainer
 from prime.trainer.gang.messages import AskStop, JoinHost
 from prime.trainer.gang.ranks import Ranks, Stop, newest_step
 from prime.trainer.gang.result import Result, Tally
-from prime.trainer.gang.trouble import Trouble
+from prime.trainer.gang.trouble import HOPELESS, Trouble
 from prime.trainer.job import Job
 from prime.trainer.track import open_tracking
 from prime.transport.identity import KeyPair
@@ -45,8 +42,6 @@ from prime.transport.signing import KeySignatory
 FACTS_MAX: Final = 10_000
 """Facts that wait for a slow reader; the oldest are left out beyond."""
 _GPUS: Final = Path("/proc/driver/nvidia/gpus")
-_KINDS: Final = {kind.__name__: kind for kind in (ConfigError, DataError, MissingExtraError)}
-"""Errors of a rank that keep their class here; all others are a run that failed."""
 
 Observer = Callable[[Fact], None]
 
@@ -340,8 +335,8 @@ def _error_of(end: core.End) -> PrimeError:
         )
     if trouble is None:
         return RunFailedError(end.text, hint=_HINT_AGAIN)
-    if trouble.hopeless and trouble.kind in _KINDS:
-        return _KINDS[trouble.kind](trouble.text, hint=trouble.hint)
+    if trouble.hopeless and trouble.kind in HOPELESS:
+        return HOPELESS[trouble.kind](trouble.text, hint=trouble.hint)
     return RunFailedError(f"{end.text}\n{trouble.trace}".rstrip(), hint=_hint(trouble, _HINT_BUG))
 
 

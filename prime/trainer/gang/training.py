@@ -76,7 +76,7 @@ class Training:
 
     def _meet(self) -> Engine:
         rank = self._rank
-        place = Place(rank=rank.rank, local_rank=rank.local_rank, world=rank.world, generation=rank.generation)
+        place = Place(rank=rank.rank, local_rank=rank.local_rank, world=rank.world)
         if rank.world > 1:
             cuda = device_of(self._job, place).type == "cuda"
             if rank.interface:
@@ -164,7 +164,7 @@ class Training:
         self.work += 1
         self._measured_step = engine.step
         if self._rank.rank == 0:
-            self._say(measured=Measured(engine.step, loss, 0, time.monotonic() - began_s, dict(engine.measures)))
+            self._say(measured=Measured(engine.step, loss, time.monotonic() - began_s, dict(engine.measures)))
 
     def _save(self, engine: Engine, *, wait: bool) -> None:
         checkpoints = self._checkpoints

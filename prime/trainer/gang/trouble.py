@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Mapping
+from typing import Final
 
 from prime.errors import ConfigError, DataError, MissingExtraError, PrimeError
 from prime.wire import record
 
 TEXT_MAX = 1_000
 TRACE_MAX = 8_000
-_HOPELESS = (ConfigError, DataError, MissingExtraError)
+HOPELESS: Final[Mapping[str, type[PrimeError]]] = {
+    kind.__name__: kind for kind in (ConfigError, DataError, MissingExtraError)
+}
+"""Errors that would only come again, by name: they keep their class where the run is told of; all others are a run that failed."""
 
 
 @record
@@ -47,7 +52,7 @@ def trouble_of(error: BaseException, *, of_peer: bool = False, loading: bool = F
         _text("".join(traceback.format_exception(error)))[-TRACE_MAX:],
         error.hint if isinstance(error, PrimeError) else "",
         of_peer,
-        isinstance(error, _HOPELESS),
+        isinstance(error, tuple(HOPELESS.values())),
         loading,
     )
 

@@ -15,7 +15,6 @@ class Place:
     world: int = 1
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:1`, or auto: the GPU of the local rank where there is one."""
-    generation: int = 0
 
 
 @frozen(kw_only=True)

@@ -44,6 +44,7 @@ class RankSeen:
     process: int = 0
     host: str = ""
     device: str = ""
+    """cpu or cuda; empty until it has joined."""
     state: Literal["starting", "ready", "training", "lost"] = "starting"
     lost: int = 0
     """How often this rank was lost."""
@@ -183,7 +184,7 @@ class Course:
             return
         self.spares.discard(fact.process)  # a spare that stands in
         seen = self.ranks.setdefault(fact.rank, RankSeen(fact.rank))
-        seen.process, seen.host, seen.device, seen.state = fact.process, fact.host, fact.device, "ready"
+        seen.process, seen.host, seen.state = fact.process, fact.host, "ready"
 
     def _generation_began(self, fact: GenerationBegan, at_s: float) -> None:
         if self._lost_at_s is not None:
@@ -197,7 +198,8 @@ class Course:
         for rank in [rank for rank in self.ranks if rank >= fact.world]:
             del self.ranks[rank]
         for rank in range(fact.world):
-            self.ranks.setdefault(rank, RankSeen(rank)).state = "training"
+            seen = self.ranks.setdefault(rank, RankSeen(rank))
+            seen.device, seen.state = fact.device.partition(":")[0], "training"
         self._rewind(fact.step)
 
     def _rewind(self, step: int) -> None:

@@ -158,7 +158,7 @@ class _Watched:
 def _makers(tracking: Any) -> dict[str, TrackerFactory]:
     from prime.trainer.task import resolve
 
-    makers: dict[str, TrackerFactory] = {name: resolve(name, "trackers") for name in tracking.trackers}
+    makers: dict[str, TrackerFactory] = {name: resolve(name, "tracking.trackers") for name in tracking.trackers}
     if tracking.tensorboard:
         from prime.trainer.track.tensorboard import TensorBoard, check_installed
 

@@ -130,6 +130,13 @@ def test_a_spare_that_stands_in_is_one_no_longer() -> None:
     assert course.ranks[1].process == 7
 
 
+def test_a_rank_has_the_kind_of_device_that_its_generation_has() -> None:
+    course = course_of((BEGAN, 0.0), (RankStarted(rank=1, process=7, generation=0), 1.0))
+    assert course.ranks[1].device == ""
+    course.take(attrs.evolve(GENERATION, device="cuda:0"), 2.0)  # rank 0's own
+    assert course.ranks[1].device == "cuda"
+
+
 def test_a_resumed_run_is_one_run_with_the_time_of_both_sessions() -> None:
     first = [
         *begun(8),
