@@ -6,6 +6,7 @@ verbs: an `Engine` takes numpy arrays, a `TensorEngine` (`tensors.py`) tensors o
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from prime.errors import ConfigError, MissingExtraError
 from prime.trainer.codec.cpu import cpu_choice
-from prime.trainer.codec.form import Form
+from prime.trainer.codec.form import INT8, Form, form
 
 EngineName = Literal["auto", "numba", "torch", "numpy"]
 Vector = npt.NDArray[np.float32]
@@ -111,6 +112,15 @@ def codec_engine(name: EngineName = "auto") -> Engine:
             f"the codec engine {name!r} needs {missing.name}, which is not installed",
             hint="pip install 'prime-actors[train]', or set the codec engine to 'auto'",
         ) from missing
+
+
+def warm(codecs: Iterable[str]) -> None:
+    """Have the engine, if it compiles, do that for an all-reduce in these codecs: now, and not while other ranks wait."""
+    for form_ in map(form, codecs):
+        engine, own, one = codec_engine(), np.zeros(INT8.block, np.float32), np.ones(1, np.float32)
+        rows_RB = np.zeros((1, form_.encoded_size_bytes(own.size)), np.uint8)  # noqa: N806 - shape suffix
+        engine.encode(form_, own, rows_RB[0], None, None)
+        engine.fold(form_, rows_RB, one, own, one[0], rows_RB[0].copy(), None, None)
 
 
 def _load(name: str) -> Engine:

@@ -125,7 +125,8 @@ class Following:
         self._launch = launch
         self._say = say
         self._folder = job.run_folder.absolute()
-        self._ranks = world_of(job, launch) // launch.hosts
+        self._world = world_of(job, launch)
+        self._ranks = self._world // launch.hosts
         self._search = trio.CancelScope()
         self._joined = False
         self._stop_asked = trio.Event()
@@ -180,7 +181,7 @@ class Following:
             await system.network.dial(f"/{kind}/{reached}/tcp/{gathering.port}/p2p/{first}")
             ended = _Ended()
             follower = functools.partial(
-                Follower, members, setup_of(self._job, self._folder), self._job.parallel.threads, ended.end
+                Follower, members, setup_of(self._job, self._folder, self._world), self._job.parallel.threads, ended.end
             )
             await sup.spawn(follower, NAME, kind="temporary", remote=(StartMember, StopMember, EndHost))
             ranks: Ref[Any] = system.ref(first, gathering.path, Actor)

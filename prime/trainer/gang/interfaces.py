@@ -5,9 +5,12 @@ from __future__ import annotations
 import fcntl
 import socket
 import struct
+import sys
 from pathlib import Path
 from typing import Final
 
+INTERFACE: Final = "GLOO_SOCKET_IFNAME"
+"""The variable in which gloo looks for its interface; what a user has set there stands."""
 _SIOCGIFADDR: Final = 0x8915  # linux/sockios.h
 _IP6: Final = Path("/proc/net/if_inet6")
 
@@ -28,7 +31,7 @@ def interface_of(address: str) -> str:
     if ":" in address:
         return _interface_of_ip6(address)
     if address.startswith("127."):
-        return "lo"
+        return "lo" if sys.platform == "linux" else "lo0"
     return next((name for _, name in socket.if_nameindex() if _ip4_of(name) == address), "")
 
 

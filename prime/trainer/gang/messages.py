@@ -23,6 +23,8 @@ class Setup:
     folder: str
     """The run's folder, an absolute path."""
     pulse_s: float
+    world: Count
+    """How many ranks there will be."""
 
 
 @message(tag=0x172)

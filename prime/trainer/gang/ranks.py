@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from prime.trainer.checkpoint import Checkpoints
 from prime.trainer.gang import gang as core
 from prime.trainer.gang.gathering import First
 from prime.trainer.gang.hosts import FarHost, Host, LocalHost, MemberHandle, threads_of
-from prime.trainer.gang.interfaces import free_port, interface_of
+from prime.trainer.gang.interfaces import INTERFACE, free_port, interface_of
 from prime.trainer.gang.launch import Launch
 from prime.trainer.gang.messages import (
     AskStop,
@@ -120,7 +121,9 @@ class Ranks(Actor[Stop | JoinHost | AskStop | _Tick]):
         self._first = first
         self._address = ""
         """Where the other hosts reach this one."""
-        self._hosts: dict[int, Host] = {0: local_host(members, job, folder, None if first is None else first.launch)}
+        self._hosts: dict[int, Host] = {
+            0: local_host(members, job, folder, world, None if first is None else first.launch)
+        }
 
     async def started(self) -> None:
         """Begin."""
@@ -359,17 +362,21 @@ class Ranks(Actor[Stop | JoinHost | AskStop | _Tick]):
                 pass
 
 
-def setup_of(job: Job, folder: Path) -> Setup:
+def setup_of(job: Job, folder: Path, world: int) -> Setup:
     """Return what every member of a run is made with."""
-    return Setup(job.to_json(), str(folder), min(0.5, job.supervision.silent_s / 5))
+    return Setup(job.to_json(), str(folder), min(0.5, job.supervision.silent_s / 5), world)
 
 
-def local_host(members: Supervisor, job: Job, folder: Path, launch: Launch | None) -> LocalHost:
+def local_host(members: Supervisor, job: Job, folder: Path, world: int, launch: Launch | None) -> LocalHost:
     """Return this process as a host: alone, or the first of several."""
-    environment = threads_of(job.parallel.threads)
-    if launch is None:
-        environment |= {"GLOO_SOCKET_IFNAME": "lo"}
-    return LocalHost(members, setup_of(job, folder), environment, 0 if launch is None else launch.local)
+    local = 0 if launch is None else launch.local
+    return LocalHost(members, setup_of(job, folder, world), variables_of(job, launch), local)
+
+
+def variables_of(job: Job, launch: Launch | None) -> dict[str, str]:
+    """Return what is set for the ranks of this process; one that is alone has them meet on the loopback interface."""
+    interface = {INTERFACE: os.environ.get(INTERFACE) or interface_of("127.0.0.1")} if launch is None else {}
+    return threads_of(job.parallel.threads) | interface
 
 
 def check_host(join: JoinHost, job: Job, launch: Launch, world: int) -> None:

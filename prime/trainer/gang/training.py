@@ -20,6 +20,7 @@ from prime.errors import CorruptedError, PrimeError
 from prime.trainer.checkpoint import About, Checkpoints, Retention
 from prime.trainer.checkpoint.saving import Saving
 from prime.trainer.gang.brake import Brake
+from prime.trainer.gang.interfaces import INTERFACE
 from prime.trainer.gang.messages import Item, Kept, Made, Measured, Placed, TakeRank
 from prime.trainer.gang.trouble import trouble_of
 from prime.trainer.job import Job
@@ -39,8 +40,9 @@ _PEER_WORDS = ("closed by peer", "reset by peer", "broken pipe", "connection ref
 class Training:
     """One process's part in a run, over all generations. `say` takes news, and may hold this thread up."""
 
-    def __init__(self, job: Job, folder: Path, say: Callable[[Item], None]) -> None:
+    def __init__(self, job: Job, folder: Path, world: int, say: Callable[[Item], None]) -> None:
         self._job = job
+        self._world = world
         self._folder = folder / CHECKPOINTS
         self._say_item = say
         self._prepared: Prepared | None = None
@@ -58,7 +60,7 @@ class Training:
     def prepare(self) -> None:
         """Leave the generation in hand, if any, and do whatever needs no rank."""
         self._part()
-        self._prepared = prepare(self._job)
+        self._prepared = prepare(self._job, self._world)
 
     def run(self, rank: TakeRank, brake: Brake) -> None:
         """Train as a rank until the run is done, or halts, or fails."""
@@ -80,7 +82,7 @@ class Training:
         if rank.world > 1:
             cuda = device_of(self._job, place).type == "cuda"
             if rank.interface:
-                os.environ.setdefault("GLOO_SOCKET_IFNAME", rank.interface)
+                os.environ.setdefault(INTERFACE, rank.interface)
             store = dist.PrefixStore(f"generation-{rank.generation}", _store(rank))
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if cuda else "gloo",

@@ -151,8 +151,9 @@ class GangWorker(Actor[Order | _Beat]):
             if self._training is None:
                 from prime.trainer.gang.training import Training
 
-                job = Job.from_json(self._setup.job)
-                self._training = Training(job, Path(self._setup.folder), self._outbox.put)
+                setup = self._setup
+                job = Job.from_json(setup.job)
+                self._training = Training(job, Path(setup.folder), setup.world, self._outbox.put)
             self._training.prepare()
         except BaseException as error:  # noqa: BLE001 - the border to the user's code: whatever it raises is news
             self._outbox.put(Item(-1, 0, trouble=trouble_of(error)))

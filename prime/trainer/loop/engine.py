@@ -33,6 +33,7 @@ from prime.trainer.checkpoint.shard import DTYPES
 from prime.trainer.checkpoint.state import taken_apart
 from prime.trainer.checkpoint.storage import dtype_name
 from prime.trainer.codec.cpu import cpu_choice
+from prime.trainer.codec.engine import warm
 from prime.trainer.codec.tensors import cuda_choice
 from prime.trainer.data.contract import Dataset
 from prime.trainer.data.fingerprint import require_same
@@ -46,7 +47,7 @@ from prime.trainer.loop.optimisers import TorchUpdates, arguments_of, optimiser_
 from prime.trainer.loop.place import Place, StepReport
 from prime.trainer.loop.scale import LossScale
 from prime.trainer.loop.schedule import rate
-from prime.trainer.loop.sharding import ToMeasure, sharded, strategy_of
+from prime.trainer.loop.sharding import ToMeasure, reduced_in, sharded, strategy_of
 from prime.trainer.task import Model
 
 LOSS: Final = "loss"
@@ -60,11 +61,17 @@ class Prepared:
     data: Dataset
 
 
-def prepare(job: Job) -> Prepared:
-    """Build the model and open the data. Raises `ConfigError` or `DataError` where they cannot be had."""
+def prepare(job: Job, world: int = 1) -> Prepared:
+    """Build the model, open the data, and compile what a group of `world` reduces with: a step would be late for it.
+
+    Raises `ConfigError` or `DataError` where model or data cannot be had.
+    """
     torch.set_num_threads(job.parallel.threads)
     sow(job.seed)  # the first parameters are a function of the seed
-    return Prepared(model_of(job.model, job, "model"), open_dataset(job))
+    ready = Prepared(model_of(job.model, job, "model"), open_dataset(job))
+    if _is_cpu(job.parallel.device):
+        warm(reduced_in(ready.model.module, job, world))
+    return ready
 
 
 class Engine:
@@ -294,7 +301,7 @@ def _require_same_data(fingerprint: str, place: Place, device: torch.device) -> 
 def device_of(job: Job, place: Place) -> torch.device:
     """Return the rank's device. Raises `ConfigError` where the job asks for a GPU and there is none."""
     wanted = job.parallel.device if place.device == "auto" else place.device
-    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+    if _is_cpu(wanted):
         _refuse_half(job)
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -306,6 +313,10 @@ def device_of(job: Job, place: Place) -> torch.device:
     torch.cuda.set_device(device)
     _keep_bits()
     return device
+
+
+def _is_cpu(device: str) -> bool:
+    return device == "cpu" or (device == "auto" and not torch.cuda.is_available())
 
 
 def _keep_bits() -> None:

@@ -356,6 +356,14 @@ def sharded(model: Model, job: Job, strategy: str, device: torch.device) -> Shar
             return Sharded(loss)
 
 
+def reduced_in(module: nn.Module, job: Job, world: int) -> set[str]:
+    """Return the codecs in which the model's gradients travel in a group of that size; none where all go as they are."""
+    if job.compression.codec in ("none", "powersgd") or world == 1:
+        return set()
+    rules = Policy.of(job.compression)
+    return {rules(name, value.shape) for name, value in module.named_parameters() if value.requires_grad}
+
+
 def units(module: nn.Module, parallel: Parallel) -> list[nn.Module]:
     """Return the modules that are sharded by themselves; the rest of the model is one unit more."""
     if parallel.shard == "full":
