@@ -62,6 +62,8 @@ class Trainer:
         self.launch = launch
         self.folder = job.run_folder.absolute()
         self._observers: dict[object, Observer] = {}
+        self._readers: set[Facts] = set()
+        self._is_training = False
         self._stop: Callable[[str], None] | None = None
         self._stop_reason = ""
 
@@ -76,8 +78,10 @@ class Trainer:
         return unsubscribe
 
     def facts(self) -> Facts:
-        """Return the facts from now on, for `async for`; they end with the run."""
-        return Facts(self)
+        """Return the facts from now on, for `async for`; they end with the run, also where that is refused."""
+        reader = Facts(self.subscribe, self._readers.discard)
+        self._readers.add(reader)
+        return reader
 
     def stop(self, reason: str = "the program") -> None:
         """End the run in order, soon: after a step that all ranks agree on, and a checkpoint. From the event loop's thread."""
@@ -90,6 +94,8 @@ class Trainer:
 
         Raises what `train` raises, and `KeyboardInterrupt` on the second Ctrl-C.
         """
+        if trio.lowlevel.in_trio_run():
+            raise ActorUsageError("`run` within a program on Trio", hint="there it is `await trainer.train()`")
         return trio.run(self._run)
 
     async def train(self, system: System | None = None) -> Result:
@@ -101,12 +107,26 @@ class Trainer:
         another trainer has the run's folder, `RunFailedError` for an error that comes again at the same step, and
         `RestartLimitError` where ranks are lost again and again.
         """
+        if self._is_training:
+            raise ActorUsageError("this trainer trains already", hint="make another Trainer, for another run")
+        self._is_training = True
+        try:
+            return await self._train(system)
+        finally:
+            self._is_training, self._stop, self._stop_reason = False, None, ""
+            for reader in tuple(self._readers):
+                reader.end()
+
+    async def _train(self, system: System | None) -> Result:
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(sole_trainer(self.folder))
             own, first = await stack.enter_async_context(self._open(system))
             tracking = await stack.enter_async_context(open_tracking(self.job, self.folder, [self._observe]))
             run = _Run(self.job, self.folder, world_of(self.job, self.launch), tracking.tell, first)
-            ended = await self._train(own, run)
+            self._stop = run.stop
+            if self._stop_reason:
+                run.stop(self._stop_reason)
+            ended = await run.through(own)
         if ended.outcome == "failed":
             raise _error_of(ended)
         return run.tally.result(self.folder)
@@ -126,20 +146,6 @@ class Trainer:
         else:
             async with _own_system() as own:
                 yield own, None
-
-    async def _train(self, system: System, run: _Run) -> core.End:
-        self._refuse_second()
-        try:
-            self._stop = run.stop
-            if self._stop_reason:
-                run.stop(self._stop_reason)
-            return await run.through(system)
-        finally:
-            self._stop, self._stop_reason = None, ""
-
-    def _refuse_second(self) -> None:
-        if self._stop is not None:
-            raise ActorUsageError("this trainer trains already", hint="make another Trainer, for another run")
 
     def _observe(self, fact: Fact) -> None:
         for key, observer in tuple(self._observers.items()):
@@ -183,31 +189,35 @@ class Trainer:
 class Facts:
     """The facts of a trainer's run, for `async for`. A reader that is far behind misses the oldest."""
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, subscribe: Callable[[Observer], Callable[[], None]], left: Callable[[Facts], None]) -> None:
         self._facts: deque[Fact] = deque(maxlen=FACTS_MAX)
         self._news = trio.Event()
         self._over = False
-        self._unsubscribe = trainer.subscribe(self._take)
+        self._unsubscribe = subscribe(self._take)
+        self._left = left
 
     def _take(self, fact: Fact) -> None:
         self._facts.append(fact)
         self._news.set()
+
+    def end(self) -> None:
+        """Let the loop end, after the facts that wait."""
+        self._over = True
+        self._news.set()
+        self._unsubscribe()
+        self._left(self)
 
     def __aiter__(self) -> Facts:
         return self
 
     async def __anext__(self) -> Fact:
         await trio.lowlevel.checkpoint()
-        if self._over:
-            raise StopAsyncIteration
         while not self._facts:
+            if self._over:
+                raise StopAsyncIteration
             self._news = trio.Event()
             await self._news.wait()
-        fact = self._facts.popleft()
-        if isinstance(fact, facts.RunEnded):
-            self._over = True
-            self._unsubscribe()
-        return fact
+        return self._facts.popleft()
 
 
 class _Run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,10 +19,11 @@ import trio
 pytest.importorskip("torch")
 
 import prime
-from prime.errors import ConfigError, ConflictError, RunFailedError
+from prime.errors import ActorUsageError, ConfigError, ConflictError, RunFailedError
 from prime.trainer import facts
 from prime.trainer.data.order import share, step_indices
 from prime.trainer.gang.lock import sole_trainer
+from prime.trainer.gang.ranks import variables_of
 from prime.trainer.gang.result import Result
 from prime.trainer.gang.trainer import Trainer
 from prime.trainer.job import Job, job_of
@@ -183,6 +185,27 @@ async def test_a_model_that_cannot_be_had_is_no_loss_but_an_error_at_once(tmp_pa
 async def test_a_second_trainer_in_a_runs_folder_is_refused(tmp_path: Path) -> None:
     with sole_trainer(tmp_path), pytest.raises(ConflictError, match=str(tmp_path)):
         await Trainer(job(tmp_path)).train()
+
+
+async def test_whoever_reads_the_facts_of_a_run_that_is_refused_is_let_go(tmp_path: Path) -> None:
+    trainer = Trainer(job(tmp_path))
+    reader = trainer.facts()
+    with sole_trainer(tmp_path), pytest.raises(ConflictError):
+        await trainer.train()
+    with trio.fail_after(5):
+        assert [fact async for fact in reader] == []
+
+
+async def test_run_within_a_program_on_trio_says_what_to_call_instead(tmp_path: Path) -> None:
+    with pytest.raises(ActorUsageError, match="within a program on Trio"):
+        Trainer(job(tmp_path)).run()
+
+
+@pytest.mark.parametrize(("users", "taken"), [("eth7", "eth7"), ("", "lo")])
+def test_the_interface_that_a_user_names_is_kept(users: str, taken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", users)
+    assert variables_of(job(Path("nowhere")), None)["GLOO_SOCKET_IFNAME"] == taken
 
 
 @pytest.fixture
