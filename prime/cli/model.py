@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -128,9 +130,10 @@ def of(run: str) -> Checkpoints:
     places = [Path(run) / CHECKPOINTS, Path(run)]
     if Path(run).name == run:
         places.insert(0, RUNS / run / CHECKPOINTS)
-    for place in places:
-        if place.is_dir() and (place.name == CHECKPOINTS or any(place.glob("step-*"))):
-            return Checkpoints(place)
+    with contextlib.suppress(OSError, ValueError):  # no path, such as a name of thousands of letters
+        for place in places:
+            if place.is_dir() and (place.name == CHECKPOINTS or any(place.glob("step-*"))):
+                return Checkpoints(place)
     raise NotFoundError(f"no checkpoints of {run!r} here", hint=_where(run))
 
 
@@ -138,7 +141,7 @@ def _where(run: str) -> str:
     known = sorted(path.parent.name for path in RUNS.glob(f"*/{CHECKPOINTS}"))
     if known:
         return f"these runs are in ./runs: {', '.join(known[:10])}{', …' if len(known) > 10 else ''}"
-    looked = Path(run) if Path(run).is_dir() else RUNS
+    looked = Path(run) if os.path.isdir(run) else RUNS  # noqa: PTH112 - it takes what is no path, too
     return f"{looked} has none; name the run's folder, or start one with `prime train run`"
 
 

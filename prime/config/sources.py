@@ -54,7 +54,7 @@ def file_layer(file: Path, schema: Schema[Any] = NODE) -> Layer:
 def read_file(file: Path, schema: Schema[Any] = NODE) -> str:
     """Return a configuration file's text; `ConfigError` if it is missing, unreadable or no text."""
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
     except FileNotFoundError:
         raise ConfigError(f"{file}: there is no such configuration file", hint=schema.missing) from None
     except UnicodeDecodeError as error:
@@ -70,6 +70,8 @@ def text_layer(text: str, file: str, schema: Schema[Any] = NODE) -> Layer:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(_syntax_fault(file, text, error), hint="the format is TOML: `key = value`") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+        raise ConfigError(f"{file}: cannot be read ({error})", hint="the format is TOML: `key = value`") from None
     lines = lines_of_keys(text)
     return Layer("file", dict(_settings(tables, lines, file, schema)))
 

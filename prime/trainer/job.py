@@ -35,6 +35,10 @@ def _name_fault(name: str) -> str:
     return f"{shown(name)} is no name: letters, digits, - _ and . only (it names a folder)"
 
 
+def _folder_fault(folder: str) -> str:
+    return f"{shown(folder)} is no path" if "\0" in folder else ""
+
+
 def _named(value: object) -> object:
     """Return the name of a function that a program gives as it is: `module:function`, or `file.py:function`."""
     if not callable(value):
@@ -52,7 +56,13 @@ def _named(value: object) -> object:
 
 def _plain_options(value: object) -> object:
     """Take lists where a program gives tuples: a table that went to another process and back compares equal."""
-    return json.loads(json.dumps(value)) if isinstance(value, Mapping) else value
+    try:
+        return json.loads(json.dumps(value)) if isinstance(value, Mapping) else value
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"a table of options goes to other processes, and holds what is no text, number, list or table ({error})",
+            hint="give names and numbers; the function that gets the table makes objects of them",
+        ) from None
 
 
 @frozen
@@ -233,7 +243,7 @@ class Job:
     seed: int = key(
         0, "Decides the first parameters, the order of the data and what a model draws.", low=0, high=2**63 - 1
     )
-    folder: str = key("", "The run's folder; empty: runs/NAME.")
+    folder: str = key("", "The run's folder; empty: runs/NAME.", check=_folder_fault)
     model_options: Mapping[str, Any] = key(
         attrs.Factory(dict), "A table for the model's function.", converter=_plain_options
     )

@@ -138,6 +138,7 @@ def test_a_roll_back_and_its_undo(checkpoints: Path, capsys: pytest.CaptureFixtu
     [
         (["list", "other"], 6, "these runs are in ./runs: tiny"),
         (["list", "runs"], 6, "no checkpoints of 'runs' here"),
+        (["list", "a" * 300], 6, "no checkpoints of 'aaa"),
         (["roll-back", "tiny"], 2, "either --step N or --undo"),
         (["roll-back", "tiny", "--step", "1", "--undo"], 2, "either --step N or --undo"),
         (["roll-back", "tiny", "--step", "1"], 6, "these are there: 100, 200, 300"),

@@ -67,6 +67,9 @@ def test_flags_overrule_the_file_as_text_or_as_values(tmp_path: Path) -> None:
         ("[compression]\npolicy = ['int3']\n", "2: compression.policy: 'int3' is not a table of match, codec", ""),
         ("[data_options]\nday = 1979-05-27\n", "1: data_options: {'day': datetime.date(1979, 5, 27)} is not a tab", ""),
         ("optimiser = 3\n", "1: optimiser is no section", "[optimiser]"),
+        ("steps = 1" + "0" * 5000 + "\n", " cannot be read (Exceeds the limit", "TOML"),
+        ("[model_options]\nx = " + "[" * 2000 + "]" * 2000 + "\n", " cannot be read (maximum recursion depth", "TOML"),
+        ('folder = "a\\u0000"\n', '1: folder: "a\\u0000" is no path', "folder: "),
         ("name = '../x'\n", '1: name: "../x" is no name', ""),
         (
             "steps = 5\n[schedule]\nwarmup_steps = 6\n",
@@ -85,6 +88,15 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, text: str, says: s
         load_job(file)
     assert str(caught.value).replace(str(file), "FILE").startswith(f"FILE:{says}")
     assert hint in caught.value.hint
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    assert load_job(written(tmp_path, "\ufeffsteps = 7\n")).steps == 7
+
+
+def test_options_that_no_other_process_can_get_are_refused() -> None:
+    with pytest.raises(ConfigError, match="goes to other processes"):
+        Job(model_options={"activation": object})
 
 
 def test_every_fault_of_a_file_is_told_at_once(tmp_path: Path) -> None:

@@ -45,13 +45,14 @@ def _write(files: Files, source: Path, path: Path, manifest: Manifest, model: Ma
     entries = [_entry(name, tensor) for name, tensor in model.items()]
     notes = {"format": "pt", "step": str(manifest.step), "job": str(manifest.about.job.get("name", ""))}
     draft = path.with_name(path.name + ".new")
+    about = path.with_suffix(".json")
     try:
         shard = yield from write_shard(files, draft, header(entries, notes), _assembled(source, model))
-        about = path.with_suffix(".json")
         yield from _write_about(files, about, manifest, path.name, shard.sha256)
         files.replace(draft, path)
     finally:
         files.remove(draft)
+        files.remove(about.with_name(about.name + ".new"))
     files.sync_folder(path.parent)
 
 

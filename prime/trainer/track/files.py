@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -26,7 +27,10 @@ def write_report(course: Course, folder: Path) -> None:
     found["files"] = {"events": EVENTS, "report": REPORT}
     if _draw(course, folder):
         found["files"]["curves"] = CURVES
-    _replace(folder / REPORT, json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    # Where there is none, the figures are on the screen, and those of an earlier session are not taken for them.
+    with contextlib.suppress(OSError):
+        (folder / REPORT).unlink(missing_ok=True)
+        _replace(folder / REPORT, json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _draw(course: Course, folder: Path) -> bool:

@@ -43,10 +43,13 @@ def _is_torn(file: Path) -> bool:
 
 
 def read_events(folder: Path) -> Iterator[tuple[Fact, float]]:
-    """Yield the facts of a run and their times (seconds since 1970); lines that are none are passed over."""
+    """Yield the facts of a run and their times (seconds since 1970); lines that are none are passed over.
+
+    There are none where no file can be read: who writes there next is told why.
+    """
     try:
         file = (folder / FILE).open(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
+    except OSError:
         return
     with file:
         yield from filter(None, map(fact_of, file))

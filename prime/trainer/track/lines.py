@@ -53,7 +53,7 @@ def fact_of(line: str) -> tuple[Fact, float] | None:
         event = json.loads(line)
         kind = _KINDS[event["event"]]
         return kind(**_fields(kind, event)), float(event["time"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import trio
 
-from prime.errors import RunFailedError
+from prime.errors import ConfigError, RunFailedError
 from prime.trainer.facts import Fact, TrackerDropped
 from prime.trainer.track.contract import Tracker, TrackerFactory
 from prime.trainer.track.course import Course
@@ -127,11 +127,11 @@ async def open_tracking(job: Any, folder: Path, observers: Iterable[Observer] = 
     Earlier sessions' facts are read first, so that course and report are those of the whole run. `observers` are
     called with each fact after the trackers, in the event loop's thread.
 
-    Raises `ConfigError` for a tracker that cannot be imported, `MissingExtraError` for TensorBoard without its
+    Raises `ConfigError` for a tracker that cannot be imported or a folder that cannot be written to, `MissingExtraError` for TensorBoard without its
     package: before anything is trained.
     """
     makers = await trio.to_thread.run_sync(_makers, job.tracking)
-    trackers: dict[str, Tracker] = {Jsonl.__name__: Jsonl(job, folder)}
+    trackers: dict[str, Tracker] = {Jsonl.__name__: _events(job, folder)}
     tracking = Tracking(trackers)
     for fact, at_s in await trio.to_thread.run_sync(lambda: list(read_events(folder))):
         tracking.course.take(fact, at_s)
@@ -141,6 +141,16 @@ async def open_tracking(job: Any, folder: Path, observers: Iterable[Observer] = 
         yield tracking
     finally:
         await _finish(tracking, folder)
+
+
+def _events(job: Any, folder: Path) -> Jsonl:
+    try:
+        return Jsonl(job, folder)
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename or folder}: the run's events cannot be written ({error.strerror})",
+            hint="set `folder` to one that you may write to",
+        ) from error
 
 
 def _making(make: TrackerFactory, job: Any, folder: Path) -> Callable[[], Tracker]:

@@ -213,10 +213,13 @@ def test_what_cannot_be_exported_is_said(checkpoints: Checkpoints, tmp_path: Pat
     saved(checkpoints, 2)
     with pytest.raises(WorldError, match="No such file or directory"):
         checkpoints.export(2, tmp_path / "missing" / "a.safetensors")
+    (tmp_path / "b.json").mkdir()
+    with pytest.raises(WorldError, match="Is a directory"):
+        checkpoints.export(2, tmp_path / "b.safetensors")
     (checkpoints.at(2).path / "rank-00000.safetensors").write_bytes(b"")
     with pytest.raises(CorruptedError, match=r"rank-00000\.safetensors"):
         checkpoints.export(2, tmp_path / "a.safetensors")
-    assert not list(tmp_path.glob("a.*"))
+    assert [path.name for path in tmp_path.glob("[ab].*")] == ["b.json"]
 
 
 def test_a_start_from_another_models_file_is_refused(tmp_path: Path) -> None:

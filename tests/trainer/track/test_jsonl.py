@@ -55,12 +55,16 @@ def test_a_torn_last_line_costs_that_line_alone(tmp_path: Path, cut: int) -> Non
 
 
 def test_bytes_that_are_no_text_are_passed_over(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_bytes(b"\xff\xfe\x00\n")
+    deep, large = b"[" * 100_000, b'{"event": "train.step_made", "time": 1' + b"0" * 400 + b"}"
+    (tmp_path / FILE).write_bytes(b"\xff\xfe\x00\n" + deep + b"\n" + large + b"\n")
     assert list(read_events(tmp_path)) == []
 
 
 def test_no_file_has_no_facts(tmp_path: Path) -> None:
     assert list(read_events(tmp_path)) == []
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    assert list(read_events(tmp_path / "file")) == list(read_events(tmp_path / "loop")) == []
 
 
 def test_a_folder_that_cannot_be_is_an_error_at_the_start(tmp_path: Path) -> None:

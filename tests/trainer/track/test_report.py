@@ -96,6 +96,18 @@ def test_without_matplotlib_there_are_no_curves(
     assert "curves" not in json.loads((tmp_path / REPORT).read_text())["files"]
 
 
+def test_what_cannot_be_written_is_left_out_and_no_old_report_stays(
+    course: Course, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / REPORT).write_text("{}")
+    monkeypatch.setattr("tempfile.mkstemp", full)
+    write_report(course, tmp_path)
+    assert not (tmp_path / REPORT).exists()
+
+
 def test_a_run_without_a_step_has_curves_all_the_same(tmp_path: Path) -> None:
     write_report(Course(), tmp_path)
     assert (tmp_path / CURVES).exists()

@@ -188,6 +188,13 @@ async def test_a_full_disk_ends_the_events_and_not_the_run(
     assert "RunEnded" in module.TOLD
 
 
+async def test_events_that_cannot_be_written_are_refused_before_the_run(module: Any, tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").mkdir()
+    with pytest.raises(ConfigError, match="events.jsonl: the run's events cannot be written"):
+        async with open_tracking(job("Kept"), tmp_path):
+            pass
+
+
 async def test_the_report_is_that_of_all_sessions(module: Any, tmp_path: Path) -> None:
     stopped = RunEnded(outcome="stopped", step=1, loss=1.0)
     await told(job(), tmp_path / "r", BEGAN, stopped)
