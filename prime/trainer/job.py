@@ -111,7 +111,11 @@ class Parallel:
     """How the ranks share the work."""
 
     ranks: int | str = key(
-        "auto", "Processes that train; auto: one for each GPU, or one without.", low=1, high=4096, choices=("auto",)
+        "auto",
+        "Processes that train, on all hosts; auto: one for each GPU, or one without.",
+        low=1,
+        high=4096,
+        choices=("auto",),
     )
     strategy: str = key(
         "auto",

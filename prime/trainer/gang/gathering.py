@@ -28,7 +28,7 @@ from prime.process.host import Processes
 from prime.trainer.gang.launch import Launch
 from prime.transport.admission import Admission
 from prime.transport.identity import KeyPair
-from prime.transport.links import Links
+from prime.transport.links import LinkLimits, Links
 from prime.transport.multiaddr import TcpPlace, parse_address
 from prime.transport.signing import KeySignatory
 from prime.transport.tcp import Tcp
@@ -36,6 +36,8 @@ from prime.transport.tcp import Tcp
 FILE: Final = "hosts.json"
 SECRET_BYTES: Final = 32
 _BYTES_MAX: Final = 4096
+LINKS_MIN: Final = 64
+"""Links of a host, its peer's old one and the new one among them."""
 
 
 @attrs.frozen
@@ -137,7 +139,13 @@ async def open_networked(key: KeyPair, listen: str, peers: list[str]) -> AsyncIt
     system = System(secret=secrets.token_bytes(32), signatory=signatory)
     system.process_host = Processes(system, key)
     system.network = Links(
-        Tcp(listen), key, emit=system.emit, signatory=signatory, admission=Admission(allow=peers), punch=False
+        Tcp(listen),
+        key,
+        limits=LinkLimits(links_max=max(LINKS_MIN, 2 * len(peers))),
+        emit=system.emit,
+        signatory=signatory,
+        admission=Admission(allow=peers),
+        punch=False,
     )
     async with one_error(), trio.open_nursery() as nursery:
         await nursery.start(system.serve)

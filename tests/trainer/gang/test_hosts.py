@@ -62,8 +62,10 @@ batches = 2
             encoding="utf-8",
         )
 
-    def start(self, host: int, *options: str, hosts: int = 2) -> subprocess.Popen[str]:
-        launched = {"RANK": str(host), "WORLD_SIZE": str(hosts), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    def start(self, host: int, *options: str, launched: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        """Start a host: as torchrun does, or with other variables."""
+        if launched is None:
+            launched = {"RANK": str(host), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
         if host in self.hosts:
             self.ended.append(self.hosts[host])
         self.hosts[host] = subprocess.Popen(
@@ -299,3 +301,29 @@ def test_hosts_with_networks_of_their_own_find_the_interface_between_them(cluste
     (began,) = cluster.events("generation_began")
     assert (began["world"], began["backend"]) == (2, "gloo")
     assert cluster.events("run_ended")[-1]["outcome"] == "done"
+
+
+@pytest.mark.nightly
+def test_a_host_that_stands_still_is_lost_and_ends_when_it_wakes(cluster: Cluster) -> None:
+    cluster.start(0)
+    stopped = cluster.start(1)
+    cluster.wait_for(lambda: cluster.step(0, 60))
+    stopped.send_signal(signal.SIGSTOP)
+    cluster.wait_for(lambda: len(cluster.events("host_awaited")) == 2)
+    stopped.send_signal(signal.SIGCONT)
+    assert cluster.outcome(1)[0] == 4
+    cluster.start(1)
+    assert cluster.outcome(0)[0] == 0, cluster.events()[-5:]
+    assert cluster.outcome(1)[0] == 0
+    check_course(cluster)
+
+
+@pytest.mark.nightly
+def test_slurms_variables_make_hosts_too(cluster: Cluster) -> None:
+    step = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_NNODES": "2", "SLURM_LOCALID": "0"}
+    for host in (0, 1):
+        task = {"SLURM_PROCID": str(host), "SLURM_NODEID": str(host), "SLURM_JOB_NODELIST": "n[1-2]"}
+        cluster.start(host, "--steps", "30", launched=step | task | {"MASTER_ADDR": "127.0.0.1"})
+    assert cluster.outcome(0)[0] == 0, cluster.events()[-5:]
+    assert cluster.outcome(1)[0] == 0
+    assert [each["name"] for each in cluster.events("host_joined")] == ["n2"]
