@@ -53,7 +53,11 @@ def run(
     name: Annotated[str | None, typer.Option("--name", help="Names the run and its folder, runs/NAME.")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the job; may be given again."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Set any key of the job, such as optimiser.learning_rate or model_options.width; may be given again.",
+        ),
     ] = None,
     resume: Annotated[
         bool | None,
@@ -142,15 +146,15 @@ def _pairs(settings: list[str] | None) -> Iterator[tuple[str, str]]:
         yield key.strip(), value.strip()
 
 
-_OPTIONS: Final = {"steps": "--steps", "parallel.ranks": "--ranks", "compression.codec": "--codec", "name": "--name"}
-
-
 def command(job: str, flags: Mapping[str, object]) -> str:
     """Return the command that goes on with a run."""
+    from prime.trainer.job import JOB
+
     words = ["prime", "train", "run", job]
     for key, value in flags.items():
         if value is not None:
-            words += [_OPTIONS[key], str(value)] if key in _OPTIONS else ["--set", f"{key}={value}"]
+            option = JOB.flag(key)
+            words += [option, f"{key}={value}" if option == JOB.setter else str(value)]
     return shlex.join(words)
 
 

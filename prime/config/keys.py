@@ -45,29 +45,32 @@ class Rule:
     def fit(self, kind: type | UnionType, raw: object) -> Value:
         """Return `raw` as a value of that type; raise `ValueError` with the reason if it cannot be."""
         value = _to_rows(self.row, raw) if self.row is not None else to_type(kind, raw)
-        if fault := self.fault(value):
+        if fault := self._fault(kind, value):
             raise ValueError(fault)
         return value
 
-    def fault(self, value: Value) -> str:
+    def _fault(self, kind: type | UnionType, value: Value) -> str:
         """Return what is wrong with a value of the right type, or an empty text."""
         if isinstance(value, int | float) and not isinstance(value, bool) and not self._in_range(value):
-            return f"{shown(value)} is out of range: {self.range_text()}"
+            return f"{shown(value)} is out of range: {self.range_text(kind)}"
         chosen = value if isinstance(value, tuple) else (value,)
         strangers = [item for item in chosen if self.choices and isinstance(item, str) and item not in self.choices]
         if strangers:
-            names = f"none of {', '.join(self.choices)}" if self.low is None else f"not {self.range_text()}"
+            names = (
+                f"none of {', '.join(self.choices)}" if kind is str or kind is tuple else f"not {self.range_text(kind)}"
+            )
             return f"{shown(strangers[0])} is {names}"
         return self.check(value) if self.check is not None else ""
 
     def _in_range(self, value: float) -> bool:
         return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
 
-    def range_text(self) -> str:
-        """Return the range in words: `0.1 to 60 s`, `at least 1`, `one of …`, or an empty text."""
+    def range_text(self, kind: type | UnionType) -> str:
+        """Return in words what a value of a type can be: `0.1 to 60 s`, `1 to 4, or auto`, `one of …`; or an empty text."""
         words = ", ".join(self.choices)
         words = f"one of {words}" if len(self.choices) > 1 else words
-        return ", or ".join(part for part in (self._figures(), words) if part)
+        figures = "true, false" if words and bool in typing.get_args(kind) else self._figures()
+        return ", or ".join(part for part in (figures, words) if part)
 
     def _figures(self) -> str:
         unit = f" {self.unit}" if self.unit else ""
@@ -103,15 +106,9 @@ class Key:
         return f"PRIME_{self.section}__{self.field}".upper()
 
     @property
-    def flag(self) -> str:
-        """The option of the command line that sets it, where a command has one."""
-        return self.rule.flag or f"--{self.field.replace('_', '-')}"
-
-    @property
     def range(self) -> str:
         """What its value can be, in words: `1 to 4096, or auto`, `true, false, or auto`; empty where its type says all."""
-        words = self.rule.range_text()
-        return f"true, false, or {words}" if words and bool in typing.get_args(self.type) else words
+        return self.rule.range_text(self.type)
 
     def fit(self, raw: object) -> Value:
         """Return `raw` as this key's value; raise `ValueError` with the reason if it cannot be."""
@@ -201,6 +198,8 @@ class Schema(Generic[T]):
     """Where a person finds every key, as a hint."""
     missing: str
     """What to do where there is no such file, as a hint."""
+    setter: str = ""
+    """The option of the command line that sets any key, where keys have no options of their own."""
 
     @cached_property
     def sections(self) -> dict[str, type]:
@@ -227,6 +226,19 @@ class Schema(Generic[T]):
         if name not in self.keys:
             raise ConfigError(self.unknown(name), hint=self.suggestion(name))
         return self.keys[name]
+
+    def entry(self, name: str) -> tuple[Key, str] | None:
+        """Return the key whose value is a table, and the name in that table, of `model_options.width`; None if it is none."""
+        parts = name.split(".")
+        heads = (".".join(parts[:count]) for count in range(1, len(parts)))
+        found = next((self.keys[head] for head in heads if head in self.keys and self.keys[head].type is Mapping), None)
+        return None if found is None else (found, name.removeprefix(f"{found.name}."))
+
+    def flag(self, name: str) -> str:
+        """Return the command line's option for a key, or for an entry of one that is a table; `ConfigError` if it is none."""
+        entry = self.entry(name)
+        key = self.find(name) if entry is None else entry[0]
+        return key.rule.flag or self.setter or f"--{key.field.replace('_', '-')}"
 
     def unknown(self, name: str) -> str:
         """Say that a key, or the section before its dot, is not in the schema."""

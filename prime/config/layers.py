@@ -7,12 +7,12 @@ and reports everything that is wrong in one `ConfigError`, a line each.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from attrs import field, frozen
 
 from prime.config.keys import Key, OrderError, Schema
-from prime.config.values import Value, parse_text
+from prime.config.values import Value, parse_entry, parse_text
 from prime.errors import ConfigError
 
 T = TypeVar("T")
@@ -73,12 +73,13 @@ def assemble(layers: Iterable[Layer], schema: Schema[T], *, files: tuple[str, ..
     seen: dict[str, list[Origin]] = {}
     faults: list[Fault] = []
     for layer in layers:
-        for name, setting in layer.settings.items():
+        for given, setting in layer.settings.items():
             try:
-                values[name] = _fitted(schema, name, setting, textual=layer.textual)
+                name, value = _entered(schema, values, given, setting, textual=layer.textual)
             except _FaultError as error:
                 faults.append(error.fault)
                 continue
+            values[name] = value
             seen.setdefault(name, [Origin("default")]).append(Origin(layer.kind, setting.where))
     _raise(faults)
     origins = {name: seen[name][-1] if name in seen else Origin("default") for name in schema.keys}
@@ -106,6 +107,19 @@ def _raise(faults: list[Fault]) -> None:
     if faults:
         hints = dict.fromkeys(fault.hint for fault in faults if fault.hint)
         raise ConfigError("\n".join(fault.text for fault in faults), hint="; ".join(hints))
+
+
+def _entered(
+    schema: Schema[T], values: Mapping[str, Value], name: str, setting: Setting, *, textual: bool
+) -> tuple[str, Value]:
+    """Return a key and its value; for one entry of a table, that of the whole table with it."""
+    entry = schema.entry(name)
+    if entry is None:
+        return name, _fitted(schema, name, setting, textual=textual)
+    key, inner = entry
+    raw = parse_entry(setting.raw) if textual and isinstance(setting.raw, str) else setting.raw
+    table: Any = values.get(key.name, key.default)
+    return key.name, _fitted(schema, key.name, Setting({**table, inner: raw}, setting.where), textual=False)
 
 
 def _fitted(schema: Schema[T], name: str, setting: Setting, *, textual: bool) -> Value:

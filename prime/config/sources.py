@@ -127,6 +127,6 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
 
 
 def flag_layer(flags: Mapping[str, object], schema: Schema[Any] = NODE) -> Layer:
-    """Take the flags that were given; None means not given. `ConfigError` for a name that is no key."""
-    settings = {name: Setting(value, schema.find(name).flag) for name, value in flags.items() if value is not None}
+    """Take the flags that were given; None means not given. `ConfigError` for a name that is no key, nor an entry of one."""
+    settings = {name: Setting(value, schema.flag(name)) for name, value in flags.items() if value is not None}
     return Layer("flag", settings, textual=True)

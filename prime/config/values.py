@@ -40,6 +40,14 @@ def parse_text(kind: type | UnionType, text: str) -> object:
         raise ValueError(f"{text!r} is not {type_names[kind]}") from None
 
 
+def parse_entry(text: str) -> object:
+    """Read an entry of a table, which may be of any type, from plain text: what is no TOML value is a text."""
+    try:
+        return tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
 def _parse_list(text: str) -> list[object]:
     """Read `a,b` or a TOML array."""
     if text.lstrip().startswith("["):

@@ -116,6 +116,7 @@ class Parallel:
         low=1,
         high=4096,
         choices=("auto",),
+        flag="--ranks",
     )
     strategy: str = key(
         "auto",
@@ -164,7 +165,7 @@ def _rules(value: Any) -> Any:
 class Compression:
     """How gradients go between ranks (ddp) or copies of the model (fsdp)."""
 
-    codec: str = key("none", "The codec of gradients on the wire; powersgd needs ddp.", choices=CODECS)
+    codec: str = key("none", "The codec of gradients on the wire; powersgd needs ddp.", choices=CODECS, flag="--codec")
     error_feedback: bool | str = key(
         "auto", "Add what the codec left out to the next step's gradient; auto: on at int4 and powersgd.",
         choices=("auto",),
@@ -233,13 +234,13 @@ class Job:
     Raises `ConfigError` for a value that cannot be, and for values that cannot be together.
     """
 
-    name: str = key("run", "Names the run and its folder.", check=_name_fault)
+    name: str = key("run", "Names the run and its folder.", check=_name_fault, flag="--name")
     model: str = key("charlm", "A name (charlm, mlp, cnn), `module:function` or `file.py:function`.", converter=_named)
     data: str = key(
         "", "A name (stdlib, digits, fashion-mnist), a path (a text, a folder, .jsonl, .parquet), `hf:NAME[:SPLIT]`, or "
         "`module:function`; empty: the model's own (mlp and cnn: fashion-mnist; all others: stdlib).", converter=_named,
     )  # fmt: skip
-    steps: int = key(300, "Optimiser steps until the run is done.", unit="steps", low=1, high=10**9)
+    steps: int = key(300, "Optimiser steps until the run is done.", unit="steps", low=1, high=10**9, flag="--steps")
     batch_size: int = key(
         32, "Samples of one step, over all ranks and microbatches: a run means the same on any number of ranks.",
         unit="samples", low=1, high=10**9,
@@ -295,6 +296,7 @@ JOB: Final = Schema(
     Job,
     "docs/reference/job.md lists every key",
     "`prime train init` writes one; a preset needs none: `prime train run charlm`",
+    setter="--set",
 )
 """What a job.toml can hold."""
 

@@ -156,3 +156,24 @@ def test_a_key_says_what_it_can_be() -> None:
     assert JOB.keys["compression.error_feedback"].range == "true, false, or auto"
     assert JOB.keys["parallel.ranks"].range == "1 to 4096, or auto"
     assert JOB.keys["tracking.tensorboard"].range == ""
+
+
+def test_one_entry_of_a_table_is_set_by_itself(tmp_path: Path) -> None:
+    file = tmp_path / "job.toml"
+    file.write_text("[model_options]\nwidth = 8\nlayers = 2\n")
+    flags = {"model_options.width": "16", "model_options.kind": "wide", "optimiser.options.betas": "[0.9, 0.99]"}
+    job = load_job(file, flags)
+    assert job.model_options == {"width": 16, "layers": 2, "kind": "wide"}
+    assert job.optimiser.options == {"betas": [0.9, 0.99]}
+
+
+def test_a_wrong_value_is_told_with_the_option_that_gave_it(tmp_path: Path) -> None:
+    (file := tmp_path / "job.toml").write_text("")
+    for key, value, told in [
+        ("steps", "0", "--steps: steps: 0 is out of range: 1 to"),
+        ("seed", "-1", "--set: seed: -1 is out of range"),
+        ("compression.error_feedback", "on", '--set: compression.error_feedback: "on" is not true, false, or auto'),
+    ]:
+        with pytest.raises(ConfigError) as caught:
+            load_job(file, {key: value})
+        assert str(caught.value).startswith(told)

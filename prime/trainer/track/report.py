@@ -25,7 +25,10 @@ def report(course: Course) -> dict[str, Any]:
         "hint": ended.hint if ended else "",
         "step": course.step,
         "steps": began.steps if began else 0,
-        "loss": {"first": _round(course.loss.first), "last": _round(ended.loss if ended else course.loss.last)},
+        "loss": {
+            "first": _round(course.loss.first),
+            "last": _round(ended.loss if ended and ended.loss is not None else course.loss.last),
+        },
         "held_out": _held_out(course),
         "elapsed_s": round(elapsed_s, 3),
         "time_s": {name: round(value, 3) for name, value in course.split.parts(elapsed_s).items()},
@@ -135,7 +138,9 @@ def _nats(value: float | None) -> str:
 
 
 def _held_out_text(held: Mapping[str, Any]) -> str:
-    text = f"{_nats(held['first'])} -> {_nats(held['last'])}, best {_nats(held['best'])} at step {held['best_step']:,}"
+    text = f"{_nats(held['best'])} at step {held['best_step']:,}"
+    if held["first"] != held["last"]:
+        text = f"{_nats(held['first'])} -> {_nats(held['last'])}, best {text}"
     text += "".join(f", {name} {_nats(value)}" for name, value in held["measures"].items())
     return text if held["baseline"] is None else f"{text}; without a model {_nats(held['baseline'])}"
 
