@@ -38,7 +38,7 @@ def main() -> None:
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
-        if epoch % 4 == 3:
+        if epoch % 4 == 3 and loop.is_first:  # once, not on every rank
             print(f"epoch {epoch + 1}: loss {loss.item():.3f}, {right(model):.1%} right")
 
 

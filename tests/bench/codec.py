@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a fresh checkout
 import numpy as np
 from _report import machine, say, show
 
-from prime.trainer.codec.engine import Encoded, Vector, codec_engine
+from prime.trainer.codec.cpu import codec_engine
+from prime.trainer.codec.engine import Encoded, Vector
 from prime.trainer.codec.form import Form, form
 from prime.trainer.codec.vectors import Codec
 

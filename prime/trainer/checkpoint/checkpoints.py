@@ -6,7 +6,6 @@ What reads and moves folders needs no torch; `save`, `load` and `export` load it
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import time
@@ -15,9 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from prime.errors import ConflictError, CorruptedError, NotFoundError, WorldError
+from prime.errors import ConflictError, NotFoundError
 from prime.store.files import Files, SystemFiles, Work, finish
 from prime.trainer.checkpoint import folders, retention
+from prime.trainer.checkpoint.faults import damaged, refused
 from prime.trainer.checkpoint.folders import Checkpoint, Damage
 from prime.trainer.checkpoint.manifest import About, Manifest
 from prime.trainer.checkpoint.retention import Retention
@@ -225,24 +225,3 @@ class Checkpoints:
             yield
         except OSError as error:
             raise refused(self.folder, error) from error
-
-
-def damaged(path: Path, damages: Sequence[Damage]) -> CorruptedError:
-    """Return what to tell of a checkpoint whose bytes are not as they were written."""
-    return CorruptedError(
-        f"{path}: " + "; ".join(f"{damage.file}: {damage.complaint}" for damage in damages),
-        hint="the disk damaged it: take another one (`prime model verify` says which are sound), and look at the disk",
-    )
-
-
-def refused(folder: Path, error: OSError) -> WorldError:
-    """Return what to tell of a disk that said no."""
-    hints = {
-        errno.ENOSPC: "free space on that disk; the last good checkpoint is still there",
-        errno.EDQUOT: "free space within this user's quota; the last good checkpoint is still there",
-        errno.ENOENT: "make that folder first",
-        errno.EACCES: "let this user write there, or choose another folder",
-        errno.EROFS: "that disk is read-only: choose another folder",
-    }
-    hint = hints.get(error.errno or 0, "look at the disk: the system's log says what failed")
-    return WorldError(f"{error.filename or folder}: {error.strerror or error}", hint=hint)

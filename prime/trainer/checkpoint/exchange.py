@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from prime.errors import ConfigError, CorruptedError, NotFoundError
 from prime.store.files import Files, Work, finish, write_all
 from prime.trainer.checkpoint import folders
-from prime.trainer.checkpoint.checkpoints import damaged
+from prime.trainer.checkpoint.faults import damaged
 from prime.trainer.checkpoint.folders import Checkpoint
 from prime.trainer.checkpoint.manifest import MODEL, Manifest, StoredTensor
 from prime.trainer.checkpoint.shard import Entry, header, write_shard

@@ -29,7 +29,7 @@ from torch.distributed.tensor import DTensor
 from prime.errors import ActorUsageError, ConfigError, CorruptedError, PrimeError, PrimeInternalError, WorldError
 from prime.store.files import finish
 from prime.trainer.checkpoint import folders
-from prime.trainer.checkpoint.checkpoints import Checkpoints, damaged, refused
+from prime.trainer.checkpoint.faults import damaged, refused
 from prime.trainer.checkpoint.folders import Checkpoint
 from prime.trainer.checkpoint.manifest import About, Manifest, Shard, StoredTensor
 from prime.trainer.checkpoint.names import FolderName
@@ -52,6 +52,8 @@ from prime.version import __version__
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+    from prime.trainer.checkpoint.checkpoints import Checkpoints
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""The contract of the arithmetic, and the choice of an engine for a device, with the reason for it.
+"""The contract of the arithmetic; `cpu.py` and `cuda.py` choose who keeps it on a device.
 
 An engine works on flat arrays and checks nothing: `vectors.py` and `tensors.py` do. There are two kinds with one set of
 verbs: an `Engine` takes numpy arrays, a `TensorEngine` (`tensors.py`) tensors of its device.
@@ -6,17 +6,13 @@ verbs: an `Engine` takes numpy arrays, a `TensorEngine` (`tensors.py`) tensors o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from prime.errors import ConfigError, MissingExtraError
-from prime.trainer.codec.cpu import cpu_choice
-from prime.trainer.codec.form import INT8, Form, form
+from prime.trainer.codec.form import Form
 
-EngineName = Literal["auto", "numba", "torch", "numpy"]
 Vector = npt.NDArray[np.float32]
 """A flat float32 vector, C-contiguous."""
 Encoded = npt.NDArray[np.uint8]
@@ -98,42 +94,3 @@ def folded(
     if not flags:
         engine.decode(form, encoded, own)
     return flags
-
-
-def codec_engine(name: EngineName = "auto") -> Engine:
-    """Import and return the engine of that name; `auto` is numba (a second to load) where it loads, else numpy.
-
-    Raises ConfigError for a name that is none, MissingExtraError where the library is not installed.
-    """
-    try:
-        return _load(cpu_choice().engine if name == "auto" else name)
-    except ModuleNotFoundError as missing:
-        raise MissingExtraError(
-            f"the codec engine {name!r} needs {missing.name}, which is not installed",
-            hint="pip install 'prime-actors[train]', or set the codec engine to 'auto'",
-        ) from missing
-
-
-def warm(codecs: Iterable[str]) -> None:
-    """Have the engine, if it compiles, do that for an all-reduce in these codecs: now, and not while other ranks wait."""
-    for form_ in map(form, codecs):
-        engine, own, one = codec_engine(), np.zeros(INT8.block, np.float32), np.ones(1, np.float32)
-        rows_RB = np.zeros((1, form_.encoded_size_bytes(own.size)), np.uint8)  # noqa: N806 - shape suffix
-        engine.encode(form_, own, rows_RB[0], None, None)
-        engine.fold(form_, rows_RB, one, own, one[0], rows_RB[0].copy(), None, None)
-
-
-def _load(name: str) -> Engine:
-    if name == "numba":
-        from prime.trainer.codec.engine_numba import NumbaEngine
-
-        return NumbaEngine()
-    if name == "torch":
-        from prime.trainer.codec.engine_torch import TorchEngine
-
-        return TorchEngine()
-    if name == "numpy":
-        from prime.trainer.codec.engine_numpy import NumpyEngine
-
-        return NumpyEngine()
-    raise ConfigError(f"no codec engine is called {name!r}", hint="choose one of auto, numba, torch, numpy")

@@ -12,14 +12,17 @@ Shapes: x, into, residuals [D] (any shape of D elements for x and into), encoded
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from prime.errors import LocalProtocolError
+from prime.trainer.codec.cpu import codec_engine
 from prime.trainer.codec.cuda import CudaChoice, choose, triton_fault
-from prime.trainer.codec.engine import Engine, Vector, codec_engine
-from prime.trainer.codec.form import Form, form
+from prime.trainer.codec.engine import Engine, Vector
+from prime.trainer.codec.form import INT8, Form, form
 
 
 class TensorEngine(Protocol):
@@ -138,6 +141,15 @@ def cuda_choice() -> CudaChoice:
     """Choose the engine of this machine's CUDA devices; the oldest counts, since all ranks have to write the same bytes."""
     devices = range(torch.cuda.device_count())
     return choose(min(map(torch.cuda.get_device_capability, devices), default=(0, 0)), triton_fault())
+
+
+def warm(codecs: Iterable[str]) -> None:
+    """Have the engine, if it compiles, do that for an all-reduce in these codecs: now, and not while other ranks wait."""
+    for form_ in map(form, codecs):
+        engine, own, one = codec_engine(), np.zeros(INT8.block, np.float32), np.ones(1, np.float32)
+        rows_RB = np.zeros((1, form_.encoded_size_bytes(own.size)), np.uint8)  # noqa: N806 - shape suffix
+        engine.encode(form_, own, rows_RB[0], None, None)
+        engine.fold(form_, rows_RB, one, own, one[0], rows_RB[0].copy(), None, None)
 
 
 class VectorTensors:

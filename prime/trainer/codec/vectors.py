@@ -10,7 +10,8 @@ from typing import Final
 import numpy as np
 
 from prime.errors import ConfigError, DecodeError, LocalProtocolError
-from prime.trainer.codec.engine import Encoded, Engine, EngineName, Vector, codec_engine
+from prime.trainer.codec.cpu import EngineName, codec_engine
+from prime.trainer.codec.engine import Encoded, Engine, Vector
 from prime.trainer.codec.form import FP16, NON_FINITE, NONE, OVERFLOW, Form, form
 
 BytesLike = bytes | bytearray | memoryview | Encoded

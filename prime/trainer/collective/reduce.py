@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from prime.errors import NonFiniteError, UsageError
-from prime.trainer.codec.engine import codec_engine
+from prime.trainer.codec.cpu import codec_engine
 from prime.trainer.codec.feedback import Feedback
 from prime.trainer.codec.form import NON_FINITE, Form, form
 from prime.trainer.collective.lane import Errand, Lane

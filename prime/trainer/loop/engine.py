@@ -33,8 +33,7 @@ from prime.trainer.checkpoint.shard import DTYPES
 from prime.trainer.checkpoint.state import taken_apart
 from prime.trainer.checkpoint.storage import dtype_name
 from prime.trainer.codec.cpu import cpu_choice
-from prime.trainer.codec.engine import warm
-from prime.trainer.codec.tensors import cuda_choice
+from prime.trainer.codec.tensors import cuda_choice, warm
 from prime.trainer.data.contract import Dataset
 from prime.trainer.data.fingerprint import require_same
 from prime.trainer.data.names import open_dataset

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prime.trainer.codec.engine import codec_engine, folded
+from prime.trainer.codec.cpu import codec_engine
+from prime.trainer.codec.engine import folded
 from prime.trainer.codec.form import FORMS, form
 
 

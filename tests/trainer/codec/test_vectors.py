@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from prime.errors import ConfigError, DecodeError, LocalProtocolError, MissingExtraError
-from prime.trainer.codec.engine import Vector, codec_engine
+from prime.trainer.codec.cpu import codec_engine
+from prime.trainer.codec.engine import Vector
 from prime.trainer.codec.engine_numpy import NumpyEngine
 from prime.trainer.codec.form import INT8, SCALE_MIN
 from prime.trainer.codec.vectors import Codec
