@@ -280,6 +280,7 @@ def test_torchrun_starts_one_process_a_host_or_one_a_rank(cluster: Cluster, each
     assert cluster.events("run_ended")[-1]["outcome"] == "done"
 
 
+@pytest.mark.nightly
 @pytest.mark.network
 @pytest.mark.skipif(
     sys.platform != "linux" or os.geteuid() != 0 or not shutil.which("tc"),
