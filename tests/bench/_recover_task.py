@@ -35,13 +35,13 @@ def main() -> None:
     """Make the first step of a job in this process."""
     job_text, began_s = sys.argv[1], float(sys.argv[2])
     from prime.trainer.job import Job
-    from prime.trainer.loop.engine import Engine, prepare
+    from prime.trainer.loop.learner import Learner, prepare
     from prime.trainer.loop.place import Place
 
     job = Job.from_json(job_text)
     prepared = prepare(job)
     ready_s = time.time() - began_s
-    Engine(job, Place(device="cpu"), prepared).train_step()
+    Learner(job, Place(device="cpu"), prepared).train_step()
     sys.stdout.write(json.dumps({"ready": ready_s, "made": time.time() - began_s}) + "\n")
 
 

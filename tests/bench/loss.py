@@ -46,18 +46,18 @@ def be_a_rank(rank: int, steps: int, codecs: list[str], store: str) -> None:
     import torch.distributed as dist
 
     from prime.trainer.job import job_of
-    from prime.trainer.loop.engine import Engine
+    from prime.trainer.loop.learner import Learner
     from prime.trainer.loop.place import Place
 
     dist.init_process_group("gloo", store=dist.FileStore(store, WORLD), rank=rank, world_size=WORLD)
     for codec in codecs:
-        engine = Engine(job_of(job_tables(codec, steps)), Place(rank=rank, local_rank=rank, world=WORLD))
+        learner = Learner(job_of(job_tables(codec, steps)), Place(rank=rank, local_rank=rank, world=WORLD))
         started = time.perf_counter()
-        reports = [engine.train_step() for _ in range(steps)]
+        reports = [learner.train_step() for _ in range(steps)]
         last = reports[-50:]
         found = {
             "codec": codec,
-            "held_out": engine.evaluate(16),
+            "held_out": learner.evaluate(16),
             "training": sum(report.loss for report in last) / len(last),
             "bytes_sent": sum(report.bytes_sent for report in reports),
             "bytes_exact": sum(report.bytes_exact for report in reports),

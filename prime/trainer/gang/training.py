@@ -24,7 +24,7 @@ from prime.trainer.gang.interfaces import INTERFACE
 from prime.trainer.gang.messages import Item, Kept, Made, Measured, Placed, TakeRank
 from prime.trainer.gang.trouble import trouble_of
 from prime.trainer.job import Job
-from prime.trainer.loop.engine import Engine, Prepared, device_of, prepare
+from prime.trainer.loop.learner import Learner, Prepared, device_of, prepare
 from prime.trainer.loop.place import Place, StepReport
 
 GROUP_TIMEOUT = timedelta(days=7)
@@ -46,7 +46,7 @@ class Training:
         self._folder = folder / CHECKPOINTS
         self._say_item = say
         self._prepared: Prepared | None = None
-        self._engine: Engine | None = None
+        self._learner: Learner | None = None
         self._checkpoints: Checkpoints | None = None
         self._saving: Saving | None = None
         self._rank = TakeRank(0, 0, 1, -1, "")
@@ -67,16 +67,16 @@ class Training:
         self._rank, self.step, self.work = rank, max(rank.step, 0), 0
         self._measured_step, self._saved_step = -1, rank.step
         try:
-            engine = self._meet()
-            self._resume(engine)
-            self._go(engine, brake)
+            learner = self._meet()
+            self._resume(learner)
+            self._go(learner, brake)
         except BaseException as error:  # noqa: BLE001 - the border to the user's model: whatever it raises is news
             loading = isinstance(error, CorruptedError)
             self._say(trouble=trouble_of(error, of_peer=is_of_peer(error), loading=loading))
 
     # ------------------------------------------------------------------------------------------------ begin and end
 
-    def _meet(self) -> Engine:
+    def _meet(self) -> Learner:
         rank = self._rank
         place = Place(rank=rank.rank, local_rank=rank.local_rank, world=rank.world)
         if rank.world > 1:
@@ -92,40 +92,40 @@ class Training:
                 timeout=GROUP_TIMEOUT,
             )
         prepared, self._prepared = self._prepared, None
-        self._engine = Engine(self._job, place, prepared)
+        self._learner = Learner(self._job, place, prepared)
         self.work += 1
-        return self._engine
+        return self._learner
 
-    def _resume(self, engine: Engine) -> None:
+    def _resume(self, learner: Learner) -> None:
         rules, step = self._job.checkpoint, self._rank.step
         retention = Retention(
             keep_last=rules.keep_last, keep_hours=rules.keep_hours, milestone_steps=rules.milestone_steps
         )
         self._checkpoints = Checkpoints(self._folder, retention)
         if step >= 0:
-            state = engine.state()
+            state = learner.state()
             self._checkpoints.load(step, state)
-            engine.load(state)
+            learner.load(state)
         else:
-            engine.start()
-        self.step = engine.step
-        self._say(placed=self._placed(engine))
+            learner.start()
+        self.step = learner.step
+        self._say(placed=self._placed(learner))
 
-    def _placed(self, engine: Engine) -> Placed:
+    def _placed(self, learner: Learner) -> Placed:
         backend = dist.get_backend() if self._rank.world > 1 else ""
         return Placed(
-            engine.strategy,
+            learner.strategy,
             backend,
-            str(engine.device),
-            engine.codec_engine,
-            engine.parameters,
-            engine.tokens_per_sample,
-            engine.baseline,
+            str(learner.device),
+            learner.codec_engine,
+            learner.parameters,
+            learner.tokens_per_sample,
+            learner.baseline,
         )
 
     def _part(self) -> None:
         """Forget the generation: its model, its group and its files."""
-        self._engine = self._saving = None
+        self._learner = self._saving = None
         checkpoints, self._checkpoints = self._checkpoints, None
         if checkpoints is not None:
             with contextlib.suppress(PrimeError):  # a save in flight when a rank went away
@@ -136,49 +136,49 @@ class Training:
 
     # ------------------------------------------------------------------------------------------------ steps
 
-    def _go(self, engine: Engine, brake: Brake) -> None:
+    def _go(self, learner: Learner, brake: Brake) -> None:
         job = self._job
-        while engine.step < job.steps and brake.begin(engine.step + 1):
-            self._make_step(engine)
-            if _is_due(engine.step, job.evaluation.every_steps):
-                self._measure(engine)
-            if _is_due(engine.step, job.checkpoint.every_steps) and engine.step < job.steps:
-                self._save(engine, wait=False)
+        while learner.step < job.steps and brake.begin(learner.step + 1):
+            self._make_step(learner)
+            if _is_due(learner.step, job.evaluation.every_steps):
+                self._measure(learner)
+            if _is_due(learner.step, job.checkpoint.every_steps) and learner.step < job.steps:
+                self._save(learner, wait=False)
             self._tell_of_saving()
         if brake.is_released:
             return
-        if self._measured_step != engine.step:
-            self._measure(engine)
-        self._save(engine, wait=True)
+        if self._measured_step != learner.step:
+            self._measure(learner)
+        self._save(learner, wait=True)
         self._say(finished=True)
 
-    def _make_step(self, engine: Engine) -> None:
-        report = engine.train_step()
+    def _make_step(self, learner: Learner) -> None:
+        report = learner.train_step()
         self.step = report.step
         self.work += 1
         self._loss = report.loss
         if self._rank.rank == 0:
             self._say(made=_made(report))
 
-    def _measure(self, engine: Engine) -> None:
+    def _measure(self, learner: Learner) -> None:
         began_s = time.monotonic()
-        loss = engine.evaluate(self._job.evaluation.batches)
+        loss = learner.evaluate(self._job.evaluation.batches)
         self.work += 1
-        self._measured_step = engine.step
+        self._measured_step = learner.step
         if self._rank.rank == 0:
-            self._say(measured=Measured(engine.step, loss, time.monotonic() - began_s, dict(engine.measures)))
+            self._say(measured=Measured(learner.step, loss, time.monotonic() - began_s, dict(learner.measures)))
 
-    def _save(self, engine: Engine, *, wait: bool) -> None:
+    def _save(self, learner: Learner, *, wait: bool) -> None:
         checkpoints = self._checkpoints
         assert checkpoints is not None  # noqa: S101 - a pair with `_resume`
         self._settle(checkpoints)
-        if engine.step == self._saved_step:
+        if learner.step == self._saved_step:
             return  # it halts where it was saved just now
-        self._saved_step = engine.step
+        self._saved_step = learner.step
         about = About(
-            job=self._job.tables(), loss=self._loss, dataset=engine.fingerprint, generation=self._rank.generation
+            job=self._job.tables(), loss=self._loss, dataset=learner.fingerprint, generation=self._rank.generation
         )
-        self._saving = checkpoints.save(engine.step, engine.state(), about, wait=wait)
+        self._saving = checkpoints.save(learner.step, learner.state(), about, wait=wait)
         self.work += 1
         self._tell_of_saving()
 

@@ -11,6 +11,6 @@
 | `optimisers.py` | optimisers by name |
 | `inner.py` | one step: forward, backward, the norm, the update |
 | `sharding.py` | how the model lies on the ranks: single, ddp, fsdp |
-| `engine.py` | a job in one rank |
+| `learner.py` | a job in one rank |
 | `wrap.py` | a plain loop of the user's own, on several ranks |
 """

@@ -7,7 +7,7 @@ from attrs import frozen
 
 @frozen(kw_only=True)
 class Place:
-    """A rank's place. With a world above 1, `torch.distributed` must be initialised before the engine is built."""
+    """A rank's place. With a world above 1, `torch.distributed` must be initialised before the learner is built."""
 
     rank: int = 0
     local_rank: int = 0

@@ -18,47 +18,47 @@ import torch.distributed as dist
 from prime.errors import PrimeError
 from prime.trainer.checkpoint import About, Checkpoints
 from prime.trainer.job import job_of
-from prime.trainer.loop.engine import Engine
+from prime.trainer.loop.learner import Learner
 from prime.trainer.loop.place import Place
 
 
 def done(tables: dict[str, Any], place: Place, steps: int, extra: dict[str, Any]) -> dict[str, Any]:
     try:
-        engine = Engine(job_of(tables), place)
+        learner = Learner(job_of(tables), place)
         if extra.get("load"):
-            load(engine, extra["load"])
-        reports = [engine.train_step() for _ in range(steps)]
+            load(learner, extra["load"])
+        reports = [learner.train_step() for _ in range(steps)]
         if extra.get("save"):
-            engine.evaluate(3)
-            save(engine, extra["save"])
-        replay = [engine.train_step().loss for _ in range(extra.get("more", 0))]
+            learner.evaluate(3)
+            save(learner, extra["save"])
+        replay = [learner.train_step().loss for _ in range(extra.get("more", 0))]
     except PrimeError as error:
         return {"error": f"{type(error).__name__}: {error}", "hint": error.hint}
     return {
-        "strategy": engine.strategy,
-        "codec_engine": engine.codec_engine,
+        "strategy": learner.strategy,
+        "codec_engine": learner.codec_engine,
         "losses": [report.loss for report in reports] + replay,
         "norms": [report.grad_norm for report in reports],
         "rates": [report.learning_rate for report in reports],
         "bytes": [reports[-1].bytes_sent, reports[-1].bytes_exact],
-        "held_out": engine.evaluate(3),
-        "measures": dict(engine.measures),
-        "bits": bits(engine),
-        "local_elements": sum(local(p).numel() for p in engine.model.module.parameters()),
-        "elements": engine.parameters,
-        "calls": [getattr(block, "calls", 0) for block in getattr(engine.model.module, "blocks", [])],
-        "step": engine.step,
+        "held_out": learner.evaluate(3),
+        "measures": dict(learner.measures),
+        "bits": bits(learner),
+        "local_elements": sum(local(p).numel() for p in learner.model.module.parameters()),
+        "elements": learner.parameters,
+        "calls": [getattr(block, "calls", 0) for block in getattr(learner.model.module, "blocks", [])],
+        "step": learner.step,
     }
 
 
-def save(engine: Engine, folder: str) -> None:
-    Checkpoints(Path(folder)).save(engine.step, engine.state(), About())
+def save(learner: Learner, folder: str) -> None:
+    Checkpoints(Path(folder)).save(learner.step, learner.state(), About())
 
 
-def load(engine: Engine, folder: str) -> None:
-    checkpoints, state = Checkpoints(Path(folder)), engine.state()
+def load(learner: Learner, folder: str) -> None:
+    checkpoints, state = Checkpoints(Path(folder)), learner.state()
     checkpoints.load(checkpoints.at().step, state)
-    engine.load(state)
+    learner.load(state)
 
 
 def local(tensor: Any) -> torch.Tensor:
@@ -66,9 +66,9 @@ def local(tensor: Any) -> torch.Tensor:
     return found
 
 
-def bits(engine: Engine) -> str:
+def bits(learner: Learner) -> str:
     """Return a hash of the bits of all parameters; empty on the other ranks."""
-    tensors = engine.full_parameters()
+    tensors = learner.full_parameters()
     whole = b"".join(tensors[name].contiguous().numpy().tobytes() for name in sorted(tensors))
     return hashlib.sha256(whole).hexdigest() if tensors else ""
 

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from tests.trainer.loop.group import group  # noqa: E402 - after the check that torch is there
-from tests.trainer.loop.test_engine import coded, fsdp, tables  # noqa: E402
+from tests.trainer.loop.test_learner import coded, fsdp, tables  # noqa: E402
 
 STEPS = 300
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1_800)]

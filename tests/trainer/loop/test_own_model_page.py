@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from prime.trainer.job import load_job  # noqa: E402 - after the check that torch is there
-from prime.trainer.loop.engine import Engine  # noqa: E402
+from prime.trainer.loop.learner import Learner  # noqa: E402
 from prime.trainer.loop.place import Place  # noqa: E402
 
 ROOT = Path(__file__).parents[3]
@@ -28,8 +28,8 @@ def test_each_job_of_the_page_trains(tmp_path: Path, number: int) -> None:
     (tmp_path / "job.toml").write_text(JOBS[number])
     if "digits" in JOBS[number]:
         pytest.importorskip("sklearn", reason="pip install scikit-learn")
-    engine = Engine(load_job(tmp_path / "job.toml", {"parallel.device": "cpu"}), Place())
-    losses = [engine.train_step().loss for _ in range(12)]
+    learner = Learner(load_job(tmp_path / "job.toml", {"parallel.device": "cpu"}), Place())
+    losses = [learner.train_step().loss for _ in range(12)]
     assert losses[-1] < losses[0]
 
 

@@ -1,4 +1,4 @@
-"""The engine: one job has one loss curve, on one rank and on two, however the model lies on them."""
+"""The learner: one job has one loss curve, on one rank and on two, however the model lies on them."""
 
 from __future__ import annotations
 
@@ -283,20 +283,20 @@ def test_what_cannot_be_is_refused_on_every_rank_alike(two: list[Found], name: s
 def test_what_needs_a_gpu_says_so(two: list[Found]) -> None:
     assert "float16 needs a GPU" in two[0]["float16"]["error"]
     with pytest.raises(ConfigError, match="torch sees no GPU"):
-        ranks.Engine(job_of(tables(parallel={"device": "cuda"})), Place())
+        ranks.Learner(job_of(tables(parallel={"device": "cuda"})), Place())
 
 
 def test_a_run_starts_with_the_parameters_of_a_file(tmp_path: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from prime.trainer.loop.engine import Engine
+    from prime.trainer.loop.learner import Learner
 
     file = tmp_path / "start.safetensors"
-    taught = Engine(job_of(tables()), Place())
+    taught = Learner(job_of(tables()), Place())
     taught.train_step()
     save_file(taught.full_parameters(), file)
-    fresh = Engine(job_of(tables(seed=9, checkpoint={"start": str(file)})), Place())
+    fresh = Learner(job_of(tables(seed=9, checkpoint={"start": str(file)})), Place())
     before = fresh.full_parameters()
     fresh.start()
     started = fresh.full_parameters()
@@ -308,14 +308,14 @@ def test_a_run_starts_with_the_parameters_of_a_file(tmp_path: Path) -> None:
 
 
 def resumed(job: dict[str, Any], folder: Path) -> Any:
-    engine = ranks.Engine(job_of(job), Place())
-    ranks.load(engine, str(folder))
-    return engine
+    learner = ranks.Learner(job_of(job), Place())
+    ranks.load(learner, str(folder))
+    return learner
 
 
 @pytest.mark.parametrize("before", [0.0, 0.2])
 def test_what_the_job_says_of_the_optimiser_holds_after_it_was_edited(tmp_path: Path, before: float) -> None:
-    first = ranks.Engine(job_of(tables(optimiser={"name": "adam", "weight_decay": before})), Place())
+    first = ranks.Learner(job_of(tables(optimiser={"name": "adam", "weight_decay": before})), Place())
     first.train_step()
     ranks.save(first, str(tmp_path))
     for decay in (0.0, 0.3):
@@ -327,12 +327,12 @@ def test_what_the_job_says_of_the_optimiser_holds_after_it_was_edited(tmp_path: 
 
 
 def test_what_an_optimiser_keeps_beside_its_arguments_goes_on(tmp_path: Path) -> None:
-    first = ranks.Engine(job_of(tables()), Place())
+    first = ranks.Learner(job_of(tables()), Place())
     for each in first._optimiser.param_groups:
         each["seen"] = 7
     first.train_step()
     ranks.save(first, str(tmp_path))
-    second = ranks.Engine(job_of(tables()), Place())
+    second = ranks.Learner(job_of(tables()), Place())
     for each in second._optimiser.param_groups:
         each["seen"] = 0
     ranks.load(second, str(tmp_path))
@@ -340,7 +340,7 @@ def test_what_an_optimiser_keeps_beside_its_arguments_goes_on(tmp_path: Path) ->
 
 
 def test_another_optimiser_is_refused(tmp_path: Path) -> None:
-    first = ranks.Engine(job_of(tables(optimiser={"name": "sgd"})), Place())
+    first = ranks.Learner(job_of(tables(optimiser={"name": "sgd"})), Place())
     first.train_step()
     ranks.save(first, str(tmp_path))
     with pytest.raises(ConfigError, match="of another model or optimiser: it lacks"):
@@ -348,9 +348,9 @@ def test_another_optimiser_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_was_frozen_before_an_evaluation_is_frozen_after_it() -> None:
-    engine = ranks.Engine(job_of(tables(model_options={"noisy": True})), Place())
-    noise: Any = engine.model.module.get_submodule("noise")
-    engine.evaluate(1)
+    learner = ranks.Learner(job_of(tables(model_options={"noisy": True})), Place())
+    noise: Any = learner.model.module.get_submodule("noise")
+    learner.evaluate(1)
     assert (noise.means.training, noise.still.training) == (True, False)
 
 
@@ -391,5 +391,5 @@ def unfit(tmp_path: Path) -> str:
 )
 def test_a_model_that_cannot_be_trained_is_refused_before_a_step(unfit: str, name: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says) as caught:
-        ranks.Engine(job_of(tables(model=f"{unfit}:{name}")), Place()).train_step()
+        ranks.Learner(job_of(tables(model=f"{unfit}:{name}")), Place()).train_step()
     assert caught.value.hint

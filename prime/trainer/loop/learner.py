@@ -73,8 +73,8 @@ def prepare(job: Job, world: int = 1) -> Prepared:
     return ready
 
 
-class Engine:
-    """Trains a job as one rank of its group. `prepared` saves the time of `prepare`; an engine uses it up.
+class Learner:
+    """Trains a job as one rank of its group. `prepared` saves the time of `prepare`; a learner uses it up.
 
     Raises `ConfigError` or `DataError` where the model or the data cannot be had, or do not fit the group.
     """
