@@ -71,6 +71,11 @@ def resolve(name: str, key: str, presets: Mapping[str, str] = MappingProxyType({
         module = _from_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
     except (ImportError, OSError) as error:
         raise ConfigError(f"{key}: {module_name} cannot be imported ({error})", hint=hint) from error
+    except (Exception, SystemExit) as error:  # a program that reads its own arguments, for one
+        raise ConfigError(
+            f"{key}: {module_name} raised {type(error).__name__}: {error}{_last_place(error)}",
+            hint="it is imported, not run: what a program does belongs under `if __name__ == '__main__':`",
+        ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
         raise ConfigError(f"{key}: {module_name} has no function {function_name!r}", hint=hint)
@@ -89,14 +94,14 @@ def built(name: str, what: What, request: Any) -> Any:
         return function(request)
     except PrimeError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"{key}: {name} raised {type(error).__name__}: {error}{_last_place(error)}",
             hint=f"the function must take the {type(request).__name__}; run it by itself to debug it",
         ) from error
 
 
-def _last_place(error: Exception) -> str:
+def _last_place(error: BaseException) -> str:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

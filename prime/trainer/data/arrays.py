@@ -16,6 +16,8 @@ from prime.trainer.data.contract import Indices
 from prime.trainer.data.fingerprint import fingerprint
 
 HELD_OUT_EVERY: Final = 20
+CLASSES_MAX: Final = 2**20
+"""Labels beyond it are numbers of something, not classes that a guess could be made among."""
 HELD_OUT_ROWS: Final = 250
 """Samples of a held-out batch: it needs no gradient, so it may be larger than one to train on."""
 
@@ -96,6 +98,8 @@ def class_baseline(training: Array, held_out: Array) -> float | None:
     Frequencies are those of the training labels, with one added to each count (Laplace).
     """
     if training.dtype.kind != "i" or min(training.min(), held_out.min()) < 0:
+        return None
+    if max(training.max(), held_out.max()) >= CLASSES_MAX:
         return None
     count = np.bincount(training, minlength=int(held_out.max()) + 1) + 1
     return -float(np.log(count / count.sum())[held_out].mean())

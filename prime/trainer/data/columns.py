@@ -90,7 +90,7 @@ def dataset_of_table(table: Table, request: Request) -> Dataset:
     columns = columns.of(table.name, table.columns)
     if columns.text:
         return text_dataset(documents(table.texts(columns.text), table.name), table.name, settings)
-    labels = classes(table.labels(columns.label)) if columns.label else None
+    labels = classes(table.labels(columns.label), table.name) if columns.label else None
     inputs = joined([table.numbers(column) for column in columns.features], table.name)
     return ArrayDataset.split(Samples(inputs, labels), table.name, scale=columns.scale)
 
@@ -109,13 +109,17 @@ def joined(columns: Sequence[Array], name: str) -> Array:
     return np.concatenate([column.reshape(len(column), -1) for column in found], axis=1)
 
 
-def classes(labels: Array) -> Array:
+def classes(labels: Array, name: str) -> Array:
     """Return labels as classes int64[N] or as float32[N]: names become their places in the sorted list of all names."""
     if labels.dtype.kind in "US":
         return np.unique(labels, return_inverse=True)[1].astype(np.int64)
     if labels.dtype.kind in "iub":
         return labels.astype(np.int64)
-    return labels.astype(np.float32)
+    found = labels.astype(np.float32)
+    if not np.isfinite(found).all():
+        row = int(np.argmin(np.isfinite(found.reshape(len(found), -1)).all(1)))
+        raise DataError(f"{name}: the label of row {row + 1} is not finite", hint="leave such rows out")
+    return found
 
 
 def documents(texts: Iterable[str], name: str) -> list[str]:

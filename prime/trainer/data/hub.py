@@ -7,6 +7,7 @@ memory. The split is `train` by default; the option `configuration` chooses one 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -55,7 +56,8 @@ def _parted(name: str) -> tuple[str, str]:
 
 def is_saved(path: Path) -> bool:
     """Say whether a folder is one that the library's `save_to_disk` wrote."""
-    return any((path / file).is_file() for file in ("dataset_info.json", "dataset_dict.json"))
+    files = ("dataset_info.json", "dataset_dict.json")
+    return any(os.path.isfile(path / file) for file in files)  # noqa: PTH113 - thousands of letters are no path
 
 
 @attrs.frozen(eq=False)
@@ -83,6 +85,8 @@ class HubDataset:
         names: set[Any] = set()
         if columns.label and getattr(rows.features[columns.label], "dtype", "") in ("string", "large_string"):
             names = {name for part in (rows, reserved) if part is not None for name in part.unique(columns.label)}
+        if reserved is not None and not len(reserved):
+            raise DataError(f"{name}: data_options.held_out_split has no rows", hint="name another split, or none")
         wanted = [column for column in (*columns.features, columns.label) if column]
         first, second = (
             None if part is None else part.with_format("numpy", columns=wanted) for part in (rows, reserved)

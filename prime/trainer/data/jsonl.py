@@ -94,7 +94,7 @@ class Lines:
 
 def _object(line: bytes, where: str) -> Mapping[str, Any]:
     try:
-        found = json.loads(line.decode("utf-8"))
+        found = json.loads(line.decode("utf-8").removeprefix("\ufeff"))  # some editors begin a file with this mark
     except UnicodeDecodeError as error:
         raise DataError(f"{where} is not UTF-8 (byte {error.start + 1})", hint=_HINT) from None
     except (ValueError, RecursionError) as error:

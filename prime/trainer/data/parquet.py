@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +36,7 @@ class Parquet:
 
     def __init__(self, name: str, paths: list[Path]) -> None:
         self.name = name
+        self._paths = paths
         self._files = [_opened(path) for path in paths]
         self.columns: tuple[str, ...] = tuple(self._files[0].schema_arrow.names)
         if not sum(file.metadata.num_rows for file in self._files):
@@ -43,9 +44,10 @@ class Parquet:
 
     def texts(self, column: str) -> Iterator[str]:
         """Yield a column of strings; rows without one are refused."""
+        self._require_alike(column)
         row = 0
         for file in self._files:
-            for batch in file.iter_batches(ROWS, columns=[column]):
+            for batch in _read(file.iter_batches(ROWS, columns=[column]), self.name):
                 for value in batch.column(0).to_pylist():
                     row += 1
                     if not isinstance(value, str):
@@ -71,17 +73,30 @@ class Parquet:
             return np.array(values.to_pylist())
         return _numbers(values, f"{self.name}: column {column!r}")
 
+    def _require_alike(self, column: str) -> None:
+        """Refuse a column that is not in all files of a folder, or is of several types."""
+        kinds = [dict(zip(each.schema_arrow.names, each.schema_arrow.types, strict=True)) for each in self._files]
+        for path, types in zip(self._paths, kinds, strict=True):
+            if types.get(column) != kinds[0][column]:
+                found = f"of the type {types[column]}" if column in types else "missing"
+                raise DataError(
+                    f"{path}: column {column!r} is {found}, and {kinds[0][column]} in {self._paths[0].name}",
+                    hint="the files of a folder are one table: write them alike, or name one of them",
+                )
+
     def _column(self, column: str) -> Any:
         """Read one column of all files as one pyarrow array."""
         from pyarrow import chunked_array
 
+        self._require_alike(column)
         size_bytes = sum(_column_bytes(file, column) for file in self._files)
         if size_bytes > TABLE_SIZE_BYTES_MAX:
             raise DataError(
                 f"{self.name}: column {column!r} takes {size_bytes / 2**30:.1f} GiB, and is read into memory",
                 hint="load it once with Hugging Face's datasets, save_to_disk, and name that folder: it is mapped",
             )
-        chunks = [chunk for file in self._files for chunk in file.read([column]).column(0).chunks]
+        tables = _read((file.read([column]) for file in self._files), self.name)
+        chunks = [chunk for table in tables for chunk in table.column(0).chunks]
         return chunked_array(chunks).combine_chunks()
 
 
@@ -97,6 +112,17 @@ def _opened(path: Path) -> Any:
         raise DataError(
             f"{path} cannot be read as Parquet: {error}", hint="write it again, or check its path"
         ) from error
+
+
+def _read(parts: Iterable[Any], name: str) -> Iterator[Any]:
+    """Yield what is read. Raises `DataError` where the file turns out to be damaged."""
+    from pyarrow import ArrowException
+
+    try:
+        yield from parts
+    except (ArrowException, OSError) as error:
+        text = str(error).partition("\n")[0]
+        raise DataError(f"{name} cannot be read as Parquet: {text}", hint="it is damaged: write it again") from error
 
 
 def _column_bytes(file: Any, column: str) -> int:

@@ -56,7 +56,7 @@ class OwnDataset:
     def __init__(self, found: Any, name: str) -> None:
         self._found, self._name = found, name
         self.baseline: float | None = getattr(found, "baseline", None)
-        self.fingerprint: str = getattr(found, "fingerprint", "")
+        self.fingerprint: str = str(getattr(found, "fingerprint", ""))
         self.tokens_per_sample: int = getattr(found, "tokens_per_sample", 0)
 
     def __len__(self) -> int:
@@ -69,8 +69,9 @@ class OwnDataset:
 
     def held_out(self, count: int) -> Sequence[Any]:
         """Return the user's batches. Raises `ConfigError` where there are none."""
-        batches: Sequence[Any] = self._found.held_out(count)
-        if not len(batches):
+        found = self._found.held_out(count)
+        batches: Sequence[Any] = list(() if found is None else found)
+        if not batches:
             raise ConfigError(f"{self._name}: `held_out` gave no batches", hint=_CONTRACT)
         return batches
 
@@ -86,6 +87,10 @@ class MapDataset:
             raise DataError(
                 f"{name}: of {len(samples)} samples none can be held out",
                 hint=f"it takes {HELD_OUT_EVERY}, or a dataset as its attribute `held_out`",
+            )
+        if not self._split and not len(self._reserved):
+            raise DataError(
+                f"{name}: its attribute `held_out` is empty", hint="leave it away, and every 20th is held out"
             )
         self._collate: Callable[[list[Any]], Any] = _collate_of(samples)
         self.baseline: float | None = getattr(samples, "baseline", None)

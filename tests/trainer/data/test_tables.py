@@ -185,6 +185,11 @@ GOOD = b'{"text": "abc", "n": 1}\n'
         (GOOD + b'{"n": [[2], [2, 3]]}\n', {"features": ["n"]}, "line 2"),
         (GOOD + b'{"n": null}\n', {"features": ["n"]}, "line 2: 'n' is null, not numbers"),
         (GOOD * 25 + b'{"n": NaN}\n', {"features": ["n"]}, "row 26 holds a number that is not finite"),
+        (
+            b'{"n": 1, "y": 2}\n' * 25 + b'{"n": 1, "y": NaN}\n',
+            {"features": ["n"], "label": "y"},
+            "row 26 is not finite",
+        ),
         (GOOD + b'{"n": 1, "text": 5}\n', {"features": ["n"], "label": "text"}, "line 2: 'text' is 5, no label like"),
         (GOOD + b'{"n": 1, "text": {}}\n', {"features": ["n"], "label": "text"}, "line 2: 'text' is {}, no label"),
     ],
@@ -197,6 +202,18 @@ def test_lines_that_cannot_be_used_are_named(
     with pytest.raises(DataError, match=said) as caught:
         opened(path, **options)
     assert caught.value.hint
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD * 30)
+    assert len(opened(path, features=["n"])) == 29
+
+
+def test_labels_that_are_numbers_of_something_are_not_counted(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"n": 1, "user": 10**12 + i}) + "\n" for i in range(30)))
+    assert opened(path, features=["n"], label="user").baseline is None
 
 
 def test_a_file_that_goes_away(tmp_path: Path) -> None:
@@ -213,6 +230,26 @@ def test_a_folder_of_parquet_files_is_one_table(tmp_path: Path) -> None:
     data = opened(tmp_path, features=["a"], label="name")
     assert len(data) == 95
     assert data.batch(np.array([94]))[0].tolist() == [[98]]
+
+
+def test_a_folder_of_parquet_files_needs_the_columns_that_are_read_alike(tmp_path: Path) -> None:
+    parquet(tmp_path, [{"a": 1, "b": None, "t": "abc"}] * 30).rename(tmp_path / "a.parquet")
+    parquet(tmp_path, [{"a": 1, "b": 2.5}] * 30).rename(tmp_path / "b.parquet")
+    assert len(opened(tmp_path, features=["a"])) == 57
+    with pytest.raises(DataError, match=r"b.parquet: column 'b' is of the type double, and null in a\.parquet"):
+        opened(tmp_path, features=["b"])
+    with pytest.raises(DataError, match=r"b.parquet: column 't' is missing, and string in"):
+        opened(tmp_path, text_field="t")
+
+
+@pytest.mark.parametrize("options", [{"features": ["a"]}, {"text_field": "name"}])
+def test_parquet_whose_pages_are_damaged(tmp_path: Path, options: dict[str, Any]) -> None:
+    path = parquet(tmp_path, NUMBERS)
+    content = bytearray(path.read_bytes())
+    content[4 : len(content) // 2] = b"\xff" * (len(content) // 2 - 4)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        opened(path, **options)
 
 
 def test_parquet_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

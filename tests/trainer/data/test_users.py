@@ -71,6 +71,44 @@ def test_torchs_own_and_lists() -> None:
     assert made([float(i) for i in range(40)]).batch(np.array([3])).tolist() == [3.0]
 
 
+def test_nothing_held_out_is_said() -> None:
+    samples = Squares(50)
+    samples.held_out = Squares(0)  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match="`held_out` is empty"):
+        made(samples)
+
+
+@pytest.mark.parametrize("found", [None, iter(())])
+def test_own_batches_that_are_none_are_said(found: Any) -> None:
+    class Own:
+        def __len__(self) -> int:
+            return 9
+
+        def batch(self, indices: Any) -> Any:
+            return indices
+
+        def held_out(self, count: int) -> Any:
+            return found
+
+    with pytest.raises(ConfigError, match="gave no batches"):
+        made(Own()).held_out(2)
+
+
+@pytest.mark.parametrize("line", ["def open_data(job:", "1 / 0", "import argparse, sys; sys.exit(2)"])
+def test_a_file_that_cannot_be_imported_is_the_configurations_fault(tmp_path: Path, line: str) -> None:
+    (tmp_path / "mine.py").write_text(line + "\n")
+    with pytest.raises(
+        ConfigError, match=r"data: .*mine.py raised (SyntaxError|ZeroDivisionError|SystemExit)"
+    ) as caught:
+        open_dataset(Job(data=f"{tmp_path / 'mine.py'}:open_data"))
+    assert "__main__" in caught.value.hint
+
+
+def test_a_name_that_is_no_path_is_said() -> None:
+    with pytest.raises(DataError, match="no such file or folder"):
+        open_dataset(Job(data="a" * 5000 + ".txt"))
+
+
 def test_many_samples_are_asked_for_at_once_where_the_dataset_can() -> None:
     class Several(Squares):
         def __getitems__(self, indices: list[int]) -> list[Any]:
