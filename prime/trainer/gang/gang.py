@@ -61,6 +61,8 @@ class Rules:
     step_s: float = 300.0
     start_s: float = 180.0
     restarts_max: int = 10
+    reusable: bool = True
+    """Whether a process can take another rank: not where torch keeps what it has worked out for the first (`DTensor`)."""
     hosts: int = 1
     host_s: float = 300.0
 
@@ -580,7 +582,7 @@ class Gang:
 
     def _let_go(self, lost: Member) -> None:
         spares = sum(len(self._ready_on(host)) for host in range(self.rules.hosts))
-        survive = spares < self.rules.world
+        survive = self.rules.reusable and spares < self.rules.world
         for each in self._ranked():
             if each is lost or not survive:
                 self._kill(each)

@@ -307,6 +307,13 @@ def test_an_error_that_comes_again_ends_the_run_on_the_second_try(seed: int, ste
     assert lived.gang.restarts == 1
 
 
+def test_a_process_that_cannot_take_another_rank_is_not_kept() -> None:
+    told = Told(reusable=False).training()
+    said = told.hear(core.Died(2, "signal SIGKILL"))
+    assert core.Kill(1) in said
+    assert not any(isinstance(each, core.Leave) for each in said)
+
+
 # ---------------------------------------------------------------------------------------------------- several hosts
 
 

@@ -305,6 +305,23 @@ def test_hosts_with_networks_of_their_own_find_the_interface_between_them(cluste
 
 
 @pytest.mark.nightly
+def test_two_ranks_on_each_host_share_shards_within_it_and_a_codec_between(cluster: Cluster) -> None:
+    options = ("parallel.ranks=4", "parallel.strategy=fsdp", "parallel.replicas=2", "compression.codec=int8")
+    for host in (0, 1):
+        cluster.start(host, *(word for option in options for word in ("--set", option)))
+    cluster.wait_for(lambda: cluster.step(0, 60))
+    os.kill(cluster.rank(0)["process"], signal.SIGKILL)
+    assert cluster.outcome(0)[0] == 0, cluster.events()[-5:]
+    assert cluster.outcome(1)[0] == 0
+    assert {cluster.rank(rank)["host"] for rank in (0, 1)} == {""}
+    assert {cluster.rank(rank)["host"] for rank in (2, 3)} == {socket.gethostname()}
+    began = cluster.events("generation_began")
+    assert [(each["generation"], each["world"], each["strategy"]) for each in began] == [(0, 4, "fsdp"), (1, 4, "fsdp")]
+    assert cluster.events("step_made")[-1]["bytes_sent"] > 0
+    check_course(cluster)
+
+
+@pytest.mark.nightly
 def test_a_host_that_stands_still_is_lost_and_ends_when_it_wakes(cluster: Cluster) -> None:
     cluster.start(0)
     stopped = cluster.start(1)
