@@ -378,10 +378,13 @@ async def test_a_system_made_by_hand_says_who_can_start_processes() -> None:
 async def test_a_start_that_takes_too_long_ends_with_what_it_printed() -> None:
     a = actors()
     async with pool() as (sup, _):
-        with pytest.raises(ActorCrashedError, match="did not start") as caught:
-            await sup.spawn_process(a.Slow, "slow", kind="temporary", starting=2.5, shutdown=0.2)
-        assert isinstance(caught.value.__cause__, DeadlineError)
-        assert "almost there" in str(caught.value)
+        for starting in (1.0, 4.0, 16.0):  # a busy machine's process does not print within the first
+            with pytest.raises(ActorCrashedError, match="did not start") as caught:
+                await sup.spawn_process(a.Slow, "slow", kind="temporary", starting=starting, shutdown=0.2)
+            assert isinstance(caught.value.__cause__, DeadlineError)
+            if "almost there" in str(caught.value):
+                return
+        pytest.fail(f"nothing of what it printed: {caught.value}")
 
 
 async def test_a_spawn_that_is_cancelled_leaves_no_process() -> None:
