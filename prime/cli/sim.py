@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from prime.cli.border import EXIT_INTERRUPTED
+from prime.cli.here import look_here
 from prime.cli.options import AsJson
 from prime.cli.output import emit, json_line, say
 
@@ -282,7 +283,7 @@ def list_scenarios(
     """List scenarios, with what each is about."""
     from prime.sim.run import scenarios_in, shipped
 
-    _look_here()
+    look_here()
     found = {scenario.name: scenario.about for module in (modules or shipped()) for scenario in scenarios_in(module)}
     text = "\n".join(f"{name}\n  {about or '(it has no docstring)'}" for name, about in found.items())
     emit({"scenarios": found}, text or "no scenarios", as_json=as_json)
@@ -292,14 +293,8 @@ def _scenario(name: str) -> Scenario:
     """Return the scenario of that name; modules in the current folder are found."""
     from prime.sim.run import DEFAULT, load
 
-    _look_here()
+    look_here()
     return load(name or DEFAULT)
-
-
-def _look_here() -> None:
-    here = str(Path.cwd())
-    if not {"", here} & set(sys.path):
-        sys.path.insert(0, here)
 
 
 def _plan(file: Path | None) -> Plan | None:

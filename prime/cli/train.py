@@ -72,8 +72,10 @@ def run(
     ] = False,
 ) -> None:
     """Train a job, and report on it. Ctrl-C ends it in order, after a checkpoint; once more ends it at once."""
+    from prime.cli.here import look_here
     from prime.trainer.gang.launch import launch_of
 
+    look_here()
     flags = {
         "steps": steps,
         "parallel.ranks": ranks,

@@ -17,7 +17,7 @@ import attrs
 from attrs import frozen
 
 from prime.config.keys import Order, Schema, key, refuse_orders
-from prime.config.layers import Loaded, Origin, assemble
+from prime.config.layers import Layer, assemble
 from prime.config.sources import file_layer, flag_layer, table_layer
 from prime.config.values import shown
 from prime.errors import ConfigError
@@ -224,7 +224,7 @@ class Tracking:
     """Who hears how the run goes; `runs/NAME/events.jsonl` is always written."""
 
     tensorboard: bool = key(False, "Write TensorBoard's event files, too.")
-    trackers: tuple[str, ...] = key((), "Further trackers, each `module:function`.")
+    trackers: tuple[str, ...] = key((), "Further trackers, each `module:function` or `file.py:function`.")
 
 
 @frozen
@@ -304,14 +304,12 @@ JOB: Final = Schema(
 def load_job(path: Path | str, flags: Mapping[str, object] | None = None) -> Job:
     """Read a job.toml; `flags` maps dotted keys to values that overrule it, as text or in the key's own type.
 
-    A file that `model` or `data` names is looked for beside the job.toml first. Raises `ConfigError`, whose text names
+    A file that the job.toml names is looked for beside it first (`FILE_KEYS`). Raises `ConfigError`, whose text names
     the file and line, or the flag.
     """
     file = Path(path)
-    layers = [file_layer(file, JOB), flag_layer(flags or {}, JOB)]
-    loaded = assemble(layers, JOB, files=(str(file),))
-    found: dict[str, Any] = dict(_beside(loaded, file.parent))
-    return attrs.evolve(loaded.config, **found)
+    layers = [_beside(file_layer(file, JOB), file.parent), flag_layer(flags or {}, JOB)]
+    return assemble(layers, JOB, files=(str(file),)).config
 
 
 def job_of(tables: Mapping[str, Any], where: str = "the job") -> Job:
@@ -321,12 +319,24 @@ def job_of(tables: Mapping[str, Any], where: str = "the job") -> Job:
     return assemble([table_layer(tables, where, JOB)], JOB).config
 
 
-def _beside(loaded: Loaded[Job], folder: Path) -> Iterator[tuple[str, str]]:
-    for name in ("model", "data"):
-        path, colon, function = _split(str(loaded.value(name)))
-        origin: Origin = loaded.origins[name]
-        if origin.kind == "file" and path and not Path(path).is_absolute() and (folder / path).exists():
-            yield name, f"{(folder / path).resolve()}{colon}{function}"
+FILE_KEYS: Final = ("model", "data", "optimiser.name", "checkpoint.start", "tracking.trackers")
+"""Keys that may name files."""
+
+
+def _beside(layer: Layer, folder: Path) -> Layer:
+    """Return what a file sets, with the paths of those that it names and that stand beside it."""
+    named = {name: layer.settings[name] for name in FILE_KEYS if name in layer.settings}
+    placed = {name: attrs.evolve(setting, raw=_placed(setting.raw, folder)) for name, setting in named.items()}
+    return attrs.evolve(layer, settings={**layer.settings, **placed})
+
+
+def _placed(raw: object, folder: Path) -> object:
+    if isinstance(raw, list):
+        return [_placed(item, folder) for item in raw]
+    path, colon, function = _split(raw) if isinstance(raw, str) else ("", "", "")
+    if not path or Path(path).is_absolute() or not (folder / path).exists():
+        return raw
+    return f"{(folder / path).resolve()}{colon}{function}"
 
 
 def _split(name: str) -> tuple[str, str, str]:

@@ -179,6 +179,15 @@ def test_what_cannot_be_meant_is_refused(
     assert not (here / "runs").exists()
 
 
+def test_modules_in_the_current_folder_are_found(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])  # as the script `prime` has it
+    (here / "my_trackers_here.py").write_text("Chat = None\n", encoding="utf-8")
+    assert run(["train", "run", "charlm", "--set", "tracking.trackers=my_trackers_here:Chat"]) == 3
+    assert "tracking.trackers: my_trackers_here has no function 'Chat'" in capsys.readouterr().err
+
+
 def test_without_torch_the_extra_is_named(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,10 +114,16 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
 def test_files_are_found_beside_the_job_and_modules_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.py").touch()
     (tmp_path / "corpus.txt").touch()
+    (tmp_path / "begin.safetensors").touch()
     job = load_job(written(tmp_path, "model = 'mine.py:build'\ndata = 'corpus.txt'\n"))
     assert (job.model, job.data) == (f"{tmp_path}/mine.py:build", f"{tmp_path}/corpus.txt")
     job = load_job(written(tmp_path, "model = 'mine:build'\ndata = 'hf:x'\n"), {"data": "corpus.txt"})
     assert (job.model, job.data) == ("mine:build", "corpus.txt")
+    text = "[checkpoint]\nstart = 'begin.safetensors'\n[tracking]\ntrackers = ['mine.py:Chat', 'mine:Chat']\n"
+    job = load_job(written(tmp_path, f"{text}[optimiser]\nname = 'mine.py:Lion'\n"))
+    assert job.checkpoint.start == f"{tmp_path}/begin.safetensors"
+    assert job.tracking.trackers == (f"{tmp_path}/mine.py:Chat", "mine:Chat")
+    assert job.optimiser.name == f"{tmp_path}/mine.py:Lion"
 
 
 def test_a_program_may_give_functions_and_is_held_to_the_same_rules() -> None:
