@@ -8,6 +8,7 @@ one folder, so that each step from one state to the next is one rename.
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -84,6 +85,8 @@ def examine(files: Files, folder: Path, name: FolderName) -> Work[Checkpoint]:
     except CorruptedError as error:
         complaint = str(error) if files.has(path / ABOUT_NAME) else f"it has no {ABOUT_NAME}"
         return Checkpoint(name, path, None, complaint)
+    except OSError as error:
+        return Checkpoint(name, path, None, _unreadable(error))
     return Checkpoint(name, path, manifest)
 
 
@@ -95,6 +98,8 @@ def verify(files: Files, path: Path, only: Iterable[str] | None = None) -> Work[
     except CorruptedError as error:
         there = files.has(path / ABOUT_NAME)
         return [Damage(ABOUT_NAME, str(error).partition(f"{ABOUT_NAME}: ")[2] if there else "it is missing")]
+    except OSError as error:
+        return [Damage(ABOUT_NAME, _unreadable(error))]
     found = []
     for shard in manifest.files:
         if only is None or shard.name in only:
@@ -106,10 +111,20 @@ def _checked(files: Files, path: Path, shard: Shard) -> Work[list[Damage]]:
     size_bytes = files.size_bytes(path / shard.name)
     if size_bytes != shard.size_bytes:
         return [Damage(shard.name, _length(size_bytes, shard.size_bytes))]
-    sha256 = yield from hash_of(files, path / shard.name)
+    try:
+        sha256 = yield from hash_of(files, path / shard.name)
+    except OSError as error:
+        return [Damage(shard.name, _unreadable(error))]
     if sha256 != shard.sha256:
         return [Damage(shard.name, f"its SHA-256 is {sha256[:12]}…, not {shard.sha256[:12]}…")]
     return []
+
+
+def _unreadable(error: OSError) -> str:
+    """Return what is wrong with a file by itself, such as a bad sector below it; raise what any other may meet as well."""
+    if error.errno not in (errno.EIO, errno.EISDIR, errno.ENOTDIR, errno.ELOOP):
+        raise error
+    return f"it cannot be read ({error.strerror})"
 
 
 def _length(found: int | None, wanted: int) -> str:

@@ -26,6 +26,8 @@ MODEL: Final = "model"
 _SHARD_NAME = re.compile(r"rank-\d{5}\.safetensors")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _DIMENSIONS_MAX = 64
+_TIME_MAX_S = 253_402_300_799  # the end of the year 9999
+_NO_NUMBERS = [{"float": "nan"}, {"float": "inf"}, {"float": "-inf"}]
 
 
 def shard_name(rank: int) -> str:
@@ -180,6 +182,10 @@ def _complaints(manifest: Manifest) -> Iterator[str]:
         yield "its step or its world is no count"
     if not (type(manifest.saved_at_s) is float and isinstance(manifest.values, dict)):
         yield "its time or its values have the wrong type"
+    elif not (0 <= manifest.saved_at_s <= _TIME_MAX_S and all(map(_is_value, manifest.values.values()))):
+        yield "its time or a value of its state cannot be"
+    if not _is_about(manifest.about):
+        yield "what it says of the run has the wrong type"
     files = {file.name for file in manifest.files}
     for file in manifest.files:
         if not (_SHARD_NAME.fullmatch(file.name) and _is_count(file.size_bytes) and _HASH.fullmatch(file.sha256)):
@@ -187,6 +193,19 @@ def _complaints(manifest: Manifest) -> Iterator[str]:
     for name, tensor in manifest.tensors.items():
         if not _is_sound(tensor, files):
             yield f"tensor {name!r} does not lie within its shape and its files"
+
+
+def _is_about(about: Any) -> bool:
+    is_loss = about.loss is None or (isinstance(about.loss, int | float) and not isinstance(about.loss, bool))
+    return is_loss and isinstance(about.job, dict) and isinstance(about.dataset, str) and _is_count(about.generation)
+
+
+def _is_value(value: object) -> bool:
+    """Tell whether a value is one that `state.plain` makes."""
+    if isinstance(value, dict):
+        parts = value.get("tuple")
+        return value in _NO_NUMBERS or (len(value) == 1 and isinstance(parts, list) and all(map(_is_value, parts)))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _is_count(value: object) -> bool:
@@ -201,6 +220,7 @@ def _is_sound(tensor: StoredTensor, files: set[str]) -> bool:
     for chunk in tensor.chunks:
         boxes = list(zip(chunk.offsets, chunk.lengths, shape, strict=False))
         fits = len(chunk.offsets) == len(chunk.lengths) == len(shape) and chunk.file in files
+        fits = fits and isinstance(chunk.key, str)
         if not fits or not all(_is_count(at) and _is_count(size) and at + size <= all_ for at, size, all_ in boxes):
             return False
         held += math.prod(chunk.lengths)

@@ -41,7 +41,8 @@ def compressed_all_reduce(
 
     `tensor` is float32, bfloat16 or float16, of any shape and stride, on the CPU or an accelerator, and of the same number
     of elements on every rank. `feedback` (float32, as many elements, contiguous, zeros at first) turns error feedback on
-    and carries the residual from one call to the next. Every rank of the group has to call this, in the same order.
+    and carries the residual from one call to the next. Every rank of the group has to call this, in the same order, with
+    one codec: of ranks that differ in size or codec gloo ends those that get more bytes than they wait for.
 
     Raises NonFiniteError on every rank alike when one of them has a NaN or an infinity (`tensor` is then
     undefined, `feedback` as it was), LinkLostError when a rank is gone (the same), UsageError for a tensor that cannot be

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -158,6 +159,38 @@ def test_damage_is_found_and_an_older_one_taken(checkpoints: Checkpoints) -> Non
     with pytest.raises(NotFoundError, match="no step 9") as missing:
         checkpoints.load(9, {})
     assert missing.value.hint == "these are there: 1, 2, 3"
+
+
+class BadSector(SystemFiles):
+    """A disk that cannot read one file."""
+
+    bad = ""
+
+    def read(self, path: Path) -> bytes:
+        return super().read(self._checked(path))
+
+    def read_part(self, path: Path, start: int, size_bytes: int) -> bytes:
+        return super().read_part(self._checked(path), start, size_bytes)
+
+    def _checked(self, path: Path) -> Path:
+        if self.bad and str(path).endswith(self.bad):
+            raise OSError(errno.EIO, "Input/output error")
+        return path
+
+
+@pytest.mark.parametrize("bad", ["step-00000002/about.json", "step-00000002/rank-00000.safetensors"])
+def test_one_file_that_the_disk_cannot_read_costs_its_checkpoint_alone(tmp_path: Path, bad: str) -> None:
+    checkpoints = Checkpoints(tmp_path, files=(disk := BadSector()))
+    for step in (1, 2):
+        saved(checkpoints, step)
+    (tmp_path / "step-00000003").write_text("no folder")
+    disk.bad = bad
+    newest = checkpoints.newest_whole(verify=True)
+    assert newest is not None and newest.step == 1
+    assert [damage.complaint for damage in checkpoints.verify(2)] == ["it cannot be read (Input/output error)"]
+    with pytest.raises(CorruptedError, match="cannot be read"):
+        checkpoints.load(2, {"model": Net(1).state_dict(), "step": 0})
+    checkpoints.close()
 
 
 def test_a_roll_back_moves_aside_and_is_undone(checkpoints: Checkpoints) -> None:

@@ -129,6 +129,13 @@ def with_tensor(**changes: Any) -> Manifest:
         (attrs.evolve(MANIFEST, step=-1), "no count"),
         (attrs.evolve(MANIFEST, world=0), "no count"),
         (attrs.evolve(MANIFEST, saved_at_s=1), "wrong type"),
+        (attrs.evolve(MANIFEST, saved_at_s=1e300), "cannot be"),
+        (attrs.evolve(MANIFEST, values={"a": {"float": "1"}}), "a value of its state cannot be"),
+        (attrs.evolve(MANIFEST, values={"a": {"tuple": 5}}), "a value of its state cannot be"),
+        (attrs.evolve(MANIFEST, values={"a": {"tuple": [1, {"tuple": [{}]}]}}), "a value of its state cannot be"),
+        (attrs.evolve(MANIFEST, about=attrs.evolve(MANIFEST.about, job=[1])), "of the run has the wrong type"),
+        (attrs.evolve(MANIFEST, about=attrs.evolve(MANIFEST.about, dataset=3)), "of the run has the wrong type"),
+        (with_tensor(chunks=(Chunk((0, 0), (4, 2), "rank-00000.safetensors", 7),)), "does not lie within"),  # type: ignore[arg-type]
         (attrs.evolve(MANIFEST, files=(Shard("../../etc/passwd", 1, "0" * 64),)), "cannot be one of its own"),
         (attrs.evolve(MANIFEST, files=(Shard("rank-00000.safetensors", -1, "0" * 64),)), "cannot be one of its own"),
         (with_tensor(chunks=(Chunk((1, 0), (4, 2), "rank-00000.safetensors", "w"),)), "does not lie within"),
