@@ -10,6 +10,8 @@
 | `building.py` | a model and its loss, of what the user's function returns |
 | `optimisers.py` | optimisers by name |
 | `inner.py` | one step: forward, backward, the norm, the update |
+| `units.py` | which modules are sharded and recomputed by themselves |
+| `hooks.py` | how DDP reduces without a codec of Prime's |
 | `sharding.py` | how the model lies on the ranks: single, ddp, fsdp |
 | `learner.py` | a job in one rank |
 | `wrap.py` | a plain loop of the user's own, on several ranks |

@@ -21,7 +21,6 @@ from attrs import frozen
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
-    get_model_state_dict,
     get_state_dict,
     set_model_state_dict,
     set_optimizer_state_dict,
@@ -263,14 +262,6 @@ class Learner:
             start_from(Path(self.job.checkpoint.start), self.model.module)
         except (NotFoundError, CorruptedError, ConfigError) as error:
             raise ConfigError(f"checkpoint.start: {error}", hint=error.hint) from error
-
-    def full_parameters(self) -> dict[str, torch.Tensor]:
-        """Return the whole model's tensors by name, on the CPU: on rank 0; the other ranks help, and get an empty one."""
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        found: dict[str, Any] = get_model_state_dict(self.model.module, options=options)
-        if self.place.rank:
-            return {}
-        return {name: value.detach().clone() for name, value in found.items() if isinstance(value, torch.Tensor)}
 
     @staticmethod
     def _refuse(job: Job, place: Place) -> None:

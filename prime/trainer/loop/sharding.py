@@ -16,11 +16,9 @@ import torch
 import torch.distributed as dist
 from attrs import frozen
 from torch import nn
-from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.checkpoint import checkpoint
 
 from prime.errors import ConfigError
 from prime.trainer.codec.policy import Policy
@@ -28,13 +26,10 @@ from prime.trainer.collective.ddp import attach_ddp
 from prime.trainer.collective.fsdp import attach_fsdp
 from prime.trainer.collective.reduce import CompressedReduce, Pending, Segment
 from prime.trainer.job import Compression, Job, Parallel
-from prime.trainer.loop.blocks import matching, outermost
+from prime.trainer.loop.hooks import ExactHook, PowerHook, all_reduce_bytes, reduce_bucket
+from prime.trainer.loop.units import recompute, units
 from prime.trainer.task import Model
 
-POWER_RANK: Final = 4
-"""Rank of PowerSGD's approximation: of a matrix [N, M] it sends 4 (N + M) elements."""
-POWER_FIRST: Final = 10
-"""Steps that are reduced exactly first: early gradients are far from low rank."""
 TOUCH: Final = object()
 """Stands for a batch: every parameter gets a gradient of 0, by no call of the model."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -183,7 +178,7 @@ class Replicated(_Grouped):
         self._hook: ExactHook | None = None
         if compression.codec in ("none", "powersgd"):
             self._hook = (ExactHook if compression.codec == "none" else PowerHook)(compression, self.mark)
-            self._ddp.register_comm_hook(self._hook, _reduce_bucket)
+            self._ddp.register_comm_hook(self._hook, reduce_bucket)
         else:
             self.reduce = MarkedReduce(compression, dist.group.WORLD, self.mark)
             attach_ddp(self._ddp, self.reduce)
@@ -232,69 +227,6 @@ class Replicated(_Grouped):
             self.bytes_sent, self.bytes_exact = source.bytes_sent, source.bytes_exact
 
 
-class ExactHook:
-    """Averages DDP's buckets in the last microbatch as DDP itself does, and counts."""
-
-    def __init__(self, compression: Compression, mark: Callable[[], None]) -> None:  # noqa: ARG002 - as `PowerHook`
-        self._mark = mark
-        self.is_last = True
-        self.bytes_sent = self.bytes_exact = 0
-
-    def start(self, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-        """Begin to reduce a bucket."""
-        buffer = bucket.buffer()
-        if not self.is_last:
-            devices = [buffer.device] if buffer.is_cuda else None
-            future: torch.futures.Future[torch.Tensor] = torch.futures.Future(devices=devices)
-            future.set_result(buffer)
-            return future
-        self._mark()
-        self.bytes_exact += _all_reduce_bytes(buffer.numel() * buffer.element_size(), dist.get_world_size())
-        return self._reduced(bucket)
-
-    def _reduced(self, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-        self.bytes_sent = self.bytes_exact
-        return default_hooks.allreduce_hook(dist.group.WORLD, bucket)
-
-
-class PowerHook(ExactHook):
-    """PowerSGD (Vogels et al., "PowerSGD: Practical Low-Rank Gradient Compression", 2019), by torch's own hook."""
-
-    def __init__(self, compression: Compression, mark: Callable[[], None]) -> None:
-        super().__init__(compression, mark)
-        self._state = powerSGD_hook.PowerSGDState(
-            dist.group.WORLD,
-            matrix_approximation_rank=POWER_RANK,
-            start_powerSGD_iter=POWER_FIRST,
-            use_error_feedback=compression.error_feedback is not False,
-        )
-
-    def _reduced(self, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-        future = powerSGD_hook.powerSGD_hook(self._state, bucket)
-        share = self._state.total_numel_after_compression / max(self._state.total_numel_before_compression, 1)
-        is_exact = self._state.iter < POWER_FIRST
-        self.bytes_sent += round(self._bytes(bucket) * (1.0 if is_exact else share))
-        return future
-
-    @staticmethod
-    def _bytes(bucket: dist.GradBucket) -> int:
-        buffer = bucket.buffer()
-        return _all_reduce_bytes(buffer.numel() * buffer.element_size(), dist.get_world_size())
-
-
-def _reduce_bucket(hook: ExactHook, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-    return hook.start(bucket)
-
-
-# DDP compares the annotations with its types, which postponed ones are not.
-_reduce_bucket.__annotations__.update({"bucket": dist.GradBucket, "return": torch.futures.Future[torch.Tensor]})
-
-
-def _all_reduce_bytes(size_bytes: int, world: int) -> int:
-    """Return what one rank sends in an all-reduce of so many bytes (a ring, or any other that sends the least)."""
-    return 2 * (world - 1) * size_bytes // world
-
-
 class FullySharded(_Grouped):
     """FSDP2: each rank holds a shard of every parameter, and gathers a unit while it is needed."""
 
@@ -331,7 +263,7 @@ class FullySharded(_Grouped):
     def _count(self, *, last: bool) -> None:
         shards = self.world // self._replicas
         scattered = (shards - 1) * 4 * self._elements // shards
-        across = _all_reduce_bytes(4 * self._elements // shards, self._replicas) if last else 0
+        across = all_reduce_bytes(4 * self._elements // shards, self._replicas) if last else 0
         self._exact_scattered += scattered
         self.bytes_exact += scattered + across
         self.bytes_sent += scattered + (across if self.reduce is None else 0)
@@ -362,68 +294,6 @@ def reduced_in(module: nn.Module, job: Job, world: int) -> set[str]:
         return set()
     rules = Policy.of(job.compression)
     return {rules(name, value.shape) for name, value in module.named_parameters() if value.requires_grad}
-
-
-def units(module: nn.Module, parallel: Parallel) -> list[nn.Module]:
-    """Return the modules that are sharded by themselves; the rest of the model is one unit more."""
-    if parallel.shard == "full":
-        return []
-    found = _blocks(module, parallel)
-    _refuse_shared(module, found)
-    return found
-
-
-def _blocks(module: nn.Module, parallel: Parallel) -> list[nn.Module]:
-    modules = dict(module.named_modules())
-    if parallel.blocks:
-        return [modules[name] for name in outermost(matching(modules, parallel.blocks))]
-    lists = [n for n, m in modules.items() if isinstance(m, nn.ModuleList | nn.Sequential) and len(m) > 1]
-    items = [f"{name}.{i}" if name else str(i) for name in lists for i in range(len(modules[name]))]
-    return [modules[name] for name in outermost(items) if any(True for _ in modules[name].parameters())]
-
-
-def _refuse_shared(module: nn.Module, blocks: list[nn.Module]) -> None:
-    """Refuse a parameter that a block shares with what lies outside of it: each unit would gather a copy of its own."""
-    owners: dict[int, set[int]] = {}
-    for number, block in enumerate(blocks):
-        for parameter in block.parameters():
-            owners.setdefault(id(parameter), set()).add(number)
-    inside = {id(part) for block in blocks for part in block.modules()}
-    for part in module.modules():
-        if id(part) not in inside:
-            for parameter in part.parameters(recurse=False):
-                owners.setdefault(id(parameter), set()).add(-1)
-    names = {id(parameter): name for name, parameter in module.named_parameters()}
-    shared = [names[key] for key, found in owners.items() if len(found) > 1]
-    if shared:
-        raise ConfigError(
-            f"parallel.shard: {shared[0]} is shared between a block and another part of the model",
-            hint='set parallel.shard = "full", or name blocks that share nothing with parallel.blocks',
-        )
-
-
-def recompute(module: nn.Module, parallel: Parallel) -> None:
-    """Have the activations of each block computed again in the backward pass (Chen et al., "Sublinear Memory Cost", 2016).
-
-    Raises `ConfigError` where the model has no blocks.
-    """
-    found = _blocks(module, parallel)
-    if not found:
-        raise ConfigError(
-            "parallel.checkpoint_activations: the model has no blocks, neither in a ModuleList nor in a Sequential",
-            hint="name its modules with parallel.blocks, or set parallel.checkpoint_activations to false",
-        )
-    for block in found:
-        _recompute(block)
-
-
-def _recompute(block: nn.Module) -> None:
-    forward = block.forward
-
-    def recomputed(*args: Any, **named: Any) -> Any:
-        return checkpoint(forward, *args, use_reentrant=False, **named)
-
-    block.forward = recomputed  # an instance's own: names of parameters stay
 
 
 def _mesh(replicas: int, world: int, device: torch.device) -> DeviceMesh:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from prime.errors import PrimeError
 from prime.trainer.checkpoint import About, Checkpoints
@@ -66,9 +67,18 @@ def local(tensor: Any) -> torch.Tensor:
     return found
 
 
+def full_parameters(learner: Learner) -> dict[str, torch.Tensor]:
+    """Return the whole model's tensors by name, on the CPU: on rank 0; the other ranks help, and get an empty one."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    found: dict[str, Any] = get_model_state_dict(learner.model.module, options=options)
+    if learner.place.rank:
+        return {}
+    return {name: value.detach().clone() for name, value in found.items() if isinstance(value, torch.Tensor)}
+
+
 def bits(learner: Learner) -> str:
     """Return a hash of the bits of all parameters; empty on the other ranks."""
-    tensors = learner.full_parameters()
+    tensors = full_parameters(learner)
     whole = b"".join(tensors[name].contiguous().numpy().tobytes() for name in sorted(tensors))
     return hashlib.sha256(whole).hexdigest() if tensors else ""
 

@@ -17,7 +17,8 @@ from prime.trainer.loop.building import model_of  # noqa: E402
 from prime.trainer.loop.inner import InnerStep  # noqa: E402
 from prime.trainer.loop.optimisers import TorchUpdates, optimiser_of  # noqa: E402
 from prime.trainer.loop.scale import FIRST, LEAST, LossScale  # noqa: E402
-from prime.trainer.loop.sharding import LossModule, ToMeasure, recompute, units  # noqa: E402
+from prime.trainer.loop.sharding import LossModule, ToMeasure  # noqa: E402
+from prime.trainer.loop.units import recompute, units  # noqa: E402
 
 
 class Bench:

@@ -295,12 +295,12 @@ def test_a_run_starts_with_the_parameters_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "start.safetensors"
     taught = Learner(job_of(tables()), Place())
     taught.train_step()
-    save_file(taught.full_parameters(), file)
+    save_file(ranks.full_parameters(taught), file)
     fresh = Learner(job_of(tables(seed=9, checkpoint={"start": str(file)})), Place())
-    before = fresh.full_parameters()
+    before = ranks.full_parameters(fresh)
     fresh.start()
-    started = fresh.full_parameters()
-    assert all(torch.equal(started[name], tensor) for name, tensor in taught.full_parameters().items())
+    started = ranks.full_parameters(fresh)
+    assert all(torch.equal(started[name], tensor) for name, tensor in ranks.full_parameters(taught).items())
     assert not all(torch.equal(started[name], tensor) for name, tensor in before.items())
     file.unlink()
     with pytest.raises(ConfigError, match=r"checkpoint\.start: there is no file"):
