@@ -1,4 +1,4 @@
-"""What to tell of bytes that are not as they were written, and of a disk that says no. Pure."""
+"""What to tell of bytes that are not as they were written, and of a disk that says no."""
 
 from __future__ import annotations
 
