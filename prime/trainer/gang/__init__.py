@@ -12,4 +12,9 @@
 | `result.py` | what came of a run (pure) |
 | `trainer.py` | `Trainer`, for programs |
 | `lock.py` | one trainer in a run's folder |
+| `launch.py` | which of several hosts this one is, by torchrun's or Slurm's variables (pure) |
+| `gathering.py` | how the hosts of a run find and prove each other |
+| `follower.py` | a host that is not the first: it starts the processes that the first one's gang wants there |
+| `hosts.py` | where members live: here, or on another host |
+| `interfaces.py` | which network interface leads to another host |
 """
