@@ -24,6 +24,7 @@ from prime.errors import (
 )
 from prime.trainer import facts
 from prime.trainer.checkpoint import Checkpoints
+from prime.trainer.checkpoint.faults import refused
 from prime.trainer.gang import gang as core
 from prime.trainer.gang.gathering import First
 from prime.trainer.gang.hosts import FarHost, Host, LocalHost, MemberHandle, threads_of
@@ -230,7 +231,10 @@ class Ranks(Actor[Stop | JoinHost | AskStop | _Tick]):
             return f"tcp://{self._address}:{free_port(self._address)}"
         folder = self._folder / MEETINGS
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        try:
+            folder.mkdir(parents=True)
+        except OSError as error:
+            raise refused(folder, error) from error
         return str(folder / f"generation-{generation}-{secrets.token_hex(4)}")
 
     def _order(self, number: int, order: Any) -> None:
@@ -261,21 +265,27 @@ class Ranks(Actor[Stop | JoinHost | AskStop | _Tick]):
 
     async def _attend(self, member: _Member, host: Host) -> None:
         """Start a member, take its news until it dies or is to be killed, and see to it that it is gone."""
-        why = core.Died(member.number, "it was killed")
+        why: core.Died | None = None
         with member.scope:
-            try:
-                member.handle = await host.start(member.number, self._gang.rules.start_s)
-                while True:
-                    self._take(member, await member.handle.news())
-            except (ActorCrashedError, NoSuchActorError) as error:
-                why = core.Died(member.number, str(error))
-            except PrimeError as error:
-                why = self._why(member, host, error)
+            while why is None:
+                try:
+                    news = await self._news_of(member, host)
+                except (ActorCrashedError, NoSuchActorError) as error:
+                    why = core.Died(member.number, str(error))
+                except PrimeError as error:
+                    why = self._why(member, host, error)
+                else:
+                    self._take(member, news)
         with trio.CancelScope(shield=True):
             if self._hosts.get(member.host) is host:  # else it is gone, and has taken its processes with it
                 await host.stop(member.number)
-        self._hear(why)
+        self._hear(why or core.Died(member.number, "it was killed"))
         del self._members[member.number]
+
+    async def _news_of(self, member: _Member, host: Host) -> News:
+        if member.handle is None:
+            member.handle = await host.start(member.number, self._gang.rules.start_s)
+        return await member.handle.news()
 
     def _why(self, member: _Member, host: Host, error: PrimeError) -> core.Died:
         """Return why a member is gone; where its host is, the gang hears of that first."""

@@ -262,20 +262,25 @@ class _Run:
         )
         try:
             return await self._supervise(system)
-        finally:
+        except Exception as error:
+            if self._end is None:  # not the gang ended the run, but what kept the gang from working
+                self._tell_end(core.End("failed", 0), self.tally.losses, error)
+            raise
+        except BaseException:
             if self._end is None:  # it was cancelled
                 self._tell_end(core.End("stopped", 0), self.tally.losses)
+            raise
 
     async def _supervise(self, system: System) -> core.End:
         name = _name_of(self._job)
         async with (
-            system.supervisor(name, restart=Restart(max=0)) as sup,
+            system.supervisor(name, restart=Restart(max=0, hopeless=(Exception,))) as sup,
             system.supervisor(f"{name}-members", restart=Restart(max=0)) as members,
         ):
             self._ranks = await sup.spawn(
                 lambda: Ranks(self._job, self._folder, self._world, members, self.tell, self._over, self._first),
                 "ranks",
-                kind="temporary",
+                kind="transient",
                 remote=() if self._first is None else (JoinHost, AskStop),
             )
             if self._stop_reason:
@@ -286,11 +291,10 @@ class _Run:
 
     def _over(self, end: core.End, restarts: int) -> None:
         self._end = end
-        self._tell_end(end, restarts)
+        self._tell_end(end, restarts, _error_of(end) if end.outcome == "failed" else None)
         self._ended.set()
 
-    def _tell_end(self, end: core.End, restarts: int) -> None:
-        error = _error_of(end) if end.outcome == "failed" else None
+    def _tell_end(self, end: core.End, restarts: int, error: Exception | None = None) -> None:
         tally = self.tally
         self.tell(
             facts.RunEnded(
@@ -302,7 +306,7 @@ class _Run:
                 elapsed_s=trio.current_time() - tally.began_s,
                 checkpoint_step=tally.checkpoint_step,
                 error="" if error is None else str(error),
-                hint="" if error is None else error.hint,
+                hint=error.hint if isinstance(error, PrimeError) else "",
             )
         )
 

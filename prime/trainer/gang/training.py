@@ -22,7 +22,7 @@ from prime.trainer.checkpoint.saving import Saving
 from prime.trainer.gang.brake import Brake
 from prime.trainer.gang.interfaces import INTERFACE
 from prime.trainer.gang.messages import Item, Kept, Made, Measured, Placed, TakeRank
-from prime.trainer.gang.trouble import trouble_of
+from prime.trainer.gang.trouble import trouble_of, words_of
 from prime.trainer.job import Job
 from prime.trainer.loop.learner import Learner, Prepared, device_of, prepare
 from prime.trainer.loop.place import Place, StepReport
@@ -213,10 +213,12 @@ def _store(rank: TakeRank) -> dist.Store:
 
 def is_of_peer(error: BaseException | None) -> bool:
     """Tell whether an error says only that another rank went away: then that rank's end is the cause."""
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # `raise error from error` is a ring
+        seen.add(id(error))
         if isinstance(error, dist.DistNetworkError | dist.DistStoreError):
             return True  # where the ranks meet is a rank's, too
-        text = str(error).lower()
+        text = words_of(error).lower()
         if isinstance(error, dist.DistError | RuntimeError) and any(word in text for word in _PEER_WORDS):
             return True
         error = error.__cause__ or error.__context__

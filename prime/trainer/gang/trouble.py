@@ -47,7 +47,7 @@ def trouble_of(error: BaseException, *, of_peer: bool = False, loading: bool = F
     """Return an error as a gang may hear it: bounded, and with nothing that UTF-8 cannot say."""
     return Trouble(
         type(error).__name__,
-        _text(_words(error))[:TEXT_MAX],
+        _text(words_of(error))[:TEXT_MAX],
         place_of(error),
         _text("".join(traceback.format_exception(error)))[-TRACE_MAX:],
         error.hint if isinstance(error, PrimeError) else "",
@@ -74,7 +74,8 @@ def _is_python(parts: list[str]) -> bool:
     return any(part.startswith("python3.") for part in parts[:-1])
 
 
-def _words(error: BaseException) -> str:
+def words_of(error: BaseException) -> str:
+    """Return what an error says of itself; a user's class may not be able to."""
     try:
         return str(error)
     except Exception:  # noqa: BLE001 - a user's method, run while a failure is being handled

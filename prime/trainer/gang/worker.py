@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from prime.actor import Actor, on
+from prime.errors import PrimeError
 from prime.trainer.gang.brake import Brake
 from prime.trainer.gang.messages import (
     GetNews,
@@ -135,9 +136,12 @@ class GangWorker(Actor[Order | _Beat]):
         self._is_busy = True
         self._torch.do(work, self._come_back)
 
-    def _come_back(self, _: object, __: object) -> None:
-        """Torch's thread has ended its work, and has said itself what came of it."""
+    def _come_back(self, _: object, error: PrimeError | None) -> None:
+        """Torch's thread has ended its work, and has said itself what came of it, unless that failed."""
         self._is_busy = False
+        if error is not None:
+            step = 0 if self._training is None else self._training.step
+            self._say(Item(-1 if self._rank is None else self._rank.generation, step, trouble=trouble_of(error)))
         self._leave_if_idle()
 
     def _leave_if_idle(self) -> None:

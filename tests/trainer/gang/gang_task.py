@@ -11,8 +11,19 @@ import torch
 from torch import nn
 
 
+class MuteError(RuntimeError):
+    """An error that cannot say what it is, and is its own cause."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.__cause__ = self
+
+    def __str__(self) -> str:
+        raise TypeError
+
+
 class Moody(nn.Module):
-    """Two layers, and at one step whatever the options say: `{"at": step, "mood": "raise" | "sleep" | "eat"}`."""
+    """Two layers, and at one step whatever the options say: `{"at": step, "mood": "raise" | "mute" | "sleep" | "eat"}`."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         super().__init__()
@@ -34,6 +45,8 @@ class Moody(nn.Module):
             once.touch()
         if mood == "raise":
             raise ValueError("made up")
+        if mood == "mute":
+            raise MuteError
         if mood == "eat":
             hoard = []
             while True:

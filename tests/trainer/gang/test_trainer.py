@@ -19,11 +19,11 @@ import trio
 pytest.importorskip("torch")
 
 import prime
-from prime.errors import ActorUsageError, ConfigError, ConflictError, RunFailedError
+from prime.errors import ActorUsageError, ConfigError, ConflictError, RunFailedError, WorldError
 from prime.trainer import facts
 from prime.trainer.data.order import share, step_indices
 from prime.trainer.gang.lock import sole_trainer
-from prime.trainer.gang.ranks import variables_of
+from prime.trainer.gang.ranks import MEETINGS, variables_of
 from prime.trainer.gang.result import Result
 from prime.trainer.gang.trainer import Trainer
 from prime.trainer.job import Job, job_of
@@ -173,6 +173,28 @@ async def test_a_model_that_raises_at_the_same_step_again_ends_the_run_with_its_
     assert len(run.of(facts.RankLost)) == 1
     assert run.of(facts.RunEnded)[0].outcome == "failed"
     assert run.gone()
+
+
+async def test_an_error_that_cannot_say_what_it_is_ends_the_run_all_the_same(tmp_path: Path) -> None:
+    run = Watched(Trainer(job(tmp_path, model_options={"at": first_sample(3, 0), "mood": "mute"})))
+    with pytest.raises(RunFailedError, match="MuteError"):
+        await run.train()
+    assert [each.cause for each in run.of(facts.RankLost)] == ["failed"]
+
+
+async def test_a_folder_in_which_the_ranks_cannot_meet_ends_the_run(tmp_path: Path) -> None:
+    run = Watched(Trainer(job(tmp_path)))
+    run.trainer.subscribe(lambda fact: block(fact, tmp_path / MEETINGS))
+    with pytest.raises(WorldError, match=MEETINGS):
+        await run.train()
+    assert [(each.outcome, MEETINGS in each.error) for each in run.of(facts.RunEnded)] == [("failed", True)]
+    assert run.gone()
+
+
+def block(fact: facts.Fact, folder: Path) -> None:
+    """Put a file where the ranks would meet, as soon as the first of them is there."""
+    if isinstance(fact, facts.RankStarted) and not folder.exists():
+        folder.touch()
 
 
 async def test_a_model_that_cannot_be_had_is_no_loss_but_an_error_at_once(tmp_path: Path) -> None:
