@@ -211,6 +211,13 @@ class Supervision:
     step_s: float = key(
         300.0, "A rank this long without progress is stuck, and counts as lost.", unit="s", low=1.0, high=86_400.0
     )
+    start_s: float = key(
+        600.0,
+        "A process this long on its way (torch is imported, the model built, the data read) is stuck, and started anew.",
+        unit="s",
+        low=1.0,
+        high=86_400.0,
+    )
     restarts_max: int = key(
         10, "Restarts in a row, without a new checkpoint between, before the run is given up.", low=0, high=10_000
     )

@@ -7,7 +7,8 @@ last one can touch the run any more (dead, or idle by its own word) and as many 
 the newest whole checkpoint.
 
 Two signs are watched. Whether a member gives any sign of life at all: `silent_s`. And whether its counter of work done
-grows: `step_s`; a rank that waits in a collective still gives signs of life.
+grows: `step_s`; a rank that waits in a collective still gives signs of life. A member that starts has `start_s` until it
+is ready, whatever signs of life it gives: it runs the user's code.
 
 A stop is agreed on in two phases, so that no rank waits in a collective for one that has stopped: each is asked to halt
 before it goes past a step, and says whether it still can; only when all of them can is it settled, and until then whoever
@@ -59,7 +60,7 @@ class Rules:
     spares: int = 0
     silent_s: float = 10.0
     step_s: float = 300.0
-    start_s: float = 180.0
+    start_s: float = 600.0
     restarts_max: int = 10
     reusable: bool = True
     """Whether a process can take another rank: not where torch keeps what it has worked out for the first (`DTensor`)."""
@@ -642,6 +643,7 @@ class Gang:
     def _watch(self) -> None:
         """Look for who is silent, and then for who is stuck: of those, the one that is the furthest behind is lost."""
         silent = [each for each in self._ours() if self._silence(each) > self._allowed_s(each)]
+        self._watch_starts()
         for each in silent:
             if each.state not in _RANKED and not self.over:
                 self._kill(each)
@@ -657,9 +659,17 @@ class Gang:
             text = f"no progress for {self._patience(worst):g} s after step {worst.step}"
             self._lose(worst, "stuck", text, self._stands(worst))
 
+    def _watch_starts(self) -> None:
+        """End processes that do not become ready, as if each had said so itself."""
+        late = [each for each in self._ours() if each.state == "starting" and self._stands(each) > self.rules.start_s]
+        for each in late:
+            if not self.over:
+                self._kill(each)
+                trouble = _unready(self.rules.start_s)
+                if not self._fails_to_start(trouble, each.number):
+                    self._lose_spare(str(trouble))
+
     def _allowed_s(self, member: Member) -> float:
-        if member.state == "starting":
-            return self.rules.start_s
         return self.rules.silent_s if member.state in ("spare", *_RANKED) else math.inf
 
     def _silence(self, member: Member) -> float:
@@ -732,6 +742,14 @@ class Gang:
 
     def _ranked(self) -> list[Member]:
         return [each for each in self.members.values() if each.state in _RANKED]
+
+
+def _unready(start_s: float) -> Trouble:
+    return Trouble(
+        "TimeoutError",
+        f"a process was not ready within {start_s:g} s: it imports torch, builds the model and reads the data",
+        hint="look for what waits in the model's or the data's function, or raise supervision.start_s",
+    )
 
 
 def _pause_s(losses: int) -> float:

@@ -111,6 +111,7 @@ class Ranks(Actor[Stop | JoinHost | AskStop | _Tick]):
                 spares=rules.spares,
                 silent_s=rules.silent_s,
                 step_s=rules.step_s,
+                start_s=rules.start_s,
                 restarts_max=rules.restarts_max,
                 reusable=job.parallel.strategy != "fsdp" and job.parallel.replicas == 1,
                 hosts=1 if first is None else first.launch.hosts,

@@ -119,6 +119,33 @@ def test_the_first_step_may_take_longer() -> None:
     assert "Lost" in kinds(told.wait(2, alive=(1, 2)))
 
 
+def test_a_process_that_lives_and_is_never_ready_is_stuck_and_the_second_of_them_ends_the_run() -> None:
+    told = Told(start_s=20.0)
+    told.hear(core.Opened(), core.Readied(1), core.Found(0, -1))
+    assert told.wait(20.0, alive=(1, 2)) == []
+    assert kinds(told.wait(1.0, alive=(1, 2))) == ["Kill", "Spawn"]
+    end = told.wait(21.0, alive=(1, 3))[-1]
+    assert isinstance(end, core.End)
+    assert (end.outcome, end.exhausted) == ("failed", False)
+    assert end.trouble is not None
+    assert "supervision.start_s" in end.trouble.hint
+
+
+def test_a_spare_that_is_never_ready_does_not_end_a_run_that_works() -> None:
+    told = Told(start_s=20.0, spares=1, step_s=1000.0).training()
+    said = told.wait(21.0, alive=(1, 2, 3), step=6, work=6)
+    assert kinds(said) == ["Kill", "Spawn"]
+    assert not told.gang.over
+
+
+def test_a_process_that_is_ready_in_time_is_no_longer_watched_for_it() -> None:
+    told = Told(start_s=20.0)
+    told.hear(core.Opened(), core.Readied(1), core.Found(0, -1))
+    told.wait(19.0, alive=(1, 2))
+    told.hear(core.Readied(2))
+    assert told.wait(10.0, alive=(1, 2)) == []
+
+
 def test_the_gang_blames_nobody_for_the_time_in_which_it_stood_still_itself() -> None:
     told = Told(silent_s=3.0).training()
     told.hear(core.Ticked())
