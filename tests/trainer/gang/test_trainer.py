@@ -257,6 +257,22 @@ def starve(group: Path, rank: int) -> Callable[[Watched], None]:
 
 
 @pytest.mark.nightly
+async def test_copies_of_a_sharded_model_come_to_the_same_when_a_rank_is_killed(tmp_path: Path) -> None:
+    """Two replicas of one shard each."""
+    parallel = {"ranks": 2, "device": "cpu", "strategy": "fsdp", "replicas": 2}
+    calm = Watched(Trainer(job(tmp_path / "calm", parallel=parallel)))
+    expected = await calm.train()
+    run = Watched(Trainer(job(tmp_path / "run", parallel=parallel)), {13: send(signal.SIGKILL, 1)})
+    result = await run.train()
+    assert [each.strategy for each in run.of(facts.GenerationBegan)] == ["fsdp", "fsdp"]
+    assert [(each.rank, each.cause) for each in run.of(facts.RankLost)] == [(1, "died")]
+    assert run.differing == []
+    assert run.losses == calm.losses
+    assert (result.outcome, result.loss, result.held_out) == ("done", expected.loss, expected.held_out)
+    assert run.gone()
+
+
+@pytest.mark.nightly
 @pytest.mark.parametrize("seed", range(5))
 async def test_fifty_faults_at_random_steps(
     seed: int, tmp_path: Path, undisturbed: tuple[Result, dict[int, float]], cellar: Path | None
