@@ -25,8 +25,6 @@ app = typer.Typer(help="The checkpoints of a run, and the model in them.", no_ar
 
 RUNS: Final = Path("runs")
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
-CHECKPOINTS: Final = "checkpoints"
-"""The folder of checkpoints in a run's own."""
 
 Run = Annotated[
     str, typer.Argument(metavar="RUN|FOLDER", help="A run of ./runs by its name, its folder, or one of checkpoints.")
@@ -126,6 +124,7 @@ def export(
 def of(run: str) -> Checkpoints:
     """Return the checkpoints that a name or a folder means; raises `NotFoundError`."""
     from prime.trainer.checkpoint import Checkpoints
+    from prime.trainer.checkpoint.names import CHECKPOINTS
 
     places = [Path(run) / CHECKPOINTS, Path(run)]
     if Path(run).name == run:
@@ -138,6 +137,8 @@ def of(run: str) -> Checkpoints:
 
 
 def _where(run: str) -> str:
+    from prime.trainer.checkpoint.names import CHECKPOINTS
+
     known = sorted(path.parent.name for path in RUNS.glob(f"*/{CHECKPOINTS}"))
     if known:
         return f"these runs are in ./runs: {', '.join(known[:10])}{', …' if len(known) > 10 else ''}"

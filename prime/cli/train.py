@@ -190,12 +190,13 @@ def _make_way(folder: Path, *, resume: bool | None) -> None:
     from prime.cli.output import say
     from prime.errors import NotFoundError
     from prime.trainer.checkpoint import Checkpoints
+    from prime.trainer.checkpoint.names import CHECKPOINTS
     from prime.trainer.gang.lock import sole_trainer
 
     if resume is False and folder.exists():
         with sole_trainer(folder):  # nobody trains in what is moved
             say(f"{folder} was moved to {folder.rename(_free_name(folder))}")
-    if resume and Checkpoints(folder / "checkpoints").newest_whole() is None:
+    if resume and Checkpoints(folder / CHECKPOINTS).newest_whole() is None:
         raise NotFoundError(
             f"{folder} has no checkpoint to go on from", hint="leave --resume away to start a run there"
         )

@@ -17,6 +17,8 @@ import attrs
 State = Literal["", "draft", "aside", "gone"]
 """What a folder is by its name; the empty one is a checkpoint."""
 
+CHECKPOINTS = "checkpoints"
+"""The folder of all of them, in a run's own."""
 STEP_MAX = 10**15
 ABOUT_NAME = "about.json"
 """The file that makes a folder count. It is written last."""

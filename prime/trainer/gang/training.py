@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from prime.errors import CorruptedError, PrimeError
 from prime.trainer.checkpoint import About, Checkpoints, Retention
+from prime.trainer.checkpoint.names import CHECKPOINTS
 from prime.trainer.checkpoint.saving import Saving
 from prime.trainer.gang.brake import Brake
 from prime.trainer.gang.interfaces import INTERFACE
@@ -32,8 +33,6 @@ GROUP_TIMEOUT = timedelta(days=7)
 MEETING_TIMEOUT = timedelta(seconds=60)
 """How long rank 0 may take until it listens: it has been given its rank in the same step as the others."""
 TCP = "tcp://"
-CHECKPOINTS = "checkpoints"
-"""The folder of checkpoints, in the run's."""
 _PEER_WORDS = ("closed by peer", "reset by peer", "broken pipe", "connection refused", "gloo", "nccl")
 
 
