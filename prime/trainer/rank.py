@@ -22,6 +22,7 @@ from prime.errors import (
 from prime.trainer import pipe
 from prime.trainer.codec import Vector
 from prime.trainer.metadata import ModelMetadata, TrainingConfig
+from prime.trainer.threads import threads_of
 from prime.trainer.worker import Question, Worker
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ SILENT_S = 30.0
 """A worker that gives no heartbeat for this long is stuck, and killed; an import may hold its process for a while."""
 END_S = 1.0
 SUPERVISOR = "worker"
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _HINT_RESTART = "its supervisor starts a new one"
 
 T = TypeVar("T")
@@ -156,7 +156,7 @@ async def open_rank(system: System, config: TrainingConfig, rank: int) -> AsyncI
                 starting=SETUP_S,
                 silent=SILENT_S,
                 output="facts",
-                environment=dict.fromkeys(_THREAD_VARIABLES, str(config.threads)),
+                environment=threads_of(config.threads),
             )
         except ActorCrashedError as error:
             raise _cause_of(error) from None

@@ -1,4 +1,4 @@
-"""Which engine serves the tensors of CUDA devices, and why (pure): `tensors.py` goes by it, `prime doctor` says it."""
+"""Which engine serves the tensors of CUDA devices, and why: `tensors.py` goes by it, `prime doctor` says it."""
 
 from __future__ import annotations
 

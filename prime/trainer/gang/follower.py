@@ -26,13 +26,14 @@ from prime.errors import (
     WorldError,
 )
 from prime.trainer.gang.gathering import FILE, Gathering, open_networked, read_gathering, resolve
-from prime.trainer.gang.hosts import MEMBERS, NAME, SUPERVISOR, quietly, start_process, threads_of
+from prime.trainer.gang.hosts import MEMBERS, NAME, SUPERVISOR, quietly, start_process
 from prime.trainer.gang.interfaces import interface_of, own_address_towards
 from prime.trainer.gang.launch import Launch
 from prime.trainer.gang.messages import AskStop, EndHost, JoinHost, Setup, StartMember, StopMember, Welcome
-from prime.trainer.gang.ranks import setup_of
+from prime.trainer.gang.ranks import looked_up, setup_of
 from prime.trainer.gang.trainer import world_of
 from prime.trainer.job import Job
+from prime.trainer.threads import threads_of
 
 if TYPE_CHECKING:
     from prime.actor.ref import Ref
@@ -151,7 +152,7 @@ class Following:
         self._search.deadline = trio.current_time() + host_s
         with self._search:
             while True:
-                gathering = await trio.to_thread.run_sync(read_gathering, self._folder, self._launch.run)
+                gathering = await looked_up(read_gathering, self._folder, self._launch.run)
                 if gathering is not None:
                     try:
                         return await self._follow(gathering)

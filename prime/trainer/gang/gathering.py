@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -135,18 +135,32 @@ def gathering_at(folder: Path, gathering: Gathering) -> Iterator[None]:
 @contextlib.asynccontextmanager
 async def open_networked(key: KeyPair, listen: str, peers: list[str]) -> AsyncIterator[System]:
     """Run a system that can have processes, and links with `peers` alone."""
+
+    def links(system: System, signatory: KeySignatory) -> Links:
+        return Links(
+            Tcp(listen),
+            key,
+            limits=LinkLimits(links_max=max(LINKS_MIN, 2 * len(peers))),
+            emit=system.emit,
+            signatory=signatory,
+            admission=Admission(allow=peers),
+            punch=False,
+        )
+
+    async with open_alone(key, links) as system:
+        yield system
+
+
+@contextlib.asynccontextmanager
+async def open_alone(
+    key: KeyPair, links: Callable[[System, KeySignatory], Links] | None = None
+) -> AsyncIterator[System]:
+    """Run a system that can have processes, and no network unless `links` makes one."""
     signatory = KeySignatory(key)
     system = System(secret=secrets.token_bytes(32), signatory=signatory)
     system.process_host = Processes(system, key)
-    system.network = Links(
-        Tcp(listen),
-        key,
-        limits=LinkLimits(links_max=max(LINKS_MIN, 2 * len(peers))),
-        emit=system.emit,
-        signatory=signatory,
-        admission=Admission(allow=peers),
-        punch=False,
-    )
+    if links is not None:
+        system.network = links(system, signatory)
     async with one_error(), trio.open_nursery() as nursery:
         await nursery.start(system.serve)
         try:

@@ -26,7 +26,8 @@ SUPERVISOR: Final = "host"
 NAME: Final = "follower"
 """The paths of a host that follows: its actor's, and below that of the supervisor of its members."""
 MEMBERS: Final = "members"
-_THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+ORDERS_MAX: Final = 64
+"""Orders that wait for another host to take them. There are a few in a generation."""
 
 
 class MemberHandle(Protocol):
@@ -76,11 +77,6 @@ async def start_process(
         output="facts",
         environment=environment,
     )
-
-
-def threads_of(count: int) -> dict[str, str]:
-    """Return the variables by which a process has so many threads for one computation."""
-    return dict.fromkeys(_THREAD_VARIABLES, str(count))
 
 
 class LocalHost:
@@ -170,7 +166,7 @@ class FarMember:
 
     def __init__(self, ref: Ref[Any]) -> None:
         self._ref = ref
-        self._orders, self._taken = trio.open_memory_channel[Any](math.inf)  # few, and dropped with the member
+        self._orders, self._taken = trio.open_memory_channel[Any](ORDERS_MAX)
 
     async def carry_orders(self) -> None:
         """Send the orders on, one after the other: whether they come through shows in the news."""
@@ -184,8 +180,9 @@ class FarMember:
         return news
 
     def order(self, order: Any) -> None:
-        """See `MemberHandle.order`."""
-        self._orders.send_nowait(order)
+        """See `MemberHandle.order`. What finds no room is dropped: its host is stuck, and found so by its silence."""
+        with contextlib.suppress(trio.WouldBlock):
+            self._orders.send_nowait(order)
 
     def close(self) -> None:
         """Take no orders any more."""

@@ -7,7 +7,7 @@ import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import trio
@@ -25,9 +25,10 @@ from prime.errors import (
 from prime.trainer import facts
 from prime.trainer.checkpoint import Checkpoints
 from prime.trainer.checkpoint.faults import refused
+from prime.trainer.checkpoint.names import CHECKPOINTS
 from prime.trainer.gang import gang as core
 from prime.trainer.gang.gathering import First
-from prime.trainer.gang.hosts import FarHost, Host, LocalHost, MemberHandle, threads_of
+from prime.trainer.gang.hosts import FarHost, Host, LocalHost, MemberHandle
 from prime.trainer.gang.interfaces import INTERFACE, free_port, interface_of
 from prime.trainer.gang.launch import Launch
 from prime.trainer.gang.messages import (
@@ -46,12 +47,14 @@ from prime.trainer.gang.messages import (
 )
 from prime.trainer.gang.trouble import trouble_of
 from prime.trainer.job import Job
+from prime.trainer.threads import threads_of
 from prime.wire import message
 
 if TYPE_CHECKING:
     from prime.actor.supervisor import Supervisor
 
 TICK_S = 0.1
+T = TypeVar("T")
 MEETINGS = "meetings"
 """The folder, in the run's, in which the ranks of a generation find each other."""
 
@@ -336,7 +339,7 @@ class Ranks(Actor[Stop | JoinHost | AskStop | _Tick]):
             self._hear(core.Finished(number, generation, item.step))
 
     async def _find(self, generation: int, without: frozenset[int]) -> None:
-        self._hear(core.Found(generation, await trio.to_thread.run_sync(newest_step, self._folder, without)))
+        self._hear(core.Found(generation, await looked_up(newest_step, self._folder, without)))
 
     # ------------------------------------------------------------------------------------------------ facts
 
@@ -413,8 +416,13 @@ def check_host(join: JoinHost, job: Job, launch: Launch, world: int) -> None:
 
 def newest_step(folder: Path, without: frozenset[int] = frozenset()) -> int:
     """Return the step of the newest whole checkpoint of a run, none of `without`; -1 where there is none."""
-    there = Checkpoints(folder / "checkpoints").list()
+    there = Checkpoints(folder / CHECKPOINTS).list()
     return max((one.step for one in there if one.is_whole and one.step not in without), default=-1)
+
+
+async def looked_up(look: Callable[..., T], *where: Any) -> T:
+    """Look into a folder in a thread; cancelled, it is left to itself: a network file system may never answer."""
+    return await trio.to_thread.run_sync(look, *where, abandon_on_cancel=True)
 
 
 def _fields_of(record: Any) -> dict[str, Any]:

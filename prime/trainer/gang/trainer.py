@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
-import secrets
 import signal
 import threading
 from collections import deque
@@ -23,21 +22,19 @@ from prime.errors import (
     RestartLimitError,
     RunFailedError,
 )
-from prime.process.host import Processes
 from prime.trainer import facts
 from prime.trainer.facts import Fact
 from prime.trainer.gang import gang as core
-from prime.trainer.gang.gathering import First, open_first
+from prime.trainer.gang.gathering import First, open_alone, open_first
 from prime.trainer.gang.launch import Launch, ranks_of_host
 from prime.trainer.gang.lock import sole_trainer
 from prime.trainer.gang.messages import AskStop, JoinHost
-from prime.trainer.gang.ranks import Ranks, Stop, newest_step
+from prime.trainer.gang.ranks import Ranks, Stop, looked_up, newest_step
 from prime.trainer.gang.result import Result, Tally
 from prime.trainer.gang.trouble import HOPELESS, Trouble
 from prime.trainer.job import Job
 from prime.trainer.track import open_tracking
 from prime.transport.identity import KeyPair
-from prime.transport.signing import KeySignatory
 
 FACTS_MAX: Final = 10_000
 """Facts that wait for a slow reader; the oldest are left out beyond."""
@@ -144,7 +141,7 @@ class Trainer:
         elif system is not None:
             yield system, None
         else:
-            async with _own_system() as own:
+            async with open_alone(KeyPair.generate()) as own:
                 yield own, None
 
     def _observe(self, fact: Fact) -> None:
@@ -245,7 +242,7 @@ class _Run:
             self._ranks.tell_nowait(Stop(reason))  # type: ignore[attr-defined]
 
     async def through(self, system: System) -> core.End:
-        resumed = max(0, await trio.to_thread.run_sync(newest_step, self._folder))
+        resumed = max(0, await looked_up(newest_step, self._folder))
         self.tally.began_s = trio.current_time()
         job = self._job
         self.tell(
@@ -360,18 +357,3 @@ _HINT_BUG: Final = "mend that line; the run goes on from its newest checkpoint"
 
 def _hint(trouble: Trouble | None, otherwise: str) -> str:
     return trouble.hint if trouble is not None and trouble.hint else otherwise
-
-
-@contextlib.asynccontextmanager
-async def _own_system() -> AsyncIterator[System]:
-    """Run a system without a network, which can have processes."""
-    key = KeyPair.generate()
-    system = System(secret=secrets.token_bytes(32), signatory=KeySignatory(key))
-    system.process_host = Processes(system, key)
-    async with one_error(), trio.open_nursery() as nursery:
-        await nursery.start(system.serve)
-        try:
-            yield system
-        finally:
-            system.end()
-            nursery.cancel_scope.cancel()
