@@ -24,17 +24,17 @@ from prime.node.contacts import DIAL_DEADLINE_S, dial_silent, find_contacts
 from prime.store.journal import FileJournal, MemoryJournal
 from prime.trainer.codec import Vector
 from prime.trainer.metadata import TrainingConfig
+from prime.trainer.round.records import is_untrained
+from prime.trainer.round.timing import Timing
+from prime.trainer.round.validity import ADDRESS_CHARACTERS_MAX, ADDRESSES_MAX
+from prime.trainer.round.view import Member
 from prime.trainer.swarm.aggregator import AGGREGATOR_PATH, Aggregator, SwarmPlan
 from prime.trainer.swarm.donor import Donor
 from prime.trainer.swarm.float32 import Float32
 from prime.trainer.swarm.plans import FurtherContacts, Outcome, ViewEntered
 from prime.trainer.swarm.progress import Progress
-from prime.trainer.swarm.records import is_untrained
 from prime.trainer.swarm.state import OuterState
-from prime.trainer.swarm.timing import Timing
 from prime.trainer.swarm.trainer import TRAINER_PATH, Drain, RunDone, SwarmTrainer
-from prime.trainer.swarm.validity import ADDRESS_CHARACTERS_MAX, ADDRESSES_MAX
-from prime.trainer.swarm.view import Member
 
 _BUSY = Mailbox(4096)
 """An aggregator hears chunks, votes and the trainer; link credit bounds the far ones, this bounds the sum."""

@@ -28,9 +28,9 @@ from collections.abc import Mapping
 
 import attrs
 
-from prime.trainer.swarm import messages as msg
-from prime.trainer.swarm.ballot import FIRST, NONE, Ballot
-from prime.trainer.swarm.view import Value, View
+from prime.trainer.round import messages as msg
+from prime.trainer.round.ballot import FIRST, NONE, Ballot
+from prime.trainer.round.view import Value, View
 
 ROUNDS_MAX = 256
 """Rounds remembered; what happens in an older one is no longer checked."""

@@ -44,10 +44,10 @@ from prime.config import Config, TrainConfig  # noqa: E402
 from prime.node.training import timing_of  # noqa: E402
 from prime.store.journal import FileJournal  # noqa: E402
 from prime.trainer.codec import Vector  # noqa: E402
+from prime.trainer.round.view import Member  # noqa: E402
 from prime.trainer.swarm import plans  # noqa: E402
 from prime.trainer.swarm.aggregator import Aggregator, SwarmPlan  # noqa: E402
 from prime.trainer.swarm.float32 import Float32  # noqa: E402
-from prime.trainer.swarm.view import Member  # noqa: E402
 
 HIVEMIND_CASE = "round_hivemind_8bit"
 CASES = ("round_memory", "round_tcp", "round_libp2p", HIVEMIND_CASE)

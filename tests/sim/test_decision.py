@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from prime.sim.decision import ROUNDS_MAX, RULES, Decisions, RuleBrokenError
-from prime.trainer.swarm import messages as msg
-from prime.trainer.swarm.ballot import FIRST, Ballot
-from prime.trainer.swarm.view import Member, Value, view_of
+from prime.trainer.round import messages as msg
+from prime.trainer.round.ballot import FIRST, Ballot
+from prime.trainer.round.view import Member, Value, view_of
 
 ROUND = 7
 A, B, C = "a", "b", "c"

@@ -9,12 +9,12 @@ import pytest
 from prime import sim
 from prime.sim.plan import Crash, Partition, Pause, Plan
 from prime.sim.scenarios.round import training_round
+from prime.trainer.round import messages as msg
+from prime.trainer.round.records import read_record, write_record
+from prime.trainer.round.view import View
 from prime.trainer.swarm import aggregator
-from prime.trainer.swarm import messages as msg
 from prime.trainer.swarm.aggregator import Aggregator
 from prime.trainer.swarm.carry import Ledger
-from prime.trainer.swarm.records import read_record, write_record
-from prime.trainer.swarm.view import View
 
 SEEDS = 30
 

@@ -11,8 +11,8 @@ from prime import sim
 from prime.sim.plan import Crash, DiskFaults, DiskFull, DiskGone, NetworkFaults, Partition, Pause, Plan, SlowReader
 from prime.sim.scenarios.ledgers import Life
 from prime.sim.scenarios.round import Kill, Swarm, train, training_round
-from prime.trainer.swarm import commands as cmd
-from prime.trainer.swarm import messages as msg
+from prime.trainer.round import commands as cmd
+from prime.trainer.round import messages as msg
 
 NAMED = {
     # Two newcomers had found only each other and asked each other for ever, while the founder was back.

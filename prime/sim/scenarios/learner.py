@@ -18,8 +18,8 @@ from prime.actor import Actor, Ref, on
 from prime.errors import NotFoundError, WorldError
 from prime.sim.exact import Sum
 from prime.sim.scenarios.ledgers import Book, Life
+from prime.trainer.round.view import Value, View
 from prime.trainer.swarm import plans
-from prime.trainer.swarm.view import Value, View
 from prime.wire import Ask, message, record
 
 KEEPER_PATH = "/state/donor"

@@ -15,11 +15,11 @@ from prime.errors import ViolationError
 from prime.sim.decision import Decisions
 from prime.sim.exact import Exact, Sum
 from prime.sim.world import Node, World
-from prime.trainer.swarm import commands as cmd
-from prime.trainer.swarm import messages as msg
+from prime.trainer.round import commands as cmd
+from prime.trainer.round import messages as msg
+from prime.trainer.round.view import Value
 from prime.trainer.swarm.carry import Frozen, Ledger
 from prime.trainer.swarm.parts import digest
-from prime.trainer.swarm.view import Value
 
 
 @attrs.define(eq=False)

@@ -24,16 +24,16 @@ from prime.sim.scenarios.learner import Keeper, Learner, Memory
 from prime.sim.scenarios.ledgers import Book, Life, names
 from prime.sim.world import Node, World
 from prime.store.journal import FileJournal
-from prime.trainer.swarm import commands as cmd
-from prime.trainer.swarm import messages as msg
+from prime.trainer.round import commands as cmd
+from prime.trainer.round import messages as msg
+from prime.trainer.round.records import is_untrained, read_record
+from prime.trainer.round.round import RoundCore
+from prime.trainer.round.timing import Timing
+from prime.trainer.round.view import Member, Value, View
 from prime.trainer.swarm import plans
 from prime.trainer.swarm.aggregator import Aggregator, SwarmPlan
 from prime.trainer.swarm.carry import Ledger
 from prime.trainer.swarm.parts import digest
-from prime.trainer.swarm.records import is_untrained, read_record
-from prime.trainer.swarm.round import RoundCore
-from prime.trainer.swarm.timing import Timing
-from prime.trainer.swarm.view import Member, Value, View
 
 _DISK_ERRORS = ("WorldError: /rounds", "CorruptedError: /rounds")
 RUN = "run"

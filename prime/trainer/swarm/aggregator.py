@@ -18,17 +18,17 @@ import trio
 from prime.actor import Actor, Down, Ref, on
 from prime.actor.contract import Journal
 from prime.errors import DecodeError, LocalProtocolError
-from prime.trainer.swarm import commands as cmd
-from prime.trainer.swarm import messages as msg
+from prime.trainer.round import commands as cmd
+from prime.trainer.round import messages as msg
+from prime.trainer.round.records import read_record, write_record
+from prime.trainer.round.round import RoundCore, Status
+from prime.trainer.round.timing import Timing
+from prime.trainer.round.view import Member, Share, View
 from prime.trainer.swarm import plans
 from prime.trainer.swarm.carry import Ledger
 from prime.trainer.swarm.dispatch import Job, Outlet
 from prime.trainer.swarm.numbers import Numbers
 from prime.trainer.swarm.parts import Assembly, digest, offsets
-from prime.trainer.swarm.records import read_record, write_record
-from prime.trainer.swarm.round import RoundCore, Status
-from prime.trainer.swarm.timing import Timing
-from prime.trainer.swarm.view import Member, Share, View
 from prime.transport.facts import LinkDown, LinkUp
 from prime.wire import message
 

@@ -10,8 +10,8 @@ import trio
 
 from prime.actor import Actor, on
 from prime.errors import NotFoundError, RefusedError, WorldError
+from prime.trainer.round.messages import DescribeState, FetchStateChunk, StateChunk, StateManifest
 from prime.trainer.swarm.fetch import Arrived, Command, Complete, DonorFound, Exhausted, Failed, FetchPlan, Request
-from prime.trainer.swarm.messages import DescribeState, FetchStateChunk, StateChunk, StateManifest
 from prime.trainer.swarm.state import ChunkedState, OuterState, check_manifest, chunked, join_state
 from prime.wire import message
 

@@ -12,7 +12,7 @@ from collections import deque
 
 import attrs
 
-from prime.trainer.swarm.messages import StateManifest
+from prime.trainer.round.messages import StateManifest
 from prime.trainer.swarm.state import chunk_size_bytes
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from prime.trainer.swarm.round import Status
-from prime.trainer.swarm.view import Value, View
+from prime.trainer.round.round import Status
+from prime.trainer.round.view import Value, View
 from prime.wire import Ask, message
 
 Vector = Any

@@ -16,7 +16,7 @@ import numpy as np
 
 from prime.errors import CorruptedError, LocalProtocolError, RemoteProtocolError
 from prime.trainer.codec import Vector
-from prime.trainer.swarm.messages import StateManifest
+from prime.trainer.round.messages import StateManifest
 
 CHUNK_SIZE_BYTES: Final = 256 * 1024
 HASH_SIZE_BYTES: Final = 32

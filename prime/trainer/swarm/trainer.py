@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from prime.actor import Ref
     from prime.trainer.codec import Vector
     from prime.trainer.metadata import TrainingConfig
-    from prime.trainer.swarm.view import Value, View
+    from prime.trainer.round.view import Value, View
 
 TRAINER_PATH = "/train/trainer"
 

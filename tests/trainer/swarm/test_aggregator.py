@@ -14,13 +14,13 @@ import trio
 
 from prime import Memory, open_system
 from prime.store import MemoryJournal
-from prime.trainer.swarm import commands as cmd
-from prime.trainer.swarm import messages as msg
+from prime.trainer.round import commands as cmd
+from prime.trainer.round import messages as msg
+from prime.trainer.round.timing import Timing
+from prime.trainer.round.view import Member
 from prime.trainer.swarm import plans
 from prime.trainer.swarm.aggregator import AGGREGATOR_PATH, Aggregator, SwarmPlan
 from prime.trainer.swarm.float32 import Float32
-from prime.trainer.swarm.timing import Timing
-from prime.trainer.swarm.view import Member
 from prime.transport.identity import KeyPair
 
 D = 70_000

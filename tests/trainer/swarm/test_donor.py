@@ -13,8 +13,8 @@ import trio
 
 from prime import Actor, Memory, System, on, open_system
 from prime.errors import NotFoundError
+from prime.trainer.round.messages import DescribeState, FetchStateChunk, StateChunk, StateManifest
 from prime.trainer.swarm.donor import Donor, HoldState, fetch_state
-from prime.trainer.swarm.messages import DescribeState, FetchStateChunk, StateChunk, StateManifest
 from prime.trainer.swarm.state import OuterState, chunked
 
 D = 200_000

@@ -14,8 +14,8 @@ import trio
 from prime import Memory, open_system
 from prime.actor import on
 from prime.errors import CorruptedError, NotFoundError
+from prime.trainer.round.messages import DescribeState, FetchStateChunk, StateChunk, StateManifest
 from prime.trainer.swarm.donor import DONOR_PATH, Donor, HoldState, fetch_state
-from prime.trainer.swarm.messages import DescribeState, FetchStateChunk, StateChunk, StateManifest
 from prime.trainer.swarm.state import CHUNK_SIZE_BYTES, OuterState
 
 SIZE = 3 * CHUNK_SIZE_BYTES // 4 + 5

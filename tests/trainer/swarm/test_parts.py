@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from prime.errors import CorruptedError, DecodeError
 from prime.trainer.codec.form import INT8
-from prime.trainer.swarm import messages as msg
-from prime.trainer.swarm.ballot import Ballot
+from prime.trainer.round import messages as msg
+from prime.trainer.round.ballot import Ballot
+from prime.trainer.round.records import read_record, write_record
 from prime.trainer.swarm.parts import CHUNK_BYTES, Assembly, cuts, digest, expected_bytes, offsets
-from prime.trainer.swarm.records import read_record, write_record
 
 
 @given(st.integers(1, 100_000), st.integers(1, 40))

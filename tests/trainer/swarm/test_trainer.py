@@ -14,11 +14,11 @@ from prime.actor import Actor, Ref, on
 from prime.node.system import open_system
 from prime.trainer import pipe
 from prime.trainer.metadata import TrainingConfig
+from prime.trainer.round.view import Member, Share, Value, View
 from prime.trainer.swarm import plans, trainer
 from prime.trainer.swarm.donor import HoldState
 from prime.trainer.swarm.progress import Progress
 from prime.trainer.swarm.state import OuterState
-from prime.trainer.swarm.view import Member, Share, Value, View
 
 H = 4
 SIZE = 3

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prime.errors import UsageError
-from prime.trainer.swarm.ballot import FIRST, NONE, Ballot
-from prime.trainer.swarm.view import Member, Share, Value, View, next_view, owners_of, recovered, seal_digest, view_of
+from prime.trainer.round.ballot import FIRST, NONE, Ballot
+from prime.trainer.round.view import Member, Share, Value, View, next_view, owners_of, recovered, seal_digest, view_of
 
 NAMES = st.sets(st.sampled_from("abcdefgh"), min_size=1)
 

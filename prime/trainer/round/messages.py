@@ -7,8 +7,8 @@ next tick, a doubled or late one changes nothing.
 
 from __future__ import annotations
 
-from prime.trainer.swarm.ballot import Ballot
-from prime.trainer.swarm.view import Member, Share, Value, View
+from prime.trainer.round.ballot import Ballot
+from prime.trainer.round.view import Member, Share, Value, View
 from prime.wire import Ask, Payload, message, record
 
 

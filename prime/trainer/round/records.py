@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 from prime.errors import CorruptedError, DecodeError
-from prime.trainer.swarm import messages as msg
+from prime.trainer.round import messages as msg
 from prime.wire import Limits, dumps, from_plain, loads, to_plain
 from prime.wire.frame import FrameParser, pack
 

@@ -8,13 +8,13 @@ from typing import Any
 import attrs
 import pytest
 
-from prime.trainer.swarm import commands as cmd
-from prime.trainer.swarm import messages as msg
-from prime.trainer.swarm.ballot import Ballot
-from prime.trainer.swarm.round import RoundCore
-from prime.trainer.swarm.timing import Timing
-from prime.trainer.swarm.validity import ADDRESS_CHARACTERS_MAX, ADDRESSES_MAX, COUNTER_LEAP_MAX
-from prime.trainer.swarm.view import Member, Share, Value, View
+from prime.trainer.round import commands as cmd
+from prime.trainer.round import messages as msg
+from prime.trainer.round.ballot import Ballot
+from prime.trainer.round.round import RoundCore
+from prime.trainer.round.timing import Timing
+from prime.trainer.round.validity import ADDRESS_CHARACTERS_MAX, ADDRESSES_MAX, COUNTER_LEAP_MAX
+from prime.trainer.round.view import Member, Share, Value, View
 
 ME, OTHER, STRANGER = "a", "b", "z"
 HASH = bytes(32)

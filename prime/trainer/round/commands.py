@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import attrs
 
-from prime.trainer.swarm.messages import Offer, PeerMessage, Record
-from prime.trainer.swarm.view import Share, Value, View
+from prime.trainer.round.messages import Offer, PeerMessage, Record
+from prime.trainer.round.view import Share, Value, View
 
 # ------------------------------------------------------------------------------------------------------------ events
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import attrs
 
-from prime.trainer.swarm.view import Member, View, next_view
+from prime.trainer.round.view import Member, View, next_view
 
 PENDING_MAX = 256
 """Join requests remembered at once; more are not answered until some are admitted or lapse."""

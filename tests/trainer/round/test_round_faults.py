@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 from prime.errors import CorruptedError, UsageError
 from prime.sim import HeapNode, HeapWorld, NetworkFaults, Plan, Program
 from prime.sim.decision import Decisions, RuleBrokenError
-from prime.trainer.swarm import commands as cmd
-from prime.trainer.swarm import messages as msg
-from prime.trainer.swarm.ballot import Ballot
+from prime.trainer.round import commands as cmd
+from prime.trainer.round import messages as msg
+from prime.trainer.round.ballot import Ballot
+from prime.trainer.round.round import RoundCore, compact
+from prime.trainer.round.timing import Timing
+from prime.trainer.round.view import Member, Value
 from prime.trainer.swarm.carry import Ledger
-from prime.trainer.swarm.round import RoundCore, compact
-from prime.trainer.swarm.timing import Timing
-from prime.trainer.swarm.view import Member, Value
 
 RUN = "world"
 

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Collection, Sequence
 
-from prime.trainer.swarm.view import Member, Share, Value, View
+from prime.trainer.round.view import Member, Share, Value, View
 
 ADDRESSES_MAX = 8
 """Addresses of one member: they travel in every view."""

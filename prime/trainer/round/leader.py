@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import attrs
 
-from prime.trainer.swarm.ballot import NONE, Ballot
-from prime.trainer.swarm.messages import Offer, Promise, Report, Seal
-from prime.trainer.swarm.view import Share, Value, View
+from prime.trainer.round.ballot import NONE, Ballot
+from prime.trainer.round.messages import Offer, Promise, Report, Seal
+from prime.trainer.round.view import Share, Value, View
 
 
 @attrs.define

@@ -18,14 +18,14 @@ from typing import Any
 import attrs
 
 from prime.errors import CorruptedError, UsageError
-from prime.trainer.swarm import commands as cmd
-from prime.trainer.swarm import leader as lead_
-from prime.trainer.swarm import messages as msg
-from prime.trainer.swarm.ballot import FIRST, NONE, Ballot
-from prime.trainer.swarm.leader import Lead, Standing
-from prime.trainer.swarm.roster import Roster
-from prime.trainer.swarm.timing import Timing
-from prime.trainer.swarm.validity import (
+from prime.trainer.round import commands as cmd
+from prime.trainer.round import leader as lead_
+from prime.trainer.round import messages as msg
+from prime.trainer.round.ballot import FIRST, NONE, Ballot
+from prime.trainer.round.leader import Lead, Standing
+from prime.trainer.round.roster import Roster
+from prime.trainer.round.timing import Timing
+from prime.trainer.round.validity import (
     COUNTER_LEAP_MAX,
     member_fault,
     owners_fault,
@@ -33,7 +33,7 @@ from prime.trainer.swarm.validity import (
     shares_fault,
     value_fault,
 )
-from prime.trainer.swarm.view import Member, Value, View, owners_of, seal_digest, view_of
+from prime.trainer.round.view import Member, Value, View, owners_of, seal_digest, view_of
 
 HISTORY = 64
 """Decisions remembered, so that a member that far behind still learns each outcome in turn."""
