@@ -1,6 +1,6 @@
 /* One round's decision: ballots, promises, Ready and Commit, explored exhaustively for small views.
  *
- * The code is prime/trainer/round/round.py, the protocol spec/protocols/round.md, how to run this spec/model/README.md. Rules
+ * The code is prime/trainer/round/voting.py and leading.py, the protocol spec/protocols/round.md, how to run this spec/model/README.md. Rules
  * have the names that prime/sim/decision.py checks along the simulator's traces.
  *
  * Bounds, set with -D: N members (3 to 5), BALLOTS ballots led in one round, the first one among them (2 to 4), LOSSES

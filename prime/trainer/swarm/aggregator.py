@@ -21,7 +21,8 @@ from prime.errors import DecodeError, LocalProtocolError
 from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
 from prime.trainer.round.records import read_record, write_record
-from prime.trainer.round.round import RoundCore, Status
+from prime.trainer.round.round import RoundCore
+from prime.trainer.round.status import Status
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.view import Member, Share, View
 from prime.trainer.swarm import plans

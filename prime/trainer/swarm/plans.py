@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prime.trainer.round.round import Status
+from prime.trainer.round.status import Status
 from prime.trainer.round.view import Value, View
 from prime.wire import Ask, message
 

@@ -24,7 +24,8 @@ from prime.sim.decision import Decisions, RuleBrokenError
 from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
 from prime.trainer.round.ballot import Ballot
-from prime.trainer.round.round import RoundCore, compact
+from prime.trainer.round.journal import compact
+from prime.trainer.round.round import RoundCore
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.view import Member, Value
 from prime.trainer.swarm.carry import Ledger
@@ -419,7 +420,7 @@ class World:
         core = node.core
         if core is None or core.round != round_ or core.seat is None or core.seat.restarted or core.seat.offer:
             return
-        if core.behind or core._applying is not None or node.state is None or round_ == 0:
+        if core.behind or core.applying is not None or node.state is None or round_ == 0:
             node.machine.later(0.2, self.contribute, node, round_)
             return
         fresh = f"{node.peer}.{node.machine.lives}.{round_}"
@@ -628,7 +629,7 @@ def says(command: cmd.Command, kind: type, round_: int) -> bool:
 def survivors_commit(world: World, round_: int, *, limit_s: float) -> Value:
     """Return what the round decided; everyone alive has the same state after it."""
     started = world.now
-    world.until(lambda: all(n.core.round > round_ and n.core._applying is None for n in world.nodes.values() if n.core))
+    world.until(lambda: all(n.core.round > round_ and n.core.applying is None for n in world.nodes.values() if n.core))
     assert world.now - started < limit_s
     assert world.same_states()
     return world.decided[round_]

@@ -1,0 +1,83 @@
+"""Asking to be let in or out, and hearing others ask (pure)."""
+
+from __future__ import annotations
+
+from prime.trainer.round import commands as cmd
+from prime.trainer.round import messages as msg
+from prime.trainer.round import outcome, scatter
+from prime.trainer.round.desk import Desk
+from prime.trainer.round.seat import Seat
+from prime.trainer.round.validity import member_fault
+
+
+def on_join_run(desk: Desk, event: cmd.JoinRun) -> None:
+    """Ask these peers too to be let in."""
+    desk.contacts |= set(event.contacts) - {desk.me.peer}
+    desk.joining = desk.seat is None
+    desk.ticked_at = float("-inf")
+
+
+def on_leave_run(desk: Desk, _event: cmd.LeaveRun) -> None:
+    """Ask to be let out; one that is alone simply goes."""
+    if desk.seat is None or len(desk.seat.view.members) == 1:
+        desk.do(cmd.Outside(desk.round, "left", rejoining=False))
+        desk.joining = False
+        return
+    desk.leaving = True
+    desk.roster.leaving.add(desk.me.peer)
+    desk.ticked_at = float("-inf")
+
+
+def hear_join(desk: Desk, join: msg.Join) -> None:
+    """Remember a wish to be let in, or say why not."""
+    peer = join.member.peer
+    if join.run != desk.run:
+        refuse_run(desk, peer, join.run, desk.round)
+        return
+    if peer == desk.me.peer:
+        return
+    if desk.seat is None:
+        outcome.send_commit(desk, peer, desk.round - 1)  # perhaps it was let in and did not hear of it
+        return
+    fault = member_fault(join.member)
+    if fault:
+        desk.send(peer, msg.Refuse(desk.run, desk.round, desk.me.peer, fault, b""))
+        return
+    if not desk.seat.view.has(join.member) and not desk.roster.want_in(join.member, desk.now):
+        reason = "too many nodes are waiting to join: try again later"
+        desk.send(peer, msg.Refuse(desk.run, desk.round, desk.me.peer, reason, b""))
+        return
+    outcome.send_commit(desk, peer, desk.round - 1)
+
+
+def hear_leave(desk: Desk, leave: msg.Leave) -> None:
+    """Remember a wish to be let out."""
+    if leave.run != desk.run or desk.seat is None:
+        return
+    if desk.seat.view.has(leave.member):
+        desk.roster.leaving.add(leave.member.peer)
+    else:
+        outcome.send_commit(desk, leave.member.peer, desk.round - 1)
+
+
+def refuse_run(desk: Desk, to: str, run: str, round_: int) -> None:
+    """Tell a member of another run that this is not it."""
+    reason = f"this node trains run {desk.run!r}, not {run!r}: join that one as a new member"
+    desk.send(to, msg.Refuse(run, round_, desk.me.peer, reason, b""))
+
+
+def form(desk: Desk, seat: Seat) -> None:
+    """Round 0 is the founder's own: it begins once enough nodes wait to join, and decides who they are."""
+    desk.roster.lapse(seat.view, desk.now, desk.timing.join_ttl_s)
+    if desk.round == 0 and 1 + len(desk.roster.joining) >= desk.nodes_min:
+        scatter.activate(desk, seat)
+
+
+def tick_outside(desk: Desk) -> None:
+    """Repeat our own wish."""
+    if desk.joining:
+        for peer in sorted(desk.contacts - {desk.me.peer}):
+            desk.send(peer, msg.Join(desk.run, desk.me))
+    if desk.leaving and desk.seat is not None:
+        for peer in desk.others(desk.seat):
+            desk.send(peer, msg.Leave(desk.run, desk.me))

@@ -1,0 +1,84 @@
+"""What a member reads back from its journal, and what of it may be thrown away (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prime.errors import UsageError
+from prime.trainer.round import messages as msg
+from prime.trainer.round.ballot import Ballot
+from prime.trainer.round.desk import Desk
+from prime.trainer.round.seat import Seat, sit
+from prime.trainer.round.view import Value
+
+
+def replay(desk: Desk, record: msg.Record) -> None:
+    """Take one record, in the order of the journal. Raises `UsageError` if it is of another run."""
+    match record:
+        case msg.Booted(boot):
+            desk.boot = boot + 1
+        case msg.Entered(round_, view, state_round):
+            _check_run(desk, view.run)
+            desk.round, desk.seat, desk.previous = round_, sit(round_, view, state_round), None
+        case msg.Promised(round_, ballot) if desk.seat is not None and round_ == desk.round:
+            _replay_ballot(desk.seat, ballot)
+        case msg.Accepted(round_, ballot, value) if desk.seat is not None and round_ == desk.round:
+            _replay_ballot(desk.seat, ballot)
+            desk.seat.accepted = (ballot, value)
+            desk.seat.results = {part: {hash_} for part, hash_ in enumerate(value.parts)}
+        case msg.Decided(value):
+            _check_run(desk, value.next_view.run)
+            _replay_decision(desk, value)
+        case _:
+            pass
+
+
+def _check_run(desk: Desk, run: str) -> None:
+    if run != desk.run:
+        raise UsageError(
+            f"the journal belongs to run {run!r}, not to {desk.run!r}",
+            hint="name that run, or give this one its own state directory",
+        )
+
+
+def _replay_ballot(seat: Seat, ballot: Ballot) -> None:
+    seat.promised = max(seat.promised, ballot, key=Ballot.key)
+    seat.following = max(seat.following, ballot, key=Ballot.key)
+    seat.highest = max(seat.highest, ballot.counter)
+
+
+def _replay_decision(desk: Desk, value: Value) -> None:
+    if value.round != desk.round:
+        desk.decisions.clear()  # it jumped
+    desk.remember(value)
+    desk.contacts = set(value.next_view.peers()) - {desk.me.peer}
+    desk.previous = desk.seat if desk.seat is not None and desk.seat.round == value.round else None
+    desk.round = value.round + 1
+    desk.seat = None
+    if value.next_view.has(desk.me):
+        desk.seat = sit(desk.round, value.next_view, value.state_round)
+
+
+def compact(records: Sequence[msg.Record]) -> list[msg.Record]:
+    """Return the records that `recover` still needs, in their order.
+
+    Kept are the birth, the last boot, the newest decisions, the votes of the round under way, and those of the last
+    decided round with their bytes, so that they can be served after a restart.
+    """
+    decided = [r for r in records if isinstance(r, msg.Decided)]
+    last = decided[-1].value.round if decided else -1
+    boots = [r for r in records if isinstance(r, msg.Booted)]
+    kept = {id(r) for r in decided[-8:] + boots[-1:]}
+    return [r for r in records if id(r) in kept or __still_needed(r, last)]
+
+
+def __still_needed(record: msg.Record, last: int) -> bool:
+    match record:
+        case msg.Born():
+            return True
+        case msg.Entered(round_, _, _):
+            return round_ >= last
+        case msg.Promised(round_, _) | msg.Accepted(round_, _, _):
+            return round_ >= last
+        case _:
+            return False
