@@ -174,8 +174,24 @@ class TrainConfig:
     learning_rate: float = key(1e-3, "Learning rate of the inner optimiser, AdamW.", low=0, high=10)
     weight_decay: float = key(0.1, "Weight decay of the inner optimiser.", low=0, high=10)
     clip_norm: float = key(1.0, "Gradients are clipped to this norm; 0: not at all.", low=0, high=1e6)
-    outer_learning_rate: float = key(0.7, "Step size of the outer optimiser (eta).", low=0, high=10)
-    outer_momentum: float = key(0.9, "Nesterov momentum of the outer optimiser (mu).", low=0, high=0.9999)
+    outer_optimiser: str = key(
+        "nesterov",
+        "What a round's average does to the shared parameters.",
+        choices=("nesterov", "sgd", "average", "adam"),
+    )
+    outer_learning_rate: float = key(0.7, "Step size of the outer optimiser (eta); averaging has none.", low=0, high=10)
+    outer_momentum: float = key(
+        0.9, "Momentum of the outer optimiser: mu of nesterov, beta 1 of adam.", low=0, high=0.9999
+    )
+    outer_square_decay: float = key(0.99, "Decay of adam's mean square (beta 2).", low=0, high=0.999999)
+    outer_epsilon: float = key(1e-6, "What adam adds to the root of its mean square.", low=1e-30, high=1)
+    fragments: int = key(
+        1, "Parts that the parameters are cut into; each round carries one of them, in turn (P).", low=1, high=10_000
+    )
+    overlap_steps: int = key(
+        -1, "Steps that training goes on for while a round is under way (tau); -1: until the next round is due.",
+        unit="steps", low=-1, high=1_000_000,
+    )  # fmt: skip
     round_deadline_s: float = key(60.0, "The longest that one round's exchange may take.", unit="s", low=1, high=86_400)
     seed: int = key(0, "Decides the first parameters and the order of the data.", low=0, high=2**63 - 1)
     data: str = key("", "A text file, or a folder of them; empty: the sources of Python's standard library.")

@@ -13,6 +13,8 @@ LAYOUT_MAX = 100_000
 """Tensors of one model."""
 ELEMENTS_MAX = 2**63 - 1
 """Elements of one tensor."""
+OUTER_OPTIMISERS = ("nesterov", "sgd", "average", "adam")
+"""What may be done with a round's aggregate (`prime.trainer.outer.optimisers`)."""
 
 
 @record
@@ -22,7 +24,9 @@ class TrainingConfig:
     `model` and `data` are `module:function` or `file.py:function` (see `prime.trainer.task`), a preset's name, or
     empty for the character transformer and the text of Python's standard library; `data` may also be the path of a
     text file or folder.
-    `inner_steps` is H, the local steps between two rounds; `context` is in characters, `round_deadline_s` in seconds.
+    `inner_steps` is H, the local steps in which every parameter goes through one round; `context` is in characters,
+    `round_deadline_s` in seconds. With `fragments` above 1 the rounds carry a part of the parameters each, in turn.
+    `overlap_steps` is tau, how far training goes on while a round is under way; -1: as far as to the next round.
     The run ends with the first round from `rounds` on to which `contributors_final_min` members contributed.
 
     Raises `ConfigError` for values that cannot be.
@@ -40,8 +44,13 @@ class TrainingConfig:
     warmup_steps: int = 20
     weight_decay: float = 0.1
     clip_norm: float = 1.0
+    outer_optimiser: str = "nesterov"
     outer_learning_rate: float = 0.7
     outer_momentum: float = 0.9
+    outer_square_decay: float = 0.99
+    outer_epsilon: float = 1e-6
+    fragments: int = 1
+    overlap_steps: int = -1
     round_deadline_s: float = 60.0
     seed: int = 0
     threads: int = 1
@@ -58,10 +67,16 @@ class TrainingConfig:
 
     def __attrs_post_init__(self) -> None:
         """Refuse what cannot be."""
-        for name in ("rounds", "nodes_min", "inner_steps", "batch_size", "threads"):
+        for name in ("rounds", "nodes_min", "inner_steps", "batch_size", "threads", "fragments"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(self.context >= 2, "context", self.context, "at least 2")
-        _require(0 <= self.outer_momentum < 1, "outer_momentum", self.outer_momentum, "from 0 to under 1")
+        for name in ("outer_momentum", "outer_square_decay"):
+            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "from 0 to under 1")
+        _require(0 < self.outer_epsilon <= 1, "outer_epsilon", self.outer_epsilon, "above 0 and at most 1")
+        known = self.outer_optimiser in OUTER_OPTIMISERS
+        _require(known, "outer_optimiser", repr(self.outer_optimiser), f"one of {', '.join(OUTER_OPTIMISERS)}")
+        _require(self.fragments <= self.inner_steps, "fragments", self.fragments, "at most inner_steps")
+        _require(self.overlap_steps >= -1, "overlap_steps", self.overlap_steps, "-1 or more")
         _require(self.round_deadline_s > 0, "round_deadline_s", self.round_deadline_s, "above 0")
         for name in ("learning_rate", "weight_decay", "clip_norm", "outer_learning_rate"):
             _require(0 <= getattr(self, name) < float("inf"), name, getattr(self, name), "0 or more, and finite")

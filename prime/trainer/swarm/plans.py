@@ -18,9 +18,13 @@ Vector = Any
 
 @message
 class Begin:
-    """The worker can run the model of `elements` parameters: found, join or recover now."""
+    """The worker can run the model of `elements` parameters: found, join or recover now.
+
+    A round carries one of `fragments` fragments (`prime.trainer.outer.fragments`).
+    """
 
     elements: int
+    fragments: int = 1
 
 
 @message

@@ -15,10 +15,10 @@ import trio
 
 from prime.actor import Actor, on
 from prime.errors import RunFailedError, WorldError
+from prime.trainer.outer.optimisers import outer_optimiser
 from prime.trainer.rank import RankWorker, open_rank
 from prime.trainer.swarm import plans
 from prime.trainer.swarm.donor import HoldState, StateFetched, fetch_state
-from prime.trainer.swarm.outer import OuterStep
 from prime.trainer.swarm.progress import DecidedRound, Progress
 from prime.trainer.swarm.state import OuterState, initial_state
 from prime.wire import message
@@ -105,7 +105,7 @@ class SwarmTrainer(Actor[Heard]):
         self._held = held
         self._keep = keep
         self._on_left = on_left
-        self._outer = OuterStep(config.outer_learning_rate, config.outer_momentum)
+        self._outer = outer_optimiser(config)
         self._events: deque[Any] = deque()
         self._news = trio.Event()
         self._view: View | None = None
@@ -163,7 +163,7 @@ class SwarmTrainer(Actor[Heard]):
             theta = await worker.initial()
             state = initial_state(theta)
             await self._measure_first(worker, theta)
-        await self._aggregator.tell(plans.Begin(worker.elements))
+        await self._aggregator.tell(plans.Begin(worker.elements, self._config.fragments))
         if state is not None:
             await self._adopt(worker, state)
 
@@ -272,9 +272,10 @@ class SwarmTrainer(Actor[Heard]):
         state = self._state
         if state is None or state.round >= value.round:
             return
-        theta, momentum = await trio.to_thread.run_sync(self._outer.apply, state.theta, state.momentum, aggregate)
+        slots = (state.momentum,)[: self._outer.slots]
+        theta, slots = await trio.to_thread.run_sync(self._outer.apply, state.theta, slots, aggregate)
         loss = self._spend_losses()
-        await self._take(OuterState(value.round, value.epoch, theta, momentum))
+        await self._take(OuterState(value.round, value.epoch, theta, (*slots, state.momentum)[0]))
         await self._rebase(worker, theta)
         await self._note(worker, value, theta, loss)
 
