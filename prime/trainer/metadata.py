@@ -16,6 +16,9 @@ ELEMENTS_MAX = 2**63 - 1
 OUTER_OPTIMISERS = ("nesterov", "sgd", "average", "adam")
 """What may be done with a round's aggregate (`prime.trainer.outer.optimisers`)."""
 
+AGGREGATIONS = ("mean", "median", "trimmed-mean", "krum", "multi-krum", "centred-clipping")
+"""The rules by which a round makes one vector of its contributions (`prime.trainer.robust`)."""
+
 
 @record
 class TrainingConfig:

@@ -1,0 +1,277 @@
+"""The rules of aggregation by name: how many liars each admits, and its coefficients from a Gram matrix (pure).
+
+Two kinds. A rule by coordinate (`mean`, `median`, `trimmed-mean`) is carried out on the chunks themselves, by the owner of
+each part. A rule by contribution (`krum`, `multi-krum`, `centred-clipping`) gives each one a coefficient, and all that it
+needs to know is how the contributions lie to each other: the inner products of every two of them. The owners add those up
+part by part, so nobody has to hold the whole of all contributions; what is carried out then is a weighted mean.
+
+Legend: `n` candidates, `f` of them may be liars (`byzantine_max`), `x_i` the contribution of candidate i, `G` their Gram
+matrix, `G_ij = <x_i, x_j>`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import attrs
+
+from prime.errors import ConfigError
+from prime.trainer.metadata import AGGREGATIONS
+from prime.trainer.robust.gates import capped, gated, median
+
+Gram = Sequence[Sequence[float]]
+"""The inner products of every two candidates' contributions, float64, in the order of the candidates."""
+
+CLIPPINGS_MAX: Final = 30
+"""Iterations of centred clipping: each costs n^2, and it has come to rest long before."""
+SCORE_MAX: Final = 1e6
+"""The largest score: beyond it, how far off somebody is says nothing more."""
+
+_MOVED: Final = 1e-6
+"""Centred clipping ends where the centre moves less than this fraction of the radius."""
+_BY_COORDINATE: Final = ("mean", "median", "trimmed-mean")
+
+
+@attrs.frozen
+class Rule:
+    """How a round makes one vector of its contributions; equal on all members of a run.
+
+    `byzantine_max` is f, the members that may be liars. `norm_gate` refuses contributions whose norm per token is above
+    that multiple of the median; 0 refuses none. Raises `ConfigError` for a name that is none.
+    """
+
+    name: str = "mean"
+    byzantine_max: int = 0
+    norm_gate: float = 0.0
+
+    def __attrs_post_init__(self) -> None:
+        if self.name not in AGGREGATIONS:
+            raise ConfigError(
+                f"no rule of aggregation is called {self.name!r}", hint=f"choose one of {', '.join(AGGREGATIONS)}"
+            )
+
+    @property
+    def by_coordinate(self) -> bool:
+        """Whether it is carried out on the chunks: a weighted mean, or an order of the values of each coordinate."""
+        return self.name in _BY_COORDINATE
+
+    @property
+    def measured(self) -> bool:
+        """Whether a round has to know the Gram matrix: for coefficients, a gate, or the members' scores."""
+        return self.name != "mean" or self.norm_gate > 0
+
+    @property
+    def candidates_min(self) -> int:
+        """Return the fewest candidates with which it holds against f liars; with fewer, the round is to be aborted.
+
+        Krum and multi-Krum: 2f + 3 (Blanchard et al. 2017, proposition 4.2). The others: 2f + 1, a majority that does
+        not lie (Yin et al. 2018, theorems 1 and 4, for a fraction of liars below one half).
+        """
+        return candidates_min(self.name, self.byzantine_max)
+
+    def fault(self, candidates: int) -> str:
+        """Say why it cannot be carried out with so many candidates; empty: it can."""
+        if candidates >= self.candidates_min:
+            return ""
+        return (
+            f"{self.name} with byzantine_max {self.byzantine_max} needs {self.candidates_min} contributions, "
+            f"{candidates} are here"
+        )
+
+    def trim(self, inputs: int) -> int:
+        """Return how many of the values of a coordinate are left out at each end, of so many.
+
+        Of the median: all but the one or two in the middle. After a gate the inputs are fewer than the candidates were,
+        and so, by at least half as many, are the liars among them: no more than a middle is ever asked for.
+        """
+        middle = max(inputs - 1, 0) // 2
+        return {"median": middle, "trimmed-mean": min(self.byzantine_max, middle)}.get(self.name, 0)
+
+
+@attrs.frozen
+class Verdict:
+    """What a rule makes of one contribution.
+
+    `coefficient` is its weight in the mean that is carried out (by coordinate: 0 leaves it out). `score` says how far it
+    lies from the others, 1 being as far as usual. `reason` says in words why it is left out, empty if it is not.
+    """
+
+    coefficient: float
+    score: float
+    reason: str = ""
+
+
+def candidates_min(name: str, byzantine_max: int) -> int:
+    """Return the fewest candidates with which the rule of that name holds against so many liars. See `Rule`."""
+    if name == "mean":
+        return 1
+    return 2 * byzantine_max + (3 if name in ("krum", "multi-krum") else 1)
+
+
+def byzantine_admitted(name: str, candidates: int) -> int:
+    """Return the most liars among so many candidates that the rule of that name admits: 3 of 9 for Krum, 4 for the median."""
+    if name == "mean":
+        return 0
+    return max((candidates - (3 if name in ("krum", "multi-krum") else 1)) // 2, 0)
+
+
+def coefficients(rule: Rule, gram: Gram, weights: Sequence[float]) -> tuple[Verdict, ...]:
+    """Return the verdict on each candidate, in order, from the Gram matrix of their contributions and their weights.
+
+    The gates come first, and who fails one is counted among the f. All arithmetic is float64, in a fixed order: the same
+    arguments give the same bits. The coefficients of a rule by contribution add up to 1; those of a mean are the weights
+    as they count. If the gates leave nobody, every coefficient is 0.
+    """
+    reasons = gated([_norm(gram, i) for i in range(len(gram))], weights, rule.norm_gate)
+    kept = [i for i, reason in enumerate(reasons) if not reason]
+    scores = _scores(gram, kept)
+    inner = [[gram[i][j] for j in kept] for i in kept]
+    found = _JUDGES[rule.name](inner, capped([weights[i] for i in kept]), rule.byzantine_max) if kept else []
+    chosen = dict(zip(kept, found, strict=True))
+    return tuple(
+        Verdict(chosen.get(i, 0.0), scores[i], reasons[i] or ("" if chosen[i] else f"not chosen by {rule.name}"))
+        for i in range(len(gram))
+    )
+
+
+def _norm(gram: Gram, i: int) -> float:
+    square = gram[i][i]
+    return math.sqrt(square) if square >= 0 and math.isfinite(square) else math.inf
+
+
+# ------------------------------------------------------------------------------------------------ by contribution
+
+
+def krum(gram: Gram, weights: Sequence[float], f: int) -> list[float]:  # noqa: ARG001 - its sender's word on its weight is none
+    """Return 1 for the contribution that lies closest to its neighbours, 0 for all others.
+
+    Source: Blanchard, El Mhamdi, Guerraoui, Stainer, "Machine Learning with Adversaries: Byzantine Tolerant Gradient
+    Descent", NeurIPS 2017, section 4: the score of i is the sum of the squared distances to its n - f - 2 closest
+    others. Of equal scores the first candidate's wins.
+    """
+    return _closest(gram, f, 1)
+
+
+def multi_krum(gram: Gram, weights: Sequence[float], f: int) -> list[float]:  # noqa: ARG001 - as above
+    """Return 1/m for each of the m contributions with the lowest scores, m = n - f - 2.
+
+    Source: Blanchard et al. 2017, section 4 ("multi-Krum"); the choice of m is the largest for which it is proven, El
+    Mhamdi, Guerraoui, Rouault, "The Hidden Vulnerability of Distributed Learning in Byzantium", ICML 2018, lemma 1.
+    """
+    n = len(gram)
+    return _closest(gram, f, max(n - _admitted(n, f) - 2, 1))
+
+
+def _admitted(n: int, f: int) -> int:
+    """Return the liars to count with among those that the gates left, at most as many as Krum admits."""
+    return min(f, max((n - 3) // 2, 0))
+
+
+def _closest(gram: Gram, f: int, chosen: int) -> list[float]:
+    n = len(gram)
+    neighbours = max(n - _admitted(n, f) - 2, 1)
+    scores = [math.fsum(sorted(_squared_distances(gram, i))[:neighbours]) for i in range(n)]
+    best = sorted(range(n), key=lambda i: (scores[i], i))[:chosen]
+    return [1 / chosen if i in best else 0.0 for i in range(n)]
+
+
+def _squared_distances(gram: Gram, i: int) -> list[float]:
+    """Return the squared distance of i from each other candidate."""
+    return [max(gram[i][i] - 2 * gram[i][j] + gram[j][j], 0.0) for j in range(len(gram)) if j != i]
+
+
+def centred_clipping(gram: Gram, weights: Sequence[float], f: int) -> list[float]:  # noqa: ARG001 - as above
+    """Return the coefficients of the centre that is left in balance when nobody pulls at it with more than a radius.
+
+    Source: Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization", ICML 2021, section 4::
+
+        v <- v + 1/n sum_i (x_i - v) min(1, tau / |x_i - v|)
+
+    There v starts from the aggregate before; here, where only inner products are known, from the contribution whose
+    median distance from the others is the smallest. tau is the median distance from v, taken anew each time: with a
+    majority that does not lie it is never above an honest distance, and nobody has to guess it. v is a combination of the
+    contributions, v = sum_i c_i x_i, so distances follow from G and c alone.
+    """
+    n = len(gram)
+    start = min(range(n), key=lambda i: (_isolation(gram, i, range(n)), i))
+    centre = [float(i == start) for i in range(n)]
+    for _ in range(CLIPPINGS_MAX):
+        distances = _distances_from(gram, centre)
+        radius = median(distances)
+        if radius == 0.0:
+            break
+        pulls = [min(1.0, radius / d) / n if d else 1 / n for d in distances]
+        stay = 1 - math.fsum(pulls)
+        moved = [stay * c + pull for c, pull in zip(centre, pulls, strict=True)]
+        step = _length(gram, [a - b for a, b in zip(moved, centre, strict=True)])
+        centre = moved
+        if step <= _MOVED * radius:
+            break
+    return centre
+
+
+def _distances_from(gram: Gram, centre: Sequence[float]) -> list[float]:
+    """Return the distance of each candidate from the combination `centre`: `|x_i|^2 - 2 <x_i, v> + |v|^2`."""
+    inner = [_dot(row, centre) for row in gram]
+    square = _dot(inner, centre)
+    return [math.sqrt(max(gram[i][i] - 2 * inner[i] + square, 0.0)) for i in range(len(gram))]
+
+
+def _length(gram: Gram, combination: Sequence[float]) -> float:
+    return math.sqrt(max(_dot([_dot(row, combination) for row in gram], combination), 0.0))
+
+
+def _dot(a: Sequence[float], b: Sequence[float]) -> float:
+    return math.fsum(x * y for x, y in zip(a, b, strict=True))
+
+
+# -------------------------------------------------------------------------------------------------- by coordinate
+
+
+def _weighted(gram: Gram, weights: Sequence[float], f: int) -> list[float]:  # noqa: ARG001 - one signature for all
+    return list(weights)
+
+
+def _alike(gram: Gram, weights: Sequence[float], f: int) -> list[float]:  # noqa: ARG001 - as above
+    """Return 1 for everyone: by coordinate each member has one voice, as its weight is only its own word.
+
+    Source: Yin, Chen, Ramchandran, Bartlett, "Byzantine-Robust Distributed Learning: Towards Optimal Statistical
+    Rates", ICML 2018, definitions 1 (coordinate-wise median) and 2 (coordinate-wise trimmed mean).
+    """
+    return [1.0] * len(gram)
+
+
+_JUDGES: Final[dict[str, Callable[[Gram, Sequence[float], int], list[float]]]] = {
+    "mean": _weighted,
+    "median": _alike,
+    "trimmed-mean": _alike,
+    "krum": krum,
+    "multi-krum": multi_krum,
+    "centred-clipping": centred_clipping,
+}
+
+
+# --------------------------------------------------------------------------------------------------------- scores
+
+
+def _scores(gram: Gram, kept: Sequence[int]) -> list[float]:
+    """Return each candidate's median distance from those that the gates left, by the median of theirs: 1 is usual.
+
+    The same for every rule: with a majority that does not lie, whoever is far from it has a high score.
+    """
+    usual = median([_isolation(gram, i, kept) for i in kept]) if kept else 0.0
+    return [_times(_isolation(gram, i, kept), usual) for i in range(len(gram))]
+
+
+def _isolation(gram: Gram, i: int, among: Sequence[int]) -> float:
+    """Return the median distance of candidate i from the others of `among`."""
+    squares = [gram[i][i] - 2 * gram[i][j] + gram[j][j] for j in among if j != i]
+    return median([math.sqrt(max(s, 0.0)) if math.isfinite(s) else math.inf for s in squares]) if squares else 0.0
+
+
+def _times(value: float, usual: float) -> float:
+    if usual > 0:
+        return min(value / usual, SCORE_MAX)
+    return SCORE_MAX if value > 0 else 1.0
