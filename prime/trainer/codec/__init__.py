@@ -12,6 +12,9 @@ the same bits.
 | `engine_numpy.py`, `engine_torch.py`, `engine_numba.py`, `engine_triton.py` | the arithmetic, one engine a file |
 | `numba_loops.py` | the loops that numba compiles for each form |
 | `vectors.py` | numpy vectors there and back, checked: what the round between nodes uses |
+| `sparse.py` | the sparse wire forms: the largest elements alone, with their places; pure |
+| `sparse_vectors.py` | numpy vectors there and back in them, checked |
+| `sparse_numpy.py`, `sparse_torch.py`, `sparse_numba.py`, `sparse_loops.py` | their arithmetic, one engine a file |
 | `feedback.py` | the residuals of a sender, kept from one exchange to the next |
 | `tensors.py` | tensors of any device there and back, unchecked: what the all-reduce inside a node uses |
 
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from prime.trainer.codec.form import Form as Form
     from prime.trainer.codec.policy import Policy as Policy
     from prime.trainer.codec.policy import Rule as Rule
+    from prime.trainer.codec.sparse_vectors import Sparse as Sparse
+    from prime.trainer.codec.sparse_vectors import topk as topk
     from prime.trainer.codec.vectors import Codec as Codec
     from prime.trainer.codec.vectors import codec as codec
 
@@ -40,8 +45,10 @@ _HOMES = {
     "Form": "form",
     "Policy": "policy",
     "Rule": "policy",
+    "Sparse": "sparse_vectors",
     "Vector": "engine",
     "codec": "vectors",
+    "topk": "sparse_vectors",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - the names are the keys of one table

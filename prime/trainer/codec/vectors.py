@@ -60,8 +60,8 @@ class Codec:
         array is no flat contiguous vector of the right size. `fp16` returns a longer, fresh buffer where a value overflows.
         """
         residual_out = residual if residual_out is None else residual_out
-        _require_vectors(x.size, x, residual, residual_out)
-        out = self._room(x.size, out)
+        require_vectors(x.size, x, residual, residual_out)
+        out = room(self.encoded_size_bytes(x.size), x.size, out)
         if not x.size:
             return out
         y = x
@@ -72,7 +72,7 @@ class Codec:
             y, residual = x + residual, np.zeros_like(residual)  # whole, in case it has to go as float32
         flags = self.engine.encode(self.form, y, out, residual, residual_out)
         if flags & NON_FINITE:
-            raise _non_finite(x)
+            raise non_finite(x)
         return _as_float32(y, residual_out) if flags & OVERFLOW else out
 
     def reduce(
@@ -92,9 +92,9 @@ class Codec:
             self.check(row, elements)
         if self.form is FP16:
             return self._reduce_whole(encoded_RB, weights_R, elements, out, residual)
-        _require_vectors(elements, residual)
-        _require_vectors(len(encoded_RB), weights_R)
-        out = self._room(elements, out)
+        require_vectors(elements, residual)
+        require_vectors(len(encoded_RB), weights_R)
+        out = room(self.encoded_size_bytes(elements), elements, out)
         if elements and self.engine.reduce(self.form, encoded_RB, weights_R, out, residual, residual, elements):
             raise LocalProtocolError("the sum is not finite", hint=_DIVERGED)
         return out
@@ -123,7 +123,7 @@ class Codec:
         decoding (its pages are new), so a caller that decodes often passes its own.
         """
         into = np.empty(elements, np.float32) if into is None else into
-        _require_vectors(elements, into)
+        require_vectors(elements, into)
         form, flat = self._open(encoded, elements)
         if elements:
             self.engine.decode(form, flat, into)
@@ -131,7 +131,7 @@ class Codec:
 
     def decode_add(self, encoded: BytesLike, into: Vector, weight: float = 1.0) -> None:
         """`into += weight * decode(encoded)` in one pass, without a temporary; DecodeError leaves `into` as it was."""
-        _require_vectors(into.size, into)
+        require_vectors(into.size, into)
         form, flat = self._open(encoded, into.size)
         if into.size:
             self.engine.accumulate(form, flat, into, np.float32(weight))
@@ -141,17 +141,6 @@ class Codec:
         residual = x.copy()
         self.decode_add(encoded, residual, -1.0)
         return residual
-
-    def _room(self, elements: int, out: Encoded | None) -> Encoded:
-        size = self.encoded_size_bytes(elements)
-        if out is None:
-            return np.empty(size, np.uint8)
-        if out.dtype != np.uint8 or out.shape != (size,) or not out.flags.c_contiguous or out.ctypes.data % 4:
-            raise LocalProtocolError(
-                f"the wire form of {elements} elements needs uint8[{size}] aligned to 4 bytes, got {out.dtype}{list(out.shape)}",
-                hint="numpy.empty(codec.encoded_size_bytes(elements), numpy.uint8) makes one",
-            )
-        return out
 
     def _open(self, encoded: BytesLike, elements: int) -> tuple[Form, Encoded]:
         """Return the checked buffer, aligned, and its form: `NONE` for a vector of `fp16` that went as float32."""
@@ -205,7 +194,20 @@ def _refuse_codes(bad: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> None:
         raise DecodeError(f"the code of element {int(np.argmax(bad))} is no finite number: no encoder writes that")
 
 
-def _require_vectors(elements: int, *vectors: Vector | None) -> None:
+def room(size: int, elements: int, out: Encoded | None) -> Encoded:
+    """Return a buffer of that many bytes for the wire form of so many elements: `out`, if it fits, or a fresh one."""
+    if out is None:
+        return np.empty(size, np.uint8)
+    if out.dtype != np.uint8 or out.shape != (size,) or not out.flags.c_contiguous or out.ctypes.data % 4:
+        raise LocalProtocolError(
+            f"the wire form of {elements} elements needs uint8[{size}] aligned to 4 bytes, got {out.dtype}{list(out.shape)}",
+            hint="numpy.empty(codec.encoded_size_bytes(elements), numpy.uint8) makes one",
+        )
+    return out
+
+
+def require_vectors(elements: int, *vectors: Vector | None) -> None:
+    """Raise LocalProtocolError unless each is a flat, contiguous float32 vector of that many elements."""
     for x in vectors:
         if x is None:
             continue
@@ -220,7 +222,8 @@ def _require_vectors(elements: int, *vectors: Vector | None) -> None:
             )
 
 
-def _non_finite(x: Vector) -> LocalProtocolError:
+def non_finite(x: Vector) -> LocalProtocolError:
+    """Return the error that names the first element which is not finite."""
     bad = ~np.isfinite(x)
     if not bad.any():  # the residual, which may be overwritten by now, or the sum of both
         return LocalProtocolError(

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from prime.trainer.codec.form import FORMS
-from prime.trainer.codec.vectors import EngineName, Vector, codec
+from prime.trainer.codec.sparse_vectors import Sparse, gather, sparse_engine, topk
+from prime.trainer.codec.vectors import Codec, EngineName, Vector, codec
 
 COMMITTED = Path(__file__).parents[3] / "spec" / "vectors" / "v1" / "codec.json"
 
@@ -36,19 +37,33 @@ def _values() -> dict[str, Vector]:
     return {name: np.array(each, np.float32) for name, each in values.items()}
 
 
+def _sparse_values() -> dict[str, Vector]:
+    """Return vectors that have more than one level, ties for the last place, and a second block."""
+    pattern = (np.arange(4200, dtype=np.int64) * 7919 % 2003 - 1001) / 1024
+    return {"outlier": np.array([1e6, 1.0, -1.0, 1e-6], np.float32), "pattern": pattern.astype(np.float32)}
+
+
+def _entry(ours: Codec | Sparse, x: Vector) -> dict[str, str]:
+    encoded = ours.encode(x)
+    decoded = ours.decode(encoded, x.size)
+    return {
+        "codec": ours.name,
+        "values": x.astype("<f4").tobytes().hex(),
+        "encoded": encoded.tobytes().hex(),
+        "decoded": decoded.astype("<f4").tobytes().hex(),
+    }
+
+
 def written(engine: EngineName = "numpy") -> dict[str, dict[str, str]]:
-    vectors: dict[str, dict[str, str]] = {}
-    for form in FORMS:
-        ours = codec(form, engine)
-        for name, x in _values().items():
-            encoded = ours.encode(x)
-            decoded = ours.decode(encoded, x.size)
-            vectors[f"{form}_{name}"] = {
-                "codec": form,
-                "values": x.astype("<f4").tobytes().hex(),
-                "encoded": encoded.tobytes().hex(),
-                "decoded": decoded.astype("<f4").tobytes().hex(),
-            }
+    vectors = {f"{form}_{name}": _entry(codec(form, engine), x) for form in FORMS for name, x in _values().items()}
+    sparse = topk(engine)
+    for name, x in {**_values(), **_sparse_values()}.items():
+        vectors[f"topk_{name}"] = _entry(sparse, x)
+    for contributions in (2, 6):  # places as numbers, and as a map
+        ours = gather(contributions, sparse_engine(engine))
+        assert ours is not None
+        for name, x in _sparse_values().items():
+            vectors[f"gather_{contributions}_{name}"] = _entry(ours, sparse.decode(sparse.encode(x), x.size))
     return vectors
 
 
