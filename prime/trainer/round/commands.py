@@ -191,6 +191,7 @@ class CatchUp:
     """The state after `round` cannot be computed here: fetch it from a member of `view`.
 
     `value` is the decision, if it is known; `included` tells whether this member's contribution was applied by it.
+    `base` is there where a leader says that the state held here is another than the one after `round`: its hash.
     """
 
     round: int
@@ -198,6 +199,7 @@ class CatchUp:
     value: Value | None
     included: bool
     reason: str
+    base: bytes = b""
 
 
 @attrs.frozen

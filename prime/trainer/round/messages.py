@@ -320,15 +320,33 @@ Record = Born | Booted | Entered | Promised | Accepted | Decided
 
 @record
 class StateManifest:
-    """The state that a donor holds: theta and momentum after `round`, cut into chunks with a SHA-256 each."""
+    """One state that a donor holds: parameters and the outer optimiser's slots after `round`.
+
+    `state_hash` stands for `page_hashes`, each for a page of chunk hashes, each for a chunk (`swarm/state.py`).
+    """
 
     run: str
     epoch: int
     round: int
     state_hash: bytes
-    total_bytes: int
-    chunk_bytes: int
-    chunk_hashes: tuple[bytes, ...]
+    elements: int
+    slots: int
+    page_hashes: tuple[bytes, ...]
+
+
+@record
+class StatesHeld:
+    """The states of the run that a donor holds, the newest first; none at all where it holds none yet."""
+
+    states: tuple[StateManifest, ...]
+
+
+@record
+class StatePage:
+    """The chunk hashes of one page, 32 bytes each, one after the other."""
+
+    page: int
+    hashes: bytes
 
 
 @record
@@ -340,11 +358,10 @@ class StateChunk:
 
 
 @message(tag=0x140)
-class DescribeState(Ask[StateManifest]):
-    """What committed state of `run` do you hold? `round_min` is the oldest that helps."""
+class DescribeState(Ask[StatesHeld]):
+    """Ask which committed states of `run` a donor holds."""
 
     run: str
-    round_min: int
 
 
 @message(tag=0x141)
@@ -352,9 +369,17 @@ class FetchStateChunk(Ask[StateChunk]):
     """Send chunk `index` of the state with this hash; refused if the donor has moved on."""
 
     run: str
-    round: int
     state_hash: bytes
     index: int
+
+
+@message(tag=0x142)
+class FetchStatePage(Ask[StatePage]):
+    """Send the chunk hashes of one page of the state with this hash; refused if the donor has moved on."""
+
+    run: str
+    state_hash: bytes
+    page: int
 
 
 RoundMessage = Report | Prepare | Promise | Nack | Seal | Propose | Ready | Query | Stored | Fetch

@@ -28,10 +28,24 @@ def decide(desk: Desk, seat: Seat, value: Value) -> None:
         desk.do(cmd.Settle(value, included=desk.me.peer in value.contributors()))
     elif desk.behind:
         desk.do(_catch_up(desk, value, "the state before it is not here"))
+    elif (fault := _base_fault(desk, seat, value)) != "":
+        desk.behind = True
+        desk.do(_catch_up(desk, value, fault))
     else:
         desk.applying, desk.applying_since = value, desk.now
         try_apply(desk)
     _move_on(desk, value)
+
+
+def _base_fault(desk: Desk, seat: Seat, value: Value) -> str:
+    """Say why nothing may be applied to the state held here: the round started from another one."""
+    own = desk.own_base
+    if own is None or not seat.starts_from(own[0]) or own[1] == value.base:
+        return ""
+    return (
+        f"the state held here is {own[1].hex()[:12]}, the members' is {value.base.hex()[:12]}: it is repaired from "
+        "theirs, and nothing of it was averaged in"
+    )
 
 
 def hear_commit(desk: Desk, commit: msg.Commit) -> None:
@@ -148,9 +162,13 @@ def _resume_applying(desk: Desk, state_round: int) -> None:
     value = desk.decisions.get(desk.previous.round) if desk.previous is not None else None
     if value is None or value.aborted or not desk.behind or desk.previous is None:
         return
-    if desk.previous.starts_from(state_round):
-        desk.behind = False
-        desk.applying, desk.applying_since = value, desk.now
+    if not desk.previous.starts_from(state_round):
+        return
+    if fault := _base_fault(desk, desk.previous, value):
+        desk.do(_catch_up(desk, value, fault))
+        return
+    desk.behind = False
+    desk.applying, desk.applying_since = value, desk.now
 
 
 def hear_refuse(desk: Desk, refuse: msg.Refuse) -> None:
@@ -161,7 +179,8 @@ def hear_refuse(desk: Desk, refuse: msg.Refuse) -> None:
     if seat is None or not stale or seat.view.find(refuse.sender) is None or desk.behind:
         return
     desk.behind = True
-    desk.do(cmd.CatchUp(seat.state_round, seat.view, None, included=False, reason=refuse.reason))
+    reason = refuse.reason
+    desk.do(cmd.CatchUp(seat.state_round, seat.view, None, included=False, reason=reason, base=refuse.base))
 
 
 def ask_all(desk: Desk, seat: Seat) -> None:

@@ -574,9 +574,9 @@ class Aggregator(Actor[Heard]):
                 self._report(plans.RoundCommitted(value, aggregate, included))
             case cmd.Settle(value, included):
                 self._settle_unseen(value.round, known=True, included=included)
-            case cmd.CatchUp(round_, view, value, included, reason):
+            case cmd.CatchUp(round_, view, value, included, reason, base):
                 self._settle_unseen(round_, known=value is not None, included=included)
-                self._report(plans.StateMissed(round_, view, reason))
+                self._report(plans.StateMissed(round_, view, reason, base))
 
     def _settle_unseen(self, round_: int, *, known: bool, included: bool) -> None:
         frozen = self._ledger.frozen

@@ -1,159 +1,137 @@
-"""State transfer: the donor actor that serves this node's committed state, and the fetch that reads it from others."""
+"""The donor: the actor that serves this node's committed state to those who join, catch up or are repaired."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Callable
 
 import attrs
 import trio
 
-from prime.actor import Actor, on
-from prime.errors import NotFoundError, RefusedError, WorldError
-from prime.trainer.round.messages import DescribeState, FetchStateChunk, StateChunk, StateManifest
-from prime.trainer.swarm.fetch import Arrived, Command, Complete, DonorFound, Exhausted, Failed, FetchPlan, Request
-from prime.trainer.swarm.state import ChunkedState, OuterState, check_manifest, chunked, join_state
+from prime.actor import Actor, Later, on
+from prime.errors import NotFoundError, RefusedError
+from prime.trainer.round.messages import (
+    DescribeState,
+    FetchStateChunk,
+    FetchStatePage,
+    StateChunk,
+    StatePage,
+    StatesHeld,
+)
+from prime.trainer.swarm.fetch import WINDOW_MAX
+from prime.trainer.swarm.state import ChunkedState
 from prime.wire import message
 
-if TYPE_CHECKING:
-    from prime.actor import Ref, System
-
 DONOR_PATH = "/state/donor"
-DONORS_MAX = 3
-"""Donors fetched from in parallel."""
-ASK_S = 10.0
+STATES_KEPT = 2
+WAITING_MAX = 2 * WINDOW_MAX
+"""Requests of one peer that wait; more are refused."""
+PEERS_MAX = 256
+"""Peers served at a time."""
+SERVINGS_MAX = 3
+"""How often a peer may have the whole of one state."""
 
 
 @message
 class HoldState:
     """Serve this state from now on."""
 
-    run: str
-    state: OuterState
+    state: ChunkedState
+
+
+@attrs.define
+class _Kept:
+    state: ChunkedState
+    served: dict[str, int] = attrs.Factory(dict)
+    """Chunks sent, by peer."""
 
 
 @attrs.frozen
-class StateFetched:
-    """A state came from other members; `donors` sent it."""
-
-    round: int
-    donors: tuple[str, ...]
-    seconds: float
+class _Wish:
+    later: Later
+    kept: _Kept
+    index: int
 
 
-class Donor(Actor[HoldState | DescribeState | FetchStateChunk]):
-    """Serves the last committed state and the one before, so that a fetch can end while a round commits."""
+class Donor(Actor[HoldState | DescribeState | FetchStatePage | FetchStateChunk]):
+    """Serves the last committed state and the one before, so that a fetch can end while a round commits.
 
-    def __init__(self) -> None:
-        self._kept: list[ChunkedState] = []
+    Those who fetch are served in turns, a chunk each. `rest_s` says how long to rest after a chunk: above 0 while the
+    round needs the links, so that joiners slow it down by a bounded share.
+    """
+
+    def __init__(self, rest_s: Callable[[], float] = lambda: 0.0) -> None:
+        self._rest_s = rest_s
+        self._kept: list[_Kept] = []
+        self._waiting: dict[str, deque[_Wish]] = {}
+        self._news = trio.Event()
+
+    async def started(self) -> None:
+        """Serve beside the mailbox."""
+        self.ctx.start_soon(self._serve)
 
     @on(HoldState)
-    async def hold(self, m: HoldState) -> None:
-        """Cut a state into chunks and serve it."""
-        self._kept = [await trio.to_thread.run_sync(chunked, m.run, m.state), *self._kept[:1]]
+    def hold(self, m: HoldState) -> None:
+        """Serve a state; one that is held already only has a later round."""
+        found = m.state.manifest
+        others = [kept for kept in self._kept if kept.state.manifest.state_hash != found.state_hash]
+        same = [kept.served for kept in self._kept if kept not in others]
+        self._kept = [_Kept(m.state, same[0] if same else {}), *others[: STATES_KEPT - 1]]
 
     @on(DescribeState)
-    def describe(self, m: DescribeState) -> StateManifest:
-        """Answer what is held, if it is new enough."""
-        for kept in self._kept:
-            if kept.manifest.run == m.run and kept.manifest.round >= m.round_min:
-                return kept.manifest
-        raise NotFoundError(
-            f"no state of run {m.run!r} from round {m.round_min} on is held here",
-            hint="ask another node, or a round later",
-        )
+    def describe(self, m: DescribeState) -> StatesHeld:
+        """Answer what is held of the run, the newest first."""
+        return StatesHeld(tuple(kept.state.manifest for kept in self._kept if kept.state.manifest.run == m.run))
+
+    @on(FetchStatePage)
+    def fetch_page(self, m: FetchStatePage) -> StatePage:
+        """Answer one page of chunk hashes of a state that is still held."""
+        state = self._find(m.run, m.state_hash).state
+        _check(m.page, len(state.manifest.page_hashes), "page")
+        return StatePage(m.page, state.page(m.page))
 
     @on(FetchStateChunk)
-    def fetch(self, m: FetchStateChunk) -> StateChunk:
-        """Answer one chunk of a state that is still held."""
+    def fetch(self, m: FetchStateChunk) -> Later:
+        """Answer one chunk of a state that is still held, when it is this peer's turn."""
+        kept, peer = self._find(m.run, m.state_hash), self.ctx.sender or ""
+        _check(m.index, len(kept.state.chunk_hashes), "chunk")
+        self._check_appetite(kept, peer)
+        kept.served[peer] = kept.served.get(peer, 0) + 1
+        later = self.ctx.defer()
+        self._waiting.setdefault(peer, deque()).append(_Wish(later, kept, m.index))
+        self._news.set()
+        return later
+
+    def _check_appetite(self, kept: _Kept, peer: str) -> None:
+        waiting = self._waiting.get(peer, ())
+        if len(waiting) >= WAITING_MAX or (not waiting and len(self._waiting) >= PEERS_MAX):
+            raise RefusedError("too many requests wait here", hint="ask for fewer chunks at a time, or another donor")
+        if kept.served.get(peer, 0) >= SERVINGS_MAX * len(kept.state.chunk_hashes):
+            raise RefusedError(f"this state was sent to {peer} {SERVINGS_MAX} times", hint="ask another donor")
+        if peer not in kept.served and len(kept.served) >= PEERS_MAX:
+            raise RefusedError(f"this state was sent to {PEERS_MAX} peers already", hint="ask another donor")
+
+    def _find(self, run: str, state_hash: bytes) -> _Kept:
         for kept in self._kept:
-            found = kept.manifest
-            if (found.run, found.state_hash) == (m.run, m.state_hash):
-                if not 0 <= m.index < len(found.chunk_hashes):
-                    raise RefusedError(
-                        f"there is no chunk {m.index} of {len(found.chunk_hashes)}", hint="read its manifest again"
-                    )
-                return StateChunk(m.index, kept.chunk(m.index))
+            found = kept.state.manifest
+            if (found.run, found.state_hash) == (run, state_hash):
+                return kept
         raise NotFoundError("that state is no longer held here", hint="ask for a description again")
 
-
-async def fetch_state(
-    system: System, peers: Sequence[str], run: str, round_min: int, elements: int
-) -> tuple[OuterState, tuple[str, ...]]:
-    """Fetch a committed state of `run`, of `round_min` or later, from up to three of `peers` in parallel.
-
-    Returns it with the donors that served to the end. Every chunk is checked against its hash and the whole against the state's.
-    Raises `NotFoundError` when nobody has one or all donors left, `CorruptedError` where a manifest lied.
-    """
-    manifest, donors = await _offer(system, peers, run, round_min, elements)
-    transfer = _Transfer(system, manifest)
-    async with trio.open_nursery() as nursery:
-        for donor in donors:
-            transfer.carry_out(nursery, transfer.plan.step(DonorFound(donor)))
-    if not transfer.plan.is_complete:
-        raise NotFoundError(
-            f"every donor left; {transfer.missing} chunks of the state are missing", hint="it is tried again"
-        )
-    return await trio.to_thread.run_sync(join_state, manifest, transfer.plan.chunks), transfer.plan.donors
+    async def _serve(self) -> None:
+        while True:
+            while self._waiting:
+                peer = next(iter(self._waiting))
+                wishes = self._waiting.pop(peer)
+                wish = wishes.popleft()
+                if wishes:
+                    self._waiting[peer] = wishes  # behind the others
+                wish.later.reply(StateChunk(wish.index, wish.kept.state.chunk(wish.index)))
+                await trio.sleep(self._rest_s())
+            self._news = trio.Event()
+            await self._news.wait()
 
 
-class _Transfer:
-    """The shell of one fetch plan: asks whom the plan says, and tells it what came back."""
-
-    def __init__(self, system: System, manifest: StateManifest) -> None:
-        self._system = system
-        self._manifest = manifest
-        self.plan = FetchPlan(manifest)
-        self.missing = 0
-
-    def carry_out(self, nursery: trio.Nursery, commands: list[Command]) -> None:
-        """Do what the plan says; the nursery ends with the last chunk, or with the last request of the last donor."""
-        for command in commands:
-            match command:
-                case Request():
-                    nursery.start_soon(self._request, nursery, command)
-                case Exhausted(missing):
-                    self.missing = missing
-                case Complete():
-                    nursery.cancel_scope.cancel()  # a donor that hangs is not worth waiting for
-
-    async def _request(self, nursery: trio.Nursery, wish: Request) -> None:
-        ref: Ref[FetchStateChunk] = self._system.ref(wish.donor, DONOR_PATH, Donor)
-        known = self._manifest
-        try:
-            chunk = await ref.ask(FetchStateChunk(known.run, known.round, known.state_hash, wish.index), timeout=ASK_S)
-        except WorldError:
-            outcome: Arrived | Failed = Failed(wish.donor, wish.index)
-        else:
-            outcome = Arrived(wish.donor, wish.index, chunk.data)
-        self.carry_out(nursery, self.plan.step(outcome))
-
-
-async def _offer(
-    system: System, peers: Sequence[str], run: str, round_min: int, elements: int
-) -> tuple[StateManifest, list[str]]:
-    """Ask everyone what they hold; return the newest state and who holds that very one."""
-    offers: dict[str, StateManifest] = {}
-    faults: list[str] = []
-
-    async def ask(peer: str) -> None:
-        ref: Ref[DescribeState] = system.ref(peer, DONOR_PATH, Donor)
-        try:
-            manifest = await ref.ask(DescribeState(run, round_min), timeout=ASK_S)
-            check_manifest(manifest, elements)
-        except WorldError as error:
-            faults.append(f"{peer}: {error}")
-        else:
-            offers[peer] = manifest
-
-    async with trio.open_nursery() as nursery:
-        for peer in peers:
-            nursery.start_soon(ask, peer)
-    if not offers:
-        raise NotFoundError(
-            f"no peer has a state of run {run!r} from round {round_min} on ({'; '.join(faults) or 'nobody to ask'})",
-            hint="it is tried again; every node of a run needs the same [train] section",
-        )
-    newest = max(offers.values(), key=lambda manifest: manifest.round)
-    donors = [peer for peer, manifest in offers.items() if manifest.state_hash == newest.state_hash]
-    return newest, donors[:DONORS_MAX]
+def _check(index: int, count: int, name: str) -> None:
+    if not 0 <= index < count:
+        raise RefusedError(f"there is no {name} {index} of {count}", hint="read its manifest again")

@@ -88,11 +88,15 @@ class RoundAborted:
 
 @message
 class StateMissed:
-    """The state after `round` cannot be computed here: fetch it from a member of `view`."""
+    """The state after `round` cannot be computed here: fetch it from the members of `view`.
+
+    With `base` there is one here, but a leader says that it is wrong: the right one has this hash.
+    """
 
     round: int
     view: View
     reason: str
+    base: bytes = b""
 
 
 @message

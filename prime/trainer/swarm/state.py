@@ -1,149 +1,189 @@
 """The outer state of a run, its hash, and how it is cut into chunks that name themselves by hash. Pure.
 
-The state's bytes are the parameters, then the momentum, each float32 little-endian in layout order. The state hash is
-SHA-256 over a header that names the format and the number of parameters, followed by those bytes. It says nothing
-about the round: after an aborted round the state is the same, and so is its hash.
+The state's bytes are the parameters, then each slot of the outer optimiser, all float32 little-endian in layout order,
+cut into chunks of 256 KiB. The SHA-256 of the chunks, 1,024 to a page, make the hash of each page; the state hash is
+SHA-256 over a header (the format, the number of parameters and of slots) and the hashes of the pages. So a list of
+pages is checked against the state hash before anything is fetched, a page against that list, and a chunk against its
+page: a wrong byte is found in the chunk it came in, and nothing has to be read twice.
+
+The state hash says nothing about the round: after an aborted round the state is the same, and so is its hash.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import itertools
+from collections.abc import Sequence
 from typing import Final
 
 import attrs
 import numpy as np
 
-from prime.errors import CorruptedError, LocalProtocolError, RemoteProtocolError
+from prime.errors import LocalProtocolError, RemoteProtocolError
 from prime.trainer.codec import Vector
 from prime.trainer.round.messages import StateManifest
 
 CHUNK_SIZE_BYTES: Final = 256 * 1024
+PAGE_CHUNKS: Final = 1024
+"""Chunk hashes in one page: 32 KiB of them stand for 256 MiB of state."""
 HASH_SIZE_BYTES: Final = 32
-_STATE_HEADER: Final = b"prime outer state 1\n"
+SLOTS_MAX: Final = 8
+"""Vectors that an outer optimiser may keep beside the parameters."""
+ELEMENTS_MAX: Final = 1 << 40
+_STATE_HEADER: Final = b"prime outer state 2\n"
 _PARAMETERS_HEADER: Final = b"prime parameters 1\n"
 
 
 @attrs.frozen(eq=False)
 class OuterState:
-    """What all members of a run share after `round`: parameters theta and outer momentum, float32[D] each."""
+    """What all members of a run share after `round`: parameters theta and the outer optimiser's slots, float32[D] each."""
 
     round: int
     epoch: int
     theta: Vector
-    momentum: Vector
+    slots: tuple[Vector, ...]
 
     def __attrs_post_init__(self) -> None:
-        for name, vector in (("theta", self.theta), ("momentum", self.momentum)):
+        names = ["theta", *(f"slot {number}" for number in range(len(self.slots)))]
+        for name, vector in zip(names, (self.theta, *self.slots), strict=True):
             if vector.dtype != np.float32 or vector.ndim != 1 or vector.size != self.theta.size:
                 raise LocalProtocolError(
                     f"{name} must be a flat float32 vector of {self.theta.size}, got {vector.dtype}{list(vector.shape)}",
                     hint="flatten it into one float32 vector",
                 )
 
-    def pieces(self) -> tuple[memoryview, memoryview]:
-        """Return the state's bytes in two pieces, without a copy on a little-endian machine."""
-        return _little_endian(self.theta), _little_endian(self.momentum)
+    def pieces(self) -> tuple[memoryview, ...]:
+        """Return the state's bytes, a piece for each vector, without a copy on a little-endian machine."""
+        return tuple(_little_endian(vector) for vector in (self.theta, *self.slots))
 
     def state_hash(self) -> bytes:
-        """Return the SHA-256 that stands for parameters and momentum (32 bytes)."""
-        return _hash(_STATE_HEADER, self.theta.size, self.pieces())
+        """Return the SHA-256 that stands for parameters and slots (32 bytes); `chunked` has it too, with the chunks'."""
+        return chunked("", self).manifest.state_hash
 
 
 def parameters_hash(theta: Vector) -> bytes:
     """Return the SHA-256 that stands for the parameters alone (32 bytes): equal on nodes that agree."""
-    return _hash(_PARAMETERS_HEADER, theta.size, (_little_endian(theta),))
+    digest = hashlib.sha256(_PARAMETERS_HEADER + theta.size.to_bytes(8, "little"))
+    digest.update(_little_endian(theta))
+    return digest.digest()
 
 
-def initial_state(theta: Vector) -> OuterState:
-    """Return the state before the first round: these parameters, no momentum."""
-    return OuterState(0, 0, theta, np.zeros_like(theta))
+def initial_state(theta: Vector, slots: int = 1) -> OuterState:
+    """Return the state before the first round: these parameters, and slots of zeros."""
+    return OuterState(0, 0, theta, tuple(np.zeros_like(theta) for _ in range(slots)))
 
 
 @attrs.frozen(eq=False)
 class ChunkedState:
-    """A state ready to be served: its manifest, and any chunk by index."""
+    """A state ready to be served and written down: its manifest, any page of chunk hashes, and any chunk."""
 
     manifest: StateManifest
-    _pieces: tuple[memoryview, memoryview]
+    _hashes: tuple[bytes, ...]
+    _pieces: tuple[memoryview, ...]
+
+    @property
+    def chunk_hashes(self) -> tuple[bytes, ...]:
+        """Return the hash of every chunk, in order."""
+        return self._hashes
+
+    def page(self, number: int) -> bytes:
+        """Return the chunk hashes of one page, one after the other. Raises RemoteProtocolError for one that is not."""
+        pages = _paged(self._hashes)
+        _check_index(number, len(pages), "page")
+        return b"".join(pages[number])
 
     def chunk(self, index: int) -> memoryview:
-        """Return the bytes of one chunk (a view, or a copy where it spans the two vectors).
+        """Return the bytes of one chunk (a view, or a copy where it spans two vectors).
 
-        Raises RemoteProtocolError for an index that the manifest does not have: only a peer can ask for that.
+        Raises RemoteProtocolError for an index that the state does not have: only a peer can ask for that.
         """
-        if not 0 <= index < len(self.manifest.chunk_hashes):
-            raise RemoteProtocolError(f"no chunk {index}: the state has {len(self.manifest.chunk_hashes)}")
-        return _cut(self._pieces, index)
+        _check_index(index, len(self._hashes), "chunk")
+        return _cut(self._pieces, index * CHUNK_SIZE_BYTES)
 
 
 def chunked(run: str, state: OuterState) -> ChunkedState:
     """Cut a state into chunks and hash each; the state's vectors must not change afterwards."""
     pieces = state.pieces()
-    total = sum(piece.nbytes for piece in pieces)
-    hashes = tuple(hashlib.sha256(_cut(pieces, i)).digest() for i in range(_chunk_count(total, CHUNK_SIZE_BYTES)))
-    manifest = StateManifest(run, state.epoch, state.round, state.state_hash(), total, CHUNK_SIZE_BYTES, hashes)
-    return ChunkedState(manifest, pieces)
+    count = chunk_count(state.theta.size, len(state.slots))
+    hashes = tuple(hashlib.sha256(_cut(pieces, i * CHUNK_SIZE_BYTES)).digest() for i in range(count))
+    pages = tuple(page_hash(page) for page in _paged(hashes))
+    elements, slots = state.theta.size, len(state.slots)
+    hash_ = _state_hash(elements, slots, pages)
+    return ChunkedState(StateManifest(run, state.epoch, state.round, hash_, elements, slots, pages), hashes, pieces)
 
 
-def check_manifest(manifest: StateManifest, parameter_count: int) -> None:
-    """Raise RemoteProtocolError where a manifest cannot be that of a state of so many parameters."""
-    total = 8 * parameter_count
-    wanted = (total, CHUNK_SIZE_BYTES, _chunk_count(total, CHUNK_SIZE_BYTES))
-    if (manifest.total_bytes, manifest.chunk_bytes, len(manifest.chunk_hashes)) != wanted:
+def check_manifest(manifest: StateManifest, elements: int, slots: int) -> None:
+    """Raise RemoteProtocolError where a manifest is not that of a state of so many parameters and slots."""
+    if (manifest.elements, manifest.slots) != (elements, slots):
         raise RemoteProtocolError(
-            f"the offered state has {manifest.total_bytes} bytes in {len(manifest.chunk_hashes)} chunks; "
-            f"{parameter_count} parameters make {wanted[0]} in {wanted[2]}",
-            hint="the other node trains another model: compare the [train] sections",
+            f"the offered state has {manifest.elements} parameters and {manifest.slots} slots of the outer optimiser; "
+            f"this node's has {elements} and {slots}",
+            hint="the other node trains another model or with another optimiser: compare the [train] sections",
         )
-    if any(len(digest) != HASH_SIZE_BYTES for digest in (manifest.state_hash, *manifest.chunk_hashes)):
-        raise RemoteProtocolError("the offered state has a hash that is no SHA-256")
+    if len(manifest.page_hashes) != page_count(elements, slots):
+        raise RemoteProtocolError(f"the offered state has {len(manifest.page_hashes)} pages")
+    if manifest.state_hash != _state_hash(elements, slots, manifest.page_hashes):
+        raise RemoteProtocolError("the offered state is not what its hash names")
+
+
+def chunk_count(elements: int, slots: int) -> int:
+    """Return how many chunks a state has."""
+    return -(-state_size_bytes(elements, slots) // CHUNK_SIZE_BYTES)
+
+
+def page_count(elements: int, slots: int) -> int:
+    """Return how many pages of chunk hashes a state has."""
+    return -(-chunk_count(elements, slots) // PAGE_CHUNKS)
+
+
+def state_size_bytes(elements: int, slots: int) -> int:
+    """Return the size of a state."""
+    return 4 * elements * (1 + slots)
 
 
 def chunk_size_bytes(manifest: StateManifest, index: int) -> int:
     """Return the size of one chunk: all are equal but the last."""
-    return min(manifest.chunk_bytes, manifest.total_bytes - index * manifest.chunk_bytes)
+    total = state_size_bytes(manifest.elements, manifest.slots)
+    return min(CHUNK_SIZE_BYTES, total - index * CHUNK_SIZE_BYTES)
 
 
-def join_state(manifest: StateManifest, chunks: Mapping[bytes, bytes | memoryview]) -> OuterState:
-    """Put a state together from chunks by hash; raises CorruptedError unless the whole has the manifest's hash.
+def page_hash(hashes: Sequence[bytes]) -> bytes:
+    """Return the hash of one page of chunk hashes."""
+    return hashlib.sha256(b"".join(hashes)).digest()
 
-    The chunks were checked one by one; this last check catches a manifest whose parts do not make its whole.
+
+def state_from(manifest: StateManifest, data: memoryview) -> OuterState:
+    """Return the state whose bytes `data` holds, without a copy on a little-endian machine; the bytes must not change.
+
+    They were checked chunk by chunk as they came.
     """
-    whole = np.empty(manifest.total_bytes, np.uint8)
-    for index, digest in enumerate(manifest.chunk_hashes):
-        start = index * manifest.chunk_bytes
-        whole[start : start + chunk_size_bytes(manifest, index)] = np.frombuffer(chunks[digest], np.uint8)
-    theta, momentum = np.split(whole.view("<f4").astype(np.float32, copy=False), 2)
-    state = OuterState(manifest.round, manifest.epoch, theta, momentum)
-    if state.state_hash() != manifest.state_hash:
-        raise CorruptedError(
-            f"the state after round {manifest.round} does not have the hash that its manifest names",
-            hint="a donor lied or its memory is bad; fetch from other donors",
-        )
-    return state
+    vectors = np.frombuffer(data, "<f4").astype(np.float32, copy=False).reshape(1 + manifest.slots, manifest.elements)
+    return OuterState(manifest.round, manifest.epoch, vectors[0], tuple(vectors[1:]))
+
+
+def _state_hash(elements: int, slots: int, page_hashes: Sequence[bytes]) -> bytes:
+    header = _STATE_HEADER + elements.to_bytes(8, "little") + slots.to_bytes(4, "little")
+    return hashlib.sha256(header + b"".join(page_hashes)).digest()
+
+
+def _paged(hashes: Sequence[bytes]) -> list[Sequence[bytes]]:
+    return [hashes[at : at + PAGE_CHUNKS] for at in range(0, len(hashes), PAGE_CHUNKS)]
+
+
+def _check_index(index: int, count: int, name: str) -> None:
+    if not 0 <= index < count:
+        raise RemoteProtocolError(f"no {name} {index}: the state has {count}")
 
 
 def _little_endian(vector: Vector) -> memoryview:
     return np.ascontiguousarray(vector, np.dtype("<f4")).view(np.uint8).data.toreadonly()
 
 
-def _hash(header: bytes, parameter_count: int, pieces: tuple[memoryview, ...]) -> bytes:
-    digest = hashlib.sha256(header + parameter_count.to_bytes(8, "little"))
-    for piece in pieces:
-        digest.update(piece)
-    return digest.digest()
-
-
-def _chunk_count(total_bytes: int, chunk_bytes: int) -> int:
-    return -(-total_bytes // chunk_bytes)
-
-
-def _cut(pieces: tuple[memoryview, memoryview], index: int) -> memoryview:
-    start, stop = index * CHUNK_SIZE_BYTES, (index + 1) * CHUNK_SIZE_BYTES
-    first, second = pieces
-    if stop <= first.nbytes:
-        return first[start:stop]
-    if start >= first.nbytes:
-        return second[start - first.nbytes : stop - first.nbytes]
-    return memoryview(bytes(first[start:]) + bytes(second[: stop - first.nbytes]))
+def _cut(pieces: Sequence[memoryview], start: int) -> memoryview:
+    """Return a chunk's bytes out of pieces that lie one after the other."""
+    ends = list(itertools.accumulate(piece.nbytes for piece in pieces))
+    begins = [end - piece.nbytes for end, piece in zip(ends, pieces, strict=True)]
+    stop = start + CHUNK_SIZE_BYTES
+    cuts = [piece[max(start - at, 0) : max(stop - at, 0)] for piece, at in zip(pieces, begins, strict=True)]
+    found = [cut for cut in cuts if cut.nbytes]
+    return found[0] if len(found) == 1 else memoryview(b"".join(found))

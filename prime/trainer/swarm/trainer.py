@@ -18,9 +18,10 @@ from prime.errors import RunFailedError, WorldError
 from prime.trainer.outer.optimisers import outer_optimiser
 from prime.trainer.rank import RankWorker, open_rank
 from prime.trainer.swarm import plans
-from prime.trainer.swarm.donor import HoldState, StateFetched, fetch_state
+from prime.trainer.swarm.donor import HoldState
 from prime.trainer.swarm.progress import DecidedRound, Progress
-from prime.trainer.swarm.state import OuterState, initial_state
+from prime.trainer.swarm.state import OuterState, chunked, initial_state
+from prime.trainer.swarm.transfer import StateFetch, StateFetched
 from prime.wire import message
 
 if TYPE_CHECKING:
@@ -57,6 +58,14 @@ class RoundDecided:
     committed: bool
     contributors: tuple[str, ...]
     loss: float | None
+
+
+@attrs.frozen
+class StateReplaced:
+    """The state held here is not the one that rounds start from after `round`: it is fetched from other members."""
+
+    round: int
+    reason: str
 
 
 @attrs.frozen
@@ -112,7 +121,10 @@ class SwarmTrainer(Actor[Heard]):
         self._round = 0
         self._state_round = 0
         self._state: OuterState | None = None
+        self._state_hash = b""
+        self._state_fetch: StateFetch | None = None
         self._missed: plans.StateMissed | None = None
+        self._said: plans.StateMissed | None = None
         self._contributed = 0
         self._steps = 0
         self._steps_at_snapshot = 0
@@ -161,7 +173,7 @@ class SwarmTrainer(Actor[Heard]):
         state = self._held()
         if state is None and self._founder:
             theta = await worker.initial()
-            state = initial_state(theta)
+            state = initial_state(theta, self._outer.slots)
             await self._measure_first(worker, theta)
         await self._aggregator.tell(plans.Begin(worker.elements, self._config.fragments))
         if state is not None:
@@ -272,10 +284,9 @@ class SwarmTrainer(Actor[Heard]):
         state = self._state
         if state is None or state.round >= value.round:
             return
-        slots = (state.momentum,)[: self._outer.slots]
-        theta, slots = await trio.to_thread.run_sync(self._outer.apply, state.theta, slots, aggregate)
+        theta, slots = await trio.to_thread.run_sync(self._outer.apply, state.theta, state.slots, aggregate)
         loss = self._spend_losses()
-        await self._take(OuterState(value.round, value.epoch, theta, (*slots, state.momentum)[0]))
+        await self._take(OuterState(value.round, value.epoch, theta, slots))
         await self._rebase(worker, theta)
         await self._note(worker, value, theta, loss)
 
@@ -298,11 +309,12 @@ class SwarmTrainer(Actor[Heard]):
 
     async def _take(self, state: OuterState) -> None:
         """Hold a state: keep it, serve it, and tell the aggregator what contributions start from."""
-        hash_ = await trio.to_thread.run_sync(state.state_hash)
+        cut = await trio.to_thread.run_sync(chunked, self._run, state)
+        hash_ = self._state_hash = cut.manifest.state_hash
         self._state = state
         self._keep(state)
         self._progress.round, self._progress.state_hash = state.round, hash_.hex()
-        await self._donor.tell(HoldState(self._run, state))
+        await self._donor.tell(HoldState(cut))
         await self._aggregator.tell(plans.StateHeld(state.round, hash_))
 
     async def _note(self, worker: RankWorker, value: Value, theta: Vector, loss: float | None) -> None:
@@ -339,24 +351,53 @@ class SwarmTrainer(Actor[Heard]):
 
     async def _fetch(self, worker: RankWorker, missed: plans.StateMissed) -> None:
         """Fetch the state after the missed round from members of its view; try again until it is here or newer news is."""
-        if self._state is not None and self._state.round >= missed.round:
-            self._missed = None
-            await self._aggregator.tell(plans.StateHeld(self._state.round, self._state.state_hash()))
+        state = self._state
+        if state is not None and state.round >= missed.round and missed.base in (b"", self._state_hash):
+            await self._still_hold(state)
             return
         self._set_phase("fetching")
+        self._say(missed)
         peers = [peer for peer in missed.view.peers() if peer != self.ctx.system.peer]
         started = self.ctx.now()
         try:
-            state, donors = await fetch_state(self.ctx.system, peers, self._run, missed.round, worker.elements)
+            fetched = await self._transfer(worker, peers, missed)
         except WorldError as error:
-            self._progress.stalled = str(error)
+            self._progress.stalled, self._progress.hint = str(error), error.hint
             with trio.move_on_after(RETRY_S):
                 await self._wait()
             return
-        self._progress.stalled = ""
+        self._progress.stalled = self._progress.hint = ""
         self._missed = None
-        self.ctx.emit(StateFetched(state.round, donors, self.ctx.now() - started))
-        await self._adopt(worker, state)
+        if fetched is None:
+            assert state is not None  # noqa: S101 - only what is held can be confirmed
+            await self._still_hold(state)
+            return
+        self.ctx.emit(StateFetched(fetched[0].round, fetched[1], self.ctx.now() - started))
+        await self._adopt(worker, fetched[0])
+
+    async def _still_hold(self, state: OuterState) -> None:
+        self._missed = None
+        if self._progress.phase == "fetching":
+            self._set_phase("training")
+        await self._aggregator.tell(plans.StateHeld(state.round, self._state_hash))
+
+    async def _transfer(
+        self, worker: RankWorker, peers: list[str], missed: plans.StateMissed
+    ) -> tuple[OuterState, tuple[str, ...]] | None:
+        """Return the state and who sent it; `None` if the members say that the one held here is right after all."""
+        if self._state_fetch is None:
+            self._state_fetch = StateFetch(self.ctx.system, self._run, worker.elements, self._outer.slots)
+        if missed.base:
+            agreed = await self._state_fetch.agreed(peers, missed.round)
+            if agreed.manifest.state_hash == self._state_hash:
+                return None
+        return await self._state_fetch.fetch(peers, missed.round)
+
+    def _say(self, missed: plans.StateMissed) -> None:
+        """Tell once why a state is fetched that this node should have had."""
+        if missed is not self._said and self._state is not None:
+            self._said = missed
+            self.ctx.emit(StateReplaced(missed.round, missed.reason))
 
     async def _adopt(self, worker: RankWorker, state: OuterState) -> None:
         if self._state is None:

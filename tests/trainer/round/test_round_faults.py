@@ -308,7 +308,9 @@ class World:
                 self.check_mass(node)
             case cmd.Settle(value, included):
                 self.settle(node, value, included)
-            case cmd.CatchUp(round_, _view, value, included, _reason):
+            case cmd.CatchUp(round_, _view, value, included, _reason, base):
+                if base and node.state is not None and hash_of(node.state[1]) != base:
+                    node.state = node.disk_state = None  # wrong: it is no start for what is fetched
                 self.catch_up(node, round_, value, included)
             case cmd.EnterView(round_, _view):
                 node.mine = {r: y for r, y in node.mine.items() if r >= round_ - 1}
@@ -744,17 +746,25 @@ def test_a_contribution_from_another_state_is_refused_by_name_and_its_member_cat
     state = world.nodes[victim].state
     assert state is not None
     world.nodes[victim].state = world.nodes[victim].disk_state = (state[0], wrong)
-
-    def forget(node: Node, command: cmd.Command) -> bool:
-        if node.peer == victim and isinstance(command, cmd.CatchUp):
-            node.state = node.disk_state = None
-        return False
-
-    world.before = forget
     world.until(lambda: victim in world.commits()[-1].contributors() and world.last_round > round_)
     assert victim not in world.decided[round_].contributors()
     warnings = [c.text for c in world.nodes[victim].log if isinstance(c, cmd.Warn)]
     assert any(f"the contribution of {victim} to round {round_} starts from state" in text for text in warnings)
+    world.until(world.same_states)
+
+
+def test_a_member_whose_state_goes_wrong_applies_nothing_to_it_and_is_repaired() -> None:
+    world = World(9).swarm(3)
+    round_, _leader, (victim, _other) = next_round(world)
+    node = world.nodes[victim]
+    world.until(lambda: round_ in node.mine)
+    assert node.state is not None
+    node.state = node.disk_state = (node.state[0], Sym((("wrong", Fraction(1)),)))
+    world.step(node, cmd.StateReady(node.state[0], hash_of(node.state[1])))
+    world.until(lambda: world.last_round > round_ and victim in world.commits()[-1].contributors())
+    reasons = [c.reason for c in node.log if isinstance(c, cmd.CatchUp)]
+    assert any(reason.startswith("the state held here is") for reason in reasons)
+    assert not [c for c in node.log if isinstance(c, cmd.Apply) and c.value.round == round_]
     world.until(world.same_states)
 
 

@@ -16,9 +16,11 @@ from prime.trainer import pipe
 from prime.trainer.metadata import TrainingConfig
 from prime.trainer.round.view import Member, Share, Value, View
 from prime.trainer.swarm import plans, trainer
+from prime.trainer.swarm.answers import Agreed
 from prime.trainer.swarm.donor import HoldState
 from prime.trainer.swarm.progress import Progress
-from prime.trainer.swarm.state import OuterState
+from prime.trainer.swarm.state import OuterState, chunked
+from prime.trainer.swarm.transfer import StateFetch
 
 H = 4
 SIZE = 3
@@ -241,15 +243,15 @@ async def test_a_missed_commit_is_fetched_and_again_until_it_is_there(
 ) -> None:
     calls: list[int] = []
 
-    async def fetch_state(_s: Any, peers: list[str], _r: str, round_: int, _e: int) -> tuple[OuterState, tuple[str]]:
+    async def fetch(_fetch: StateFetch, peers: list[str], round_: int) -> tuple[OuterState, tuple[str]]:
         calls.append(round_)
         assert "other" in peers
         if len(calls) < 3:
             raise trainer.WorldError("no donor answers", hint="wait")
         theta = np.full(SIZE, 7, np.float32)
-        return OuterState(round_, 1, theta, np.zeros(SIZE, np.float32)), ("other",)
+        return OuterState(round_, 1, theta, (np.zeros(SIZE, np.float32),)), ("other",)
 
-    monkeypatch.setattr(trainer, "fetch_state", fetch_state)
+    monkeypatch.setattr(StateFetch, "fetch", fetch)
     async with bench(monkeypatch) as found:
         await trio.sleep(1)
         await found.ref.tell(plans.StateMissed(5, VIEW, "was away"))
@@ -263,6 +265,35 @@ async def test_a_missed_commit_is_fetched_and_again_until_it_is_there(
         assert found.kept.round == 5
         assert found.told[-1].round == 6
         assert np.array_equal(found.contributions[-1].delta, np.full(SIZE, H, np.float32))
+
+
+@pytest.mark.parametrize("is_wrong", [True, False])
+async def test_a_state_that_a_leader_calls_wrong_is_replaced_if_the_members_say_so_too(
+    is_wrong: bool, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    right = OuterState(0, 1, np.full(SIZE, 7, np.float32), (np.zeros(SIZE, np.float32),))
+    async with bench(monkeypatch) as found:
+
+        async def agreed(_fetch: StateFetch, _peers: list[str], _round: int) -> Agreed:
+            assert found.kept is not None
+            return Agreed(chunked("run", right if is_wrong else found.kept).manifest, ("other",))
+
+        async def fetch(_fetch: StateFetch, _peers: list[str], _round: int) -> tuple[OuterState, tuple[str]]:
+            return right, ("other",)
+
+        monkeypatch.setattr(StateFetch, "agreed", agreed)
+        monkeypatch.setattr(StateFetch, "fetch", fetch)
+        await trio.sleep(1)
+        await enter(found, 1)
+        await trio.sleep(1)
+        kept, told = found.kept, len(found.told)
+        await found.ref.tell(plans.StateMissed(0, VIEW, "it differs", right.state_hash()))
+        await trio.sleep(10)
+        assert kept is not None
+        assert found.kept is (right if is_wrong else kept)
+        held = [m for m in found.told[told:] if isinstance(m, plans.StateHeld)]
+        assert [m.state_hash for m in held] == [(right if is_wrong else kept).state_hash()]
+        assert found.progress.phase != "fetching"
 
 
 async def test_a_drain_leaves_the_view_first(
