@@ -42,6 +42,23 @@ class PartHeld:
 
 
 @attrs.frozen
+class GramReady:
+    """This owner has the inner products of the seal's candidates over `part`: the upper triangle, row by row."""
+
+    round: int
+    part: int
+    seal: bytes
+    entries: tuple[float, ...]
+
+
+@attrs.frozen
+class RateMeasured:
+    """How fast this node can send, as its shell saw it, in bytes a second."""
+
+    rate_bytes_s: float
+
+
+@attrs.frozen
 class Reduced:
     """This owner reduced `part` under the seal; the result's bytes are stored here."""
 
@@ -103,9 +120,11 @@ Event = (
     Contributed
     | Received
     | PartHeld
+    | GramReady
     | Reduced
     | ResultHeld
     | StateReady
+    | RateMeasured
     | PeerDown
     | PeerUp
     | JoinRun
@@ -142,8 +161,21 @@ class Transfer:
 
 
 @attrs.frozen
+class Multiply:
+    """Compute the inner products of the candidates' contributions to `part`, in float64, then report `GramReady`."""
+
+    round: int
+    part: int
+    seal: bytes
+    shares: tuple[Share, ...]
+
+
+@attrs.frozen
 class Reduce:
-    """Aggregate `part` over `shares` in their order, encode it once, store it, then report `Reduced`."""
+    """Aggregate `part` over `shares` in their order, encode it once, store it, then report `Reduced`.
+
+    Only those that count are named, and by `Share.counts`.
+    """
 
     round: int
     part: int
@@ -206,12 +238,14 @@ class CatchUp:
 class EnterView:
     """`view` decides `round` from now on, and this member is in it. Chunks of rounds before `round - 1` can go.
 
-    `state_round` is the round whose state it starts from: all between them were aborted.
+    `state_round` is the round whose state it starts from: all between them were aborted. `chosen`: it is asked to
+    contribute (it votes and owns its part all the same).
     """
 
     round: int
     view: View
     state_round: int
+    chosen: bool = True
 
 
 @attrs.frozen
@@ -250,6 +284,7 @@ Command = (
     Persist
     | Send
     | Transfer
+    | Multiply
     | Reduce
     | SendResult
     | Apply

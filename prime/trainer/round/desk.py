@@ -7,10 +7,13 @@ turn. They stand in floors, so that each is read with what is below it only: `de
 
 from __future__ import annotations
 
+import math
+
 from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
 from prime.trainer.round.roster import Roster
 from prime.trainer.round.seat import Seat
+from prime.trainer.round.terms import DEFAULT_TERMS, Terms
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.view import Member, Value
 
@@ -24,11 +27,14 @@ class Desk:
     `now` and `out` belong to the step under way: the clock reading, and the commands so far.
     """
 
-    def __init__(self, me: Member, run: str, timing: Timing, *, nodes_min: int = 1) -> None:
+    def __init__(
+        self, me: Member, run: str, timing: Timing, *, nodes_min: int = 1, terms: Terms = DEFAULT_TERMS
+    ) -> None:
         self.me = me
         self.run = run
         self.timing = timing
         self.nodes_min = nodes_min
+        self.terms = terms
         self.boot = 1
         self.seat: Seat | None = None
         self.previous: Seat | None = None
@@ -43,9 +49,12 @@ class Desk:
         self.applying: Value | None = None
         self.applying_since = 0.0
         self.stalled = False
+        self.rate_bytes_s: int | None = None
+        self.demoted_round = -math.inf
+        self.stepped_at = -math.inf
         self.last_report: msg.Report | None = None
         self.reported_to = ""
-        self.ticked_at = float("-inf")
+        self.ticked_at = -math.inf
         self.birth: tuple[msg.Record, ...] = ()
         self.now = 0.0
         self.out: list[cmd.Command] = []

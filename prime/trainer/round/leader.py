@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import attrs
 
+from prime.trainer.robust.gates import capped
 from prime.trainer.round.ballot import NONE, Ballot
 from prime.trainer.round.messages import Offer, Promise, Report, Seal
 from prime.trainer.round.view import Share, Value, View
+
+KEPT_MAX = 4096
+"""Reductions, and Gram matrices, that are remembered of one member in one round: far more than its parts and ballots."""
 
 
 @attrs.define
@@ -21,16 +28,24 @@ class Standing:
     intends: bool
     offer: Offer | None = None
     held: dict[int, set[str]] = attrs.Factory(dict)
+    grams: dict[tuple[int, bytes], tuple[float, ...]] = attrs.Factory(dict)
     reduced: dict[tuple[int, bytes], bytes] = attrs.Factory(dict)
+    rate_bytes_s: int | None = None
 
     def learn(self, report: Report) -> None:
         """Add what a report of the same boot says; holdings only grow, so the order of reports does not matter."""
         self.intends = report.intends
         self.offer = self.offer or report.offer
+        self.rate_bytes_s = report.rate_bytes_s
         for holding in report.held:
             self.held.setdefault(holding.part, set()).update(holding.senders)
+        for gram in report.grams:
+            if all(math.isfinite(entry) for entry in gram.entries):  # of finite contributions they are
+                self.grams[gram.part, gram.seal] = gram.entries
+            _forget(self.grams, KEPT_MAX)
         for reduction in report.reduced:
             self.reduced[reduction.part, reduction.seal] = reduction.hash
+            _forget(self.reduced, KEPT_MAX)
 
 
 def learn(standings: dict[str, Standing], report: Report) -> None:
@@ -97,8 +112,39 @@ def choose_base(offers: Mapping[str, Offer], own: bytes | None) -> bytes:
 
 
 def shares_of(offers: Mapping[str, Offer], base: bytes) -> tuple[Share, ...]:
-    """Return C for that base, sorted by peer: the order in which owners add."""
-    return tuple(Share(peer, offer.weight) for peer, offer in sorted(offers.items()) if offer.base == base)
+    """Return the candidates for that base, sorted by peer: the order in which owners add.
+
+    A weight is its member's own word, so none counts for more than a multiple of the median one (`gates.WEIGHT_CAP`).
+    """
+    weights = {peer: offer.weight for peer, offer in sorted(offers.items()) if offer.base == base}
+    counts = capped(list(weights.values())) if weights else []
+    return tuple(
+        Share(peer, weight, None if count == weight else count)
+        for (peer, weight), count in zip(weights.items(), counts, strict=True)
+    )
+
+
+def gram_of(
+    standings: Mapping[str, Standing], owners: tuple[str, ...], seal: bytes, candidates: int
+) -> tuple[list[list[float]], set[int]]:
+    """Return the Gram matrix that the owners have reported for the seal, summed in part order, and the parts missing."""
+    gram = [[0.0] * candidates for _ in range(candidates)]
+    missing: set[int] = set()
+    for part, owner in enumerate(owners):
+        standing = standings.get(owner)
+        entries = standing.grams.get((part, seal), ()) if standing is not None else ()
+        if len(entries) != candidates * (candidates + 1) // 2:
+            missing.add(part)
+        else:
+            _add(gram, entries)
+    return gram, missing
+
+
+def _add(gram: list[list[float]], entries: Sequence[float]) -> None:
+    for (row, column), entry in zip(itertools.combinations_with_replacement(range(len(gram)), 2), entries, strict=True):
+        gram[row][column] += entry
+        if row != column:
+            gram[column][row] += entry
 
 
 def reductions(standings: Mapping[str, Standing], owners: tuple[str, ...], seal: bytes) -> dict[int, bytes]:
@@ -109,6 +155,28 @@ def reductions(standings: Mapping[str, Standing], owners: tuple[str, ...], seal:
         if standing is not None and (part, seal) in standing.reduced:
             found[part] = standing.reduced[part, seal]
     return found
+
+
+def blocking(standings: Mapping[str, Standing], owners: tuple[str, ...], view: View, needed: float) -> set[str]:
+    """Return the owners that hold too little for any seal, though members that weigh `needed` say that they contribute.
+
+    Empty if that is so of all of them: then it is those who contribute that do not get through.
+    """
+    offering = {peer for peer, standing in standings.items() if standing.offer is not None}
+    if not offering or view.weight(offering) < needed:
+        return set()
+    found = set()
+    for part, owner in enumerate(owners):
+        held = standings[owner].held.get(part, set()) if owner in standings else set()
+        if not held & offering or view.weight(held & offering) < needed:
+            found.add(owner)
+    return found if found != set(owners) else set()
+
+
+def _forget(kept: dict[tuple[int, bytes], Any], most: int) -> None:
+    """Keep the latest: a seal's digest is any bytes that its owner says, so their number is not bounded by itself."""
+    while len(kept) > most:
+        del kept[next(iter(kept))]
 
 
 def _everywhere(peer: str, standings: Mapping[str, Standing], owners: tuple[str, ...]) -> bool:

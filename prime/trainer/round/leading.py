@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from prime.trainer.robust.rules import coefficients
+from prime.trainer.round import commands as cmd
 from prime.trainer.round import leader, liveness, outcome, scatter, voting
 from prime.trainer.round import messages as msg
 from prime.trainer.round.ballot import FIRST, NONE, Ballot
 from prime.trainer.round.desk import Desk
 from prime.trainer.round.leader import Lead
+from prime.trainer.round.partition import RATE_MAX_BYTES_S, owners_of
 from prime.trainer.round.seat import Seat
-from prime.trainer.round.view import Value, owners_of, seal_digest
+from prime.trainer.round.validity import shares_fault
+from prime.trainer.round.view import Share, Value, View, seal_digest
 
 
 def hear_report(desk: Desk, report: msg.Report, seat: Seat) -> None:
@@ -73,6 +79,8 @@ def drive(desk: Desk, seat: Seat) -> None:
             _propose(desk, seat, lead, _abort_value(desk, seat), ())
     elif lead.seal is None:
         _try_seal(desk, seat, lead)
+    elif not lead.seal.final:
+        _try_judge(desk, seat, lead, lead.seal)
     else:
         _try_propose(desk, seat, lead, lead.seal)
 
@@ -90,21 +98,53 @@ def _end_phase_one(desk: Desk, seat: Seat, lead: Lead) -> bool:
 
 
 def _try_seal(desk: Desk, seat: Seat, lead: Lead) -> None:
-    suspected = liveness.suspected(desk, seat)
-    if owners_of(seat.view, liveness.unfit(desk, seat)) != lead.owners:
-        _reopen(desk, seat, lead)
+    if set(lead.owners) & liveness.unfit(desk, seat) and _move_parts(desk, seat, lead):
         return
-    offers = _admit(desk, seat, leader.complete(seat.standings, lead.owners))
+    chosen = seat.view.chosen(desk.round, desk.terms.participation)
+    complete = leader.complete(seat.standings, lead.owners)
+    offers = _admit(desk, seat, {p: offer for p, offer in complete.items() if p in chosen})
     base = leader.choose_base(offers, desk.base)
     shares = leader.shares_of(offers, base)
     _refuse_stale(desk, seat, offers, base)
-    waiting = [p for p in seat.view.peers() if p not in suspected and p not in offers and expects(seat, p)]
     over = desk.now >= _seal_deadline(desk, seat, lead)
-    enough = seat.view.weight([s.peer for s in shares]) >= desk.timing.quorum * seat.view.weight(seat.order)
-    if shares and enough and (over or not waiting):
-        _seal(desk, seat, lead, msg.Seal(*desk.head(seat), lead.ballot, lead.owners, base, shares))
+    needed = desk.timing.quorum * seat.view.weight(chosen)
+    enough = seat.view.weight([s.peer for s in shares]) >= needed and len(shares) >= desk.terms.rule.candidates_min
+    if shares and enough and (over or not _awaited(desk, seat, chosen - set(offers))):
+        final = not desk.terms.rule.measured
+        _seal(desk, seat, lead, msg.Seal(*desk.head(seat), lead.ballot, lead.owners, base, shares, final))
     elif over:
-        _propose(desk, seat, lead, _abort_value(desk, seat), ())
+        _give_up_sealing(desk, seat, lead, needed, len(shares))
+
+
+def _awaited(desk: Desk, seat: Seat, late: Collection[str]) -> bool:
+    """Tell whether somebody is waited for of those who were asked to contribute and have not yet."""
+    return any(expects(seat, peer) for peer in set(late) - liveness.suspected(desk, seat))
+
+
+def _give_up_sealing(desk: Desk, seat: Seat, lead: Lead, needed: float, candidates: int) -> None:
+    """Abort; or, if it is an owner that keeps contributions from being whole, go on without it."""
+    blocking = leader.blocking(seat.standings, lead.owners, seat.view, needed)
+    if blocking - seat.blocking:
+        seat.blocking |= blocking
+        seat.slow |= blocking
+        if _move_parts(desk, seat, lead):
+            return
+    rule = desk.terms.rule
+    if candidates and rule.fault(candidates):
+        desk.do(cmd.Warn(f"round {desk.round} is aborted: {rule.fault(candidates)}"))
+    _propose(desk, seat, lead, _abort_value(desk, seat), ())
+
+
+def _move_parts(desk: Desk, seat: Seat, lead: Lead) -> bool:
+    """Go on under a ballot in which unfit owners own nothing; `False` if nobody else could own their parts.
+
+    They stay unfit for this round, or one that is silent now and then would move its part each time.
+    """
+    if owners_of(seat.view, liveness.unfit(desk, seat)) == lead.owners:
+        return False
+    seat.slow |= liveness.suspected(desk, seat) & set(lead.owners)
+    _reopen(desk, seat, lead)
+    return True
 
 
 def _seal_deadline(desk: Desk, seat: Seat, lead: Lead) -> float:
@@ -153,27 +193,60 @@ def _seal(desk: Desk, seat: Seat, lead: Lead, seal: msg.Seal) -> None:
     scatter.try_reduce(desk, seat)
 
 
-def _try_propose(desk: Desk, seat: Seat, lead: Lead, seal: msg.Seal) -> None:
+def _try_judge(desk: Desk, seat: Seat, lead: Lead, seal: msg.Seal) -> None:
+    """Make a final seal of the candidates' Gram matrix, once all its parts are reported."""
     digest = seal_digest(desk.round, seal.base, seal.shares)
-    hashes = leader.reductions(seat.standings, seal.owners, digest)
-    if len(hashes) == len(seal.owners):
-        parts = tuple(hashes[part] for part in range(len(seal.owners)))
-        kept = [s.peer for s in seal.shares]
-        follow = desk.roster.next_view(seat.view, kept, liveness.suspected(desk, seat))
-        value = Value(desk.round, seat.view.epoch, seal.base, seal.shares, parts, follow, desk.round)
-        _propose(desk, seat, lead, value, ())
+    gram, missing = leader.gram_of(seat.standings, seal.owners, digest, len(seal.shares))
+    if missing:
+        _hurry(desk, seat, lead, {seal.owners[part] for part in missing})
         return
-    late = {owner for part, owner in enumerate(seal.owners) if part not in hashes}
+    verdicts = coefficients(desk.terms.rule, gram, [share.weight for share in seal.shares])
+    shares = tuple(
+        Share(share.peer, share.weight, v.coefficient, v.score, v.reason)
+        for share, v in zip(seal.shares, verdicts, strict=True)
+    )
+    fault = shares_fault(shares, seat.view.peers())
+    if fault:
+        desk.do(cmd.Warn(f"round {desk.round} is aborted: {desk.terms.rule.name} lets no contribution count ({fault})"))
+        _propose(desk, seat, lead, _abort_value(desk, seat), ())
+    else:
+        _seal(desk, seat, lead, msg.Seal(*desk.head(seat), lead.ballot, lead.owners, seal.base, shares, final=True))
+
+
+def _hurry(desk: Desk, seat: Seat, lead: Lead, late: set[str]) -> None:
+    """Give the parts of owners that are unfit, or late after the seal, to others."""
     if late & liveness.unfit(desk, seat):
+        seat.slow |= late & liveness.suspected(desk, seat)
         _reopen(desk, seat, lead)
     elif desk.now >= lead.sealed_at + desk.timing.reduce_s:
         seat.slow |= late
         _open_ballot(desk, seat)
 
 
+def _try_propose(desk: Desk, seat: Seat, lead: Lead, seal: msg.Seal) -> None:
+    digest = seal_digest(desk.round, seal.base, seal.shares)
+    hashes = leader.reductions(seat.standings, seal.owners, digest)
+    if len(hashes) < len(seal.owners):
+        _hurry(desk, seat, lead, {owner for part, owner in enumerate(seal.owners) if part not in hashes})
+        return
+    parts = tuple(hashes[part] for part in range(len(seal.owners)))
+    follow = _next_view(desk, seat, [s.peer for s in seal.shares])
+    value = Value(desk.round, seat.view.epoch, seal.base, seal.shares, parts, follow, desk.round)
+    _propose(desk, seat, lead, value, ())
+
+
+def _next_view(desk: Desk, seat: Seat, kept: Collection[str]) -> View:
+    """Return who decides the next round, with the bandwidths reported now; an owner that blocked the seal has none."""
+    told = {peer: s.rate_bytes_s for peer, s in seat.standings.items() if s.rate_bytes_s is not None}
+    rates = {peer: rate for peer, rate in told.items() if 0 <= rate <= RATE_MAX_BYTES_S}
+    return desk.roster.next_view(
+        seat.view, kept, liveness.gone(desk, seat), {**rates, **dict.fromkeys(seat.blocking, 0)}
+    )
+
+
 def _abort_value(desk: Desk, seat: Seat) -> Value:
     contributing = [p for p, s in seat.standings.items() if s.offer is not None]
-    follow = desk.roster.next_view(seat.view, contributing, liveness.suspected(desk, seat))
+    follow = _next_view(desk, seat, contributing)
     return Value(desk.round, seat.view.epoch, b"", (), (), follow, seat.state_round)
 
 

@@ -2,23 +2,78 @@
 
 from __future__ import annotations
 
+import math
+
 from prime.trainer.round import commands as cmd
+from prime.trainer.round import messages as msg
 from prime.trainer.round.desk import Desk
 from prime.trainer.round.seat import Seat
 
 
-def _dead(desk: Desk, seat: Seat, peer: str) -> bool:
+def dead(desk: Desk, seat: Seat, peer: str) -> bool:
+    """Tell whether the link to a member broke, or its successor asks to join."""
     return peer in desk.roster.down or desk.roster.gone(peer, seat.view)
 
 
 def suspected(desk: Desk, seat: Seat) -> set[str]:
-    """Return the members that seem gone: link down, a successor asks to join, or (to a leader) silent too long."""
-    found = {p for p in desk.others(seat) if _dead(desk, seat, p)}
+    """Return the members that seem gone: link down, a successor asks to join, or (to a leader) strangely silent.
+
+    To be wrong costs a ballot, so it is said early. `gone` is for what costs more.
+    """
+    found = {p for p in desk.others(seat) if dead(desk, seat, p)}
     if seat.lead is not None:
-        oldest = desk.now - desk.timing.suspect_s
-        heard = desk.roster.heard_at
-        found |= {p for p in desk.others(seat) if max(heard.get(p, 0.0), seat.leading_since) < oldest}
+        found |= {p for p in desk.others(seat) if _is_silent(desk, p, seat.leading_since)}
     return found
+
+
+def gone(desk: Desk, seat: Seat) -> set[str]:
+    """Return the members that are left out of the next view unless they contribute: dead, or silent for `suspect_s`."""
+    found = {p for p in desk.others(seat) if dead(desk, seat, p)}
+    if seat.lead is not None:
+        found |= {p for p in desk.others(seat) if _silence_s(desk, p, seat.leading_since) > desk.timing.suspect_s}
+    return found
+
+
+def _is_silent(desk: Desk, peer: str, since: float) -> bool:
+    silence_s, timing = _silence_s(desk, peer, since), desk.timing
+    if silence_s > timing.suspect_s:
+        return True
+    return desk.roster.phi(peer, silence_s - timing.pause_s, timing.beat_s) > timing.phi
+
+
+def _silence_s(desk: Desk, peer: str, since: float) -> float:
+    return desk.roster.silence_s(peer, since, desk.now)
+
+
+def entering(desk: Desk, seat: Seat) -> cmd.EnterView:
+    """Return what tells the shell about a fresh seat."""
+    chosen = seat.view.chosen(seat.round, desk.terms.participation)
+    return cmd.EnterView(seat.round, seat.view, seat.state_round, desk.me.peer in chosen)
+
+
+def beats(desk: Desk) -> list[cmd.Send]:
+    """Return the heartbeats that are due every `beat_s`, whatever else goes on: to the leader, or from it to all.
+
+    Nothing changes here, so a shell sends them also while it carries out the commands of a step.
+    """
+    seat = desk.seat
+    if seat is None or seat.active_since is None:
+        return []
+    to = desk.others(seat) if seat.lead is not None else [seat.leader]
+    beat = msg.Beat(*desk.head(seat), seat.following)
+    return [cmd.Send(peer, beat) for peer in to if peer != desk.me.peer]
+
+
+def notice_pause(desk: Desk) -> None:
+    """Count no silence for a time in which this member itself stood still: it would suspect all others at once."""
+    seat = desk.seat
+    if seat is not None and seat.active_since is not None:
+        away_s = desk.now - desk.stepped_at - 2 * max(desk.timing.resend_s, desk.timing.beat_s)
+        if 0 < away_s < math.inf:
+            desk.roster.forgive(away_s)
+            seat.leader_heard_at += away_s
+            seat.leading_since += away_s
+    desk.stepped_at = desk.now
 
 
 def unfit(desk: Desk, seat: Seat) -> set[str]:
@@ -29,15 +84,15 @@ def unfit(desk: Desk, seat: Seat) -> set[str]:
 
 
 def leader_is_lost(desk: Desk, seat: Seat) -> bool:
-    """Tell whether it is our turn to lead: at once after a broken link, later after silence, staggered by rank."""
+    """Tell whether it is our turn to lead because the leader is lost: the next in order at once, then one by one."""
+    if not (dead(desk, seat, seat.leader) or _is_silent(desk, seat.leader, seat.leader_heard_at)):
+        seat.leader_lost_at = None
+        return False
+    seat.leader_lost_at = desk.now if seat.leader_lost_at is None else seat.leader_lost_at
     down = desk.roster.down | {seat.leader}
     queue = [p for p in seat.order if p not in down]
     place = queue.index(desk.me.peer) if desk.me.peer in queue else len(queue)
-    wait_s = place * desk.timing.stagger_s
-    if _dead(desk, seat, seat.leader):
-        seat.leader_lost_at = desk.now if seat.leader_lost_at is None else seat.leader_lost_at
-        return desk.now >= seat.leader_lost_at + wait_s
-    return desk.now >= seat.leader_heard_at + desk.timing.suspect_s + wait_s
+    return desk.now >= seat.leader_lost_at + place * desk.timing.stagger_s
 
 
 def rank(desk: Desk, seat: Seat) -> int:
@@ -47,7 +102,7 @@ def rank(desk: Desk, seat: Seat) -> int:
 
 def check_majority(desk: Desk, seat: Seat) -> None:
     """Say when too few members are left to commit, and when that is over."""
-    missing = suspected(desk, seat)
+    missing = gone(desk, seat)
     if seat.active_since is not None and seat.lead is None:
         silent = desk.now - seat.leader_heard_at > desk.timing.deadline_s
         missing |= {seat.leader} - {desk.me.peer} if silent else set()

@@ -30,6 +30,18 @@ class Holding:
 
 
 @record
+class PartGram:
+    """An owner's word: the inner products of a seal's candidates over this part.
+
+    `entries` is the upper triangle, row by row, in the order of the seal's shares.
+    """
+
+    part: int
+    seal: bytes
+    entries: tuple[float, ...]
+
+
+@record
 class Reduction:
     """An owner's word: this part, reduced under this seal, has this hash."""
 
@@ -43,7 +55,8 @@ class Report:
     """A member's whole standing in the round, to the leader it follows; each one replaces the one before.
 
     `boot` counts the member's lives (a later boot forgets the earlier one's holdings). `restarted`: it came back
-    during this round, so it votes but owns nothing. `intends`: it will contribute, or has.
+    during this round, so it votes but owns nothing. `intends`: it will contribute, or has. `rate_bytes_s` is its
+    bandwidth, if that is no longer what the view says. `grams` are those of the seal followed.
     """
 
     run: str
@@ -56,7 +69,9 @@ class Report:
     ballot: Ballot
     offer: Offer | None
     held: tuple[Holding, ...]
+    grams: tuple[PartGram, ...]
     reduced: tuple[Reduction, ...]
+    rate_bytes_s: int | None
 
 
 @message(tag=0x101)
@@ -97,7 +112,10 @@ class Nack:
 
 @message(tag=0x104)
 class Seal:
-    """The leader names the contributors and the owners of one ballot."""
+    """The leader names the contributors and the owners of one ballot.
+
+    `final` says what the owners do: reduce; or tell the candidates' inner products, after which a final seal comes.
+    """
 
     run: str
     epoch: int
@@ -107,6 +125,7 @@ class Seal:
     owners: tuple[str, ...]
     base: bytes
     shares: tuple[Share, ...]
+    final: bool
 
 
 @message(tag=0x105)
@@ -206,6 +225,17 @@ class Leave:
 
     run: str
     member: Member
+
+
+@message(tag=0x10E)
+class Beat:
+    """The sender lives and follows `ballot`: from the leader to all, from all to the leader, while a round is under way."""
+
+    run: str
+    epoch: int
+    round: int
+    sender: str
+    ballot: Ballot
 
 
 # ------------------------------------------------------------------------------------------------- chunks of a part
@@ -382,7 +412,7 @@ class FetchStatePage(Ask[StatePage]):
     page: int
 
 
-RoundMessage = Report | Prepare | Promise | Nack | Seal | Propose | Ready | Query | Stored | Fetch
+RoundMessage = Report | Prepare | Promise | Nack | Seal | Propose | Ready | Query | Stored | Fetch | Beat
 """What is said within one round: each has run, epoch, round and sender."""
 
 PeerMessage = RoundMessage | Commit | Refuse | Join | Leave

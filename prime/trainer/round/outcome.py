@@ -8,7 +8,7 @@ from prime.trainer.round import messages as msg
 from prime.trainer.round.desk import Desk
 from prime.trainer.round.seat import Seat, sit
 from prime.trainer.round.validity import record_fault, value_fault
-from prime.trainer.round.view import Value
+from prime.trainer.round.view import Value, View
 
 
 def decide(desk: Desk, seat: Seat, value: Value) -> None:
@@ -112,9 +112,20 @@ def _move_on(desk: Desk, value: Value) -> None:
     desk.behind = desk.behind and desk.base is None
     desk.roster.lapse(value.next_view, desk.now, desk.timing.join_ttl_s)
     desk.last_report = None
-    desk.do(cmd.EnterView(desk.round, value.next_view, value.state_round))
+    _note_demotion(desk, value.next_view)
+    desk.do(liveness.entering(desk, desk.seat))
     if len(value.next_view.members) == 2 and desk.previous and len(desk.previous.view.members) != 2:
         desk.do(cmd.Warn("a view of two: if one of them dies, nothing commits until it is back"))
+
+
+def _note_demotion(desk: Desk, view: View) -> None:
+    """Remember when the others found that this member cannot own a part."""
+    before = desk.previous.view.find(desk.me.peer) if desk.previous is not None else None
+    after = view.find(desk.me.peer)
+    owned = before is not None and before.rate_bytes_s != 0
+    if owned and after is not None and after.rate_bytes_s == 0 and desk.me.rate_bytes_s != 0:
+        desk.demoted_round = desk.round
+        desk.do(cmd.Warn("this node could not hold the part of the vector that it owned: it owns none for a while"))
 
 
 def _leave_view(desk: Desk, value: Value) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import attrs
 
+from prime.trainer.round.rhythm import Rhythm
 from prime.trainer.round.view import Member, View, next_view
 
 PENDING_MAX = 256
@@ -17,14 +18,36 @@ class Roster:
     """Suspicions, join requests with the time they were last heard, and leave requests."""
 
     down: set[str] = attrs.Factory(set)
-    heard_at: dict[str, float] = attrs.Factory(dict)
+    rhythms: dict[str, Rhythm] = attrs.Factory(dict)
     joining: dict[str, tuple[Member, float]] = attrs.Factory(dict)
     leaving: set[str] = attrs.Factory(set)
 
     def hear(self, peer: str, now: float) -> None:
         """Note a sign of life."""
         self.down.discard(peer)
-        self.heard_at[peer] = now
+        self._rhythm(peer, now).heard_at = now
+
+    def beat(self, peer: str, round_: int, now: float) -> None:
+        """Note a heartbeat."""
+        self._rhythm(peer, now).beat(round_, now)
+
+    def silence_s(self, peer: str, since: float, now: float) -> float:
+        """Return how long nothing was heard of a peer, counted from `since` at the earliest."""
+        rhythm = self.rhythms.get(peer)
+        return now - (since if rhythm is None else max(rhythm.heard_at, since))
+
+    def phi(self, peer: str, silence_s: float, beat_s: float) -> float:
+        """Return how strange a silence of this peer is; see `Rhythm.phi`."""
+        rhythm = self.rhythms.get(peer)
+        return 0.0 if rhythm is None else rhythm.phi(silence_s, deviation_min_s=beat_s / 2)
+
+    def forgive(self, seconds: float) -> None:
+        """Let a time in which nobody listened here count for no silence."""
+        for rhythm in self.rhythms.values():
+            rhythm.heard_at += seconds
+
+    def _rhythm(self, peer: str, now: float) -> Rhythm:
+        return self.rhythms.setdefault(peer, Rhythm(now))
 
     def want_in(self, member: Member, now: float) -> bool:
         """Remember a join request; `False` if there is no room."""
@@ -46,15 +69,18 @@ class Roster:
             if now - at <= ttl_s and not view.has(member)
         }
         self.leaving &= set(view.peers())
-        self.heard_at = {p: at for p, at in self.heard_at.items() if p in view.peers()}
+        self.rhythms = {p: rhythm for p, rhythm in self.rhythms.items() if p in view.peers()}
         self.down &= set(view.peers())
 
-    def next_view(self, view: View, kept: Collection[str], suspected: Collection[str]) -> View:
+    def next_view(
+        self, view: View, kept: Collection[str], suspected: Collection[str], rates: Mapping[str, int]
+    ) -> View:
         """Return the following view: without leavers and without suspects that are not `kept`, and with joiners.
 
+        `rates` are the bandwidths that differ from those of the view now.
         A decision needs a majority of the view, so whoever suspects more than the rest of it is wrong about somebody:
         then no suspect is left out.
         """
         alive = len(view.members) - len(set(suspected))
         out = self.leaving | (set(suspected) - set(kept) if alive >= view.majority() else set())
-        return next_view(view, out, {peer: member for peer, (member, _) in self.joining.items()})
+        return next_view(view, out, {peer: member for peer, (member, _) in self.joining.items()}, rates)

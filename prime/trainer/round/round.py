@@ -24,6 +24,7 @@ from prime.trainer.round import messages as msg
 from prime.trainer.round.desk import Desk
 from prime.trainer.round.seat import Seat, sit
 from prime.trainer.round.status import Status, status_of
+from prime.trainer.round.terms import DEFAULT_TERMS, Terms
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.view import Member, view_of
 
@@ -35,18 +36,20 @@ class RoundCore(Desk):
     """
 
     @classmethod
-    def found(cls, me: Member, run: str, timing: Timing, *, nodes_min: int = 1) -> RoundCore:
+    def found(
+        cls, me: Member, run: str, timing: Timing, *, nodes_min: int = 1, terms: Terms = DEFAULT_TERMS
+    ) -> RoundCore:
         """Return the founder of a run: round 0 is its own, decided once `nodes_min` nodes (itself too) are there."""
-        core = cls(me, run, timing, nodes_min=nodes_min)
+        core = cls(me, run, timing, nodes_min=nodes_min, terms=terms)
         core.seat = sit(0, view_of(run, 0, [me]), 0)
         core.behind = False
         core.birth = (msg.Born(me), msg.Entered(0, core.seat.view, 0))
         return core
 
     @classmethod
-    def join(cls, me: Member, run: str, timing: Timing) -> RoundCore:
+    def join(cls, me: Member, run: str, timing: Timing, *, terms: Terms = DEFAULT_TERMS) -> RoundCore:
         """Return a node that is in no view yet; `JoinRun` names whom it asks."""
-        core = cls(me, run, timing)
+        core = cls(me, run, timing, terms=terms)
         core.birth = (msg.Born(me),)
         return core
 
@@ -60,6 +63,7 @@ class RoundCore(Desk):
         *,
         nodes_min: int = 1,
         founder: bool = False,
+        terms: Terms = DEFAULT_TERMS,
     ) -> RoundCore:
         """Return the member that wrote `records`, as acceptor only for the round it was in.
 
@@ -71,8 +75,8 @@ class RoundCore(Desk):
                 f"the journal does not begin with the birth of {me.peer}",
                 hint="use this node's own state directory, or start with an empty one (it then joins as new)",
             )
-        born = Member(me.peer, me.addresses, me.weight, records[0].member.incarnation)
-        core = cls(born, run, timing, nodes_min=nodes_min)
+        born = Member(me.peer, me.addresses, me.weight, records[0].member.incarnation, me.rate_bytes_s)
+        core = cls(born, run, timing, nodes_min=nodes_min, terms=terms)
         for record in records:
             journal.replay(core, record)
         if core.seat is not None:
@@ -91,7 +95,7 @@ class RoundCore(Desk):
         if self.seat is None:
             self.do(cmd.Outside(self.round, "not in a view yet", rejoining=False))
         else:
-            self.do(cmd.EnterView(self.round, self.seat.view, self.seat.state_round))
+            self.do(liveness.entering(self, self.seat))
             if self.seat.restarted:
                 scatter.activate(self, self.seat)
                 outcome.ask_all(self, self.seat)
@@ -103,9 +107,14 @@ class RoundCore(Desk):
     def step(self, event: cmd.Event, now: float) -> list[cmd.Command]:
         """Take one event at the clock reading `now` (monotonic seconds); return what to do, in order."""
         self.now, self.out = now, []
+        liveness.notice_pause(self)
         _HANDLERS[type(event)](self, event)
         self._advance()
         return self.out
+
+    def beats(self) -> list[cmd.Send]:
+        """Return the heartbeats to send now: every `Timing.beat_s`, also while a step's commands are carried out."""
+        return liveness.beats(self)
 
     def next_wakeup(self, now: float) -> float | None:
         """Return when `step(Tick())` is due, or `None` if nothing is awaited."""
@@ -203,6 +212,8 @@ _HANDLERS: Mapping[type, Callable[[RoundCore, Any], None]] = MappingProxyType(
         cmd.Contributed: scatter.on_contributed,
         cmd.Received: RoundCore.hear,
         cmd.PartHeld: scatter.on_part_held,
+        cmd.GramReady: scatter.on_gram_ready,
+        cmd.RateMeasured: scatter.on_rate_measured,
         cmd.Reduced: scatter.on_reduced,
         cmd.ResultHeld: scatter.on_result_held,
         cmd.StateReady: outcome.on_state_ready,
@@ -226,5 +237,6 @@ _HEAR: Mapping[type, Callable[[Desk, Any, Seat], None]] = MappingProxyType(
         msg.Query: lambda _desk, _message, _seat: None,
         msg.Stored: scatter.hear_stored,
         msg.Fetch: scatter.hear_fetch,
+        msg.Beat: voting.hear_beat,
     }
 )

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from prime.trainer.round import commands as cmd
-from prime.trainer.round import leader
+from prime.trainer.round import leader, partition
 from prime.trainer.round import messages as msg
 from prime.trainer.round.desk import Desk
 from prime.trainer.round.seat import Seat
-from prime.trainer.round.view import Value, seal_digest
+from prime.trainer.round.view import Value, counted, seal_digest
+
+DEMOTED_ROUNDS = 16
+"""Rounds in which a member that could not be an owner does not ask to be one again."""
 
 
 def on_contributed(desk: Desk, event: cmd.Contributed) -> None:
@@ -35,6 +38,18 @@ def on_part_held(desk: Desk, event: cmd.PartHeld) -> None:
         seat.stored.add((event.part, desk.me.peer))
     else:
         desk.send(event.sender, msg.Stored(*desk.head(seat), event.part))
+
+
+def on_gram_ready(desk: Desk, event: cmd.GramReady) -> None:
+    """Note the inner products over an own part, for the next report."""
+    if desk.seat is not None and event.round == desk.round:
+        desk.seat.grams[event.part, event.seal] = event.entries
+
+
+def on_rate_measured(desk: Desk, event: cmd.RateMeasured) -> None:
+    """Note how fast this node can send; a client by choice owns nothing, however fast it is."""
+    if desk.me.rate_bytes_s != 0:
+        desk.rate_bytes_s = partition.rounded(event.rate_bytes_s)
 
 
 def on_reduced(desk: Desk, event: cmd.Reduced) -> None:
@@ -74,17 +89,19 @@ def activate(desk: Desk, seat: Seat) -> None:
 
 
 def try_reduce(desk: Desk, seat: Seat) -> None:
-    """Reduce each part that is ours under the seal, once all its contributions are here."""
+    """Reduce each part that is ours under the seal, or judge its candidates, once all its contributions are here."""
     seal = seat.seal
     if seal is None:
         return
     digest = seal_digest(desk.round, seal.base, seal.shares)
-    wanted = {s.peer for s in seal.shares}
+    shares = counted(seal.shares)
+    wanted = {s.peer for s in shares}
+    started, order = (seat.reducing, cmd.Reduce) if seal.final else (seat.multiplying, cmd.Multiply)
     for part, owner in enumerate(seal.owners):
-        mine = owner == desk.me.peer and (part, digest) not in seat.reducing
+        mine = owner == desk.me.peer and (part, digest) not in started
         if mine and wanted <= seat.held.get(part, set()):
-            seat.reducing.add((part, digest))
-            desk.do(cmd.Reduce(desk.round, part, digest, seal.shares))
+            started.add((part, digest))
+            desk.do(order(desk.round, part, digest, shares))
 
 
 def report(desk: Desk, seat: Seat, *, again: bool = False) -> None:
@@ -111,8 +128,28 @@ def _standing(desk: Desk, seat: Seat) -> msg.Report:
         seat.following,
         seat.offer,
         held,
+        _grams(desk, seat),
         reduced,
+        _rate(desk, seat),
     )
+
+
+def _grams(desk: Desk, seat: Seat) -> tuple[msg.PartGram, ...]:
+    """Return the inner products that the seal followed asks for, if it does."""
+    seal = seat.seal
+    if seal is None or seal.final:
+        return ()
+    digest = seal_digest(desk.round, seal.base, seal.shares)
+    return tuple(msg.PartGram(*key, entries) for key, entries in sorted(seat.grams.items()) if key[1] == digest)
+
+
+def _rate(desk: Desk, seat: Seat) -> int | None:
+    """Return our bandwidth if it is not what the view says; one that was made a client waits before it says so."""
+    member = seat.view.find(desk.me.peer)
+    waits = desk.round < desk.demoted_round + DEMOTED_ROUNDS
+    if member is None or desk.rate_bytes_s is None or waits:
+        return None
+    return desk.rate_bytes_s if partition.differs(member.rate_bytes_s, desk.rate_bytes_s) else None
 
 
 def hear_stored(_desk: Desk, stored: msg.Stored, seat: Seat) -> None:

@@ -7,7 +7,8 @@ import attrs
 from prime.trainer.round import messages as msg
 from prime.trainer.round.ballot import FIRST, NONE, Ballot
 from prime.trainer.round.leader import Lead, Standing
-from prime.trainer.round.view import Value, View, owners_of
+from prime.trainer.round.partition import owners_of
+from prime.trainer.round.view import Value, View
 
 
 @attrs.define
@@ -35,12 +36,15 @@ class Seat:
     held: dict[int, set[str]] = attrs.Factory(dict)
     results: dict[int, set[bytes]] = attrs.Factory(dict)
     reducing: set[tuple[int, bytes]] = attrs.Factory(set)
+    multiplying: set[tuple[int, bytes]] = attrs.Factory(set)
+    grams: dict[tuple[int, bytes], tuple[float, ...]] = attrs.Factory(dict)
     reduced: dict[tuple[int, bytes], bytes] = attrs.Factory(dict)
     seal: msg.Seal | None = None
     proposal: msg.Propose | None = None
     proposal_at: float = 0.0
     standings: dict[str, Standing] = attrs.Factory(dict)
     slow: set[str] = attrs.Factory(set)
+    blocking: set[str] = attrs.Factory(set)
     refused: set[str] = attrs.Factory(set)
     lead: Lead | None = None
     fetches: int = 0

@@ -17,8 +17,15 @@ class Timing:
     """Between two sendings of what was not answered; also the leader's heartbeat."""
     transfer_s: float = attrs.field(default=1.0, validator=attrs.validators.gt(0))
     """Before bytes that nobody confirmed are offered again."""
+    beat_s: float = attrs.field(default=0.2, validator=attrs.validators.gt(0))
+    """Between two heartbeats of a member in a round under way."""
+    phi: float = attrs.field(default=8.0, validator=attrs.validators.gt(0))
+    """How strange a member's silence must be to be suspected (`rhythm.py`): its parts move, another one leads."""
+    pause_s: float = attrs.field(default=0.2, validator=attrs.validators.ge(0))
+    """A silence that is always forgiven, on top of what the heartbeats' rhythm explains."""
     suspect_s: float = attrs.field(default=2.0, validator=attrs.validators.gt(0))
-    """Silence after which an active member is suspected. A broken link suspects at once."""
+    """Silence after which an active member counts as gone whatever its rhythm was, and is left out of the next view
+    unless it contributed. A broken link is enough at once."""
     stagger_s: float = attrs.field(default=0.5, validator=attrs.validators.gt(0))
     """Between one would-be leader and the next."""
     seal_s: float = attrs.field(default=10.0, validator=attrs.validators.gt(0))

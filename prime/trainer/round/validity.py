@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Collection, Sequence
 
+from prime.trainer.round.partition import RATE_MAX_BYTES_S
 from prime.trainer.round.view import Member, Share, Value, View
 
 ADDRESSES_MAX = 8
@@ -21,12 +22,17 @@ COUNTER_LEAP_MAX = 1 << 16
 """How far a ballot may be above the highest one known: counting alone never gets that far in a round."""
 ROUND_MAX = 1 << 53
 HASH_BYTES = 32
+REASON_CHARACTERS_MAX = 200
+MEMBERS_MAX = 1024
+"""Members of one view: it travels in every decision."""
 
 
 def member_fault(member: Member) -> str:
     """Say why nobody may join as this member."""
     if not 0 < member.weight <= WEIGHT_MAX:
         return f"a member's weight is above 0 and at most {WEIGHT_MAX:g}, not {member.weight:g}"
+    if member.rate_bytes_s is not None and not 0 <= member.rate_bytes_s <= RATE_MAX_BYTES_S:
+        return f"a member's bandwidth is from 0 to {RATE_MAX_BYTES_S} bytes a second, not {member.rate_bytes_s}"
     if len(member.addresses) > ADDRESSES_MAX or any(len(a) > ADDRESS_CHARACTERS_MAX for a in member.addresses):
         return f"a member has at most {ADDRESSES_MAX} addresses of at most {ADDRESS_CHARACTERS_MAX} characters"
     return ""
@@ -35,6 +41,8 @@ def member_fault(member: Member) -> str:
 def view_fault(view: View) -> str:
     """Say why this is no view: empty, not sorted, or with twins."""
     peers = view.peers()
+    if len(peers) > MEMBERS_MAX:
+        return f"a view has at most {MEMBERS_MAX} members"
     if not peers or any(a >= b for a, b in itertools.pairwise(peers)):
         return "a view has members, sorted, each once"
     return next((fault for member in view.members if (fault := member_fault(member))), "")
@@ -47,6 +55,12 @@ def shares_fault(shares: Sequence[Share], peers: Collection[str]) -> str:
         return "contributors are members, sorted, each once"
     if not all(share.weight > 0 and math.isfinite(share.weight) for share in shares):
         return "a contribution's weight is positive and finite"
+    if not all(0 <= share.counts < math.inf and math.isfinite(share.score) for share in shares):
+        return "a contribution's coefficient and score are finite, the coefficient not negative"
+    if any(len(share.reason) > REASON_CHARACTERS_MAX for share in shares):
+        return f"a reason has at most {REASON_CHARACTERS_MAX} characters"
+    if shares and not any(share.counts > 0 for share in shares):
+        return "some contribution counts"
     return ""
 
 

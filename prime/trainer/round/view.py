@@ -7,7 +7,9 @@ run side by side. Joining and leaving are therefore values decided like any othe
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 
 from prime.errors import UsageError
 from prime.wire import dumps, encode_value, record
@@ -19,21 +21,37 @@ class Member:
 
     `weight` is its voice in the seal's quorum (not in the majority, which counts heads). `incarnation` names one
     life of its disk: a member that lost its journal comes back under another one, and so can never speak for
-    promises that it has forgotten.
+    promises that it has forgotten. `rate_bytes_s` is how fast it can send, as it measured: its part of the vector is
+    cut after it (`partition.py`). 0: it owns nothing (a client that others cannot reach, or one that was too slow);
+    `None`: not measured yet, which counts as the median of the others.
     """
 
     peer: str
     addresses: tuple[str, ...]
     weight: float
     incarnation: int
+    rate_bytes_s: int | None = None
 
 
 @record
 class Share:
-    """A contributor and the weight of its contribution (tokens, samples: whatever the run counts)."""
+    """A contributor, the weight of its contribution (tokens, samples: whatever the run counts), and how it was judged.
+
+    `coefficient` is its weight in the mean that is carried out, where a rule gave it another one (`robust.rules`): 0 leaves
+    it out. `score` says how far it lies from the others, 1 being as far as usual (0: nobody looked); `reason` why it is
+    left out.
+    """
 
     peer: str
     weight: float
+    coefficient: float | None = None
+    score: float = 0.0
+    reason: str = ""
+
+    @property
+    def counts(self) -> float:
+        """Its weight in the mean that is carried out: `sum(counts_i y_i) / sum(counts_i)`."""
+        return self.weight if self.coefficient is None else self.coefficient
 
 
 @record
@@ -72,6 +90,15 @@ class View:
         """
         return tuple(sorted(self.peers(), key=lambda peer: _rendezvous(self.run, round_, peer)))
 
+    def chosen(self, round_: int, participation: float) -> frozenset[str]:
+        """Return who is asked to contribute to `round_`: this fraction of the members, rounded up, at least one.
+
+        Everyone votes and owns parts all the same. The choice is another hash than that of the leaders.
+        """
+        count = min(max(math.ceil(participation * len(self.members)), 1), len(self.members))
+        ranked = sorted(self.peers(), key=lambda peer: _rendezvous(f"{self.run}\nchosen", round_, peer))
+        return frozenset(ranked[:count])
+
 
 @record
 class Value:
@@ -100,7 +127,7 @@ class Value:
         return not self.shares
 
     def contributors(self) -> tuple[str, ...]:
-        """Return C, the peers whose contribution is in the aggregate, sorted."""
+        """Return C, the peers whose contribution was taken into the aggregate, or judged not to count, sorted."""
         return tuple(s.peer for s in self.shares)
 
 
@@ -109,8 +136,13 @@ def seal_digest(round_: int, base: bytes, shares: tuple[Share, ...]) -> bytes:
 
     The same seal under a later ballot gives the same bytes, so a reduction that is done stays good.
     """
-    text = repr((round_, base, [(s.peer, s.weight) for s in shares]))
+    text = repr((round_, base, [(s.peer, s.counts) for s in shares]))
     return hashlib.sha256(text.encode()).digest()[:16]
+
+
+def counted(shares: Iterable[Share]) -> tuple[Share, ...]:
+    """Return the shares that count: those that a part's owner reads, in the order in which it adds."""
+    return tuple(share for share in shares if share.counts > 0)
 
 
 def view_of(run: str, epoch: int, members: Iterable[Member]) -> View:
@@ -123,26 +155,23 @@ def view_of(run: str, epoch: int, members: Iterable[Member]) -> View:
     return View(run, epoch, ordered)
 
 
-def next_view(view: View, leaving: Collection[str], joining: Mapping[str, Member]) -> View:
-    """Return the view after `leaving` went and `joining` came; the epoch grows only if something changed.
+def next_view(
+    view: View, leaving: Collection[str], joining: Mapping[str, Member], rates: Mapping[str, int] = MappingProxyType({})
+) -> View:
+    """Return the view after `leaving` went, `joining` came and `rates` changed; its epoch grows only if something did.
 
     A joiner replaces an older life of the same peer. The members cannot all leave at once, as the state would leave
     with them: then nobody does.
     """
     staying = {m.peer: m for m in view.members if m.peer not in leaving} or {m.peer: m for m in view.members}
-    members = tuple(m for _, m in sorted({**staying, **joining}.items()))
+    rated = {
+        m.peer: Member(m.peer, m.addresses, m.weight, m.incarnation, rates.get(m.peer, m.rate_bytes_s))
+        for m in staying.values()
+    }
+    members = tuple(m for _, m in sorted({**rated, **joining}.items()))
     if members == view.members:
         return view
     return View(view.run, view.epoch + 1, members)
-
-
-def owners_of(view: View, unfit: Collection[str]) -> tuple[str, ...]:
-    """Return the owner of each part: its own member, or the next fit member in sorted order if that one is unfit.
-
-    With nobody fit the parts stay where they were.
-    """
-    peers = view.peers()
-    return tuple(_next_fit(peers, part, unfit) for part in range(len(peers)))
 
 
 def recovered(view: View, survivors: Iterable[Member]) -> View:
@@ -152,11 +181,6 @@ def recovered(view: View, survivors: Iterable[Member]) -> View:
     """
     name, _, generation = view.run.partition("~")
     return view_of(f"{name}~{int(generation or 0) + 1}", view.epoch + 1, survivors)
-
-
-def _next_fit(peers: tuple[str, ...], part: int, unfit: Collection[str]) -> str:
-    turned = peers[part:] + peers[:part]
-    return next((peer for peer in turned if peer not in unfit), peers[part])
 
 
 def _rendezvous(run: str, round_: int, peer: str) -> bytes:

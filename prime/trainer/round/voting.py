@@ -49,6 +49,14 @@ def _is_ballot(seat: Seat, ballot: Ballot) -> bool:
     return 0 <= ballot.rank < len(seat.order) and 0 <= ballot.counter <= seat.highest + COUNTER_LEAP_MAX
 
 
+def hear_beat(desk: Desk, beat: msg.Beat, seat: Seat) -> None:
+    """Note a heartbeat, of the leader too."""
+    desk.roster.beat(beat.sender, desk.round, desk.now)
+    follow(desk, seat, beat.ballot, None)
+    if beat.ballot == seat.following and beat.sender == seat.leader:
+        seat.leader_heard_at = desk.now
+
+
 def hear_nack(desk: Desk, nack: msg.Nack, seat: Seat) -> None:
     """Follow the higher ballot that made ours stale."""
     follow(desk, seat, nack.promised, None)
@@ -59,7 +67,8 @@ def hear_seal(desk: Desk, seal: msg.Seal, seat: Seat) -> None:
     fault = shares_fault(seal.shares, seat.view.peers()) or ("" if seal.shares else "a seal names contributors")
     if not fault and not _stale(desk, seat, seal):
         follow(desk, seat, seal.ballot, seal.owners)
-        seat.seal = seal
+        if seat.seal is None or seal.final:  # a first seal that comes again late does not undo the final one
+            seat.seal = seal
 
 
 def hear_propose(desk: Desk, propose: msg.Propose, seat: Seat) -> None:

@@ -23,6 +23,7 @@ from prime.trainer.round import messages as msg
 from prime.trainer.round.records import read_record, write_record
 from prime.trainer.round.round import RoundCore
 from prime.trainer.round.status import Status
+from prime.trainer.round.terms import DEFAULT_TERMS, Terms
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.view import Member, Share, View
 from prime.trainer.swarm import plans
@@ -73,6 +74,7 @@ class SwarmPlan:
     contacts: tuple[str, ...]
     nodes_min: int
     timing: Timing
+    terms: Terms = DEFAULT_TERMS
 
 
 @attrs.frozen
@@ -112,6 +114,7 @@ Heard = (
     | msg.Query
     | msg.Stored
     | msg.Fetch
+    | msg.Beat
     | msg.Refuse
     | msg.Join
     | msg.Leave
@@ -163,10 +166,18 @@ class Aggregator(Actor[Heard]):
     async def started(self) -> None:
         """Learn when links come and go."""
         self._unsubscribe = self.ctx.system.subscribe(self._observe)
+        self.ctx.start_soon(self._beat)
 
     async def stopping(self) -> None:
         """Learn no more."""
         self._unsubscribe()
+
+    async def _beat(self) -> None:
+        """Send the round's heartbeats, whatever the core's commands are waiting for."""
+        while True:
+            await trio.sleep(self._plan.timing.beat_s)
+            for beat in self._core.beats() if self._core is not None else ():
+                self._outlet(beat.to).send(beat.message)
 
     # ------------------------------------------------------------------------------------------- from the trainer
 
@@ -205,13 +216,19 @@ class Aggregator(Actor[Heard]):
         if records:
             return self._remade(records)
         if plan.found:
-            return RoundCore.found(plan.member, plan.run, plan.timing, nodes_min=plan.nodes_min)
-        return RoundCore.join(plan.member, plan.run, plan.timing)
+            return RoundCore.found(plan.member, plan.run, plan.timing, nodes_min=plan.nodes_min, terms=plan.terms)
+        return RoundCore.join(plan.member, plan.run, plan.timing, terms=plan.terms)
 
     def _remade(self, records: list[msg.Record]) -> RoundCore:
         plan = self._plan
         core = RoundCore.recover(
-            plan.member, plan.run, plan.timing, records, nodes_min=plan.nodes_min, founder=plan.found
+            plan.member,
+            plan.run,
+            plan.timing,
+            records,
+            nodes_min=plan.nodes_min,
+            founder=plan.found,
+            terms=plan.terms,
         )
         if core.previous is not None:  # the last outcome may still have to be applied, or served
             self._open_round(core.previous.round, core.previous.view)
@@ -294,6 +311,7 @@ class Aggregator(Actor[Heard]):
         msg.Query,
         msg.Stored,
         msg.Fetch,
+        msg.Beat,
         msg.Refuse,
     )
     async def hear(self, m: Any) -> None:
@@ -616,7 +634,7 @@ class Aggregator(Actor[Heard]):
         return encoded, tuple(digest(data) for data in encoded)
 
     def _reduced(self, inputs: list[memoryview], shares: tuple[Share, ...], elements: int) -> tuple[memoryview, bytes]:
-        data = self._numbers.reduce(inputs, [share.weight for share in shares], elements)
+        data = self._numbers.reduce(inputs, [share.counts for share in shares], elements)
         return data, digest(data)
 
     async def _reduce(self, command: cmd.Reduce) -> None:

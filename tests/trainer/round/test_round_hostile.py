@@ -116,7 +116,7 @@ def test_a_seal_that_cannot_be_is_not_followed(owners: tuple[str, ...], shares: 
     for part in range(3):
         core.step(cmd.PartHeld(1, ME, part, HASH), 1.0)
     leader = VIEW.order(1).index(OTHER)
-    commands = hear(core, msg.Seal("run", 3, 1, OTHER, Ballot(2, leader), owners, HASH, shares))
+    commands = hear(core, msg.Seal("run", 3, 1, OTHER, Ballot(2, leader), owners, HASH, shares, final=True))
     assert not [command for command in commands if isinstance(command, cmd.Reduce)]
 
 
@@ -125,7 +125,9 @@ def test_a_seal_that_can_be_is_followed() -> None:
     for part in range(2):
         core.step(cmd.PartHeld(1, ME, part, HASH), 1.0)
     leader = VIEW.order(1).index(OTHER)
-    commands = hear(core, msg.Seal("run", 3, 1, OTHER, Ballot(2, leader), (ME, ME), HASH, (Share(ME, 1.0),)))
+    commands = hear(
+        core, msg.Seal("run", 3, 1, OTHER, Ballot(2, leader), (ME, ME), HASH, (Share(ME, 1.0),), final=True)
+    )
     assert [command.part for command in commands if isinstance(command, cmd.Reduce)] == [0, 1]
 
 

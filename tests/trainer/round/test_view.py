@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from prime.errors import UsageError
 from prime.trainer.round.ballot import FIRST, NONE, Ballot
-from prime.trainer.round.view import Member, Share, Value, View, next_view, owners_of, recovered, seal_digest, view_of
+from prime.trainer.round.partition import owners_of
+from prime.trainer.round.view import Member, Share, Value, View, next_view, recovered, seal_digest, view_of
 
 NAMES = st.sets(st.sampled_from("abcdefgh"), min_size=1)
 
