@@ -7,6 +7,9 @@ Cases: `codec_FORM_WORK`. Forms: int8, int4, fp8, fp16. Works: `encode`, `encode
 decoded, averaged and encoded again, with the owner's residual), and for int8 `decode_checked` (as the round decodes what
 strangers sent). Rates are gigabytes of float32 a second, medians; ours and the copy take turns. In one thread.
 
+`codec_topk_WORK`: the same of the sparse form that contributions travel in, `decode_checked` too; `reduce` is the owner's part
+of a round: two contributions decoded, averaged, and encoded in the sparse form of their sum.
+
 `codec_FORM_error` is the error of a vector of normally distributed numbers, encoded and decoded, relative to its norm, and
 `codec_FORM_error_20` that of the mean of 20 steps with error feedback; its ratio: how many times smaller than without.
 """
@@ -29,9 +32,10 @@ from _report import machine, say, show
 from prime.trainer.codec.cpu import codec_engine
 from prime.trainer.codec.engine import Encoded, Vector
 from prime.trainer.codec.form import Form, form
+from prime.trainer.codec.sparse_vectors import gather, topk
 from prime.trainer.codec.vectors import Codec
 
-FORMS = ("int8", "int4", "fp8", "fp16")
+FORMS = ("int8", "int4", "fp8", "fp16", "topk")
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -42,7 +46,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 class Bench:
-    """One form's works over one vector. `x`, `into` and the residual are float32[D]."""
+    """One dense form's works over one vector. `x`, `into` and the residual are float32[D]."""
 
     def __init__(self, form: Form, x: Vector, into: Vector, residual: Vector) -> None:
         self.engine = codec_engine()
@@ -76,22 +80,64 @@ class Bench:
         """Average two, encode again."""
         self.engine.reduce(self.form, self.rows, self.half, self.encoded, self.residual, self.residual, self.x.size)
 
-    def error(self, case: str, steps: int) -> dict[str, object]:
-        """Return how far the mean of so many steps is from the vector, relative to its norm."""
-        norm = float(np.linalg.norm(self.x))
-        self.encode()
-        self.decode()
-        once = float(np.linalg.norm(self.into - self.x)) / norm
-        if steps == 1:
-            say(f"{case}: {once:.2e} of the norm")
-            return {"case": case, "value": once, "unit": "of the norm", "against": None, "ratio": None}
+
+class SparseBench:
+    """The works of `topk` over one vector. `x`, `into` and the residual are float32[D]."""
+
+    def __init__(self, x: Vector, into: Vector, residual: Vector) -> None:
+        self.codec = topk()
+        self.engine = self.codec.engine
+        self.x, self.into, self.residual = x, into, residual
+        self.encoded: Encoded = self.codec.encode(x)
+        sums = gather(2, self.engine)
+        assert sums is not None
+        self.sums = sums
+        self.reduced = np.empty(sums.encoded_size_bytes(x.size), np.uint8)
+
+    def encode(self) -> None:
+        """Encode into a buffer that is there."""
+        self.codec.encode(self.x, self.encoded)
+
+    def encode_feedback(self) -> None:
+        """Encode with the residual."""
+        self.codec.encode(self.x, self.encoded, self.residual, self.residual)
+
+    def decode(self) -> None:
+        """Decode into a vector that is there."""
+        self.engine.decode(self.codec.form, self.encoded, self.into)
+
+    def decode_checked(self) -> None:
+        """Decode, and first look at what a stranger may have sent."""
+        self.codec.decode(self.encoded, self.x.size, self.into)
+
+    def accumulate(self) -> None:
+        """Add half of the decoded vector."""
+        self.engine.accumulate(self.codec.form, self.encoded, self.into, np.float32(0.5))
+
+    def reduce(self) -> None:
+        """Average two, encode their sum."""
         self.into[:] = 0
-        for _ in range(steps):
-            self.encode_feedback()
-            self.engine.accumulate(self.form, self.encoded, self.into, np.float32(1 / steps))
-        value = float(np.linalg.norm(self.into - self.x)) / norm
-        say(f"{case}: {value:.2e} of the norm, {once / value:.1f} times less than without feedback")
-        return {"case": case, "value": value, "unit": "of the norm", "against": "no feedback", "ratio": once / value}
+        self.accumulate()
+        self.accumulate()
+        self.sums.encode(self.into, self.reduced)
+
+
+def error(bench: Bench | SparseBench, case: str, steps: int) -> dict[str, object]:
+    """Return how far the mean of so many steps is from the vector, relative to its norm."""
+    norm = float(np.linalg.norm(bench.x))
+    bench.encode()
+    bench.decode()
+    once = float(np.linalg.norm(bench.into - bench.x)) / norm
+    if steps == 1:
+        say(f"{case}: {once:.2e} of the norm")
+        return {"case": case, "value": once, "unit": "of the norm", "against": None, "ratio": None}
+    bench.into[:] = 0
+    for _ in range(steps):
+        bench.encode_feedback()
+        bench.codec.decode_add(bench.encoded, bench.into, 1 / steps)
+    value = float(np.linalg.norm(bench.into - bench.x)) / norm
+    say(f"{case}: {value:.2e} of the norm, {once / value:.1f} times less than without feedback")
+    return {"case": case, "value": value, "unit": "of the norm", "against": "no feedback", "ratio": once / value}
 
 
 WORKS = ("encode", "encode_feedback", "decode", "accumulate", "reduce")
@@ -102,7 +148,8 @@ def main() -> None:
     """Run the bench."""
     parser = argparse.ArgumentParser(description=__doc__)
     cases = [f"codec_{name}_{work}" for name in FORMS for work in (*WORKS, *ERRORS)]
-    cases.insert(cases.index("codec_int8_decode") + 1, "codec_int8_decode_checked")
+    for name in ("int8", "topk"):
+        cases.insert(cases.index(f"codec_{name}_decode") + 1, f"codec_{name}_decode_checked")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--case", action="append", choices=cases, help="only this case; may be given more than once")
     parser.add_argument("--elements", type=int, default=25_000_000, help="float32 values in the vector")
@@ -115,10 +162,10 @@ def main() -> None:
     residual, copied = np.zeros(size, np.float32), np.zeros(size, np.float32)
     for case in arguments.case or cases:
         _, name, work_name = case.split("_", 2)
-        bench = Bench(form(name), x, into, residual)
+        bench = SparseBench(x, into, residual) if name == "topk" else Bench(form(name), x, into, residual)
         residual[:] = 0
         if work_name in ERRORS:
-            results.append(bench.error(case, 20 if work_name == "error_20" else 1))
+            results.append(error(bench, case, 20 if work_name == "error_20" else 1))
             continue
         work = getattr(bench, work_name)
         work()

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from prime.trainer.codec.sparse_vectors import Sparse as Sparse
     from prime.trainer.codec.sparse_vectors import topk as topk
     from prime.trainer.codec.vectors import Codec as Codec
+    from prime.trainer.codec.vectors import VectorCodec as VectorCodec
     from prime.trainer.codec.vectors import codec as codec
 
 _HOMES = {
@@ -47,6 +48,7 @@ _HOMES = {
     "Rule": "policy",
     "Sparse": "sparse_vectors",
     "Vector": "engine",
+    "VectorCodec": "vectors",
     "codec": "vectors",
     "topk": "sparse_vectors",
 }

@@ -5,7 +5,7 @@ The wire forms are those of `form.py`; the arithmetic is an engine's (`engine.py
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -15,6 +15,50 @@ from prime.trainer.codec.engine import Encoded, Engine, Vector
 from prime.trainer.codec.form import FP16, NON_FINITE, NONE, OVERFLOW, Form, form
 
 BytesLike = bytes | bytearray | memoryview | Encoded
+
+
+class _Named(Protocol):
+    name: str
+
+
+class VectorCodec(Protocol):
+    """What a `Codec` and a `Sparse` have in common: flat float32 vectors there and back, checked. Verbs as in `Codec`."""
+
+    @property
+    def name(self) -> str:
+        """The codec's name."""
+        ...
+
+    @property
+    def engine(self) -> _Named:
+        """Who does the arithmetic."""
+        ...
+
+    def encoded_size_bytes(self, elements: int) -> int:
+        """Return the size of the wire form of a vector of that many elements."""
+        ...
+
+    def encode(
+        self,
+        x: Vector,
+        out: Encoded | None = None,
+        residual: Vector | None = None,
+        residual_out: Vector | None = None,
+    ) -> Encoded:
+        """Return the wire form of `x + residual`; `residual_out` takes what it leaves out."""
+        ...
+
+    def check(self, encoded: BytesLike, elements: int) -> None:
+        """Raise DecodeError unless `encoded` is the wire form of some vector of that many elements."""
+        ...
+
+    def decode(self, encoded: BytesLike, elements: int, into: Vector | None = None) -> Vector:
+        """Return the vector that `encoded` stands for, fresh or `into`."""
+        ...
+
+    def decode_add(self, encoded: BytesLike, into: Vector, weight: float = 1.0) -> None:
+        """`into += weight * decode(encoded)`."""
+        ...
 
 
 def codec(name: str, engine: Engine | EngineName = "auto") -> Codec:
@@ -35,7 +79,7 @@ class Codec:
                 hint="train on a little-endian machine (x86-64, arm64)",
             )
         self.form = form
-        self.engine = engine
+        self.engine: Engine = engine
 
     @property
     def name(self) -> str:

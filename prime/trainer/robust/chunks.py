@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from prime.trainer.codec import Codec, Vector
+from prime.trainer.codec import Vector, VectorCodec
 from prime.trainer.codec.vectors import BytesLike
 from prime.trainer.robust.lanes import LANES
 from prime.trainer.robust.network import pairs
@@ -22,7 +22,7 @@ Square = npt.NDArray[np.float64]
 """float64[R, R]."""
 
 
-def decoded(codec: Codec, chunks: Sequence[BytesLike], elements: int) -> Rows:
+def decoded(codec: VectorCodec, chunks: Sequence[BytesLike], elements: int) -> Rows:
     """Return the chunks' vectors as rows. Raises DecodeError for one that is no wire form of so many elements."""
     rows_RD = np.empty((len(chunks), elements), np.float32)  # noqa: N806 - shape suffix: R members, D elements
     for row, chunk in zip(rows_RD, chunks, strict=True):
@@ -30,7 +30,7 @@ def decoded(codec: Codec, chunks: Sequence[BytesLike], elements: int) -> Rows:
     return rows_RD
 
 
-def middle(codec: Codec, chunks: Sequence[BytesLike], elements: int, trim: int) -> Vector:
+def middle(codec: VectorCodec, chunks: Sequence[BytesLike], elements: int, trim: int) -> Vector:
     """Return, by coordinate, the mean of the values that are left when `trim` are taken off each end (float32[elements]).
 
     Memory: `len(chunks)` times the chunk in float32. Raises DecodeError.
@@ -59,7 +59,7 @@ def _middle_numba(rows_RD: Rows, first: int, last: int) -> Vector:  # noqa: N803
     return into
 
 
-def add_gram(codec: Codec, chunks: Sequence[BytesLike], elements: int, into_RR: Square) -> None:  # noqa: N803 - shape suffix
+def add_gram(codec: VectorCodec, chunks: Sequence[BytesLike], elements: int, into_RR: Square) -> None:  # noqa: N803 - shape suffix
     """`into_RR += <x_i, x_j>` of every two chunks, in float64. Memory as `middle`. Raises DecodeError."""
     rows_RD = decoded(codec, chunks, elements)  # noqa: N806 - shape suffix
     if codec.engine.name == "numba":

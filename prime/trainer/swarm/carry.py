@@ -2,17 +2,24 @@
 
 Generic over the kind of number: training uses float32 vectors, a simulation exact fractions.
 
-A contribution is `y = (w * delta + w_c * carry) / (w + w_c) + e` with weight `w + w_c`, so its weighted mass is that of
-the new delta plus that of the carried one. `y` is frozen until the outcome:
+A contribution is `y = mixed + e` with `mixed = (w * delta + w_c * carry) / (w + w_c)` and weight `w + w_c`, so the weighted
+mass of `mixed` is that of the new delta plus that of the carried one. `e` is the *residual*, what the codec left out of
+earlier contributions. `y` is frozen until the outcome:
 
 * committed with this member in C: `e <- y - decode(encode(y))` where error feedback is on; nothing is carried;
 * committed without it: the new delta is carried with its weight, for one more round; what had been carried already is
   dropped and counted; `e` stays (it was not sent);
-* aborted: everything stays as it was, and the delta goes on growing at the trainer, so `y` is forgotten.
+* aborted: everything stays as it was, and the delta goes on growing at the trainer, so `y` is forgotten;
+* unknown for good: `y`, and `e` with it, may have been applied, so they are dropped and counted.
+
+So of a living member the sum of `mixed` over the rounds that took it is the sum of what its bytes decoded to, plus `e`, plus
+what was lost and counted. A ledger lives as long as its aggregator: what a member owes is not on its disk, and a node
+that is started again owes nothing (`docs/explanation/codec.md` says why).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -24,24 +31,30 @@ V = TypeVar("V")
 
 @attrs.frozen
 class Frozen(Generic[V]):
-    """A contribution as it goes out: `y` with its weight, and the fresh part of it in case it misses the round."""
+    """A contribution as it goes out: `y` with its weight, and the fresh part of it in case it misses the round.
+
+    `residual` is the one in `y`, `left_out` what the bytes of `y` leave out of it (with error feedback, once encoded).
+    """
 
     round: int
     y: V
     weight: float
     delta: V
     delta_weight: float
+    residual: V | None = None
+    left_out: V | None = None
 
 
 @attrs.define
 class Ledger(Generic[V]):
-    """Residual `e`, carry and the contribution in flight of one member."""
+    """Residual `e`, carry and the contribution in flight of one member, for one fragment of the vector."""
 
     residual: V | None = None
     carry: V | None = None
     carry_weight: float = 0.0
     dropped: int = 0
     dropped_weight: float = 0.0
+    residuals_lost: int = 0
     frozen: Frozen[V] | None = None
 
     def freeze(self, round_: int, delta: V, weight: float) -> Frozen[V]:
@@ -54,16 +67,21 @@ class Ledger(Generic[V]):
         if self.frozen is not None and self.frozen.round == round_:
             return self.frozen
         total = weight if self.carry is None else weight + self.carry_weight
-        self.frozen = Frozen(round_, self._mixed(delta, weight, total), total, delta, weight)
+        self.frozen = Frozen(round_, self._mixed(delta, weight, total), total, delta, weight, self.residual)
         return self.frozen
 
-    def commit(self, round_: int, *, included: bool, residual: V | None = None) -> None:
-        """Settle a committed round: `residual` is `y - decode(encode(y))` where error feedback is on."""
+    def encoded(self, round_: int, left_out: V | None) -> None:
+        """Note what the bytes of the contribution in flight leave out: the next residual, if the round takes it."""
+        if self.frozen is not None and self.frozen.round == round_:
+            self.frozen = attrs.evolve(self.frozen, left_out=left_out)
+
+    def commit(self, round_: int, *, included: bool) -> None:
+        """Settle a committed round."""
         frozen = self._take(round_)
         if frozen is None:
             return
         if included:
-            self.residual, self.carry, self.carry_weight = residual, None, 0.0
+            self.residual, self.carry, self.carry_weight = frozen.left_out, None, 0.0
             return
         self._drop_carry()
         self.carry, self.carry_weight = frozen.delta, frozen.delta_weight
@@ -79,10 +97,11 @@ class Ledger(Generic[V]):
 
     def lose(self, round_: int) -> None:
         """Settle a round whose outcome can no longer be known: what was in flight may have been applied, so it and
-        the carry inside it are dropped and counted, never sent twice.
+        the carry and the residual inside it are dropped and counted, never sent twice.
         """  # noqa: D205
         frozen = self._take(round_)
         if frozen is not None:
+            self.residuals_lost += frozen.residual is not None or frozen.left_out is not None
             self.residual, self.carry, self.carry_weight = None, None, 0.0
             self.dropped, self.dropped_weight = self.dropped + 1, self.dropped_weight + frozen.weight
 
@@ -102,3 +121,23 @@ class Ledger(Generic[V]):
         if frozen is not None and frozen.round != round_:
             raise PrimeInternalError(f"round {round_} is settled while round {frozen.round} is in flight")
         return frozen
+
+
+class Ledgers(Generic[V]):
+    """A member's ledgers, one for each fragment: what a round left out or missed goes with a round of the same fragment."""
+
+    def __init__(self, fragment_of: Callable[[int], int] = lambda _: 0) -> None:
+        self._fragment_of = fragment_of
+        self._ledgers: dict[int, Ledger[V]] = {}
+
+    def of(self, round_: int) -> Ledger[V]:
+        """Return the ledger of the fragment that a round carries."""
+        return self._ledgers.setdefault(self._fragment_of(round_), Ledger())
+
+    def all(self) -> tuple[Ledger[V], ...]:
+        """Return the ledger of each fragment that was ever contributed to."""
+        return tuple(self._ledgers.values())
+
+    def in_flight(self) -> Frozen[V] | None:
+        """Return the contribution whose outcome is not settled yet: there is one at most."""
+        return next((ledger.frozen for ledger in self.all() if ledger.frozen is not None), None)
