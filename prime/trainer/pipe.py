@@ -8,6 +8,8 @@ from prime.trainer.metadata import ModelMetadata, TrainingConfig
 from prime.wire import Ask, Payload, Range, message, record
 
 Count = Annotated[int, Range(1, 2**31)]
+Place = Annotated[int, Range(0, 2**63 - 1)]
+"""A place in the flat vector of parameters."""
 
 
 @message(tag=0x160)
@@ -20,11 +22,12 @@ class Setup:
 
 @record
 class Built:
-    """The worker is ready; `unigram` is the data's trivial baseline, if it has one."""
+    """The worker is ready; `unigram` is the data's trivial baseline, if it has one, `samples` how many there are here."""
 
     metadata: ModelMetadata
     unigram: float | None
     process: int
+    samples: int
 
 
 @record
@@ -76,19 +79,29 @@ class Halt:
 
 @message(tag=0x167)
 class TakeSnapshot(Ask[Vector]):
-    """Send the local parameters and remember them."""
+    """Send the local parameters from `start` to before `stop`, and remember them."""
+
+    start: Place
+    stop: Place
 
 
 @message(tag=0x168)
 class Rebase(Ask[None]):
-    """local <- theta + (local - snapshot); snapshot <- theta."""
+    """From `start` on, as far as theta goes: local <- theta + (local - snapshot); snapshot <- theta."""
 
     theta: Payload
+    start: Place
 
 
 @message(tag=0x166)
 class ForgetSnapshot(Ask[None]):
-    """snapshot <- the shared parameters last set: what the snapshot stood for is contributed again."""
+    """From `start` to before `stop`: snapshot <- the shared parameters last set.
+
+    What the snapshot stood for is contributed again.
+    """
+
+    start: Place
+    stop: Place
 
 
 @message(tag=0x169)

@@ -71,6 +71,11 @@ class RankWorker:
         return self._known().unigram
 
     @property
+    def samples(self) -> int:
+        """Return how many samples the worker trains on: one pass over its data."""
+        return self._known().samples
+
+    @property
     def process_id(self) -> int:
         """Return the worker's process id."""
         return self._known().process
@@ -87,17 +92,17 @@ class RankWorker:
         """Set parameters and snapshot (float32[D]); the inner optimiser keeps its state."""
         await self._ask(pipe.Load(_payload(theta)))
 
-    async def rebase(self, theta: Vector) -> None:
-        """Move onto new shared parameters: local <- theta + (local - snapshot), snapshot <- theta."""
-        await self._ask(pipe.Rebase(_payload(theta)))
+    async def rebase(self, theta: Vector, start: int = 0) -> None:
+        """Move onto new shared parameters, from `start` on: local <- theta + (local - snapshot), snapshot <- theta."""
+        await self._ask(pipe.Rebase(_payload(theta), start))
 
-    async def snapshot(self) -> Vector:
-        """Return the local parameters (float32[D], read-only); the worker remembers them."""
-        return _vector(await self._ask(pipe.TakeSnapshot()))
+    async def snapshot(self, cut: slice) -> Vector:
+        """Return that slice of the local parameters (float32, read-only); the worker remembers it."""
+        return _vector(await self._ask(pipe.TakeSnapshot(cut.start, cut.stop)))
 
-    async def forget_snapshot(self) -> None:
-        """Count the next delta from the shared parameters again, not from the last snapshot."""
-        await self._ask(pipe.ForgetSnapshot())
+    async def forget_snapshot(self, cut: slice) -> None:
+        """Count the next delta of that slice from the shared parameters again, not from the last snapshot."""
+        await self._ask(pipe.ForgetSnapshot(cut.start, cut.stop))
 
     async def train(self, steps: int) -> pipe.Trained:
         """Make inner steps. Cancelled, the worker stops after the step in hand."""

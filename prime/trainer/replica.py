@@ -6,10 +6,12 @@ Everything here runs in the worker's torch thread. Flat vectors are float32[D] i
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 import torch
 
 from prime.errors import ConfigError
@@ -24,6 +26,9 @@ from prime.trainer.loop.building import model_of
 from prime.trainer.loop.inner import InnerStep
 from prime.trainer.loop.schedule import rate
 from prime.trainer.metadata import ModelMetadata, TensorLayout, TrainingConfig
+
+WHOLE: Final = slice(None)
+"""All of the flat vector."""
 
 
 class Replica:
@@ -40,12 +45,15 @@ class Replica:
         if not self._named:
             raise ConfigError("the model has no trainable parameters", hint="train.model must build a torch module")
         self._parameters = [parameter for _, parameter in self._named]
-        self._elements = sum(parameter.numel() for parameter in self._parameters)
+        ends = itertools.accumulate(parameter.numel() for parameter in self._parameters)
+        self._edges = [0, *ends]  # where each parameter begins in the flat vector, and its end
+        self._elements = self._edges[-1]
         self._inner = self._inner_step()
         self._held_out: dict[int, Sequence[Any]] = {}
         self.step = 0
         """Inner steps made since the start; other threads may read it."""
-        self.initial = self.snapshot = self._shared = self.local()
+        self.initial = self.local()
+        self._shared, self.snapshot = self.initial.copy(), self.initial.copy()
 
     @property
     def baseline(self) -> float | None:
@@ -57,30 +65,40 @@ class Replica:
         layout = tuple(TensorLayout(n, tuple(p.shape), str(p.dtype).removeprefix("torch.")) for n, p in self._named)
         return ModelMetadata(self._config.model or "charlm", self._elements, layout)
 
-    def local(self) -> Vector:
-        """Return the parameters as one flat vector, a copy."""
+    @property
+    def samples(self) -> int:
+        """Return how many samples one pass over the data has."""
+        return len(self._data)
+
+    def local(self, cut: slice = WHOLE) -> Vector:
+        """Return the parameters, or a slice of them, as one flat vector, a copy."""
         with torch.no_grad():
-            return torch.cat([p.detach().reshape(-1).float() for p in self._parameters]).cpu().numpy()
+            pieces = [parameter.detach().reshape(-1)[own].float() for parameter, own, _ in self._pieces(cut)]
+            return torch.cat(pieces).cpu().numpy() if pieces else np.empty(0, np.float32)
 
     def load(self, theta: Vector) -> None:
         """Set parameters and snapshot; the optimiser keeps its state."""
-        self._set(theta)
-        self.snapshot = self._shared = theta
-
-    def take_snapshot(self) -> Vector:
-        """Return the local parameters and remember them."""
-        self.snapshot = self.local()
-        return self.snapshot
-
-    def rebase(self, theta: Vector) -> None:
-        """Move onto new shared parameters, keeping what was learnt since the snapshot."""
         self._check(theta)
-        self._set(theta + (self.local() - self.snapshot))
-        self.snapshot = self._shared = theta
+        self._set(theta)
+        self._shared[:] = self.snapshot[:] = theta
 
-    def forget_snapshot(self) -> None:
-        """Have the next `rebase` keep all that was learnt since the shared parameters were set."""
-        self.snapshot = self._shared
+    def take_snapshot(self, cut: slice = WHOLE) -> Vector:
+        """Return the local parameters in that slice, a copy, and remember them."""
+        local = self.local(cut)
+        self.snapshot[cut] = local
+        return local
+
+    def rebase(self, theta: Vector, start: int = 0) -> None:
+        """Move onto new shared parameters from `start` on, keeping what was learnt since the snapshot of that slice."""
+        cut = slice(start, start + theta.size)
+        if cut.stop > self._elements:
+            self._check(theta)
+        self._set(theta + (self.local(cut) - self.snapshot[cut]), start)
+        self._shared[cut] = self.snapshot[cut] = theta
+
+    def forget_snapshot(self, cut: slice = WHOLE) -> None:
+        """Have the next `rebase` of that slice keep all that was learnt since the shared parameters were set."""
+        self.snapshot[cut] = self._shared[cut]
 
     def train(self, steps: int, halted: Callable[[], bool]) -> pipe.Trained:
         """Make inner steps: AdamW, linear warm-up, clipping by the norm; ends early when halted."""
@@ -141,6 +159,7 @@ class Replica:
         if theta is None:
             yield
             return
+        self._check(theta)
         mine = self.local()
         self._set(theta)
         try:
@@ -148,14 +167,22 @@ class Replica:
         finally:
             self._set(mine)
 
-    def _set(self, theta: Vector) -> None:
-        self._check(theta)
-        flat, at = torch.from_numpy(theta), 0
+    def _set(self, theta: Vector, start: int = 0) -> None:
+        values = torch.from_numpy(theta)
         with torch.no_grad():
-            for parameter in self._parameters:
-                count = parameter.numel()
-                parameter.copy_(flat[at : at + count].view_as(parameter))
-                at += count
+            for parameter, own, place in self._pieces(slice(start, start + theta.size)):
+                flat = parameter.reshape(-1)
+                flat[own] = values[place].to(flat.device)
+                if flat.data_ptr() != parameter.data_ptr():  # its elements lie in another order: that was a copy
+                    parameter.copy_(flat.view_as(parameter))
+
+    def _pieces(self, cut: slice) -> Iterator[tuple[torch.Tensor, slice, slice]]:
+        """Yield each parameter that a slice of the flat vector touches, which of its elements, and where they stand in it."""
+        start, stop, _ = cut.indices(self._elements)
+        for parameter, (low, high) in zip(self._parameters, itertools.pairwise(self._edges), strict=True):
+            first, last = max(low, start), min(high, stop)
+            if first < last:
+                yield parameter, slice(first - low, last - low), slice(first - start, last - start)
 
     def _check(self, theta: Vector) -> None:
         if theta.size != self._elements:

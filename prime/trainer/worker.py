@@ -140,17 +140,17 @@ def answer(replica: Replica, question: Any) -> Any:
     """Answer every question but `Train`."""
     match question:
         case pipe.Describe():
-            return pipe.Built(replica.metadata(), replica.baseline, os.getpid())
+            return pipe.Built(replica.metadata(), replica.baseline, os.getpid(), replica.samples)
         case pipe.Load(theta):
             replica.load(_vector(theta))
-        case pipe.Rebase(theta):
-            replica.rebase(_vector(theta))
+        case pipe.Rebase(theta, start):
+            replica.rebase(_vector(theta), start)
         case pipe.GetInitial():
             return pipe.Vector(replica.initial.view(np.uint8).data)
-        case pipe.TakeSnapshot():
-            return pipe.Vector(replica.take_snapshot().view(np.uint8).data)
-        case pipe.ForgetSnapshot():
-            replica.forget_snapshot()
+        case pipe.TakeSnapshot(start, stop):
+            return pipe.Vector(replica.take_snapshot(slice(start, stop)).view(np.uint8).data)
+        case pipe.ForgetSnapshot(start, stop):
+            replica.forget_snapshot(slice(start, stop))
         case pipe.Evaluate(theta, batches):
             return replica.evaluate(None if theta is None else _vector(theta), batches)
         case pipe.Write(prompt, length, seed):

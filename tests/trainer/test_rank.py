@@ -115,10 +115,10 @@ async def _algebra(worker: RankWorker) -> None:
     await worker.load(theta)
     await worker.train(2)
     await worker.rebase(theta * 2)
-    moved = await worker.snapshot()
+    moved = await worker.snapshot(slice(0, worker.elements))
     assert 0 < np.abs(moved - theta * 2).max() < 0.1
     await worker.rebase(theta)
-    assert np.array_equal(await worker.snapshot(), theta)
+    assert np.array_equal(await worker.snapshot(slice(0, worker.elements)), theta)
     assert not moved.flags.writeable
 
 
@@ -134,7 +134,9 @@ async def _cancelling(worker: RankWorker, folder: Path) -> None:
     assert before + 1 < done.step < before + 100
     with trio.move_on_after(0) as scope:
         await worker.evaluate(None, 2)
-    assert np.array_equal(await worker.snapshot(), await worker.snapshot())
+    assert np.array_equal(
+        await worker.snapshot(slice(0, worker.elements)), await worker.snapshot(slice(0, worker.elements))
+    )
 
 
 async def _refusing(worker: RankWorker, folder: Path) -> None:
@@ -168,7 +170,7 @@ async def test_a_worker_from_start_to_sigkill(config: TrainingConfig, tmp_path: 
                 with pytest.raises(RunFailedError, match="ended with signal SIGKILL"):
                     await worker.train(1_000_000)
             with pytest.raises(RunFailedError, match="ended with signal SIGKILL"):
-                await worker.snapshot()
+                await worker.snapshot(slice(0, worker.elements))
     assert await _is_gone(worker.process_id)
     with pytest.raises(RunFailedError):
         await worker.train(1)

@@ -83,10 +83,52 @@ def test_rebasing_keeps_what_was_learnt_since_the_snapshot(config: TrainingConfi
     assert np.array_equal(replica.snapshot, theta)
 
 
+def test_a_fragment_is_rebased_alone_with_what_was_learnt_since_its_own_snapshot(config: TrainingConfig) -> None:
+    replica = Replica(config, rank=0)
+    size = replica.initial.size
+    cut = slice(size // 3, size // 2)  # begins and ends within a tensor
+    replica.train(2, never)
+    snapshot = replica.take_snapshot(cut)
+    assert np.array_equal(snapshot, replica.local()[cut])
+    replica.train(2, never)
+    local = replica.local()
+    theta = np.random.default_rng(0).standard_normal(snapshot.size).astype(np.float32)
+    replica.rebase(theta, cut.start)
+    wanted = local.copy()
+    wanted[cut] = theta + (local[cut] - snapshot)
+    assert np.array_equal(replica.local(), wanted)
+    whole = np.zeros(size, np.float32)
+    replica.rebase(whole)  # the other fragments still keep all that was learnt since the start
+    since = wanted - replica.initial
+    since[cut] = wanted[cut] - theta
+    assert np.array_equal(replica.local(), since)
+
+
+def test_forgetting_the_snapshot_of_a_fragment_leaves_the_others(config: TrainingConfig) -> None:
+    replica = Replica(config, rank=0)
+    cut, other = slice(0, 1000), slice(1000, replica.initial.size)
+    replica.train(2, never)
+    local = replica.take_snapshot()
+    replica.forget_snapshot(cut)
+    assert np.array_equal(replica.snapshot[cut], replica.initial[cut])
+    assert np.array_equal(replica.snapshot[other], local[other])
+
+
+def test_parameters_whose_elements_lie_in_another_order_are_set_too() -> None:
+    replica = Replica.__new__(Replica)
+    parameter = torch.arange(6.0).reshape(2, 3).t()
+    assert not parameter.is_contiguous()
+    replica._parameters, replica._edges, replica._elements = [parameter], [0, 6], 6
+    replica._set(np.array([7.0, 8.0], np.float32), 1)
+    assert parameter.reshape(-1).tolist() == [0.0, 7.0, 8.0, 4.0, 2.0, 5.0]
+    assert replica.local(slice(1, 4)).tolist() == [7.0, 8.0, 4.0]
+
+
 def test_vectors_of_another_model_are_refused_and_change_nothing(config: TrainingConfig) -> None:
     replica = Replica(config, rank=0)
     wrong = np.zeros(3, np.float32)
-    for use in (replica.load, replica.rebase, lambda theta: replica.evaluate(theta, 1)):
+    beyond = replica.initial.size - 2
+    for use in (replica.load, lambda t: replica.rebase(t, beyond), lambda theta: replica.evaluate(theta, 1)):
         with pytest.raises(ConfigError, match="3 parameters for a model of"):
             use(wrong)
     assert np.array_equal(replica.local(), replica.initial)

@@ -15,7 +15,9 @@ import trio
 
 from prime.actor import Actor, on
 from prime.errors import RunFailedError, WorldError
-from prime.trainer.outer.optimisers import outer_optimiser
+from prime.trainer.outer.fragments import Fragments
+from prime.trainer.outer.optimisers import Slots, outer_optimiser
+from prime.trainer.outer.pace import Pace
 from prime.trainer.rank import RankWorker, open_rank
 from prime.trainer.swarm import plans
 from prime.trainer.swarm.donor import HoldState
@@ -39,7 +41,9 @@ SLICE_STEPS = 5
 BATCHES_WHOLE = 32
 """Held-out batches of the first and the last measurement."""
 BATCHES_ROUND = 6
-"""Held-out batches after each round, measured by one member alone."""
+"""Held-out batches after a round, measured by one member alone."""
+MEASURE_STEPS = 20
+"""Inner steps between two such measurements, where rounds come oftener."""
 RETRY_S = 1.0
 SAMPLE_PROMPT = "def "
 SAMPLE_LENGTH = 320
@@ -125,9 +129,9 @@ class SwarmTrainer(Actor[Heard]):
         self._state_fetch: StateFetch | None = None
         self._missed: plans.StateMissed | None = None
         self._said: plans.StateMissed | None = None
+        self._pace = Pace.of(Fragments(1), config.inner_steps, config.overlap_steps, waits=False)
+        self._stalled = False
         self._contributed = 0
-        self._steps = 0
-        self._steps_at_snapshot = 0
         self._losses: list[float] = []
         self._draining = False
 
@@ -158,6 +162,7 @@ class SwarmTrainer(Actor[Heard]):
     async def _live(self) -> None:
         async with open_rank(self.ctx.system, self._config, self._rank_seed()) as worker:
             self._progress.unigram = worker.unigram
+            self._pace = self._pace_of(worker)
             await self._begin(worker)
             while True:
                 while self._events:
@@ -167,6 +172,11 @@ class SwarmTrainer(Actor[Heard]):
     def _rank_seed(self) -> int:
         """Return a data rank that differs between nodes without any coordination: derived from the peer id."""
         return int.from_bytes(self.ctx.system.peer.encode()[-6:], "big")
+
+    def _pace_of(self, worker: RankWorker) -> Pace:
+        config = self._config
+        fragments = Fragments(worker.elements, config.fragments)
+        return Pace.of(fragments, config.inner_steps, config.overlap_steps, waits=False)
 
     async def _begin(self, worker: RankWorker) -> None:
         self._set_phase("joining")
@@ -215,23 +225,22 @@ class SwarmTrainer(Actor[Heard]):
             self._is_ready()
             and not self._draining
             and self._contributed < self._round
-            and self._steps >= self._config.inner_steps
+            and self._pace.is_due(self._round)
         )
 
     def _may_train(self) -> bool:
-        limit = self._config.inner_steps
-        if self._contributed == self._round:
-            limit = min(limit + self._steps_at_snapshot, 2 * limit)  # on while the round goes, never beyond 2H
-        return self._is_ready() and not self._draining and self._steps < limit
+        return self._is_ready() and not self._draining and self._room() > 0
+
+    def _room(self) -> int:
+        return self._pace.room(self._round, stalled=self._stalled)
 
     async def _train(self, worker: RankWorker) -> None:
         self._set_phase("training")
-        left = self._config.inner_steps - (self._steps % self._config.inner_steps)
-        done = await worker.train(min(SLICE_STEPS, left))
-        self._steps += min(SLICE_STEPS, left)
+        done = await worker.train(min(SLICE_STEPS, self._room()))
+        self._pace.made += done.steps
         self._losses.append(done.loss)
         self._progress.step = done.step
-        self._progress.round_step = self._steps
+        self._progress.round_step = self._pace.steps(self._round)
         self._progress.tokens_per_s = done.tokens / done.seconds if done.seconds > 0 else 0.0
         if not np.isfinite(done.loss):
             raise RunFailedError(
@@ -241,10 +250,12 @@ class SwarmTrainer(Actor[Heard]):
 
     async def _contribute(self, worker: RankWorker) -> None:
         assert self._state is not None  # noqa: S101 - a pair with `_is_ready`
-        local = await worker.snapshot()
-        tokens = self._steps * self._config.batch_size * self._config.context
-        self._contributed, self._steps_at_snapshot = self._round, self._steps
-        await self._aggregator.tell(plans.Contribute(self._round, self._state.theta - local, float(tokens)))
+        cut = self._pace.fragments.cut_of(self._round)
+        local = await worker.snapshot(cut)
+        tokens = self._pace.steps(self._round) * self._config.batch_size * self._config.context
+        self._contributed = self._round
+        self._pace.contribute(self._round)
+        await self._aggregator.tell(plans.Contribute(self._round, self._state.theta[cut] - local, float(tokens)))
 
     async def _wait(self) -> None:
         if not self._events:
@@ -266,9 +277,11 @@ class SwarmTrainer(Actor[Heard]):
             case plans.LeftView(_, _, rejoining):
                 self._left(rejoining=rejoining)
             case plans.RoundStalled(_, reason, hint):
+                self._stalled = True
                 self._progress.stalled, self._progress.hint = reason, hint
                 self.ctx.emit(event)
             case plans.RoundResumed():
+                self._stalled = False
                 self._progress.stalled = self._progress.hint = ""
             case Drain():
                 await self._drain()
@@ -284,26 +297,35 @@ class SwarmTrainer(Actor[Heard]):
         state = self._state
         if state is None or state.round >= value.round:
             return
-        theta, slots = await trio.to_thread.run_sync(self._outer.apply, state.theta, state.slots, aggregate)
+        cut = self._pace.fragments.cut_of(value.round)
+        theta, slots = await trio.to_thread.run_sync(self._stepped, state, cut, aggregate)
         loss = self._spend_losses()
         await self._take(OuterState(value.round, value.epoch, theta, slots))
-        await self._rebase(worker, theta)
+        await self._rebase(worker, theta, cut)
         await self._note(worker, value, theta, loss)
 
-    async def _rebase(self, worker: RankWorker, theta: Vector) -> None:
-        """Move the local replica onto the new state, keeping the steps it made since its snapshot."""
-        await worker.rebase(theta)
-        self._steps = self._steps - self._steps_at_snapshot if self._contributed else self._steps
-        self._steps_at_snapshot = 0
+    def _stepped(self, state: OuterState, cut: slice, aggregate: Vector) -> tuple[Vector, Slots]:
+        """Return the shared parameters and slots with the outer step made in one fragment of them."""
+        if cut == slice(0, state.theta.size):
+            return self._outer.apply(state.theta, state.slots, aggregate)
+        whole = tuple(vector.copy() for vector in (state.theta, *state.slots))  # others still read the present ones
+        into = tuple(vector[cut] for vector in whole)
+        self._outer.apply_into(into[0], into[1:], aggregate, into)
+        return whole[0], whole[1:]
+
+    async def _rebase(self, worker: RankWorker, theta: Vector, cut: slice) -> None:
+        """Move a slice of the local replica onto the new state, keeping the steps it made since its snapshot."""
+        await worker.rebase(theta[cut], cut.start)
+        self._pace.settle()
 
     async def _abort(self, worker: RankWorker, value: Value) -> None:
         """Keep everything: the state is that of the aborted round too, and the delta goes on growing."""
         state = self._state
         if state is not None and value.state_round <= state.round < value.round:  # one that is behind stays behind
             await self._take(attrs.evolve(state, round=value.round))
-        if self._steps_at_snapshot:  # else the next commit would drop what was contributed in vain
-            await worker.forget_snapshot()
-            self._steps_at_snapshot = 0
+        if self._pace.is_out:  # else the next commit would drop what was contributed in vain
+            await worker.forget_snapshot(self._pace.fragments.cut_of(value.round))
+            self._pace.abort()
         if value.round > 0:
             self._record(value, None, None)
 
@@ -323,11 +345,14 @@ class SwarmTrainer(Actor[Heard]):
         held_out = None
         if last:
             held_out = await worker.evaluate(theta, BATCHES_WHOLE)
-        elif value.contributors() and value.contributors()[0] == self.ctx.system.peer:
+        elif self._is_measured(value.round) and value.contributors()[0] == self.ctx.system.peer:
             held_out = await worker.evaluate(theta, BATCHES_ROUND)
         self._record(value, loss, held_out)
         if last and held_out is not None:
             await self._finish(worker, theta, held_out)
+
+    def _is_measured(self, round_: int) -> bool:
+        return round_ % -(-MEASURE_STEPS // self._pace.fragments.steps_of(round_, self._pace.inner_steps)) == 0
 
     def _record(self, value: Value, loss: float | None, held_out: float | None) -> None:
         decided = DecidedRound(
@@ -402,10 +427,9 @@ class SwarmTrainer(Actor[Heard]):
     async def _adopt(self, worker: RankWorker, state: OuterState) -> None:
         if self._state is None:
             await worker.load(state.theta)
-            self._steps = 0
+            self._pace.restart()
         else:
-            await self._rebase(worker, state.theta)
-        self._steps_at_snapshot = 0
+            await self._rebase(worker, state.theta, slice(0, state.theta.size))
         await self._take(state)
         if state.round >= self._config.rounds and not self._config.contributors_final_min:
             await self._finish(worker, state.theta, await worker.evaluate(state.theta, BATCHES_WHOLE))

@@ -33,26 +33,26 @@ class Worker:
     elements, unigram = SIZE, 3.0
 
     def __init__(self) -> None:
-        self.local = np.zeros(SIZE, np.float32)
-        self.base = self.shared = self.local
+        self.local, self.base, self.shared = np.zeros((3, SIZE), np.float32)
         self.steps = 0
 
     async def initial(self) -> Any:
         return np.zeros(SIZE, np.float32)
 
     async def load(self, theta: Any) -> None:
-        self.local = self.base = self.shared = theta
+        self.local[:] = self.base[:] = self.shared[:] = theta
 
-    async def rebase(self, theta: Any) -> None:
-        self.local, self.base = theta + (self.local - self.base), theta
-        self.shared = theta
+    async def rebase(self, theta: Any, start: int) -> None:
+        cut = slice(start, start + theta.size)
+        self.local[cut] = theta + (self.local[cut] - self.base[cut])
+        self.base[cut] = self.shared[cut] = theta
 
-    async def forget_snapshot(self) -> None:
-        self.base = self.shared
+    async def forget_snapshot(self, cut: slice) -> None:
+        self.base[cut] = self.shared[cut]
 
-    async def snapshot(self) -> Any:
-        self.base = self.local
-        return self.local
+    async def snapshot(self, cut: slice) -> Any:
+        self.base[cut] = self.local[cut]
+        return self.local[cut].copy()
 
     async def train(self, steps: int) -> pipe.Trained:
         await trio.sleep(steps)
