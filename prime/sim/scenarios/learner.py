@@ -17,13 +17,12 @@ import trio
 from prime.actor import Actor, Ref, on
 from prime.errors import NotFoundError, WorldError
 from prime.sim.exact import Sum
-from prime.sim.scenarios.ledgers import Book, Life
+from prime.sim.scenarios.ledgers import ELEMENTS, Book, Life
 from prime.trainer.round.view import Value, View
 from prime.trainer.swarm import plans
 from prime.wire import Ask, message, record
 
 KEEPER_PATH = "/state/donor"
-ELEMENTS = 60
 INNER_STEPS = 2
 STEP_S = (0.05, 0.4)
 ASK_S = 10.0
@@ -230,7 +229,8 @@ class Learner(Actor[Any]):
         state = self.state
         if state is not None and value.state_round <= state.round < value.round:
             await self._take(State(value.round, state.hash))
-        self._snapshot, self._steps_at_snapshot = Sum(), 0
+        if self._contributed == value.round:  # an earlier one may be in a sum whose state is still to come
+            self._snapshot, self._steps_at_snapshot = Sum(), 0
 
     def _rebase(self) -> None:
         self.local = self.local - self._snapshot

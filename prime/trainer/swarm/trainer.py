@@ -323,7 +323,7 @@ class SwarmTrainer(Actor[Heard]):
         state = self._state
         if state is not None and value.state_round <= state.round < value.round:  # one that is behind stays behind
             await self._take(attrs.evolve(state, round=value.round))
-        if self._pace.is_out:  # else the next commit would drop what was contributed in vain
+        if self._pace.is_out and self._contributed == value.round:  # else a commit would drop what is in no sum
             await worker.forget_snapshot(self._pace.fragments.cut_of(value.round))
             self._pace.abort()
         if value.round > 0:

@@ -296,6 +296,28 @@ async def test_a_state_that_a_leader_calls_wrong_is_replaced_if_the_members_say_
         assert found.progress.phase != "fetching"
 
 
+async def test_what_is_in_a_missed_commit_is_not_contributed_again_after_an_abort(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Round 1 took the contribution, its state is still to come, and round 2 is aborted meanwhile."""
+
+    async def fetch(_fetch: StateFetch, _peers: list[str], round_: int) -> tuple[OuterState, tuple[str]]:
+        return OuterState(round_, 1, np.full(SIZE, 7, np.float32), (np.zeros(SIZE, np.float32),)), ("other",)
+
+    monkeypatch.setattr(StateFetch, "fetch", fetch)
+    async with bench(monkeypatch) as found:
+        await trio.sleep(1)
+        await enter(found, 1)
+        await trio.sleep(100)
+        assert found.worker.steps == 2 * H
+        await found.ref.tell(plans.StateMissed(1, VIEW, "its bytes were not to be had in time"))
+        await found.ref.tell(plans.RoundAborted(Value(2, 1, b"", (), (), VIEW, 1)))
+        await found.ref.tell(plans.ViewEntered(3, VIEW, 1))
+        await trio.sleep(0.5)
+        assert [c.round for c in found.contributions] == [1, 3]
+        assert np.array_equal(found.contributions[1].delta, np.full(SIZE, H, np.float32))
+
+
 async def test_a_drain_leaves_the_view_first(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
