@@ -1,12 +1,12 @@
 """Exact numbers for a simulated training round: sums of named contributions with fractions as factors (pure).
 
 A vector is a symbol instead of an array: "the aggregate is the exact one over C" and "applied at most once" are then
-equalities. Its parts have real bytes, padded to one size, so hashes, chunks, journals and the wire are those of training.
+equalities. Its chunks have real bytes, padded to one size, so hashes, chunks, journals and the wire are those of training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import attrs
@@ -62,71 +62,75 @@ class Sum:
 
 
 class Exact:
-    """`Numbers` whose vectors are `Sum`s; each part of one is its text with the part's number before it.
+    """`Numbers` whose vectors are `Sum`s; each chunk of one is its text with the chunk's place before it.
 
-    `part_bytes_max` is the size of every part, and `chunk_bytes` how much of one travels in a message.
+    `chunk_bytes` is the size of every chunk, `chunk_elements` how many elements one has.
     """
 
-    def __init__(self, part_bytes_max: int = 1024, chunk_bytes: int = 400) -> None:
-        self._size_bytes = part_bytes_max
-        self._chunk_bytes = chunk_bytes
+    grain = 1
 
-    @property
-    def chunk_bytes(self) -> int:
-        """See `Numbers.chunk_bytes`."""
-        return self._chunk_bytes
+    def __init__(self, chunk_bytes: int = 1024, chunk_elements: int = 8) -> None:
+        self._size_bytes = chunk_bytes
+        self.chunk_elements = chunk_elements
 
     def size_bytes(self, elements: int) -> int:
         """See `Numbers.size_bytes`: never so much that a thread would do it."""
         return elements
 
-    def part_elements(self, elements: int, parts: int, part: int) -> int:
-        """See `Numbers.part_elements`."""
-        return elements // parts + (part < elements % parts)
-
-    def part_bytes(self, elements: int, parts: int, part: int) -> int:  # noqa: ARG002 - all parts are of one size
-        """See `Numbers.part_bytes`."""
-        return self._size_bytes
-
-    def encode(self, y: Sum, parts: int) -> list[memoryview]:
+    def encode(self, y: Sum, cut: slice, residual: Sum | None = None) -> memoryview:  # noqa: ARG002 - nothing is left out
         """See `Numbers.encode`."""
-        return [self._written(part, y) for part in range(parts)]
+        return self._written(cut, y)
 
-    def check(self, data: memoryview, elements: int) -> None:  # noqa: ARG002 - a sum has any number of elements
+    def check(self, data: memoryview, cut: slice) -> None:
         """See `Numbers.check`."""
-        self._read(data)
+        self._read(data, cut)
 
-    def reduce(self, inputs: Sequence[memoryview], weights: Sequence[float], elements: int) -> memoryview:  # noqa: ARG002
-        """See `Numbers.reduce`: exact."""
+    def reduce(self, inputs: Sequence[memoryview], weights: Sequence[float], cut: slice) -> memoryview:
+        """See `Numbers.reduce`: the weighted mean, exact."""
         total = sum(Fraction(weight) for weight in weights)
-        read = [self._read(data) for data in inputs]
-        parts = {part for part, _ in read}
-        if len(parts) != 1:
-            raise DecodeError(f"what is added up are parts {sorted(parts)}, not one part of each")
         mean = Sum()
-        for (_, y), weight in zip(read, weights, strict=True):
-            mean = mean + y * (Fraction(weight) / total)
-        return self._written(read[0][0], mean)
+        for data, weight in zip(inputs, weights, strict=True):
+            mean = mean + self._read(data, cut) * (Fraction(weight) / total)
+        return self._written(cut, mean)
 
-    def join(self, encoded: Sequence[memoryview], elements: int) -> Sum:  # noqa: ARG002 - as above
-        """See `Numbers.join`: each part says the whole sum, so they must agree."""
-        read = [self._read(data) for data in encoded]
-        if [part for part, _ in read] != list(range(len(encoded))) or len({y for _, y in read}) != 1:
-            raise DecodeError(f"these are no parts of one vector: {read}")
-        return read[0][1]
+    def room(self, elements: int) -> ExactRoom:  # noqa: ARG002 - a sum has any number of elements
+        """See `Numbers.room`."""
+        return ExactRoom(self._read)
 
-    def _written(self, part: int, y: Sum) -> memoryview:
-        data = f"{part}:{y.text()}".encode()
+    def _written(self, cut: slice, y: Sum) -> memoryview:
+        data = f"{cut.start}:{y.text()}".encode()
         if len(data) > self._size_bytes:
             raise LocalProtocolError(
-                f"a sum of {len(y.terms)} terms takes {len(data)} bytes, a part has {self._size_bytes}",
-                hint="make part_bytes_max larger",
+                f"a sum of {len(y.terms)} terms takes {len(data)} bytes, a chunk has {self._size_bytes}",
+                hint="make chunk_bytes larger",
             )
         return memoryview(data.ljust(self._size_bytes, _PAD))
 
-    def _read(self, data: memoryview) -> tuple[int, Sum]:
+    def _read(self, data: memoryview, cut: slice) -> Sum:
         try:
-            part, _, text = bytes(data).rstrip(_PAD).decode().partition(":")
-            return int(part), Sum.read(text)
+            start, _, text = bytes(data).rstrip(_PAD).decode().partition(":")
+            found = int(start), Sum.read(text)
         except ValueError as error:
-            raise DecodeError(f"no part is written like this: {error}") from error
+            raise DecodeError(f"no chunk is written like this: {error}") from error
+        if found[0] != cut.start or len(data) != self._size_bytes:
+            raise DecodeError(f"these {len(data)} bytes are of the chunk at {found[0]}, not of the one at {cut.start}")
+        return found[1]
+
+
+class ExactRoom:
+    """Each chunk says the whole sum, so they must agree."""
+
+    def __init__(self, read: Callable[[memoryview, slice], Sum]) -> None:
+        self._read = read
+        self._found: dict[int, Sum] = {}
+
+    def decode(self, data: memoryview, cut: slice) -> None:
+        """See `Room.decode`."""
+        self._found[cut.start] = self._read(data, cut)
+
+    def vector(self) -> Sum:
+        """See `Room.vector`."""
+        found = set(self._found.values())
+        if len(found) != 1:
+            raise DecodeError(f"these are no chunks of one vector: {self._found}")
+        return found.pop()

@@ -24,32 +24,42 @@ def test_sums_are_a_vector_space(a: Sum, b: Sum, factor: Fraction) -> None:
 
 
 @given(st.lists(st.tuples(SUMS, st.integers(1, 9)), min_size=1, max_size=4), st.integers(1, 5))
-def test_a_weighted_mean_by_parts_is_exact(given_: list[tuple[Sum, int]], parts: int) -> None:
+def test_a_weighted_mean_by_chunks_is_exact(given_: list[tuple[Sum, int]], count: int) -> None:
     numbers = Exact()
-    encoded = [numbers.encode(y, parts) for y, _ in given_]
     weights = [float(weight) for _, weight in given_]
-    reduced = [numbers.reduce([e[part] for e in encoded], weights, 0) for part in range(parts)]
-    assert {len(data) for data in reduced} == {numbers.part_bytes(0, parts, 0)}
+    room = numbers.room(count)
+    for cut in (slice(index, index + 1) for index in range(count)):
+        reduced = numbers.reduce([numbers.encode(y, cut) for y, _ in given_], weights, cut)
+        numbers.check(reduced, cut)
+        assert len(reduced) == 1024
+        room.decode(reduced, cut)
     mean = Sum()
     for y, weight in given_:
         mean = mean + y * Fraction(weight, sum(weight for _, weight in given_))
-    assert numbers.join(reduced, 0) == mean
+    assert room.vector() == mean
 
 
-@pytest.mark.parametrize("data", [b"", b"x:", b"0:a=2/4", b"0:b=1 a=1 ", b"0:a=1/0", b"0:a", b"\xff"])
+@pytest.mark.parametrize("data", [b"", b"x:", b"0:a=2/4", b"0:b=1 a=1 ", b"0:a=1/0", b"0:a", b"\xff", b"0:a=1"])
 def test_bytes_that_nobody_writes_are_refused(data: bytes) -> None:
     with pytest.raises(DecodeError):
-        Exact().check(memoryview(data), 0)
+        Exact().check(memoryview(data), slice(0, 8))
 
 
-def test_parts_that_do_not_belong_together_are_refused() -> None:
-    numbers = Exact()
-    a, b = (numbers.encode(Sum.of(name), 2) for name in "ab")
+def test_chunks_that_do_not_belong_together_are_refused() -> None:
+    numbers, first, second = Exact(), slice(0, 8), slice(8, 16)
+    a, b = (numbers.encode(Sum.of(name), first) for name in "ab")
+    other = numbers.encode(Sum.of("b"), second)
     with pytest.raises(DecodeError):
-        numbers.reduce([a[0], b[1]], [1.0, 1.0], 0)
+        numbers.reduce([a, other], [1.0, 1.0], first)
     with pytest.raises(DecodeError):
-        numbers.join([a[0], b[1]], 0)
+        numbers.room(16).decode(other, first)
+    room = numbers.room(16)
     with pytest.raises(DecodeError):
-        numbers.join([a[1], a[0]], 0)
-    with pytest.raises(LocalProtocolError, match="a part has 8"):
-        Exact(8).encode(Sum.of("a long name"), 1)
+        room.vector()
+    room.decode(b, first)
+    room.decode(a, first)  # again, and otherwise: the last one counts
+    room.decode(other, second)
+    with pytest.raises(DecodeError):
+        room.vector()
+    with pytest.raises(LocalProtocolError, match="a chunk has 8"):
+        Exact(8).encode(Sum.of("a long name"), first)

@@ -7,6 +7,7 @@ hold a state hold the same. Source: `spec/protocols/round.md`, "What holds".
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import attrs
@@ -19,7 +20,10 @@ from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
 from prime.trainer.round.view import Value
 from prime.trainer.swarm.carry import Frozen, Ledger
-from prime.trainer.swarm.parts import digest
+from prime.trainer.swarm.parts import chunks, cuts, digest_of
+
+ELEMENTS = 60
+"""Of the vectors of a simulated run: enough for several chunks of each part."""
 
 
 @attrs.define(eq=False)
@@ -73,7 +77,7 @@ class Book:
     def wrote(self, life: Life, record: msg.Record, parts: Sequence[memoryview]) -> None:
         """Take what is on a member's disk now: a record, and the bytes beside it."""
         peer = life.node.peer
-        held = not isinstance(record, msg.Accepted) or record.value.parts == tuple(map(digest, parts))
+        held = not isinstance(record, msg.Accepted) or record.value.parts == self._digests(record.value, parts)
         self.check(lambda: self.rules.wrote(peer, record, bytes_held=held))
         if isinstance(record, msg.Born):
             self.born[peer] = record.member.incarnation
@@ -117,6 +121,13 @@ class Book:
         self.check(lambda: _hold("exact_sum", aggregate == exact, f"{name} applies {aggregate.text()}"))
         self.check(lambda: _hold("same_base", base == value.base, f"{name} applies round {value.round} elsewhere"))
 
+    def _digests(self, value: Value, pieces: Sequence[memoryview]) -> tuple[bytes, ...]:
+        """Return the hashes of the parts whose chunks these are, one after the other."""
+        rest = iter(pieces)
+        parts = cuts(ELEMENTS, len(value.parts), self.numbers.grain) if value.parts else ()
+        counts = [len(chunks(part, self.numbers.chunk_elements)) for part in parts]
+        return tuple(digest_of(itertools.islice(rest, count)) for count in counts)
+
     # --------------------------------------------------------------------------------------------------- the checks
 
     def exact(self, value: Value) -> Sum:
@@ -125,12 +136,16 @@ class Book:
         return aggregate
 
     def _reduced(self, value: Value) -> tuple[list[bytes], Sum]:
-        parts = len(value.parts)
         frozen = [self.frozen[value.round, share.peer] for share in value.shares]
-        encoded = [self.numbers.encode(one.y, parts) for one in frozen]
         weights = [share.weight for share in value.shares]
-        reduced = [self.numbers.reduce([e[part] for e in encoded], weights, 0) for part in range(parts)]
-        return [digest(data) for data in reduced], self.numbers.join(reduced, 0)
+        numbers, hashes, room = self.numbers, [], self.numbers.room(ELEMENTS)
+        for part in cuts(ELEMENTS, len(value.parts), numbers.grain):
+            pieces = []
+            for cut in chunks(part, numbers.chunk_elements):
+                pieces.append(numbers.reduce([numbers.encode(one.y, cut) for one in frozen], weights, cut))
+                room.decode(pieces[-1], cut)
+            hashes.append(digest_of(pieces))
+        return hashes, room.vector()
 
     def _decided(self, value: Value) -> None:
         if self.values.setdefault(value.round, value) is not value:

@@ -245,7 +245,7 @@ class Beat:
 class Chunk:
     """One piece of a part's bytes: of a contribution (`contributor` names whose) or of a result (`contributor` empty).
 
-    `hash` is that of the whole part's bytes, `offset` and `total_bytes` say where this piece belongs.
+    `hash` is that of the whole part, `index` the place of this piece among the part's chunks.
     """
 
     run: str
@@ -255,8 +255,7 @@ class Chunk:
     part: int
     contributor: str
     hash: bytes
-    offset: int
-    total_bytes: int
+    index: int
     data: Payload
 
 
@@ -271,12 +270,11 @@ class Announce:
     part: int
     contributor: str
     hash: bytes
-    total_bytes: int
 
 
 @message(tag=0x112)
 class Missing:
-    """The answer to `Announce`: only the chunks at these offsets are still wanted."""
+    """The answer to `Announce`: only the chunks with these numbers are still wanted."""
 
     run: str
     epoch: int
@@ -285,7 +283,7 @@ class Missing:
     part: int
     contributor: str
     hash: bytes
-    offsets: tuple[int, ...]
+    indexes: tuple[int, ...]
 
 
 # ------------------------------------------------------------------------------------------------------ the journal

@@ -8,8 +8,9 @@ parts, stores what it owns, reduces, votes after an fsync, and tells the trainer
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -30,7 +31,7 @@ from prime.trainer.swarm import plans
 from prime.trainer.swarm.carry import Ledger
 from prime.trainer.swarm.dispatch import Job, Outlet
 from prime.trainer.swarm.numbers import Numbers
-from prime.trainer.swarm.parts import Assembly, digest, offsets
+from prime.trainer.swarm.parts import Assembly, Encoded, chunks, cuts, digest, digest_of
 from prime.transport.facts import LinkDown, LinkUp
 from prime.wire import message
 
@@ -61,7 +62,7 @@ class _PartReduced:
     part: int
     seal: bytes
     hash: bytes
-    data: memoryview
+    data: Encoded
 
 
 @attrs.frozen
@@ -89,17 +90,18 @@ class RoundBytes:
     """Everything one round needs, by part: own contribution, what others sent here, results by hash."""
 
     view: View
-    own: dict[int, memoryview] = attrs.Factory(dict)
+    cuts: tuple[slice, ...]
+    own: dict[int, Encoded] = attrs.Factory(dict)
     own_hashes: tuple[bytes, ...] = ()
     incoming: dict[tuple[int, str, bytes], Assembly] = attrs.Factory(dict)
-    held: dict[tuple[int, str], memoryview] = attrs.Factory(dict)
+    held: dict[tuple[int, str], Encoded] = attrs.Factory(dict)
     held_hashes: dict[tuple[int, str], bytes] = attrs.Factory(dict)
-    results: dict[tuple[int, bytes], memoryview] = attrs.Factory(dict)
+    results: dict[tuple[int, bytes], Encoded] = attrs.Factory(dict)
 
     @property
     def parts(self) -> int:
         """Return how many parts the vector is cut into: one for each member."""
-        return len(self.view.members)
+        return len(self.cuts)
 
 
 Heard = (
@@ -147,7 +149,7 @@ class Aggregator(Actor[Heard]):
         self._core: RoundCore | None = None
         self._elements = 0
         self._rounds: dict[int, RoundBytes] = {}
-        self._recovered: dict[int, dict[tuple[int, bytes], memoryview]] = {}
+        self._recovered: dict[int, tuple[msg.Accepted, list[memoryview]]] = {}
         self._ledger: Ledger[Any] = Ledger()
         self._outlets: dict[str, Outlet] = {}
         self._watched: dict[str, float] = {}
@@ -209,8 +211,7 @@ class Aggregator(Actor[Heard]):
             if isinstance(record, msg.Born):
                 self._birth[msg.Born] = record
             if isinstance(record, msg.Accepted):
-                parts = enumerate(record.value.parts)
-                self._recovered[record.round] = {(part, hash_): payloads[part] for part, hash_ in parts}
+                self._recovered[record.round] = (record, payloads)
             if isinstance(record, msg.Decided):
                 self._learn(record.value.next_view)
         if records:
@@ -259,8 +260,8 @@ class Aggregator(Actor[Heard]):
         if rnd.own:
             return
         frozen = self._ledger.freeze(m.round, m.delta, m.weight)
-        encode = functools.partial(self._encoded, frozen.y, rnd.parts)
-        encoded, hashes = await self._compute(encode, self._numbers.size_bytes(self._elements))
+        encode = functools.partial(self._encoded, frozen.y, rnd.cuts)
+        encoded, hashes = await self._compute(encode, self._numbers.size_bytes(self._elements_of(m.round)))
         rnd.own, rnd.own_hashes = dict(enumerate(encoded)), hashes
         await self._step(cmd.Contributed(m.round, msg.Offer(frozen.weight, base[1], hashes)))
 
@@ -381,29 +382,27 @@ class Aggregator(Actor[Heard]):
         assembly = rnd.incoming.get(key)
         if assembly is None:
             self._make_room(rnd, key)
-            assembly = rnd.incoming[key] = Assembly(m.total_bytes, m.hash, self._numbers.chunk_bytes)
+            assembly = rnd.incoming[key] = Assembly(len(self._chunks(rnd, m.part)))
         try:
-            whole = assembly.add(m.offset, m.data)
+            self._check(rnd, m)
+            assembly.add(m.index, m.data, digest(m.data))
         except DecodeError as error:
-            self.ctx.emit(Facts(f"{m.sender}: {error}"))
+            self.ctx.emit(Facts(f"{m.sender}: part {m.part} of round {m.round} is refused: {error}"))
             return
-        if not whole or not await self._compute(assembly.verified, assembly.total_bytes):
+        if not assembly.is_whole:
             return
         rnd.incoming.pop(key, None)
-        if m.contributor and not await self._is_decodable(m, memoryview(assembly.data), rnd.parts):
-            return
-        self._store(rnd, m.part, m.contributor, m.hash, memoryview(assembly.data))
-        await self._note_whole(m.round, m.part, m.contributor, m.hash)
+        if assembly.digest() == m.hash:
+            self._store(rnd, m.part, m.contributor, m.hash, assembly.encoded())
+            await self._note_whole(m.round, m.part, m.contributor, m.hash)
 
-    async def _is_decodable(self, m: msg.Chunk, data: memoryview, parts: int) -> bool:
-        """Check a whole contribution before it counts as held: one that no codec wrote would stop the round's sum."""
-        elements = self._numbers.part_elements(self._elements, parts, m.part)
-        try:
-            await self._compute(functools.partial(self._numbers.check, data, elements), len(data))
-        except DecodeError as error:
-            self.ctx.emit(Facts(f"{m.sender}'s contribution to part {m.part} of round {m.round} is refused: {error}"))
-            return False
-        return True
+    def _check(self, rnd: RoundBytes, m: msg.Chunk) -> None:
+        """Raise `DecodeError` for a chunk that is none: a contribution that no codec wrote would stop the round's sum."""
+        chunks_ = self._chunks(rnd, m.part)
+        if not 0 <= m.index < len(chunks_):
+            raise DecodeError(f"a part of {len(chunks_)} chunks has no chunk {m.index}")
+        if m.contributor:
+            self._numbers.check(m.data, chunks_[m.index])
 
     @on(msg.Announce)
     async def announce(self, m: msg.Announce) -> None:
@@ -414,14 +413,15 @@ class Aggregator(Actor[Heard]):
         if self._has(rnd, m.part, m.contributor, m.hash):
             await self._note_whole(m.round, m.part, m.contributor, m.hash)
             return
+        count = len(self._chunks(rnd, m.part))
+        if not count and m.hash == digest_of(()):
+            self._store(rnd, m.part, m.contributor, m.hash, ())
+            await self._note_whole(m.round, m.part, m.contributor, m.hash)
+            return
         assembly = rnd.incoming.get((m.part, m.contributor, m.hash))
-        wanted = (
-            sorted(assembly.missing)
-            if assembly is not None
-            else list(offsets(m.total_bytes, self._numbers.chunk_bytes))
-        )
+        wanted = assembly.missing if assembly is not None else tuple(range(count))
         head = (m.run, m.epoch, m.round, self._plan.member.peer)
-        self._outlet(m.sender).send(msg.Missing(*head, m.part, m.contributor, m.hash, tuple(wanted)))
+        self._outlet(m.sender).send(msg.Missing(*head, m.part, m.contributor, m.hash, wanted))
 
     @on(msg.Missing)
     def missing(self, m: msg.Missing) -> None:
@@ -433,7 +433,7 @@ class Aggregator(Actor[Heard]):
         if not m.contributor:
             data = rnd.results.get((m.part, m.hash))
         if data is not None:
-            wanted = tuple(sorted(set(m.offsets) & set(self._offsets(data))))
+            wanted = tuple(sorted(set(m.indexes) & set(range(len(data)))))
             self._stream(m.round, rnd, m.part, m.contributor, data, m.hash, m.sender, wanted)
 
     def _round_of(self, m: msg.Chunk | msg.Announce | msg.Missing) -> RoundBytes | None:
@@ -443,8 +443,7 @@ class Aggregator(Actor[Heard]):
             return None
         if rnd.view.find(m.sender) is None or not 0 <= m.part < rnd.parts:
             return None
-        total = self._numbers.part_bytes(self._elements, rnd.parts, m.part)
-        return rnd if isinstance(m, msg.Missing) or m.total_bytes == total else None
+        return rnd
 
     def _contradicts(self, rnd: RoundBytes, m: msg.Chunk | msg.Announce) -> bool:
         """Tell whether a contributor names other bytes for a part than those it has already sent whole."""
@@ -468,7 +467,7 @@ class Aggregator(Actor[Heard]):
             return (part, contributor) in rnd.held
         return (part, hash_) in rnd.results
 
-    def _store(self, rnd: RoundBytes, part: int, contributor: str, hash_: bytes, data: memoryview) -> None:
+    def _store(self, rnd: RoundBytes, part: int, contributor: str, hash_: bytes, data: Encoded) -> None:
         if contributor:
             rnd.held[part, contributor] = data
             rnd.held_hashes[part, contributor] = hash_
@@ -560,7 +559,8 @@ class Aggregator(Actor[Heard]):
         payloads: list[memoryview] = []
         if isinstance(record, msg.Accepted):
             rnd = self._rounds[record.round]
-            payloads = [rnd.results[part, hash_] for part, hash_ in enumerate(record.value.parts)]
+            parts = [rnd.results[part, hash_] for part, hash_ in enumerate(record.value.parts)]
+            payloads = [chunk for part in parts for chunk in part]
             self._vote = (record, payloads)
         if isinstance(record, msg.Decided) and self._journal.size_bytes > self.journal_bytes_max:
             await self._journal.replace(self._compacted(record))
@@ -586,8 +586,8 @@ class Aggregator(Actor[Heard]):
             case cmd.Apply(value, included):
                 rnd = self._rounds[value.round]
                 encoded = [rnd.results[part, hash_] for part, hash_ in enumerate(value.parts)]
-                join = functools.partial(self._numbers.join, encoded, self._elements)
-                aggregate = await self._compute(join, self._numbers.size_bytes(self._elements))
+                join = functools.partial(self._joined, rnd, encoded, self._elements_of(value.round))
+                aggregate = await self._compute(join, self._numbers.size_bytes(self._elements_of(value.round)))
                 self._ledger.commit(value.round, included=included)
                 self._report(plans.RoundCommitted(value, aggregate, included))
             case cmd.Settle(value, included):
@@ -606,8 +606,21 @@ class Aggregator(Actor[Heard]):
             self._ledger.lose(frozen.round)
 
     def _open_round(self, round_: int, view: View) -> None:
-        rnd = self._rounds[round_] = RoundBytes(view)
-        rnd.results.update(self._recovered.pop(round_, {}))
+        parts = cuts(self._elements_of(round_), len(view.members), self._numbers.grain)
+        rnd = self._rounds[round_] = RoundBytes(view, parts)
+        recovered = self._recovered.pop(round_, None)
+        if recovered is not None:
+            vote, payloads = recovered
+            rest = iter(payloads)
+            for part, hash_ in enumerate(vote.value.parts):
+                rnd.results[part, hash_] = tuple(itertools.islice(rest, len(self._chunks(rnd, part))))
+
+    def _elements_of(self, round_: int) -> int:  # noqa: ARG002 - every round carries the whole vector
+        """Return how many elements the vector of a round has."""
+        return self._elements
+
+    def _chunks(self, rnd: RoundBytes, part: int) -> tuple[slice, ...]:
+        return chunks(rnd.cuts[part], self._numbers.chunk_elements)
 
     def _learn(self, view: View) -> None:
         for member in view.members:
@@ -629,23 +642,35 @@ class Aggregator(Actor[Heard]):
 
     # -------------------------------------------------------------------------------------------- numbers and bytes
 
-    def _encoded(self, y: Any, parts: int) -> tuple[list[memoryview], tuple[bytes, ...]]:
-        encoded = self._numbers.encode(y, parts)
-        return encoded, tuple(digest(data) for data in encoded)
+    def _encoded(self, y: Any, parts: tuple[slice, ...]) -> tuple[list[Encoded], tuple[bytes, ...]]:
+        size = self._numbers.chunk_elements
+        encoded = [tuple(self._numbers.encode(y, cut) for cut in chunks(part, size)) for part in parts]
+        return encoded, tuple(map(digest_of, encoded))
 
-    def _reduced(self, inputs: list[memoryview], shares: tuple[Share, ...], elements: int) -> tuple[memoryview, bytes]:
-        data = self._numbers.reduce(inputs, [share.counts for share in shares], elements)
-        return data, digest(data)
+    def _reduced(
+        self, inputs: list[Encoded], shares: tuple[Share, ...], cuts: tuple[slice, ...]
+    ) -> tuple[Encoded, bytes]:
+        weights = [share.counts for share in shares]
+        rows = zip(*inputs, strict=True)
+        data = tuple(self._numbers.reduce(row, weights, cut) for row, cut in zip(rows, cuts, strict=True))
+        return data, digest_of(data)
+
+    def _joined(self, rnd: RoundBytes, encoded: list[Encoded], elements: int) -> Any:
+        room = self._numbers.room(elements)
+        for part, pieces in enumerate(encoded):
+            for piece, cut in zip(pieces, self._chunks(rnd, part), strict=True):
+                room.decode(piece, cut)
+        return room.vector()
 
     async def _reduce(self, command: cmd.Reduce) -> None:
         rnd = self._rounds.get(command.round)
         if rnd is None:
             return
         inputs = [rnd.held[command.part, share.peer] for share in command.shares]
-        elements = self._numbers.part_elements(self._elements, rnd.parts, command.part)
+        part = rnd.cuts[command.part]
         try:
-            work = functools.partial(self._reduced, inputs, command.shares, elements)
-            data, hash_ = await self._compute(work, self._numbers.size_bytes(elements))
+            work = functools.partial(self._reduced, inputs, command.shares, self._chunks(rnd, command.part))
+            data, hash_ = await self._compute(work, self._numbers.size_bytes(part.stop - part.start))
         except (DecodeError, LocalProtocolError) as error:
             self.ctx.emit(Facts(f"round {command.round}, part {command.part}: {error}"))
             return
@@ -675,18 +700,15 @@ class Aggregator(Actor[Heard]):
             self._offer(round_, rnd, part, "", data, hash_, to)
 
     def _offer(
-        self, round_: int, rnd: RoundBytes, part: int, contributor: str, data: memoryview, hash_: bytes, to: str
+        self, round_: int, rnd: RoundBytes, part: int, contributor: str, data: Encoded, hash_: bytes, to: str
     ) -> None:
         """Send all bytes the first time; afterwards announce them, so that only what is missing travels again."""
         outlet = self._outlet(to)
-        if outlet.first_time((round_, part, contributor, hash_)):
-            self._stream(round_, rnd, part, contributor, data, hash_, to, tuple(self._offsets(data)))
+        if data and outlet.first_time((round_, part, contributor, hash_)):
+            self._stream(round_, rnd, part, contributor, data, hash_, to, tuple(range(len(data))))
         else:
             head = (self._plan.run, rnd.view.epoch, round_, self._plan.member.peer)
-            outlet.send(msg.Announce(*head, part, contributor, hash_, len(data)))
-
-    def _offsets(self, data: memoryview) -> Iterator[int]:
-        return offsets(len(data), self._numbers.chunk_bytes)
+            outlet.send(msg.Announce(*head, part, contributor, hash_))
 
     def _stream(
         self,
@@ -694,21 +716,20 @@ class Aggregator(Actor[Heard]):
         rnd: RoundBytes,
         part: int,
         contributor: str,
-        data: memoryview,
+        data: Encoded,
         hash_: bytes,
         to: str,
         wanted: tuple[int, ...],
     ) -> None:
         head = (self._plan.run, rnd.view.epoch, round_, self._plan.member.peer)
-        size_bytes = self._numbers.size_bytes(self._numbers.part_elements(self._elements, rnd.parts, part))
+        chunks_ = self._chunks(rnd, part)
 
         async def send(ref: Ref[Any]) -> None:
-            for offset in wanted:
-                if round_ not in self._rounds or not 0 <= offset < max(len(data), 1):
+            for index in wanted:
+                if round_ not in self._rounds:
                     return
-                piece = data[offset : offset + self._numbers.chunk_bytes]
-                await ref.tell(msg.Chunk(*head, part, contributor, hash_, offset, len(data), piece))
-                self.float32_bytes += size_bytes * len(piece) // max(len(data), 1)
+                await ref.tell(msg.Chunk(*head, part, contributor, hash_, index, data[index]))
+                self.float32_bytes += self._numbers.size_bytes(chunks_[index].stop - chunks_[index].start)
 
         self._outlet(to).send_bulk(Job((round_, part, contributor, hash_), send))
 

@@ -1,4 +1,4 @@
-"""The numbers of training: flat float32 vectors (numpy), whose parts travel in the int8 codec's wire form."""
+"""The numbers of training: flat float32 vectors (numpy), whose chunks travel in a codec's wire form."""
 
 from __future__ import annotations
 
@@ -7,48 +7,65 @@ from collections.abc import Sequence
 import numpy as np
 
 from prime.trainer.codec import Codec, Vector, codec
-from prime.trainer.swarm.parts import CHUNK_BYTES, cuts, expected_bytes, part_elements
+from prime.trainer.swarm.parts import CHUNK_ELEMENTS, GRAIN_ELEMENTS
 
 
 class Float32:
-    """`Numbers` of training: shapes are float32[D], one part float32[part_elements]."""
+    """`Numbers` of training: vectors are float32[D], a chunk is float32[cut].
 
-    chunk_bytes = CHUNK_BYTES
+    `scatter` is the codec of what members send to the owners, `gather` that of what owners send back (both int8 where not
+    given).
+    """
 
-    def __init__(self, int8: Codec | None = None) -> None:
-        self._codec = int8 if int8 is not None else codec("int8")
+    grain = GRAIN_ELEMENTS
+    chunk_elements = CHUNK_ELEMENTS
+
+    def __init__(self, scatter: Codec | None = None, gather: Codec | None = None) -> None:
+        self._scatter = scatter if scatter is not None else codec("int8")
+        self._gather = gather if gather is not None else codec("int8", self._scatter.engine)
 
     def size_bytes(self, elements: int) -> int:
         """See `Numbers.size_bytes`: the float32 vector's own size."""
         return 4 * elements
 
-    def part_elements(self, elements: int, parts: int, part: int) -> int:
-        """See `Numbers.part_elements`: a whole number of codec blocks."""
-        return part_elements(elements, parts, part)
-
-    def part_bytes(self, elements: int, parts: int, part: int) -> int:
-        """See `Numbers.part_bytes`."""
-        return expected_bytes(elements, parts, part)
-
-    def encode(self, y: Vector, parts: int) -> list[memoryview]:
+    def encode(self, y: Vector, cut: slice, residual: Vector | None = None) -> memoryview:
         """See `Numbers.encode`."""
-        return [self._codec.encode(y[cut]).data for cut in cuts(y.size, parts)]
+        left_out = None if residual is None else residual[cut]
+        return self._scatter.encode(y[cut], residual_out=left_out).data
 
-    def check(self, data: memoryview, elements: int) -> None:
+    def check(self, data: memoryview, cut: slice) -> None:
         """See `Numbers.check`."""
-        self._codec.check(data, elements)
+        self._scatter.check(data, _elements(cut))
 
-    def reduce(self, inputs: Sequence[memoryview], weights: Sequence[float], elements: int) -> memoryview:
-        """See `Numbers.reduce`: summed in float32, encoded once."""
+    def reduce(self, inputs: Sequence[memoryview], weights: Sequence[float], cut: slice) -> memoryview:
+        """See `Numbers.reduce`: the weighted mean, summed in float32, encoded once."""
         total = sum(weights)
-        sum_ = np.zeros(elements, np.float32)
+        sum_ = np.zeros(_elements(cut), np.float32)
         for data, weight in zip(inputs, weights, strict=True):
-            self._codec.decode_add(data, sum_, weight / total)
-        return self._codec.encode(sum_).data
+            self._scatter.decode_add(data, sum_, weight / total)
+        return self._gather.encode(sum_).data
 
-    def join(self, encoded: Sequence[memoryview], elements: int) -> Vector:
-        """See `Numbers.join`: each part is decoded into its place."""
-        whole = np.empty(elements, np.float32)
-        for data, cut in zip(encoded, cuts(elements, len(encoded)), strict=True):
-            self._codec.decode(data, cut.stop - cut.start, whole[cut])
-        return whole
+    def room(self, elements: int) -> _Room:
+        """See `Numbers.room`."""
+        return _Room(self._gather, np.empty(elements, np.float32))
+
+
+class _Room:
+    """A float32[D] in the making."""
+
+    def __init__(self, gather: Codec, whole: Vector) -> None:
+        self._gather = gather
+        self._whole = whole
+
+    def decode(self, data: memoryview, cut: slice) -> None:
+        """See `Room.decode`."""
+        self._gather.decode(data, _elements(cut), self._whole[cut])
+
+    def vector(self) -> Vector:
+        """See `Room.vector`."""
+        return self._whole
+
+
+def _elements(cut: slice) -> int:
+    elements: int = cut.stop - cut.start
+    return elements

@@ -1,7 +1,10 @@
 """What the round takes its vectors to be: a contract, so that the aggregator runs with other numbers than float32 ones.
 
-In training they are `float32.Float32` (numpy and the int8 codec). A simulation uses exact sums, whose bytes are just as
-real: hashed, cut into chunks, sent, journalled. Everything here may run in a thread, so an implementation keeps no state.
+In training they are `float32.Float32` (numpy and a codec each for what goes to the owners and what comes back). A
+simulation uses exact sums, whose bytes are just as real: hashed, cut into chunks, sent, journalled.
+
+All is done chunk by chunk, each alone, so that a chunk can be on its way while the next one is being encoded. Everything
+here may run in several threads at once, so an implementation keeps no state; two calls never share a chunk.
 """
 
 from __future__ import annotations
@@ -10,46 +13,60 @@ from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 V = TypeVar("V")
+V_co = TypeVar("V_co", covariant=True)
+
+
+class Room(Protocol[V_co]):
+    """Where the chunks of one vector are decoded to, in any order and each perhaps again."""
+
+    def decode(self, data: memoryview, cut: slice) -> None:
+        """Put a reduced chunk into its place. Raises `DecodeError` unless `data` is what `Numbers.reduce` writes."""
+        ...
+
+    def vector(self) -> V_co:
+        """Return the vector, once every chunk was decoded. Raises `DecodeError` where they are not of one vector."""
+        ...
 
 
 class Numbers(Protocol[V]):
-    """Vectors of one kind: how they become the bytes of parts, and how those are weighed and joined.
+    """Vectors of one kind: how a chunk of one becomes bytes, and how chunks are weighed and joined.
 
-    A vector of `elements` is cut into `parts` parts. `V` also has `+` and `*` with a float (`carry.Ledger`).
+    A chunk is the slice `cut` of a vector, whose ends lie on multiples of `grain` (or at the vector's end). `V` also has
+    `+` and `*` with a float (`carry.Ledger`).
     """
 
     @property
-    def chunk_bytes(self) -> int:
-        """Return how many bytes of a part travel in one message; the same on every node."""
+    def grain(self) -> int:
+        """Return of how many elements every cut is a multiple; the same on every node."""
+        ...
+
+    @property
+    def chunk_elements(self) -> int:
+        """Return how many elements travel in one message: a multiple of `grain`, the same on every node."""
         ...
 
     def size_bytes(self, elements: int) -> int:
-        """Return how much work a vector of that many elements is: from a MiB on it is done in a thread."""
+        """Return how much work a vector of that many elements is: much is done in a thread."""
         ...
 
-    def part_elements(self, elements: int, parts: int, part: int) -> int:
-        """Return how many elements part number `part` has."""
-        ...
+    def encode(self, y: V, cut: slice, residual: V | None = None) -> memoryview:
+        """Return the bytes of one chunk of a contribution; `residual[cut]` takes what they leave out of `y[cut]`.
 
-    def part_bytes(self, elements: int, parts: int, part: int) -> int:
-        """Return the size of the encoded part number `part`; the same whatever the values are."""
-        ...
-
-    def encode(self, y: V, parts: int) -> list[memoryview]:
-        """Return the bytes of each part of `y`. Raises `LocalProtocolError` for values that have no bytes."""
-        ...
-
-    def check(self, data: memoryview, elements: int) -> None:
-        """Raise `DecodeError` unless `data` is what `encode` writes for a part of that many elements."""
-        ...
-
-    def reduce(self, inputs: Sequence[memoryview], weights: Sequence[float], elements: int) -> memoryview:
-        """Return the bytes of the weighted mean of one part, added in this order: the same wherever it is done.
-
-        Raises `DecodeError` and `LocalProtocolError`.
+        Raises `LocalProtocolError` for values that have no bytes.
         """
         ...
 
-    def join(self, encoded: Sequence[memoryview], elements: int) -> V:
-        """Return the vector of `elements` whose parts have these bytes. Raises `DecodeError`."""
+    def check(self, data: memoryview, cut: slice) -> None:
+        """Raise `DecodeError` unless `data` is what `encode` writes for this chunk of some vector."""
+        ...
+
+    def reduce(self, inputs: Sequence[memoryview], weights: Sequence[float], cut: slice) -> memoryview:
+        """Return the bytes of one chunk of the aggregate, added in this order: the same wherever it is done.
+
+        `inputs` are the contributions' bytes of the chunk. Raises `DecodeError` and `LocalProtocolError`.
+        """
+        ...
+
+    def room(self, elements: int) -> Room[V]:
+        """Return the place for an aggregate of that many elements."""
         ...

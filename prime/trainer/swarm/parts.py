@@ -1,84 +1,100 @@
-"""The flat vector cut into parts, and a part's encoded bytes cut into chunks and put together again (pure)."""
+"""The flat vector cut into parts, parts into chunks, and a part put together again from chunks (pure).
+
+Every cut lies on a multiple of `GRAIN_ELEMENTS`, so that each chunk encodes and decodes alone, in any codec. A chunk is
+named by the SHA-256 of its bytes, a part by the SHA-256 of its chunks' hashes one after the other: chunks are hashed
+and checked apart from each other, in any order.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 import attrs
 
 from prime.errors import DecodeError
-from prime.trainer.codec.form import INT8
 
-CHUNK_BYTES = 256 * 1024
-"""Bytes of a part that travel in one message."""
+T = TypeVar("T")
+
+GRAIN_ELEMENTS = 4096
+"""A multiple of the block of every codec."""
+CHUNK_ELEMENTS = 64 * GRAIN_ELEMENTS
+"""Elements that travel in one message: a little more than 256 KiB in 8 bits."""
 
 
-def cuts(elements: int, parts: int) -> tuple[slice, ...]:
-    """Return the slices of a vector of `elements` that make `parts` equal parts, each a whole number of codec blocks.
+def cuts(elements: int, parts: int, grain: int = GRAIN_ELEMENTS) -> tuple[slice, ...]:
+    """Return the slices of a vector of `elements` that make `parts` equal parts, each a whole number of grains.
 
-    The last parts can be shorter or empty where there are fewer blocks than parts.
+    The last one ends with the vector. Some are empty where there are fewer grains than parts.
     """
-    blocks = -(-elements // INT8.block)
-    edges = [min(blocks * i // parts * INT8.block, elements) for i in range(parts + 1)]
+    grains = -(-elements // grain)
+    edges = [min(grains * i // parts * grain, elements) for i in range(parts + 1)]
     edges[-1] = elements
     return tuple(slice(low, high) for low, high in itertools.pairwise(edges))
 
 
-def part_elements(elements: int, parts: int, part: int) -> int:
-    """Return how many elements part number `part` has."""
-    cut = cuts(elements, parts)[part]
-    return cut.stop - cut.start
-
-
-def offsets(total_bytes: int, chunk_bytes: int = CHUNK_BYTES) -> Iterator[int]:
-    """Yield where each chunk of a part begins; an empty part is one empty chunk."""
-    yield from range(0, max(total_bytes, 1), chunk_bytes)
+def chunks(part: slice, chunk_elements: int = CHUNK_ELEMENTS) -> tuple[slice, ...]:
+    """Return the slices of the vector that are the chunks of a part, in order; an empty part has none."""
+    starts = range(part.start, part.stop, chunk_elements)
+    return tuple(slice(low, min(low + chunk_elements, part.stop)) for low in starts)
 
 
 def digest(data: bytes | memoryview) -> bytes:
-    """Return the hash (SHA-256, 32 bytes) that names a part's bytes."""
+    """Return the hash (SHA-256, 32 bytes) that names a chunk's bytes."""
     return hashlib.sha256(data).digest()
+
+
+def part_digest(hashes: Iterable[bytes]) -> bytes:
+    """Return the hash (SHA-256, 32 bytes) that names a part, from those of its chunks in order."""
+    return hashlib.sha256(b"".join(hashes)).digest()
+
+
+def digest_of(encoded: Iterable[bytes | memoryview]) -> bytes:
+    """Return the hash that names a part, from the bytes of its chunks in order."""
+    return part_digest(map(digest, encoded))
+
+
+Encoded = tuple[memoryview, ...]
+"""The bytes of a part: one piece for each chunk, in order."""
 
 
 @attrs.define(eq=False)
 class Assembly:
-    """One part's bytes as its chunks arrive, in any order, each perhaps more than once."""
+    """One part as its chunks arrive, in any order, each perhaps more than once. A part of no chunks is whole at once."""
 
-    total_bytes: int
-    hash: bytes
-    chunk_bytes: int = CHUNK_BYTES
-    data: bytearray = attrs.field(init=False)
-    missing: set[int] = attrs.field(init=False)
+    count: int
+    found: dict[int, memoryview] = attrs.Factory(dict)
+    hashes: dict[int, bytes] = attrs.Factory(dict)
 
-    def __attrs_post_init__(self) -> None:
-        self.data = bytearray(self.total_bytes)
-        self.missing = set(offsets(self.total_bytes, self.chunk_bytes))
+    @property
+    def is_whole(self) -> bool:
+        """Whether no chunk is missing."""
+        return len(self.found) == self.count
 
-    def add(self, offset: int, chunk: memoryview) -> bool:
-        """Take one chunk; True when it was the last one missing.
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """Return the numbers of the chunks that are not here."""
+        return tuple(index for index in range(self.count) if index not in self.found)
 
-        Raises `DecodeError` for a chunk that does not lie on the grid. When all are there and the hash is another
-        than announced, everything is dropped and asked for again.
-        """
-        expected = min(self.chunk_bytes, self.total_bytes - offset)
-        if offset < 0 or offset % self.chunk_bytes or offset >= max(self.total_bytes, 1) or len(chunk) != expected:
-            raise DecodeError(f"a chunk of {len(chunk)} bytes at {offset} does not fit a part of {self.total_bytes}")
-        if offset not in self.missing:
+    def add(self, index: int, chunk: memoryview, hash_: bytes) -> bool:
+        """Take a chunk and its hash; `False` for one that is here already. Raises `DecodeError` where there is none."""
+        if not 0 <= index < self.count:
+            raise DecodeError(f"a part of {self.count} chunks has no chunk {index}")
+        if index in self.found:
             return False
-        self.data[offset : offset + len(chunk)] = chunk
-        self.missing.discard(offset)
-        return not self.missing
+        self.found[index], self.hashes[index] = chunk, hash_
+        return True
 
-    def verified(self) -> bool:
-        """Tell whether the whole bytes have the announced hash; if not, start over."""
-        if digest(memoryview(self.data)) == self.hash:
-            return True
-        self.missing = set(offsets(self.total_bytes, self.chunk_bytes))
-        return False
+    def encoded(self) -> Encoded:
+        """Return the bytes of a part that is whole."""
+        return _in_order(self.found)
+
+    def digest(self) -> bytes:
+        """Return the hash of a part that is whole."""
+        return part_digest(_in_order(self.hashes))
 
 
-def expected_bytes(elements: int, parts: int, part: int) -> int:
-    """Return the encoded size of part number `part`."""
-    return INT8.encoded_size_bytes(part_elements(elements, parts, part))
+def _in_order(found: Mapping[int, T]) -> tuple[T, ...]:
+    return tuple(found[index] for index in range(len(found)))

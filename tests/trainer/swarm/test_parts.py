@@ -3,58 +3,65 @@
 from __future__ import annotations
 
 import itertools
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prime.errors import CorruptedError, DecodeError
-from prime.trainer.codec.form import INT8
+from prime.trainer.codec.form import FORMS
 from prime.trainer.round import messages as msg
 from prime.trainer.round.ballot import Ballot
 from prime.trainer.round.records import read_record, write_record
-from prime.trainer.swarm.parts import CHUNK_BYTES, Assembly, cuts, digest, expected_bytes, offsets
+from prime.trainer.swarm.parts import GRAIN_ELEMENTS, Assembly, chunks, cuts, digest, digest_of, part_digest
 
 
-@given(st.integers(1, 100_000), st.integers(1, 40))
-def test_parts_are_whole_blocks_without_gaps(elements: int, parts: int) -> None:
+@given(st.integers(0, 100 * GRAIN_ELEMENTS), st.integers(1, 40))
+def test_parts_are_whole_grains_without_gaps(elements: int, parts: int) -> None:
     found = cuts(elements, parts)
     assert len(found) == parts
     assert found[0].start == 0
     assert found[-1].stop == elements
     for cut, following in itertools.pairwise(found):
         assert cut.stop == following.start
-        assert cut.stop % INT8.block == 0 or cut.stop == elements
+        assert cut.stop % GRAIN_ELEMENTS == 0 or cut.stop == elements
     sizes = [cut.stop - cut.start for cut in found]
-    assert max(sizes) - min(sizes) <= 2 * INT8.block
+    assert max(sizes) - min(sizes) <= 2 * GRAIN_ELEMENTS
 
 
-@given(st.integers(0, 3 * CHUNK_BYTES + 7), st.randoms(use_true_random=False))
-def test_chunks_in_any_order_and_twice_make_the_whole(size: int, random: object) -> None:
-    data = bytes(range(256)) * (size // 256 + 1)
-    data = data[:size]
-    order = list(offsets(size)) * 2
-    random.shuffle(order)  # type: ignore[attr-defined]
-    assembly = Assembly(size, digest(data))
-    whole = [assembly.add(at, memoryview(data)[at : at + CHUNK_BYTES]) for at in order]
-    assert whole.count(True) == 1
-    assert assembly.verified()
-    assert bytes(assembly.data) == data
+def test_a_grain_is_whole_blocks_of_every_codec() -> None:
+    assert [form.name for form in FORMS.values() if GRAIN_ELEMENTS % form.block] == []
 
 
-def test_chunks_off_the_grid_are_refused_and_wrong_bytes_start_over() -> None:
-    assembly = Assembly(CHUNK_BYTES + 10, digest(b"other"))
-    for at, size in ((-CHUNK_BYTES, 10), (5, 10), (0, 10), (CHUNK_BYTES, 11), (2 * CHUNK_BYTES, 0)):
-        with pytest.raises(DecodeError):
-            assembly.add(at, memoryview(bytes(size)))
-    assert not assembly.add(0, memoryview(bytes(CHUNK_BYTES)))
-    assert assembly.add(CHUNK_BYTES, memoryview(bytes(10)))
-    assert not assembly.verified()
-    assert assembly.missing == {0, CHUNK_BYTES}
+@given(st.integers(0, 9_999), st.integers(0, 9_999), st.integers(1, 5_000))
+def test_chunks_are_a_part_without_gaps(start: int, elements: int, size: int) -> None:
+    part = slice(start, start + elements)
+    found = chunks(part, size)
+    assert [i for cut in found for i in range(cut.start, cut.stop)] == list(range(start, start + elements))
+    assert all(cut.stop - cut.start == size for cut in found[:-1])
+    assert all(cut.stop > cut.start for cut in found)
 
 
-def test_expected_bytes_are_those_of_the_codec() -> None:
-    assert [expected_bytes(1000, 3, part) for part in range(3)] == [260, 260, 520]
+@given(st.lists(st.binary(max_size=9), max_size=9), st.randoms(use_true_random=False))
+def test_chunks_in_any_order_and_twice_make_the_whole(pieces: list[bytes], random: Random) -> None:
+    order = [*range(len(pieces)), *range(len(pieces))]
+    random.shuffle(order)
+    assembly = Assembly(len(pieces))
+    new = [assembly.add(at, memoryview(pieces[at]), digest(pieces[at])) for at in order]
+    assert new.count(True) == len(pieces)
+    assert assembly.is_whole
+    assert assembly.missing == ()
+    assert [bytes(piece) for piece in assembly.encoded()] == pieces
+    assert assembly.digest() == digest_of(pieces) == part_digest(map(digest, pieces))
+
+
+@pytest.mark.parametrize("index", [-1, 2, 2**40])
+def test_a_chunk_that_a_part_has_not_is_refused(index: int) -> None:
+    assembly = Assembly(2)
+    with pytest.raises(DecodeError):
+        assembly.add(index, memoryview(b"x"), digest(b"x"))
+    assert assembly.missing == (0, 1)
 
 
 def test_a_journal_record_comes_back_with_its_parts() -> None:
