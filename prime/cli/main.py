@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from prime.cli import bench, config, demo, doctor, key, model, node, sim, status, train, version
+from prime.cli import bench, config, demo, doctor, key, model, node, sim, status, swarm, train, version
 from prime.cli.border import guarded
 from prime.cli.output import say
 
@@ -52,6 +52,7 @@ def build() -> typer.Typer:
     app.command("status", rich_help_panel=NODE)(status.status)
     app.command("bootstrap", rich_help_panel=NODE)(node.bootstrap)
 
+    swarm.enlist(train.app)
     app.add_typer(train.app, name="train", rich_help_panel=RUN)
     app.add_typer(model.app, name="model", rich_help_panel=RUN)
 

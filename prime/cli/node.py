@@ -108,7 +108,14 @@ def run_one(file: Path | None, flags: dict[str, Any], *, parent_eof: bool, as_js
     _check_memory(loaded.config)
     on_ready: Callable[[NodeStatus], None] = functools.partial(_tell_ready, as_json=as_json)
     status = trio.run(
-        functools.partial(run_node, loaded.config, os.environ, on_ready=on_ready, parent_eof=parent_eof),
+        functools.partial(
+            run_node,
+            loaded.config,
+            os.environ,
+            on_ready=on_ready,
+            parent_eof=parent_eof,
+            own_run=loaded.sets("train"),  # with none, it waits for runs that are submitted
+        ),
         restrict_keyboard_interrupt_to_checkpoints=True,
     )
     raise typer.Exit(status)

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from prime.trainer.gang.launch import Launch
     from prime.trainer.job import Job
 
-app = typer.Typer(help="Train a model over the devices of this machine.", no_args_is_help=True)
+app = typer.Typer(
+    help="Train a model, over the devices of this machine or over a swarm of nodes.", no_args_is_help=True
+)
 
 JOB_FILE: Final = Path("job.toml")
 
@@ -81,7 +83,7 @@ def run(
         "parallel.ranks": ranks,
         "compression.codec": codec,
         "name": name,
-        **dict(_pairs(settings)),
+        **dict(pairs(settings)),
     }
     found = _job(job, preset, flags)
     _check_extras()
@@ -138,7 +140,8 @@ def presets(as_json: AsJson = False) -> None:
 # ---------------------------------------------------------------------------------------------------- before the run
 
 
-def _pairs(settings: list[str] | None) -> Iterator[tuple[str, str]]:
+def pairs(settings: list[str] | None) -> Iterator[tuple[str, str]]:
+    """Yield each KEY=VALUE of `--set` as a pair."""
     from prime.errors import UsageError
 
     for setting in settings or ():

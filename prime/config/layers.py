@@ -66,6 +66,10 @@ class Loaded(Generic[T]):
         """Return the value of a dotted key; `ConfigError` with a suggestion if there is none of that name."""
         return self.schema.value(self.config, name)
 
+    def sets(self, section: str) -> bool:
+        """Tell whether any source sets a key of that section."""
+        return any(origin.kind != "default" for name, origin in self.origins.items() if name.startswith(f"{section}."))
+
 
 def assemble(layers: Iterable[Layer], schema: Schema[T], *, files: tuple[str, ...] = ()) -> Loaded[T]:
     """Merge layers, the lowest first, over the defaults. Raise `ConfigError` with every fault, one a line."""

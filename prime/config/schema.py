@@ -199,6 +199,18 @@ class TrainConfig:
 
 
 @frozen
+class RunsConfig:
+    """Runs that others submit: a node with none of its own takes part in the first that waits for members."""
+
+    accept: bool = key(True, "Take part in runs that are submitted to other nodes.")
+    accept_functions: tuple[str, ...] = key(
+        (),
+        "Models and data of such runs that this node loads beyond the presets, as `module:function` or the path of a "
+        "file of its own; `*`: all that can be imported here.",
+    )
+
+
+@frozen
 class LogConfig:
     """What a node writes about itself, on standard error or into a file."""
 
@@ -215,6 +227,7 @@ class Config:
     transport: TransportConfig = attrs.field(factory=TransportConfig)
     admission: AdmissionConfig = attrs.field(factory=AdmissionConfig)
     train: TrainConfig = attrs.field(factory=TrainConfig)
+    runs: RunsConfig = attrs.field(factory=RunsConfig)
     log: LogConfig = attrs.field(factory=LogConfig)
 
     def __attrs_post_init__(self) -> None:

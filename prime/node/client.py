@@ -9,16 +9,19 @@ from pathlib import Path
 
 import trio
 
-from prime.actor import Ref
+from prime.actor import Ref, System
 from prime.errors import NotFoundError, UnreachableError
+from prime.node.runs import RunsActor
 from prime.node.system import open_system
 from prime.observe.messages import STATUS_PATH, GetStatus, NodeStatus, StopNode
 from prime.observe.status import StatusActor
+from prime.trainer.runs.messages import RUNS_PATH, LeaveRun, ListRuns, ShareRun, SubmitRun
 from prime.transport.unix import Unix
 
 ASK_TIMEOUT_S = 5.0
 
 Connect = Callable[[Path], Awaitable[Ref[GetStatus | StopNode]]]
+RunsRef = Ref[ShareRun | SubmitRun | ListRuns | LeaveRun]
 
 
 @contextlib.asynccontextmanager
@@ -31,13 +34,7 @@ async def open_client() -> AsyncIterator[Connect]:
         async with open_system(transport=Unix(Path(folder) / "c.sock")) as system:
 
             async def connect(socket: Path) -> Ref[GetStatus | StopNode]:
-                if system.network is None or not await trio.Path(socket).exists():
-                    raise no_node(socket)
-                try:
-                    peer = await system.network.dial(f"/unix/{socket}")
-                except UnreachableError as error:
-                    raise no_node(socket) from error
-                return system.ref(peer, STATUS_PATH, StatusActor)
+                return system.ref(await _dialled(system, socket), STATUS_PATH, StatusActor)
 
             yield connect
 
@@ -48,10 +45,31 @@ async def ask_status(socket: Path, *, rounds_after: int = -1) -> NodeStatus:
         return await (await connect(socket)).ask(GetStatus(rounds_after), timeout=ASK_TIMEOUT_S)
 
 
+@contextlib.asynccontextmanager
+async def open_runs(socket: Path) -> AsyncIterator[tuple[Ref[GetStatus | StopNode], RunsRef]]:
+    """Connect to a node's control socket, and yield refs to its status actor and to the actor of its runs.
+
+    Raises as the function of `open_client`.
+    """
+    with tempfile.TemporaryDirectory(prefix="prime-") as folder:
+        async with open_system(transport=Unix(Path(folder) / "c.sock")) as system:
+            peer = await _dialled(system, socket)
+            yield system.ref(peer, STATUS_PATH, StatusActor), system.ref(peer, RUNS_PATH, RunsActor)
+
+
 async def ask_stop(socket: Path) -> None:
     """Ask the node behind a control socket to stop in order."""
     async with open_client() as connect:
         await (await connect(socket)).ask(StopNode(), timeout=ASK_TIMEOUT_S)
+
+
+async def _dialled(system: System, socket: Path) -> str:
+    if system.network is None or not await trio.Path(socket).exists():
+        raise no_node(socket)
+    try:
+        return await system.network.dial(f"/unix/{socket}")
+    except UnreachableError as error:
+        raise no_node(socket) from error
 
 
 def no_node(socket: Path) -> NotFoundError:

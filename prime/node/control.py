@@ -1,19 +1,23 @@
-"""The control socket's side of a node: only the status actor is reachable through it, under the node's own name."""
+"""The control socket's side of a node: its status and its runs are reachable through it, under the node's own name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from prime.actor.contract import PeerId
 from prime.errors import RefusedError
 from prime.observe.messages import STATUS_PATH
+from prime.trainer.runs.messages import RUNS_PATH
 
 if TYPE_CHECKING:
     from prime.actor import System
     from prime.actor.contract import ReplySlot
 
 T = TypeVar("T")
+
+OPEN: Final = (STATUS_PATH, RUNS_PATH)
+"""Actors that the node's own user may speak to."""
 
 
 class ControlInbound:
@@ -62,12 +66,12 @@ class ControlInbound:
 
     def watch_path(self, path: str, notify: Callable[[str], None]) -> Callable[[], None]:
         """See `contract.Inbound.watch_path`."""
-        if path == STATUS_PATH:
+        if path in OPEN:
             return self._system.watch_path(path, notify)
         notify("not reachable through the control socket")
         return lambda: None
 
 
 def _check(path: str) -> None:
-    if path != STATUS_PATH:
-        raise RefusedError(f"{path} is not reachable through the control socket", hint=f"ask {STATUS_PATH}")
+    if path not in OPEN:
+        raise RefusedError(f"{path} is not reachable through the control socket", hint=f"ask {' or '.join(OPEN)}")

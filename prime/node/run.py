@@ -1,6 +1,6 @@
 """One node from its configuration: identity, transport, control socket, supervision tree, signals.
 
-The tree: `/node` (status), and what `open_trainer` adds: `/state` (the donor of committed state) and `/train`.
+The tree: `/node` (status, runs), and while it takes part in a run what `open_trainer` adds: `/state` (the donor of committed state) and `/train`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import attrs
 import trio
@@ -25,6 +25,7 @@ from prime.errors import ConfigError, MissingExtraError
 from prime.node.control import ControlInbound
 from prime.node.describe import describe_node
 from prime.node.neighbourhood import Neighbourhood, open_neighbourhood
+from prime.node.runs import RunsActor
 from prime.node.system import open_system
 from prime.observe.log import FactLog
 from prime.observe.messages import NodeStatus
@@ -43,9 +44,6 @@ from prime.transport.upnp import Mapped
 from prime.version import __version__
 
 REACHABLE_POLL_S: Final = 0.05
-
-if TYPE_CHECKING:
-    from prime.node.training import Training
 
 
 def transport_of(config: Config, found: Places) -> Transport:
@@ -87,11 +85,13 @@ async def run_node(
     *,
     on_ready: Callable[[NodeStatus], None],
     parent_eof: bool = False,
+    own_run: bool = True,
 ) -> int:
     """Run one node until it is told to stop; returns the exit status (0, or 130 / 143 after a signal).
 
     `on_ready` is called once it listens. With `parent_eof` the node also ends when its standard input closes: for a
-    program that starts nodes and must leave none behind. Raises `ConfigError`, `AddressInUseError`,
+    program that starts nodes and must leave none behind. With `own_run` the node founds or joins the run of its [train]
+    section; without, it waits for runs that are submitted. Raises `ConfigError`, `AddressInUseError`,
     `UnreachableError`, `WrongPeerError` and what the actors' supervisors give up with.
     """
     _check_extras()
@@ -109,7 +109,7 @@ async def run_node(
             admission=admission_of(config),
         ) as system:
             system.subscribe(FactLog())
-            return await _Node(config, found, system).run(on_ready, parent_eof=parent_eof)
+            return await _Node(config, found, system, own_run=own_run).run(on_ready, parent_eof=parent_eof)
 
 
 def _check_extras() -> None:
@@ -122,13 +122,16 @@ def _check_extras() -> None:
 class _Node:
     """What one run of a node holds together."""
 
-    def __init__(self, config: Config, found: Places, system: System) -> None:
+    def __init__(self, config: Config, found: Places, system: System, *, own_run: bool) -> None:
+        from prime.node.hosting import RunHost
+
         self._config = config
         self._places = found
         self._system = system
+        self._own_run = own_run
         self._started_at = trio.current_time()
-        self._training: Training | None = None
         self._stop = trio.Event()
+        self._host = RunHost(system, config, found, _say, self._stop)
         self._exit = 0
 
     async def run(self, on_ready: Callable[[NodeStatus], None], *, parent_eof: bool) -> int:
@@ -138,6 +141,7 @@ class _Node:
                 nursery.start_soon(self._until_parent_is_gone)
             async with self._serving_control(nursery), self._system.supervisor("node") as sup:
                 await sup.spawn(lambda: StatusActor(self.describe, self._stop.set), "status")
+                await sup.spawn(lambda: RunsActor(self._host), "runs")
                 on_ready(self.describe(-1))
                 await self._train()
             nursery.cancel_scope.cancel()
@@ -145,7 +149,7 @@ class _Node:
 
     def describe(self, rounds_after: int) -> NodeStatus:
         """Return the node's status now."""
-        training = self._training
+        training = self._host.training
         return describe_node(
             self._system,
             name=self._config.node.name,
@@ -170,9 +174,7 @@ class _Node:
         _say("no relay keeps a slot yet: nodes that cannot be dialled either will not reach this one")
 
     async def _train(self) -> None:
-        """Join or found the run and train until told to stop."""
-        from prime.node.training import open_trainer, timing_of, training_config
-
+        """Find others, and take part in runs until told to stop."""
         async with self._neighbourhood() as neighbours:
             contacts = await self._find_contacts(neighbours)
             await self._until_reachable()
@@ -180,16 +182,7 @@ class _Node:
                 return
             if neighbours is not None:
                 await neighbours.announce(member=True)
-            async with open_trainer(
-                self._system,
-                training_config(self._config),
-                run=self._config.train.run,
-                contacts=contacts,
-                folder=self._places.state,
-                timing=timing_of(self._config),
-            ) as self._training:
-                await self._stop.wait()
-                await self._training.leave(self._config.train.round_deadline_s)
+            await self._host.serve(own=self._own_run, contacts=contacts)
 
     def _neighbourhood(self) -> contextlib.AbstractAsyncContextManager[Neighbourhood | None]:
         if not self._config.transport.mdns:

@@ -11,13 +11,14 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 from attrs import frozen
 
 from prime.config.keys import Order, Schema, key, refuse_orders
-from prime.config.layers import Layer, assemble
+from prime.config.layers import Layer, Loaded, assemble
+from prime.config.schema import TrainConfig
 from prime.config.sources import file_layer, flag_layer, table_layer
 from prime.config.values import shown
 from prime.errors import ConfigError
@@ -226,6 +227,44 @@ class Supervision:
     )
 
 
+def _swarm() -> type:
+    """Return the section of what a swarm alone needs: the keys of a node's [train] that a job has at no other place."""
+    kept = {field.name: field for field in attrs.fields(TrainConfig) if field.name not in _JOB_HAS}
+    space: dict[str, Any] = {
+        "__doc__": "How nodes train it together (`prime train submit`); `prime train run` has no use for it.",
+        "__module__": __name__,
+        "__annotations__": {name: field.type for name, field in kept.items()},
+    }
+    for name, field in kept.items():
+        space[name] = attrs.field(
+            default=field.default, validator=field.validator, kw_only=True, metadata=field.metadata
+        )
+    made: type = frozen(type("Swarm", (), space))
+    return made
+
+
+_JOB_HAS: Final = frozenset(
+    (
+        "run",
+        "model",
+        "data",
+        "batch_size",
+        "learning_rate",
+        "weight_decay",
+        "clip_norm",
+        "warmup_steps",
+        "seed",
+        "threads",
+    )
+)
+"""Keys of [train] that a job has elsewhere."""
+
+if TYPE_CHECKING:
+    from typing import Any as Swarm  # its keys are known when the program runs
+else:
+    Swarm = _swarm()
+
+
 @frozen
 class Tracking:
     """Who hears how the run goes; `runs/NAME/events.jsonl` is always written."""
@@ -271,6 +310,7 @@ class Job:
     evaluation: Evaluation = attrs.field(factory=Evaluation, kw_only=True)
     supervision: Supervision = attrs.field(factory=Supervision, kw_only=True)
     tracking: Tracking = attrs.field(factory=Tracking, kw_only=True)
+    swarm: Swarm = attrs.field(factory=Swarm, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         """Refuse values that cannot be together."""
@@ -314,9 +354,14 @@ def load_job(path: Path | str, flags: Mapping[str, object] | None = None) -> Job
     A file that the job.toml names is looked for beside it first (`FILE_KEYS`). Raises `ConfigError`, whose text names
     the file and line, or the flag.
     """
+    return loaded_job(path, flags).config
+
+
+def loaded_job(path: Path | str, flags: Mapping[str, object] | None = None) -> Loaded[Job]:
+    """As `load_job`, with where each value came from."""
     file = Path(path)
     layers = [_beside(file_layer(file, JOB), file.parent), flag_layer(flags or {}, JOB)]
-    return assemble(layers, JOB, files=(str(file),)).config
+    return assemble(layers, JOB, files=(str(file),))
 
 
 def job_of(tables: Mapping[str, Any], where: str = "the job") -> Job:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ LAYOUT_MAX = 100_000
 """Tensors of one model."""
 ELEMENTS_MAX = 2**63 - 1
 """Elements of one tensor."""
+OPTIONS_MAX = 20_000
+"""Characters of the options of model and data."""
 OUTER_OPTIMISERS = ("nesterov", "sgd", "average", "adam")
 """What may be done with a round's aggregate (`prime.trainer.outer.optimisers`)."""
 
@@ -30,6 +33,7 @@ class TrainingConfig:
     `inner_steps` is H, the local steps in which every parameter goes through one round; `context` is in characters,
     `round_deadline_s` in seconds. With `fragments` above 1 the rounds carry a part of the parameters each, in turn.
     `overlap_steps` is tau, how far training goes on while a round is under way; -1: as far as to the next round.
+    `options` holds the tables `model` and `data` of further options, as JSON; empty for none.
     The run ends with the first round from `rounds` on to which `contributors_final_min` members contributed.
 
     Raises `ConfigError` for values that cannot be.
@@ -57,16 +61,17 @@ class TrainingConfig:
     round_deadline_s: float = 60.0
     seed: int = 0
     threads: int = 1
+    options: str = ""
 
     @property
     def model_options(self) -> Mapping[str, Any]:
-        """Return none: what a `Job` gives to the function of its model, a swarm's model has by its own defaults."""
-        return {}
+        """Return what the function of the model is given beside this, as a `Job` has it."""
+        return _tables(self.options).get("model", {})
 
     @property
     def data_options(self) -> Mapping[str, Any]:
-        """Return none, as for the model."""
-        return {}
+        """Return what the function of the data is given, too."""
+        return _tables(self.options).get("data", {})
 
     def __attrs_post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -85,6 +90,20 @@ class TrainingConfig:
             _require(0 <= getattr(self, name) < float("inf"), name, getattr(self, name), "0 or more, and finite")
         for name in ("warmup_steps", "contributors_final_min", "seed"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        _require(
+            len(self.options) <= OPTIONS_MAX, "options", f"{len(self.options)} characters", f"{OPTIONS_MAX} at most"
+        )
+
+
+def _tables(options: str) -> dict[str, dict[str, Any]]:
+    """Return the tables of options, by `model` and `data`. Raises `ConfigError`."""
+    try:
+        found = json.loads(options) if options else {}
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(table, dict) for table in found.values()):
+        raise ConfigError("TrainingConfig.options is no JSON of tables", hint='such as {"model": {"width": 64}}')
+    return found
 
 
 @record

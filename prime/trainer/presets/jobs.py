@@ -7,7 +7,7 @@ from typing import Final
 
 import attrs
 
-from prime.config.layers import assemble
+from prime.config.layers import Loaded, assemble
 from prime.config.sources import flag_layer
 from prime.config.values import Value
 from prime.errors import NotFoundError
@@ -77,10 +77,16 @@ def preset_job(name: str, flags: Mapping[str, object] | None = None) -> Job:
     A run that is made shorter than the preset's warm-up has a warm-up of its whole length.
     Raises `NotFoundError` where there is no such preset, `ConfigError` for a flag that cannot be.
     """
+    return loaded_preset(name, flags).config
+
+
+def loaded_preset(name: str, flags: Mapping[str, object] | None = None) -> Loaded[Job]:
+    """As `preset_job`, with where each value came from: what the preset itself says counts as a default."""
     keys, given = dict(preset_keys(name)), {key: value for key, value in (flags or {}).items() if value is not None}
     steps = assemble([flag_layer({"steps": given.get("steps", keys["steps"])}, JOB)], JOB).config.steps
     keys[_WARMUP] = min(int(str(keys.get(_WARMUP, 0))), steps)
-    return assemble([flag_layer(keys | given, JOB)], JOB).config
+    own = attrs.evolve(flag_layer(keys, JOB), kind="default")
+    return assemble([own, flag_layer(given, JOB)], JOB)
 
 
 _WARMUP: Final = "schedule.warmup_steps"

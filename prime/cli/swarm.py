@@ -1,0 +1,203 @@
+"""`prime train submit`, `status`, `watch`, `stop`, `logs`: a run between nodes, founded, looked at and ended.
+
+Each asks the node on this machine through its control socket; `--node` says which one.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from prime.cli.node import socket_of
+from prime.cli.options import AsJson, ConfigFile
+from prime.cli.output import emit, say
+
+if TYPE_CHECKING:
+    from prime.observe.messages import NodeStatus
+    from prime.trainer.runs.messages import RunNotice, RunsKnown
+
+Node = Annotated[
+    str | None, typer.Option("--node", metavar="NAME", help="The node on this machine to ask, by its name.")
+]
+RunName = Annotated[
+    str, typer.Argument(metavar="[RUN]", help="A run, by its name; without one, the run that the node takes part in.")
+]
+
+BUILD_S: Final = 240.0
+"""How long `submit` waits for the node to build the model: torch is imported, the data read."""
+POLL_S: Final = 0.25
+ASK_S: Final = 10.0
+
+
+def submit(
+    job: Annotated[
+        str | None, typer.Argument(metavar="JOB", help="A job.toml, or the name of a preset (`prime train presets`).")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option("--preset", metavar="NAME", help="Train a preset; as NAME for JOB.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="RUN", help="Names the run.")] = None,
+    nodes_min: Annotated[int | None, typer.Option("--nodes-min", help="Start once this many nodes take part.")] = None,
+    rounds: Annotated[int | None, typer.Option("--rounds", help="Rounds until the run is done.")] = None,
+    inner_steps: Annotated[
+        int | None, typer.Option("--inner-steps", metavar="H", help="Steps that each node makes between two rounds.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the job, such as swarm.context; repeatable."),
+    ] = None,
+    config: ConfigFile = None,
+    node: Node = None,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Wait until the node has built the model, or says why it cannot.")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Found a run on the node of this machine; the nodes linked with it, and those linked with them, take part.
+
+    No code is sent: the model and the data are presets, or names that each node can import and accepts (runs.accept_functions).
+    """
+    import trio
+
+    from prime.cli.train import pairs
+    from prime.trainer.runs.submission import settings_of, unmeant
+
+    flags: dict[str, object] = {
+        "name": name,
+        "swarm.nodes_min": nodes_min,
+        "swarm.rounds": rounds,
+        "swarm.inner_steps": inner_steps,
+        **dict(pairs(settings)),
+    }
+    loaded = _loaded(job, preset, {key: value for key, value in flags.items() if value is not None})
+    wanted = settings_of(loaded)
+    for text in unmeant(loaded):
+        say(f"{text} means nothing to a swarm, and is left out")
+    run = loaded.config.name
+    notice, own = trio.run(
+        functools.partial(_submit, socket_of(config, node), run, wanted, wait_s=BUILD_S if wait else 0)
+    )
+    emit(
+        {"event": "run.submitted", "run": notice.run, "founder": notice.founder, "folder": own},
+        "\n".join(_submitted(notice)),
+        as_json=as_json,
+    )
+
+
+def _loaded(job: str | None, preset: str | None, flags: dict[str, object]) -> Any:
+    from prime.errors import UsageError
+    from prime.trainer.job import loaded_job
+    from prime.trainer.presets.jobs import PRESETS, loaded_preset
+
+    if (job is None) == (preset is None):
+        hint = "prime train submit job.toml, or prime train submit charlm; `prime train init` writes a job.toml"
+        raise UsageError("name one job: a file or a preset", hint=hint)
+    if job is not None and job not in PRESETS and (Path(job).exists() or Path(job).suffix or Path(job).name != job):
+        return loaded_job(job, flags)
+    return loaded_preset(job or preset or "", flags)
+
+
+async def _submit(socket: Path, name: str, settings: Any, *, wait_s: float) -> tuple[RunNotice, str]:
+    import trio
+
+    from prime.node.client import open_runs
+    from prime.trainer.runs.messages import ListRuns, SubmitRun
+
+    async with open_runs(socket) as (_, runs):
+        notice = await runs.ask(SubmitRun(name, settings), timeout=ASK_S)
+        with trio.move_on_after(wait_s):
+            while True:
+                known = await runs.ask(ListRuns(), timeout=ASK_S)
+                found = next((one for one in known.runs if one.run == notice.run), notice)
+                if _built(found):
+                    return found, known.folder
+                await trio.sleep(POLL_S)
+        known = await runs.ask(ListRuns(), timeout=ASK_S)
+        return notice, known.folder
+
+
+def _built(notice: RunNotice) -> bool:
+    """Tell whether the founder has built the model. Raises `RefusedError` with its reason if it cannot."""
+    from prime.errors import RefusedError
+
+    founder = next((member for member in notice.members if member.peer == notice.founder), None)
+    if founder is None or founder.standing == "joining":
+        return False
+    if founder.standing == "cannot":
+        raise RefusedError(
+            f"the node cannot take part in its own run {notice.run}: {founder.why}",
+            hint="mend that, and submit it again",
+        )
+    return True
+
+
+def _submitted(notice: RunNotice) -> list[str]:
+    settings, there = notice.settings, sum(member.standing in ("joining", "member") for member in notice.members)
+    missing = settings.nodes_min - there
+    wait = f"waits for {missing} more node{'s' if missing > 1 else ''}" if missing > 0 else "starts now"
+    return [
+        f"run {notice.run} is founded, and {wait}",
+        f"  {settings.rounds} rounds of {settings.inner_steps} steps, from {settings.nodes_min} nodes on",
+        f"  watch it with: prime train watch {notice.run.partition('@')[0]}",
+    ]
+
+
+def status(run: RunName = "", config: ConfigFile = None, node: Node = None, as_json: AsJson = False) -> None:
+    """Show the runs that the node of this machine knows, and how the one that it takes part in goes."""
+    import trio
+
+    from prime.cli.swarm_view import as_plain, lines
+
+    found, known = trio.run(ask_runs, socket_of(config, node))
+    if run:
+        known = _only(known, run)
+    emit(as_plain(found, known), "\n".join(lines(found, known)), as_json=as_json)
+
+
+def _only(known: RunsKnown, name: str) -> RunsKnown:
+    import attrs
+
+    from prime.trainer.runs.board import found_run
+
+    run = found_run(known, name)
+    one = tuple(notice for notice in known.runs if notice.run == run)
+    return attrs.evolve(known, runs=one)  # type: ignore[misc]  # a @record is an attrs class
+
+
+async def ask_runs(socket: Path) -> tuple[NodeStatus, RunsKnown]:
+    """Ask the node behind a control socket for its status, without the history, and for its runs."""
+    from prime.node.client import open_runs
+    from prime.observe.messages import GetStatus
+    from prime.trainer.runs.messages import ListRuns
+
+    async with open_runs(socket) as (status_, runs):
+        found = await status_.ask(GetStatus(rounds_after=ROUND_LAST), timeout=ASK_S)
+        return found, await runs.ask(ListRuns(), timeout=ASK_S)
+
+
+ROUND_LAST: Final = 2**53
+"""Later than any round: the history stays away."""
+
+
+def leave(run: RunName = "", config: ConfigFile = None, node: Node = None, as_json: AsJson = False) -> None:
+    """Let the node of this machine leave a run, once its round in hand is over; the run goes on without it."""
+    import trio
+
+    async def ask(socket: Path) -> str:
+        from prime.node.client import open_runs
+        from prime.trainer.runs.messages import LeaveRun
+
+        async with open_runs(socket) as (_, runs):
+            return await runs.ask(LeaveRun(run), timeout=ASK_S)
+
+    left = trio.run(ask, socket_of(config, node))
+    emit({"event": "run.leaving", "run": left}, f"the node leaves {left}", as_json=as_json)
+
+
+def enlist(app: typer.Typer) -> None:
+    """Add the commands of this file to `prime train`."""
+    app.command()(submit)
+    app.command()(status)

@@ -1,0 +1,347 @@
+"""A node takes part in runs, one at a time: those that others tell of, and those submitted here.
+
+`RunHost` carries out what the board decides, and keeps the training itself, which outlives a failing actor. A run that
+this node was in goes on when the node is started again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import attrs
+import trio
+
+from prime.actor import System
+from prime.config import Config, Places
+from prime.errors import (
+    ConfigError,
+    LocalProtocolError,
+    NotFoundError,
+    PrimeError,
+    RefusedError,
+    UnreachableError,
+    WorldError,
+)
+from prime.node.runs import RunsActor
+from prime.node.training import Training, open_trainer, timing_of, training_config
+from prime.process.network import Routes
+from prime.trainer.metadata import TrainingConfig
+from prime.trainer.runs import board as runs
+from prime.trainer.runs.acceptance import Acceptance
+from prime.trainer.runs.messages import RUNS_PATH, RunMember, RunNotice, RunsKnown, ShareRun, Standing
+from prime.transport.links import Links
+
+BEAT_S: Final = 2.0
+"""How often a node says again where it stands."""
+LOOK_S: Final = 0.2
+SEND_S: Final = 5.0
+LINGER_S: Final = 30.0
+"""How long a node that has come to a run's end stays, to serve those that have not."""
+RECORD: Final = "run.json"
+RUNS: Final = "runs"
+
+
+@attrs.frozen
+class RunComplaint:
+    """What an operator should read about runs."""
+
+    text: str
+
+
+class RunHost:
+    """What a node does about runs. `say` tells a person at its terminal; `stop` is set when the node shall end."""
+
+    def __init__(
+        self, system: System, config: Config, found: Places, say: Callable[[str], None], stop: trio.Event
+    ) -> None:
+        self._system = system
+        self._config = config
+        self._folder = found.state
+        self._say = say
+        self._stop = stop
+        accepted = Acceptance(config.runs.accept, config.runs.accept_functions)
+        self._board = runs.Board(system.peer, config.node.name, accepted, _stamp_ms())
+        self._outbox: dict[str, dict[str, RunNotice]] = {}
+        self._nursery: trio.Nursery | None = None
+        self._next: RunNotice | None = None
+        self._news = trio.Event()
+        self._leave = trio.Event()
+        self.training: Training | None = None
+        """This node's part in the run that it takes part in now."""
+
+    @property
+    def taking(self) -> str:
+        """The full name of the run that this node takes part in, or an empty text."""
+        return self._board.taking
+
+    # ------------------------------------------------------------------------------------------------- what is asked
+
+    def known(self) -> RunsKnown:
+        """Return the runs that this node knows."""
+        known = self._board.known(trio.current_time())
+        folder = str((self._folder / RUNS).absolute())
+        return attrs.evolve(known, folder=folder)  # type: ignore[misc]  # a @record is an attrs class
+
+    def submit(self, name: str, settings: TrainingConfig) -> RunNotice:
+        """Found a run. Raises `RefusedError`."""
+        if self._nursery is None or self._stop.is_set():
+            raise RefusedError("this node does not take part in runs now", hint="ask again, or submit to another node")
+        notice = self._board.submit(name, settings, secrets.token_hex(8), trio.current_time())
+        if fault := runs.notice_fault(notice):
+            raise RefusedError(f"a run called {name!r} cannot be: {fault}", hint="letters, digits, - and _; 64 at most")
+        self._go(notice)
+        return notice
+
+    def leave(self, name: str) -> str:
+        """Leave a run, this node alone, once its round in hand is over. Raises `NotFoundError`, `UsageError`."""
+        run = self._board.find(name)
+        if run != self._board.taking:
+            raise NotFoundError(f"this node does not take part in {run}", hint="`prime train status` says who does")
+        self._leave.set()
+        return run
+
+    def hear(self, sender: str, notice: RunNotice) -> None:
+        """Take what another node tells."""
+        self._step(runs.Heard(sender, notice))
+
+    def linked(self, peer: str) -> None:
+        """Tell a peer that is new what is known here."""
+        self._step(runs.Linked(peer))
+
+    # ------------------------------------------------------------------------------------------------- what is done
+
+    async def serve(self, *, own: bool, contacts: Sequence[str]) -> None:
+        """Take part in runs until the node shall stop: first in that of the configuration, if it has one (`own`).
+
+        What keeps the node from its own run is raised, as `open_trainer` says; what keeps it from another's is told to
+        the others.
+        """
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._beat)
+            if own:
+                await self._take_own(contacts)
+            else:
+                self._resume()
+            while not self._stop.is_set():
+                await self._take_next()
+            nursery.cancel_scope.cancel()
+
+    async def _take_own(self, contacts: Sequence[str]) -> None:
+        settings, run = training_config(self._config), self._config.train.run
+        notice = RunNotice(run, self._system.peer if not contacts else "", "", settings, ())
+        self._board.enter(notice, trio.current_time())
+        await self._train(notice, contacts, self._folder, stay=True)
+        self._step(runs.Freed())
+
+    async def _take_next(self) -> None:
+        while self._next is None and not self._stop.is_set():
+            self._news = trio.Event()
+            await _either(self._news, self._stop)
+        notice, self._next = self._next, None
+        if notice is None:
+            return
+        try:
+            contacts = self._contacts(notice)
+            self._say(f"takes part in the run {notice.run}")
+            await self._keep_record(notice, over=False)
+            await self._train(notice, contacts, self._run_folder(notice.run), stay=False)
+        except PrimeError as error:
+            again = isinstance(error, UnreachableError)
+            self._say(f"cannot take part in {notice.run}: {error}")
+            self._stand(notice.run, "cannot", _first_line(error), again=again)
+        if not self._stop.is_set():
+            await self._keep_record(notice, over=True)
+        self._step(runs.Freed())
+
+    async def _train(self, notice: RunNotice, contacts: Sequence[str], folder: Path, *, stay: bool) -> None:
+        """Train until the run is over, this node leaves it or shall stop; with `stay` its end ends nothing."""
+        self._leave = trio.Event()
+        rounds = attrs.evolve(self._config.train, round_deadline_s=notice.settings.round_deadline_s)
+        try:
+            async with open_trainer(
+                self._system,
+                notice.settings,
+                run=notice.run,
+                contacts=contacts,
+                folder=folder,
+                timing=timing_of(attrs.evolve(self._config, train=rounds)),
+            ) as self.training:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._follow, notice.run, self.training, stay)
+                    await _either(self._leave, self._stop)
+                    nursery.cancel_scope.cancel()
+                if self._leave.is_set() and self.training.progress.phase == "done":
+                    return
+                await self.training.leave(notice.settings.round_deadline_s)
+                self._stand(notice.run, "left", "", round_=self.training.round)
+        finally:
+            self.training = None
+
+    async def _follow(self, run: str, training: Training, stay: bool) -> None:  # noqa: FBT001 - passed on by the nursery
+        """Say where this node stands, and let go of a run that is over once nobody needs this node any more."""
+        while training.progress.phase != "done":
+            standing, why = _standing(training)
+            self._stand(run, standing, why, round_=training.round)
+            with trio.move_on_after(LOOK_S):
+                await training.done()
+        self._stand(run, "done", "", round_=training.round)
+        if stay:
+            return
+        with trio.move_on_after(LINGER_S):
+            while self._needed(run):  # noqa: ASYNC110 - many may end it, and for seconds at most
+                await trio.sleep(LOOK_S)
+        self._leave.set()
+
+    def _needed(self, run: str) -> bool:
+        """Tell whether a member has not come to the run's end yet."""
+        members = next((known.members for known in self.known().runs if known.run == run), ())
+        others = [member for member in members if member.peer != self._system.peer and member.age_s < runs.STALE_S]
+        return any(member.standing in runs.ACTIVE for member in others)
+
+    def _contacts(self, notice: RunNotice) -> tuple[str, ...]:
+        """Return who may let this node in: nobody where it founds the run."""
+        if notice.founder == self._system.peer:
+            return ()
+        others = [member for member in notice.members if member.peer != self._system.peer]
+        active = [member for member in others if member.standing in runs.ACTIVE] or others
+        linked = set(_links(self._system))
+        near = [member.peer for member in active if member.peer in linked]
+        return (*near, *(address for member in active if member.peer not in linked for address in member.addresses))
+
+    # ----------------------------------------------------------------------------------------------------- the board
+
+    def _step(self, event: runs.Event) -> None:
+        for command in self._board.step(event, trio.current_time()):
+            match command:
+                case runs.Share(notice, to, besides):
+                    self._share(notice, (to,) if to else [p for p in _links(self._system) if p not in besides])
+                case runs.Take(notice):
+                    self._go(notice)
+                case runs.Complain(text):
+                    self._system.emit(RunComplaint(text))
+
+    def _stand(self, run: str, standing: Standing, why: str, *, round_: int = 0, again: bool = False) -> None:
+        self._step(runs.Stood(run, standing, why, round_, again))
+
+    def _go(self, notice: RunNotice) -> None:
+        self._next = notice
+        self._news.set()
+
+    async def _beat(self) -> None:
+        while True:
+            self._step(runs.Beat(_stamp_ms(), self._system.addresses))
+            await trio.sleep(BEAT_S)
+
+    def _share(self, notice: RunNotice, peers: Iterable[str]) -> None:
+        """Queue a notice for peers, the latest of each run; one task sends to one peer, so that none keeps others waiting."""
+        if self._nursery is None:
+            return
+        for peer in peers:
+            waiting = self._outbox.setdefault(peer, {})
+            idle = not waiting
+            waiting[notice.run] = notice
+            if idle:
+                self._nursery.start_soon(self._send, peer)
+
+    async def _send(self, peer: str) -> None:
+        waiting = self._outbox[peer]
+        ref = self._system.ref(peer, RUNS_PATH, RunsActor)
+        while waiting:
+            notice = waiting[next(iter(waiting))]
+            with trio.move_on_after(SEND_S), contextlib.suppress(WorldError, LocalProtocolError):
+                await ref.tell(ShareRun(notice))
+            if waiting.get(notice.run) is notice:
+                del waiting[notice.run]
+        del self._outbox[peer]
+
+    # -------------------------------------------------------------------------------------------------- what is kept
+
+    def _run_folder(self, run: str) -> Path:
+        return self._folder / RUNS / run
+
+    async def _keep_record(self, notice: RunNotice, *, over: bool) -> None:
+        """Note on the disk that this node is in a run, so that it goes on in it when it is started again."""
+        folder = self._run_folder(notice.run)
+        contacts = [attrs.asdict(member) for member in notice.members]  # type: ignore[arg-type]  # a @record
+        found = {"run": notice.run, "founder": notice.founder, "nonce": notice.nonce, "over": over}
+        settings = attrs.asdict(notice.settings)  # type: ignore[arg-type]  # as above
+        text = json.dumps({**found, "settings": settings, "members": contacts}, indent=2)
+        await trio.to_thread.run_sync(_write, folder, text)
+
+    def _resume(self) -> None:
+        """Go on in the run that this node was in when it was last stopped, if it was in one."""
+        for file in sorted((self._folder / RUNS).glob(f"*/{RECORD}"), key=lambda file: -file.stat().st_mtime):
+            notice = _read(file)
+            if notice is not None:
+                known = self._board.enter(notice, trio.current_time())
+                self._go(attrs.evolve(known, members=notice.members))  # type: ignore[misc]  # a @record
+                return
+
+
+def _standing(training: Training) -> tuple[Standing, str]:
+    match training.progress.phase:
+        case "starting":
+            return "joining", "builds the model and reads the data"
+        case "joining":
+            return "member", "waits for more nodes, or to be let in"
+        case "fetching":
+            return "member", "fetches the present state"
+        case _:
+            return "member", training.progress.stalled
+
+
+def _links(system: System) -> tuple[str, ...]:
+    network = system.network.outer if isinstance(system.network, Routes) else system.network
+    return network.peers if isinstance(network, Links) else ()
+
+
+def _stamp_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _first_line(error: PrimeError) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+async def _either(first: trio.Event, second: trio.Event) -> None:
+    async with trio.open_nursery() as nursery:
+        for event in (first, second):
+            nursery.start_soon(_cancel_on, event, nursery.cancel_scope)
+
+
+async def _cancel_on(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+def _write(folder: Path, text: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        new = folder / f"{RECORD}.new"
+        new.write_text(text + "\n", encoding="utf-8")
+        new.replace(folder / RECORD)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: cannot be written ({error.strerror})",
+            hint="node.state_dir names a folder that you may write to",
+        ) from error
+
+
+def _read(file: Path) -> RunNotice | None:
+    """Return the run of a record, unless it is over, or the record is none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if found["over"]:
+            return None
+        members = tuple(RunMember(**{**member, "addresses": tuple(member["addresses"])}) for member in found["members"])
+        settings = TrainingConfig(**found["settings"])
+        return RunNotice(found["run"], found["founder"], found["nonce"], settings, members)
+    except (OSError, ValueError, LookupError, TypeError, PrimeError):
+        return None

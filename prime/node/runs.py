@@ -1,0 +1,65 @@
+"""The actor `/node/runs`: hears other nodes tell of runs, and takes this node's own user's orders about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from prime.actor import Actor, on
+from prime.errors import RefusedError
+from prime.trainer.runs.messages import LeaveRun, ListRuns, RunNotice, RunsKnown, ShareRun, SubmitRun
+from prime.transport.facts import LinkUp
+
+if TYPE_CHECKING:
+    from prime.node.hosting import RunHost
+
+
+class RunsActor(Actor[ShareRun | SubmitRun | ListRuns | LeaveRun]):
+    """At `/node/runs`: hears other nodes tell of runs, and answers this node's own user."""
+
+    def __init__(self, host: RunHost) -> None:
+        self._host = host
+        self._unsubscribe: Callable[[], None] = lambda: None
+
+    async def started(self) -> None:
+        """Learn of links as they come."""
+        self._unsubscribe = self.ctx.system.subscribe(self._observe)
+
+    async def stopping(self) -> None:
+        """Learn no more."""
+        self._unsubscribe()
+
+    @on(ShareRun)
+    def share_run(self, m: ShareRun) -> None:
+        """Take what another node tells."""
+        if self.ctx.sender is not None:
+            self._host.hear(self.ctx.sender, m.notice)
+
+    @on(SubmitRun)
+    def submit_run(self, m: SubmitRun) -> RunNotice:
+        """Found a run here."""
+        self._check_sender()
+        return self._host.submit(m.name, m.settings)
+
+    @on(ListRuns)
+    def list_runs(self, _: ListRuns) -> RunsKnown:
+        """Answer with the runs known."""
+        self._check_sender()
+        return self._host.known()
+
+    @on(LeaveRun)
+    def leave_run(self, m: LeaveRun) -> str:
+        """Leave a run, this node alone."""
+        self._check_sender()
+        return self._host.leave(m.run)
+
+    def _observe(self, fact: Any) -> None:
+        if isinstance(fact, LinkUp):
+            self._host.linked(fact.peer)
+
+    def _check_sender(self) -> None:
+        if self.ctx.sender not in (None, self.ctx.system.peer):
+            raise RefusedError(
+                "a node takes such orders only on its own machine",
+                hint="run the command there, as the user that runs the node",
+            )

@@ -1,0 +1,56 @@
+"""A job as the settings of a swarm's run. Pure.
+
+A swarm's run is a `TrainingConfig`: what of a job decides what is computed there, and the job's [swarm] table. What a
+job says of ranks, checkpoints and trackers is of one machine's training, and has no meaning between nodes.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import attrs
+
+from prime.config.layers import Loaded
+from prime.trainer.job import Job
+from prime.trainer.metadata import TrainingConfig
+
+MEANT: Final = {
+    "model": "model",
+    "data": "data",
+    "batch_size": "batch_size",
+    "seed": "seed",
+    "optimiser.learning_rate": "learning_rate",
+    "optimiser.weight_decay": "weight_decay",
+    "gradients.clip_norm": "clip_norm",
+    "schedule.warmup_steps": "warmup_steps",
+    "parallel.threads": "threads",
+}
+"""Keys of a job outside of [swarm] that a swarm's run takes as they are, and what they are called there."""
+_TAKEN: Final = frozenset((*MEANT, "name", "steps", "model_options", "data_options"))
+ROUNDS: Final = "swarm.rounds"
+
+
+def settings_of(loaded: Loaded[Job]) -> TrainingConfig:
+    """Return what a run of this job is in a swarm.
+
+    It has as many rounds as the job has steps for, unless `swarm.rounds` says how many. Raises `ConfigError`.
+    """
+    job = loaded.config
+    known = {field.name for field in attrs.fields(TrainingConfig)}  # type: ignore[arg-type]  # a @record is an attrs class
+    swarm = {name: value for name, value in attrs.asdict(job.swarm).items() if name in known}
+    taken: dict[str, Any] = {ours: loaded.value(theirs) for theirs, ours in MEANT.items()}
+    if loaded.origins[ROUNDS].kind == "default":
+        swarm["rounds"] = -(-job.steps // job.swarm.inner_steps)
+    options = {"model": dict(job.model_options), "data": dict(job.data_options)}
+    text = json.dumps(options, sort_keys=True) if any(options.values()) else ""
+    return TrainingConfig(**swarm, **taken, options=text)
+
+
+def unmeant(loaded: Loaded[Job]) -> tuple[str, ...]:
+    """Return the keys that somebody has set and that mean nothing in a swarm, each with the place that set it."""
+    return tuple(
+        f"{origin}: {name}"
+        for name, origin in loaded.origins.items()
+        if origin.kind != "default" and name not in _TAKEN and not name.startswith("swarm.")
+    )
