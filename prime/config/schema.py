@@ -192,6 +192,19 @@ class TrainConfig:
         -1, "Steps that training goes on for while a round is under way (tau); -1: until the next round is due.",
         unit="steps", low=-1, high=1_000_000,
     )  # fmt: skip
+    aggregation: str = key(
+        "mean",
+        "The rule by which a round makes one vector of its contributions.",
+        choices=("mean", "median", "trimmed-mean", "krum", "multi-krum", "centred-clipping"),
+    )
+    byzantine_max: int = key(
+        0, "Members of a round that may be liars (f): krum and multi-krum need 2f + 3 contributions, the others 2f + 1.",
+        low=0, high=1_000,
+    )  # fmt: skip
+    norm_gate: float = key(
+        0.0, "Contributions are refused whose norm per token is above this multiple of the median; 0: none is.",
+        low=0, high=1e6,
+    )  # fmt: skip
     round_deadline_s: float = key(60.0, "The longest that one round's exchange may take.", unit="s", low=1, high=86_400)
     seed: int = key(0, "Decides the first parameters and the order of the data.", low=0, high=2**63 - 1)
     data: str = key("", "A text file, or a folder of them; empty: the sources of Python's standard library.")

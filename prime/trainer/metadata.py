@@ -34,6 +34,9 @@ class TrainingConfig:
     `round_deadline_s` in seconds. With `fragments` above 1 the rounds carry a part of the parameters each, in turn.
     `overlap_steps` is tau, how far training goes on while a round is under way; -1: as far as to the next round.
     `options` holds the tables `model` and `data` of further options, as JSON; empty for none.
+    `aggregation` is the rule by which a round makes one vector of its contributions, `byzantine_max` is f, how many of
+    its members may be liars, and `norm_gate` the multiple of the median norm per token from which a contribution is
+    refused; 0: none is (`prime.trainer.robust`).
     The run ends with the first round from `rounds` on to which `contributors_final_min` members contributed.
 
     Raises `ConfigError` for values that cannot be.
@@ -58,6 +61,9 @@ class TrainingConfig:
     outer_epsilon: float = 1e-6
     fragments: int = 1
     overlap_steps: int = -1
+    aggregation: str = "mean"
+    byzantine_max: int = 0
+    norm_gate: float = 0.0
     round_deadline_s: float = 60.0
     seed: int = 0
     threads: int = 1
@@ -85,10 +91,15 @@ class TrainingConfig:
         _require(known, "outer_optimiser", repr(self.outer_optimiser), f"one of {', '.join(OUTER_OPTIMISERS)}")
         _require(self.fragments <= self.inner_steps, "fragments", self.fragments, "at most inner_steps")
         _require(self.overlap_steps >= -1, "overlap_steps", self.overlap_steps, "-1 or more")
+        known = self.aggregation in AGGREGATIONS
+        _require(known, "aggregation", repr(self.aggregation), f"one of {', '.join(AGGREGATIONS)}")
+        _require(
+            self.norm_gate == 0 or 1 <= self.norm_gate < float("inf"), "norm_gate", self.norm_gate, "0, or 1 or more"
+        )
         _require(self.round_deadline_s > 0, "round_deadline_s", self.round_deadline_s, "above 0")
         for name in ("learning_rate", "weight_decay", "clip_norm", "outer_learning_rate"):
             _require(0 <= getattr(self, name) < float("inf"), name, getattr(self, name), "0 or more, and finite")
-        for name in ("warmup_steps", "contributors_final_min", "seed"):
+        for name in ("warmup_steps", "contributors_final_min", "byzantine_max", "seed"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _require(
             len(self.options) <= OPTIONS_MAX, "options", f"{len(self.options)} characters", f"{OPTIONS_MAX} at most"

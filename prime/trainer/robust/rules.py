@@ -18,7 +18,7 @@ from typing import Final
 import attrs
 
 from prime.errors import ConfigError
-from prime.trainer.metadata import AGGREGATIONS
+from prime.trainer.metadata import AGGREGATIONS, TrainingConfig
 from prime.trainer.robust.gates import capped, gated, median
 
 Gram = Sequence[Sequence[float]]
@@ -64,27 +64,37 @@ class Rule:
 
     @property
     def candidates_min(self) -> int:
-        """Return the fewest candidates with which it holds against f liars; with fewer, the round is to be aborted.
+        """Return how many contributions it takes to bear f wrong ones, with certainty.
 
         Krum and multi-Krum: 2f + 3 (Blanchard et al. 2017, proposition 4.2). The others: 2f + 1, a majority that does
         not lie (Yin et al. 2018, theorems 1 and 4, for a fraction of liars below one half).
         """
         return candidates_min(self.name, self.byzantine_max)
 
-    def fault(self, candidates: int) -> str:
-        """Say why it cannot be carried out with so many candidates; empty: it can."""
-        if candidates >= self.candidates_min:
-            return ""
-        return (
-            f"{self.name} with byzantine_max {self.byzantine_max} needs {self.candidates_min} contributions, "
-            f"{candidates} are here"
-        )
+    def candidates_needed(self, members: int) -> int:
+        """Return how many of the members that were asked have to contribute.
+
+        Whoever is missing, or sends what no codec writes, counts among the f: else f liars could stop every round by
+        saying nothing. So f bounds the members of a round that lie and those that are missing, together.
+        """
+        return max(min(self.candidates_min, members - self.byzantine_max), 1)
+
+    def fault(self, candidates: int, members: int) -> str:
+        """Say why it cannot be carried out with so many candidates of so many members asked; empty: it can."""
+        rule = f"{self.name} with byzantine_max {self.byzantine_max}"
+        if members < self.candidates_min:
+            return f"{rule} needs {self.candidates_min} members to contribute, {members} are asked"
+        if candidates < self.candidates_needed(members):
+            return (
+                f"{rule} needs {self.candidates_needed(members)} contributions of {members} members, {candidates} came"
+            )
+        return ""
 
     def trim(self, inputs: int) -> int:
         """Return how many of the values of a coordinate are left out at each end, of so many.
 
-        Of the median: all but the one or two in the middle. After a gate the inputs are fewer than the candidates were,
-        and so, by at least half as many, are the liars among them: no more than a middle is ever asked for.
+        Of the median: all but the one or two in the middle. Where members are missing, or failed the gate, the inputs
+        are fewer, and so are the liars that are left among them: no more than a middle is ever asked for.
         """
         middle = max(inputs - 1, 0) // 2
         return {"median": middle, "trimmed-mean": min(self.byzantine_max, middle)}.get(self.name, 0)
@@ -101,6 +111,22 @@ class Verdict:
     coefficient: float
     score: float
     reason: str = ""
+
+
+def rule_of(config: TrainingConfig) -> Rule:
+    """Return the rule of a run. Raises `ConfigError` where its rounds could begin with too few members for it."""
+    rule = Rule(config.aggregation, config.byzantine_max, config.norm_gate)
+    if rule.name == "mean" and rule.byzantine_max:
+        raise ConfigError(
+            f"train.byzantine_max is {rule.byzantine_max}, but a mean follows a single liar anywhere",
+            hint="set train.aggregation to median, trimmed-mean, krum, multi-krum or centred-clipping",
+        )
+    if fault := rule.fault(config.nodes_min, config.nodes_min):
+        raise ConfigError(
+            f"train.nodes_min is {config.nodes_min}, and {fault.partition(',')[0]}: rounds of fewer decide nothing",
+            hint=f"set train.nodes_min to {rule.candidates_min} or more, or lower train.byzantine_max",
+        )
+    return rule
 
 
 def candidates_min(name: str, byzantine_max: int) -> int:

@@ -108,12 +108,13 @@ def _try_seal(desk: Desk, seat: Seat, lead: Lead) -> None:
     _refuse_stale(desk, seat, offers, base)
     over = desk.now >= _seal_deadline(desk, seat, lead)
     needed = desk.timing.quorum * seat.view.weight(chosen)
-    enough = seat.view.weight([s.peer for s in shares]) >= needed and len(shares) >= desk.terms.rule.candidates_min
+    fault = desk.terms.rule.fault(len(shares), len(chosen))
+    enough = seat.view.weight([s.peer for s in shares]) >= needed and not fault
     if shares and enough and (over or not _awaited(desk, seat, chosen - set(offers))):
         final = not desk.terms.rule.measured
         _seal(desk, seat, lead, msg.Seal(*desk.head(seat), lead.ballot, lead.owners, base, shares, final))
     elif over:
-        _give_up_sealing(desk, seat, lead, needed, len(shares))
+        _give_up_sealing(desk, seat, lead, needed, fault if shares else "")
 
 
 def _awaited(desk: Desk, seat: Seat, late: Collection[str]) -> bool:
@@ -121,17 +122,16 @@ def _awaited(desk: Desk, seat: Seat, late: Collection[str]) -> bool:
     return any(expects(seat, peer) for peer in set(late) - liveness.suspected(desk, seat))
 
 
-def _give_up_sealing(desk: Desk, seat: Seat, lead: Lead, needed: float, candidates: int) -> None:
-    """Abort; or, if it is an owner that keeps contributions from being whole, go on without it."""
+def _give_up_sealing(desk: Desk, seat: Seat, lead: Lead, needed: float, fault: str) -> None:
+    """Abort, for the rule's `fault` if it has one; or, if it is an owner that keeps contributions from being whole, go on without it."""
     blocking = leader.blocking(seat.standings, lead.owners, seat.view, needed)
     if blocking - seat.blocking:
         seat.blocking |= blocking
         seat.slow |= blocking
         if _move_parts(desk, seat, lead):
             return
-    rule = desk.terms.rule
-    if candidates and rule.fault(candidates):
-        desk.do(cmd.Warn(f"round {desk.round} is aborted: {rule.fault(candidates)}"))
+    if fault:
+        desk.do(cmd.Warn(f"round {desk.round} is aborted: {fault}"))
     _propose(desk, seat, lead, _abort_value(desk, seat), ())
 
 

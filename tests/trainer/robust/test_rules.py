@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prime.errors import ConfigError
-from prime.trainer.metadata import AGGREGATIONS
-from prime.trainer.robust.rules import SCORE_MAX, Rule, Verdict, byzantine_admitted, coefficients
+from prime.trainer.metadata import AGGREGATIONS, TrainingConfig
+from prime.trainer.robust.rules import SCORE_MAX, Rule, Verdict, byzantine_admitted, coefficients, rule_of
 
 BY_CONTRIBUTION = ("krum", "multi-krum", "centred-clipping")
 
@@ -86,9 +86,38 @@ def test_what_lies_in_the_same_place_counts_alike_and_nothing_divides_by_zero(na
 )
 def test_of_nine_candidates_each_rule_admits_so_many_liars(name: str, admitted: int) -> None:
     assert byzantine_admitted(name, 9) == admitted
-    assert Rule(name, admitted).fault(9) == ""
+    assert Rule(name, admitted).fault(9, 9) == ""
     if name != "mean":
-        assert f"{name} with byzantine_max {admitted + 1} needs" in Rule(name, admitted + 1).fault(9)
+        assert f"{name} with byzantine_max {admitted + 1} needs" in Rule(name, admitted + 1).fault(9, 9)
+
+
+def test_who_is_missing_counts_among_the_liars_so_silence_stops_no_round() -> None:
+    krum = Rule("krum", 3)
+    assert krum.fault(6, 9) == ""
+    assert krum.fault(5, 9) == "krum with byzantine_max 3 needs 6 contributions of 9 members, 5 came"
+    assert krum.fault(8, 8) == "krum with byzantine_max 3 needs 9 members to contribute, 8 are asked"
+    assert krum.fault(9, 20) == ""  # nine of any number bear three liars, whoever is missing
+    assert Rule().fault(1, 9) == ""
+
+
+@pytest.mark.parametrize("name", [n for n in AGGREGATIONS if n != "mean"])
+@pytest.mark.parametrize("missing", range(4))
+def test_with_some_missing_it_bears_the_liars_that_are_left(name: str, missing: int) -> None:
+    n = 11
+    f = byzantine_admitted(name, n)
+    missing = min(missing, f)
+    rng = np.random.default_rng(missing)
+    honest = rng.normal(size=(n - f, 64)) + 0.5
+    x = np.concatenate([np.tile(-50 * honest.mean(axis=0), (f - missing, 1)), honest])
+    rule = Rule(name, f)
+    assert rule.fault(len(x), n) == ""
+    if rule.by_coordinate:
+        trim = rule.trim(len(x))
+        result = np.sort(x, axis=0)[trim : len(x) - trim].mean(axis=0)
+        assert (result >= honest.min(axis=0)).all() and (result <= honest.max(axis=0)).all()
+    else:
+        mean = honest.mean(axis=0)
+        assert np.linalg.norm(combined(rule, x) - mean) <= 2 * np.linalg.norm(honest - mean, axis=1).max()
 
 
 def test_the_gate_refuses_a_norm_per_token_above_its_multiple_of_the_median_in_words() -> None:
@@ -170,3 +199,17 @@ def test_only_the_plain_mean_needs_no_gram_matrix() -> None:
     assert [Rule(name).measured for name in AGGREGATIONS] == [False, True, True, True, True, True]
     assert Rule("mean", 0, 3.0).measured
     assert [Rule(name).by_coordinate for name in AGGREGATIONS] == [True, True, True, False, False, False]
+
+
+def test_the_rule_of_a_run_is_its_configurations() -> None:
+    config = TrainingConfig(aggregation="krum", byzantine_max=3, norm_gate=3.0, nodes_min=9)
+    assert rule_of(config) == Rule("krum", 3, 3.0)
+    assert rule_of(TrainingConfig()) == Rule()
+
+
+def test_a_run_that_could_begin_with_too_few_members_for_its_rule_is_refused() -> None:
+    with pytest.raises(ConfigError, match="nodes_min is 8, and krum with byzantine_max 3 needs 9 members") as caught:
+        rule_of(TrainingConfig(aggregation="krum", byzantine_max=3, nodes_min=8))
+    assert "nodes_min to 9" in str(caught.value.hint)
+    with pytest.raises(ConfigError, match="a mean follows a single liar"):
+        rule_of(TrainingConfig(byzantine_max=1))
