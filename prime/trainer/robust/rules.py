@@ -24,13 +24,9 @@ from prime.trainer.robust.gates import capped, gated, median
 Gram = Sequence[Sequence[float]]
 """The inner products of every two candidates' contributions, float64, in the order of the candidates."""
 
-CLIPPINGS_MAX: Final = 30
-"""Iterations of centred clipping: each costs n^2, and it has come to rest long before."""
 SCORE_MAX: Final = 1e6
 """The largest score: beyond it, how far off somebody is says nothing more."""
 
-_MOVED: Final = 1e-6
-"""Centred clipping ends where the centre moves less than this fraction of the radius."""
 _BY_COORDINATE: Final = ("mean", "median", "trimmed-mean")
 
 
@@ -205,37 +201,38 @@ def _closest(gram: Gram, f: int, chosen: int) -> list[float]:
 
 def _squared_distances(gram: Gram, i: int) -> list[float]:
     """Return the squared distance of i from each other candidate."""
-    return [max(gram[i][i] - 2 * gram[i][j] + gram[j][j], 0.0) for j in range(len(gram)) if j != i]
+    return [_squared_distance(gram, i, j) for j in range(len(gram)) if j != i]
+
+
+def _squared_distance(gram: Gram, i: int, j: int) -> float:
+    return max(gram[i][i] - 2 * gram[i][j] + gram[j][j], 0.0)
 
 
 def centred_clipping(gram: Gram, weights: Sequence[float], f: int) -> list[float]:  # noqa: ARG001 - as above
-    """Return the coefficients of the centre that is left in balance when nobody pulls at it with more than a radius.
+    """Return the coefficients of a centre that nobody has pulled by more than 1/n of a radius.
 
-    Source: Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization", ICML 2021, section 4::
+    Source: Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization", ICML 2021, section 4, one
+    iteration, as there::
 
         v <- v + 1/n sum_i (x_i - v) min(1, tau / |x_i - v|)
 
-    There v starts from the aggregate before; here, where only inner products are known, from the contribution whose
-    median distance from the others is the smallest. tau is the median distance from v, taken anew each time: with a
-    majority that does not lie it is never above an honest distance, and nobody has to guess it. v is a combination of the
-    contributions, v = sum_i c_i x_i, so distances follow from G and c alone.
+    There v starts from the aggregate before; here, where only inner products are known, from the mean of the n - f
+    contributions that are closest to the one whose median distance from the others is the smallest. tau is the median
+    distance from v: with a majority that does not lie it is no more than an honest distance, and nobody has to guess it.
+    Further iterations would let the liars pull on: f of n then come to rest at f / (n - 2f) radii. v is a combination of
+    the contributions, v = sum_i c_i x_i, so distances follow from G and c alone.
     """
     n = len(gram)
     start = min(range(n), key=lambda i: (_isolation(gram, i, range(n)), i))
-    centre = [float(i == start) for i in range(n)]
-    for _ in range(CLIPPINGS_MAX):
-        distances = _distances_from(gram, centre)
-        radius = median(distances)
-        if radius == 0.0:
-            break
-        pulls = [min(1.0, radius / d) / n if d else 1 / n for d in distances]
-        stay = 1 - math.fsum(pulls)
-        moved = [stay * c + pull for c, pull in zip(centre, pulls, strict=True)]
-        step = _length(gram, [a - b for a, b in zip(moved, centre, strict=True)])
-        centre = moved
-        if step <= _MOVED * radius:
-            break
-    return centre
+    near = sorted(range(n), key=lambda i: (i != start, _squared_distance(gram, start, i), i))[
+        : n - min(f, (n - 1) // 2)
+    ]
+    centre = [(i in near) / len(near) for i in range(n)]
+    distances = _distances_from(gram, centre)
+    radius = median(distances)
+    pulls = [min(1.0, radius / d) / n if d else 1 / n for d in distances]
+    stay = 1 - math.fsum(pulls)
+    return [stay * c + pull for c, pull in zip(centre, pulls, strict=True)]
 
 
 def _distances_from(gram: Gram, centre: Sequence[float]) -> list[float]:
@@ -243,10 +240,6 @@ def _distances_from(gram: Gram, centre: Sequence[float]) -> list[float]:
     inner = [_dot(row, centre) for row in gram]
     square = _dot(inner, centre)
     return [math.sqrt(max(gram[i][i] - 2 * inner[i] + square, 0.0)) for i in range(len(gram))]
-
-
-def _length(gram: Gram, combination: Sequence[float]) -> float:
-    return math.sqrt(max(_dot([_dot(row, combination) for row in gram], combination), 0.0))
 
 
 def _dot(a: Sequence[float], b: Sequence[float]) -> float:

@@ -41,12 +41,15 @@ def test_multi_krum_is_the_mean_of_the_n_minus_f_minus_2_best() -> None:
     assert np.allclose(combined(Rule("multi-krum", 3), x), x[best].mean(axis=0))
 
 
-def test_centred_clipping_rests_where_the_clipped_pulls_are_in_balance() -> None:
+def test_centred_clipping_is_one_step_from_the_middle_of_those_that_lie_close() -> None:
     x = np.random.default_rng(3).normal(size=(9, 40)) + 1
-    v = combined(Rule("centred-clipping", 4), x)
-    distances = np.linalg.norm(x - v, axis=1)
-    pulls = (x - v) * np.minimum(1, np.median(distances) / distances)[:, None]
-    assert np.linalg.norm(pulls.mean(axis=0)) < 1e-4 * np.median(distances)
+    x[:2] *= 50
+    distances = np.linalg.norm(x[:, None] - x[None], axis=2)
+    start = int(np.argmin([np.median(np.delete(row, i)) for i, row in enumerate(distances)]))
+    v = x[np.argsort(distances[start])[:5]].mean(axis=0)
+    off = np.linalg.norm(x - v, axis=1)
+    expected = v + ((x - v) * np.minimum(1, np.median(off) / off)[:, None]).mean(axis=0)
+    assert np.allclose(combined(Rule("centred-clipping", 4), x), expected)
 
 
 @pytest.mark.parametrize("name", BY_CONTRIBUTION)
