@@ -19,36 +19,59 @@ from prime.actor import Mailbox, Ref, Restart, Supervisor, System
 from prime.actor.contract import Journal
 from prime.actor.groups import one_error
 from prime.config import Config, TrainConfig, derive
-from prime.errors import ActorUsageError, ConfigError, DataError
+from prime.errors import ActorUsageError, ConfigError, DataError, WorldError
 from prime.node.contacts import DIAL_DEADLINE_S, dial_silent, find_contacts
 from prime.store.journal import FileJournal, MemoryJournal
 from prime.trainer.codec import Vector
 from prime.trainer.metadata import TrainingConfig
-from prime.trainer.round.records import is_untrained
+from prime.trainer.round.records import is_untrained, knows_decisions
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.validity import ADDRESS_CHARACTERS_MAX, ADDRESSES_MAX
 from prime.trainer.round.view import Member
 from prime.trainer.swarm.aggregator import AGGREGATOR_PATH, Aggregator, SwarmPlan
 from prime.trainer.swarm.donor import Donor
 from prime.trainer.swarm.float32 import Float32
-from prime.trainer.swarm.plans import FurtherContacts, Outcome, ViewEntered
+from prime.trainer.swarm.plans import FurtherContacts, Outcome, StateSaved, ViewEntered
 from prime.trainer.swarm.progress import Progress
-from prime.trainer.swarm.state import OuterState
+from prime.trainer.swarm.saved import STATES_FOLDER, StateFolder
+from prime.trainer.swarm.state import ChunkedState, OuterState
 from prime.trainer.swarm.trainer import TRAINER_PATH, Drain, RunDone, SwarmTrainer
 
 _BUSY = Mailbox(4096)
 """An aggregator hears chunks, votes and the trainer; link credit bounds the far ones, this bounds the sum."""
 
 
+@attrs.frozen
+class StateDamaged:
+    """A saved state cannot be used: an older one, or another member's, is taken."""
+
+    text: str
+
+
+@attrs.frozen
+class StateUnsaved:
+    """The state after `round` could not be put on the disk: if every member loses its power now, it is lost."""
+
+    round: int
+    text: str
+    hint: str
+
+
 class Training:
     """One node's part in a run, as `open_trainer` gives it."""
 
-    def __init__(self, system: System, config: TrainingConfig, plan: SwarmPlan, journal: Journal) -> None:
+    def __init__(
+        self, system: System, config: TrainingConfig, plan: SwarmPlan, journal: Journal, saved: StateFolder | None
+    ) -> None:
         self._system = system
         self._config = config
         self._plan = plan
         self._journal = journal
         self._state: OuterState | None = None
+        self._saved = saved
+        self._unsaved: ChunkedState | None = None
+        self._saved_hash = b""
+        self._news = trio.Event()
         self._done = trio.Event()
         self._left = trio.Event()
         self._dialling = trio.CancelScope()
@@ -84,7 +107,10 @@ class Training:
         """Start donor, aggregator and trainer (called by `open_trainer`)."""
         donor = await states.spawn(Donor, "donor")
         aggregator = await sup.spawn(self._new_aggregator, "aggregator", mailbox=_BUSY)
-        founder = self._plan.found and is_untrained(self._journal.records())
+        records = self._journal.records()
+        founder = self._plan.found and is_untrained(records)
+        if self._saved is not None and not founder and knows_decisions(records):
+            await self._find_state(self._saved)
 
         def new_trainer() -> SwarmTrainer:
             return SwarmTrainer(
@@ -97,6 +123,7 @@ class Training:
                 held=lambda: self._state,
                 keep=self._keep,
                 on_left=self._left.set,
+                saves=self._saved is not None,
             )
 
         self._trainer = await sup.spawn(new_trainer, "trainer")
@@ -129,9 +156,49 @@ class Training:
         if ref is not None:
             ref.tell_nowait(outcome)
 
-    def _keep(self, state: OuterState) -> None:
-        """Keep the last committed state beside the actors, so that a restarted trainer goes on from it."""
+    # ------------------------------------------------------------------------------------------------- the state
+
+    async def _find_state(self, saved: StateFolder) -> None:
+        """Go on from the state on the disk, which is the last decided round's or the one before."""
+        found = await saved.find(self._plan.run)
+        for fault in found.faults:
+            self._system.emit(StateDamaged(fault))
+        self._state, self._saved_hash = found.state, found.state_hash
+
+    def _keep(self, state: OuterState, cut: ChunkedState) -> None:
+        """Keep the last committed state beside the actors, so that a restarted trainer goes on from it; save it."""
         self._state = state
+        if self._saved is None:
+            return
+        if cut.manifest.state_hash == self._saved_hash:  # an aborted round: it is the same state
+            self._say_saved(self._saved_hash)
+            return
+        self._unsaved = cut
+        self._news.set()
+
+    async def save_states(self) -> None:
+        """Put the newest state on the disk, again and again (called by `open_trainer`)."""
+        while self._saved is not None:
+            await self.save_last()
+            self._news = trio.Event()
+            await self._news.wait()
+
+    async def save_last(self) -> None:
+        """Put the newest state on the disk, if it is not there yet. A disk that refuses is told of and waited for no more."""
+        while self._unsaved is not None and self._saved is not None:
+            cut, self._unsaved = self._unsaved, None
+            try:
+                await self._saved.save(cut)
+            except WorldError as error:
+                self._system.emit(StateUnsaved(cut.manifest.round, str(error), error.hint))
+            else:
+                self._saved_hash = cut.manifest.state_hash
+            self._say_saved(cut.manifest.state_hash)
+
+    def _say_saved(self, state_hash: bytes) -> None:
+        ref = self._system.whereis(TRAINER_PATH)
+        if ref is not None:
+            ref.tell_nowait(StateSaved(state_hash))
 
 
 @contextlib.asynccontextmanager
@@ -148,8 +215,8 @@ async def open_trainer(
 
     `contacts` are members of the run, each a multiaddr (dialled here, for up to half a minute) or the id of a peer
     that the system has a link to; none founds the run, which starts once `config.nodes_min` nodes are there. `folder`
-    holds the journal of what this node promised; without one a node that is started again is a new member, so give
-    one wherever `key` is a file. To leave in order, `await training.leave(...)` before the end of the block.
+    holds the journal of what this node promised and the last committed states; without one a node that is started again
+    is a new member, and a run whose nodes all end is lost, so give one wherever `key` is a file. To leave in order, `await training.leave(...)` before the end of the block.
 
     Raises `UnreachableError` and `WrongPeerError` (contacts), `ActorUsageError` (no transport), `CorruptedError`
     (journal), `ConfigError` and `DataError` (the model and the data, which only the worker sees), and
@@ -163,13 +230,17 @@ async def open_trainer(
     waits = timing if timing is not None else _usual_timing(config)
     plan = SwarmPlan(run, member, not contacts, found.peers, config.nodes_min, waits)
     async with _open_journal(folder) as journal, system.supervisor("state") as states, _train(system) as sup:
-        training = Training(system, config, plan, journal)
+        saved = None if folder is None else StateFolder(folder / STATES_FOLDER)
+        training = Training(system, config, plan, journal, saved)
         unsubscribe = system.subscribe(training.observe)
         try:
             async with one_error(), trio.open_nursery() as nursery:
                 await training.spawn(states, sup)
                 nursery.start_soon(training.find_more, found.silent)
+                nursery.start_soon(training.save_states)
                 yield training
+                with trio.CancelScope(shield=True):  # a disk's calls end by themselves
+                    await training.save_last()
                 nursery.cancel_scope.cancel()
         finally:
             unsubscribe()

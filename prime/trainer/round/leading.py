@@ -113,13 +113,19 @@ def _try_seal(desk: Desk, seat: Seat, lead: Lead) -> None:
     if shares and enough and (over or not _awaited(desk, seat, chosen - set(offers))):
         final = not desk.terms.rule.measured
         _seal(desk, seat, lead, msg.Seal(*desk.head(seat), lead.ballot, lead.owners, base, shares, final))
-    elif over:
+    elif over or _all_came_back(desk, seat):
         _give_up_sealing(desk, seat, lead, needed, fault if shares else "")
 
 
 def _awaited(desk: Desk, seat: Seat, late: Collection[str]) -> bool:
     """Tell whether somebody is waited for of those who were asked to contribute and have not yet."""
     return any(expects(seat, peer) for peer in set(late) - liveness.suspected(desk, seat))
+
+
+def _all_came_back(desk: Desk, seat: Seat) -> bool:
+    """Tell whether every living member came back during this round: none of them will contribute to it."""
+    living = set(seat.order) - liveness.suspected(desk, seat)
+    return all((known := seat.standings.get(peer)) is not None and known.restarted for peer in living)
 
 
 def _give_up_sealing(desk: Desk, seat: Seat, lead: Lead, needed: float, fault: str) -> None:

@@ -19,6 +19,11 @@ def write_record(record: msg.Record, payloads: Sequence[memoryview]) -> bytes:
     return b"".join(pack(dumps(to_plain(record, [])), payloads, _LIMITS))
 
 
+def knows_decisions(journal: Sequence[bytes]) -> bool:
+    """Tell whether a journal is of a member that has been in the run, so that a state saved beside it is of that run."""
+    return any(isinstance(read_record(data)[0], msg.Decided) for data in journal)
+
+
 def is_untrained(journal: Sequence[bytes]) -> bool:
     """Tell whether the run that a journal is of has not changed its state yet, so that its founder can make it again."""
     records = (read_record(data)[0] for data in journal)

@@ -124,5 +124,12 @@ class RoundResumed:
     round: int
 
 
+@message
+class StateSaved:
+    """The state with this hash is on the disk: what is contributed from now on may build on it."""
+
+    state_hash: bytes
+
+
 Outcome = ViewEntered | RoundCommitted | RoundAborted | StateMissed | LeftView | RoundStalled | RoundResumed
 """What the trainer hears."""

@@ -86,6 +86,14 @@ class ChunkedState:
         """Return the hash of every chunk, in order."""
         return self._hashes
 
+    def of_round(self, round_: int) -> ChunkedState:
+        """Return the same state known by a later round: after an abort nothing has to be hashed again."""
+        known = self.manifest
+        manifest = StateManifest(
+            known.run, known.epoch, round_, known.state_hash, known.elements, known.slots, known.page_hashes
+        )
+        return ChunkedState(manifest, self._hashes, self._pieces)
+
     def page(self, number: int) -> bytes:
         """Return the chunk hashes of one page, one after the other. Raises RemoteProtocolError for one that is not."""
         pages = _paged(self._hashes)

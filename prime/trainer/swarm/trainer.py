@@ -14,7 +14,7 @@ import numpy as np
 import trio
 
 from prime.actor import Actor, on
-from prime.errors import RunFailedError, WorldError
+from prime.errors import ConfigError, RunFailedError, WorldError
 from prime.trainer.outer.fragments import Fragments
 from prime.trainer.outer.optimisers import Slots, outer_optimiser
 from prime.trainer.outer.pace import Pace
@@ -22,7 +22,7 @@ from prime.trainer.rank import RankWorker, open_rank
 from prime.trainer.swarm import plans
 from prime.trainer.swarm.donor import HoldState
 from prime.trainer.swarm.progress import DecidedRound, Progress
-from prime.trainer.swarm.state import OuterState, chunked, initial_state
+from prime.trainer.swarm.state import ChunkedState, OuterState, chunked, initial_state
 from prime.trainer.swarm.transfer import StateFetch, StateFetched
 from prime.wire import message
 
@@ -89,12 +89,18 @@ Heard = (
     | plans.LeftView
     | plans.RoundStalled
     | plans.RoundResumed
+    | plans.StateSaved
     | Drain
 )
 
 
 class SwarmTrainer(Actor[Heard]):
-    """Trains one model replica. `aggregator` and `donor` live on this node; `on_left` is called once it has left."""
+    """Trains one model replica. `aggregator` and `donor` live on this node; `on_left` is called once it has left.
+
+    `keep` takes every state that is held from then on; with `saves` it also puts it on the disk and says `StateSaved`.
+    Before that nothing is contributed that starts from it: so when all members lose their power at once, each has the
+    state before the last decided round, and the bytes of that round lie in their journals.
+    """
 
     def __init__(
         self,
@@ -106,8 +112,9 @@ class SwarmTrainer(Actor[Heard]):
         *,
         founder: bool,
         held: Callable[[], OuterState | None],
-        keep: Callable[[OuterState], None],
+        keep: Callable[[OuterState, ChunkedState], None],
         on_left: Callable[[], None],
+        saves: bool = False,
     ) -> None:
         self._config = config
         self._run = run
@@ -118,6 +125,8 @@ class SwarmTrainer(Actor[Heard]):
         self._held = held
         self._keep = keep
         self._on_left = on_left
+        self._saves = saves
+        self._saved_hash = b""
         self._outer = outer_optimiser(config)
         self._events: deque[Any] = deque()
         self._news = trio.Event()
@@ -125,8 +134,9 @@ class SwarmTrainer(Actor[Heard]):
         self._round = 0
         self._state_round = 0
         self._state: OuterState | None = None
-        self._state_hash = b""
+        self._cut: ChunkedState | None = None
         self._state_fetch: StateFetch | None = None
+        self._fetching = trio.CancelScope()
         self._missed: plans.StateMissed | None = None
         self._said: plans.StateMissed | None = None
         self._pace = Pace.of(Fragments(1), config.inner_steps, config.overlap_steps, waits=False)
@@ -147,6 +157,7 @@ class SwarmTrainer(Actor[Heard]):
         plans.LeftView,
         plans.RoundStalled,
         plans.RoundResumed,
+        plans.StateSaved,
         Drain,
     )
     def hear(self, m: Any) -> None:
@@ -156,6 +167,8 @@ class SwarmTrainer(Actor[Heard]):
             return
         self._events.append(m)
         self._news.set()
+        if isinstance(m, plans.RoundCommitted):
+            self._fetching.cancel()
 
     # ---------------------------------------------------------------------------------------------------- the loop
 
@@ -185,9 +198,20 @@ class SwarmTrainer(Actor[Heard]):
             theta = await worker.initial()
             state = initial_state(theta, self._outer.slots)
             await self._measure_first(worker, theta)
+        elif state is not None:
+            self._check_fits(state, worker)
         await self._aggregator.tell(plans.Begin(worker.elements, self._config.fragments))
         if state is not None:
             await self._adopt(worker, state)
+
+    def _check_fits(self, state: OuterState, worker: RankWorker) -> None:
+        found, wanted = (state.theta.size, len(state.slots)), (worker.elements, self._outer.slots)
+        if found != wanted:
+            raise ConfigError(
+                f"the saved state of run {self._run!r} has {found[0]} parameters and {found[1]} slots of the outer "
+                f"optimiser; this model and optimiser have {wanted[0]} and {wanted[1]}",
+                hint="train with the [train] section that the state is of, or give another train.run or node.state_dir",
+            )
 
     async def _measure_first(self, worker: RankWorker, theta: Vector) -> None:
         self._progress.loss_first = await worker.evaluate(theta, BATCHES_WHOLE)
@@ -226,6 +250,7 @@ class SwarmTrainer(Actor[Heard]):
             and not self._draining
             and self._contributed < self._round
             and self._pace.is_due(self._round)
+            and (not self._saves or self._saved_hash == self._state_hash)
         )
 
     def _may_train(self) -> bool:
@@ -283,6 +308,8 @@ class SwarmTrainer(Actor[Heard]):
             case plans.RoundResumed():
                 self._stalled = False
                 self._progress.stalled = self._progress.hint = ""
+            case plans.StateSaved(state_hash):
+                self._saved_hash = state_hash
             case Drain():
                 await self._drain()
 
@@ -322,7 +349,8 @@ class SwarmTrainer(Actor[Heard]):
         """Keep everything: the state is that of the aborted round too, and the delta goes on growing."""
         state = self._state
         if state is not None and value.state_round <= state.round < value.round:  # one that is behind stays behind
-            await self._take(attrs.evolve(state, round=value.round))
+            assert self._cut is not None  # noqa: S101 - a pair with the state that is held
+            await self._hold(attrs.evolve(state, round=value.round), self._cut.of_round(value.round))
         if self._pace.is_out and self._contributed == value.round:  # else a commit would drop what is in no sum
             await worker.forget_snapshot(self._pace.fragments.cut_of(value.round))
             self._pace.abort()
@@ -331,13 +359,18 @@ class SwarmTrainer(Actor[Heard]):
 
     async def _take(self, state: OuterState) -> None:
         """Hold a state: keep it, serve it, and tell the aggregator what contributions start from."""
-        cut = await trio.to_thread.run_sync(chunked, self._run, state)
-        hash_ = self._state_hash = cut.manifest.state_hash
-        self._state = state
-        self._keep(state)
-        self._progress.round, self._progress.state_hash = state.round, hash_.hex()
+        await self._hold(state, await trio.to_thread.run_sync(chunked, self._run, state))
+
+    async def _hold(self, state: OuterState, cut: ChunkedState) -> None:
+        self._state, self._cut = state, cut
+        self._keep(state, cut)
+        self._progress.round, self._progress.state_hash = state.round, self._state_hash.hex()
         await self._donor.tell(HoldState(cut))
-        await self._aggregator.tell(plans.StateHeld(state.round, hash_))
+        await self._aggregator.tell(plans.StateHeld(state.round, self._state_hash))
+
+    @property
+    def _state_hash(self) -> bytes:
+        return b"" if self._cut is None else self._cut.manifest.state_hash
 
     async def _note(self, worker: RankWorker, value: Value, theta: Vector, loss: float | None) -> None:
         """Measure on held-out text where that is this member's turn, record the round, and end the run if it was the last."""
@@ -375,47 +408,47 @@ class SwarmTrainer(Actor[Heard]):
     # ------------------------------------------------------------------------------------------- state of others
 
     async def _fetch(self, worker: RankWorker, missed: plans.StateMissed) -> None:
-        """Fetch the state after the missed round from members of its view; try again until it is here or newer news is."""
-        state = self._state
-        if state is not None and state.round >= missed.round and missed.base in (b"", self._state_hash):
-            await self._still_hold(state)
-            return
-        self._set_phase("fetching")
-        self._say(missed)
-        peers = [peer for peer in missed.view.peers() if peer != self.ctx.system.peer]
-        started = self.ctx.now()
+        """Fetch the state after the missed round from members of its view; try again until it is here or newer news is.
+
+        A commit that can be applied meanwhile goes first: its bytes came before the state did.
+        """
+        started, fetched = self.ctx.now(), None
         try:
-            fetched = await self._transfer(worker, peers, missed)
+            with trio.CancelScope() as self._fetching:
+                fetched = await self._fetch_once(worker, missed)
         except WorldError as error:
             self._progress.stalled, self._progress.hint = str(error), error.hint
             with trio.move_on_after(RETRY_S):
                 await self._wait()
             return
+        if self._fetching.cancelled_caught:
+            return
         self._progress.stalled = self._progress.hint = ""
         self._missed = None
-        if fetched is None:
-            assert state is not None  # noqa: S101 - only what is held can be confirmed
-            await self._still_hold(state)
+        if fetched is not None:
+            self.ctx.emit(StateFetched(fetched[0].round, fetched[1], self.ctx.now() - started))
+            await self._adopt(worker, fetched[0])
             return
-        self.ctx.emit(StateFetched(fetched[0].round, fetched[1], self.ctx.now() - started))
-        await self._adopt(worker, fetched[0])
-
-    async def _still_hold(self, state: OuterState) -> None:
-        self._missed = None
         if self._progress.phase == "fetching":
             self._set_phase("training")
-        await self._aggregator.tell(plans.StateHeld(state.round, self._state_hash))
+        assert self._state is not None  # noqa: S101 - only what is held can be confirmed
+        await self._aggregator.tell(plans.StateHeld(self._state.round, self._state_hash))
 
-    async def _transfer(
-        self, worker: RankWorker, peers: list[str], missed: plans.StateMissed
+    async def _fetch_once(
+        self, worker: RankWorker, missed: plans.StateMissed
     ) -> tuple[OuterState, tuple[str, ...]] | None:
-        """Return the state and who sent it; `None` if the members say that the one held here is right after all."""
+        """Return the state and who sent it; `None` if the one held here is right after all."""
+        peers = [peer for peer in missed.view.peers() if peer != self.ctx.system.peer]
         if self._state_fetch is None:
             self._state_fetch = StateFetch(self.ctx.system, self._run, worker.elements, self._outer.slots)
-        if missed.base:
+        if self._state is not None and self._state.round >= missed.round:
+            if missed.base in (b"", self._state_hash):
+                return None
             agreed = await self._state_fetch.agreed(peers, missed.round)
             if agreed.manifest.state_hash == self._state_hash:
-                return None
+                return None  # the leader that called it wrong stands alone
+        self._set_phase("fetching")
+        self._say(missed)
         return await self._state_fetch.fetch(peers, missed.round)
 
     def _say(self, missed: plans.StateMissed) -> None:

@@ -768,6 +768,19 @@ def test_a_member_whose_state_goes_wrong_applies_nothing_to_it_and_is_repaired()
     world.until(world.same_states)
 
 
+def test_when_all_members_came_back_the_round_is_given_up_at_once() -> None:
+    world = World(12).swarm(3)
+    round_, _leader, _others = next_round(world)
+    for peer in world.nodes:
+        world.crash(peer)
+    for peer in world.nodes:
+        world.restart(peer)
+    world.until(lambda: round_ in world.decided, limit_s=1.9)  # nobody waits for contributions until seal_s, 2.0
+    assert world.decided[round_].aborted
+    world.until(lambda: world.commits()[-1].round > round_)
+    world.until(world.same_states)
+
+
 def test_a_member_back_in_the_same_round_votes_but_neither_leads_its_ballot_nor_owns_nor_contributes() -> None:
     world = World(10).swarm(3)
     round_, leader, _others = next_round(world)

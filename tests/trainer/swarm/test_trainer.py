@@ -19,7 +19,7 @@ from prime.trainer.swarm import plans, trainer
 from prime.trainer.swarm.answers import Agreed
 from prime.trainer.swarm.donor import HoldState
 from prime.trainer.swarm.progress import Progress
-from prime.trainer.swarm.state import OuterState, chunked
+from prime.trainer.swarm.state import ChunkedState, OuterState, chunked
 from prime.trainer.swarm.transfer import StateFetch
 
 H = 4
@@ -97,7 +97,7 @@ class Bench:
     def contributions(self) -> list[plans.Contribute]:
         return [m for m in self.told if isinstance(m, plans.Contribute)]
 
-    def keep(self, state: OuterState) -> None:
+    def keep(self, state: OuterState, _cut: ChunkedState) -> None:
         self.kept = state
 
 

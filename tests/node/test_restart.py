@@ -1,0 +1,79 @@
+"""A run outlives all its processes: what was decided is on the members' disks, and they go on from there."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prime.testing.nodes import NodeProcess, until, write_text
+
+TASK = Path(__file__).with_name("tiny_task.py")
+LONG = {"train.model": f"{TASK}:slow", "train.rounds": 1_000_000, "train.inner_steps": 4, "train.nodes_min": 3}
+
+Make = Callable[..., NodeProcess]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    """Make nodes that are gone when the test is over."""
+    made: list[NodeProcess] = []
+    text = write_text(tmp_path / "text.txt")
+
+    def new(name: str, settings: dict[str, Any] | None = None) -> NodeProcess:
+        made.append(NodeProcess(tmp_path, name, {"train.data": text, **LONG, **(settings or {})}))
+        return made[-1]
+
+    yield new
+    for node in made:
+        node.close()
+
+
+def start(nodes: list[NodeProcess]) -> None:
+    """Start the first, and the others through it."""
+    nodes[0].start()
+    nodes[0].ready()
+    for node in nodes[1:]:
+        node.start(nodes[0].address)
+    for node in nodes[1:]:
+        node.ready()
+
+
+def states(node: NodeProcess) -> list[Path]:
+    return sorted(node.folder.rglob("states/*.state"))
+
+
+def agree(nodes: list[NodeProcess], after: int) -> int:
+    """Wait until all hold the state after one and the same round later than `after`; return that round."""
+    seen: list[dict[int, str]] = [{} for _ in nodes]
+
+    def common() -> set[int]:
+        for node, rounds in zip(nodes, seen, strict=True):
+            run = node.run()
+            if run is not None and run.state_hash:
+                rounds[run.round] = run.state_hash
+        return {r for r in set.intersection(*map(set, seen)) if r > after}
+
+    found = until(common, 60, f"a round after {after} that all hold")
+    for round_ in found:
+        assert len({rounds[round_] for rounds in seen}) == 1
+    return int(max(found))
+
+
+@pytest.mark.nightly
+def test_a_swarm_that_loses_its_power_goes_on_from_the_last_state(make: Make) -> None:
+    nodes = [make(name) for name in "abc"]
+    start(nodes)
+    last = agree(nodes, 2)
+    for node in nodes:
+        node.running.kill()
+    assert [node.ended() for node in nodes] == [-signal.SIGKILL] * 3
+    saved = [int(states(node)[-1].stem.rpartition("-")[2]) for node in nodes]
+    assert min(saved) >= last - 1
+    start(nodes)
+    run = nodes[0].until_run(lambda run: any(each.committed for each in run.history), "a commit")
+    assert min(each.round for each in run.history if each.committed) >= last, "no round is done again"
+    assert agree(nodes, run.round - 1) >= last
