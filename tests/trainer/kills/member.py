@@ -179,9 +179,7 @@ class Learner:
                 say(kind="resumed", round=round_)
 
     def _keep_mean(self, round_: int, aggregate: Any) -> None:
-        path = self.folder / f"mean-{round_}"
-        if not path.exists():
-            save(path, aggregate)
+        save(self.folder / f"mean-{round_}-{self.index}", aggregate)
 
     async def _fetch(self, round_: int) -> None:
         """Take the state after a round from one who made it: the newest that is there, which may be a later one."""

@@ -349,16 +349,16 @@ class Swarm:
         indexes = {peer: index for index, peer in self.peers.items()}
         shares = {indexes[peer]: weight for peer, weight in one["shares"]}
         if one["committed"]:
-            self._check_mean(shares)
+            self._check_mean(shares, next(m.index for m in self.members if m.last("mean", round=self.round)))
         self._settle(shares, committed=one["committed"])
         self.round += 1
 
-    def _check_mean(self, shares: dict[int, float]) -> None:
+    def _check_mean(self, shares: dict[int, float], holder: int) -> None:
         mean, weight = np.zeros(self.elements), sum(shares.values())
         for index, share in shares.items():
             y = np.fromfile(self._contribution(index), np.float32)
             mean += y.astype(np.float64) * (share / weight)
-        found = np.fromfile(self.folder / f"mean-{self.round}", np.float32)
+        found = np.fromfile(self.folder / f"mean-{self.round}-{holder}", np.float32)
         error = float(np.linalg.norm(found - mean) / np.linalg.norm(mean))
         assert error < ERROR_MAX, f"the mean of round {self.round} is off by {error:.3g}"
 
@@ -369,8 +369,8 @@ class Swarm:
         """Count what is applied now, as each member's ledger must have it."""
         for member in self.members:
             index = member.index
-            froze = member.last("froze", round=self.round)
-            if not committed or (froze is None and index not in shares):
+            gave = member.last("contributes", round=self.round)  # also one that came too late to be sent is carried
+            if not committed or (gave is None and index not in shares):
                 continue
             carried, own = self.carried[index], float(index + 1)
             weight = own + (carried[1] if carried is not None else 0.0)
