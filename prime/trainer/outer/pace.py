@@ -67,19 +67,24 @@ class Pace:
     def contribute(self, round_: int) -> None:
         """Note that a snapshot was taken for this round."""
         self._marked_before, self._marked = self._marked, self.made
-        self._out = self.fragments.of_round(round_)
+        self._out = round_
 
     def settle(self) -> None:
         """Note that what is out was taken, or is carried: the next contribution to its fragment begins after it."""
         if self._out is not None:
-            self._counted[self._out] = self._marked
+            self._counted[self.fragments.of_round(self._out)] = self._marked
             self._out = None
 
-    def abort(self) -> None:
-        """Note that the round of what is out changed nothing: the steps stay, and the next contribution is due as it was."""
-        if self._out is not None:
-            self._marked = self._marked_before
-            self._out = None
+    def abort(self, round_: int) -> bool:
+        """Note that a round changed nothing; True if what is out was for it.
+
+        Then its steps stay, and the next contribution is due as it was.
+        """
+        if self._out != round_:
+            return False
+        self._marked = self._marked_before
+        self._out = None
+        return True
 
     def restart(self) -> None:
         """Forget all steps: the member begins from a state that it has learnt nothing beyond."""

@@ -351,9 +351,8 @@ class SwarmTrainer(Actor[Heard]):
         if state is not None and value.state_round <= state.round < value.round:  # one that is behind stays behind
             assert self._cut is not None  # noqa: S101 - a pair with the state that is held
             await self._hold(attrs.evolve(state, round=value.round), self._cut.of_round(value.round))
-        if self._pace.is_out and self._contributed == value.round:  # else a commit would drop what is in no sum
+        if self._pace.abort(value.round):  # else a commit would drop what is in no sum
             await worker.forget_snapshot(self._pace.fragments.cut_of(value.round))
-            self._pace.abort()
         if value.round > 0:
             self._record(value, None, None)
 

@@ -58,7 +58,8 @@ def test_while_nothing_is_decided_a_member_stops_at_two_periods() -> None:
     assert train(pace, 1) == 3
     assert train(pace, 1, stalled=True) == 9
     assert (pace.made, train(pace, 1, stalled=True)) == (24, 0)
-    pace.abort()
+    assert not pace.abort(2)  # what is out is for another round
+    assert pace.abort(1)
     assert pace.is_due(2)
     assert (pace.steps(2), pace.room(2, stalled=False)) == (24, 0)
     pace.contribute(2)
@@ -71,7 +72,7 @@ def test_an_abort_leaves_the_steps_to_the_fragments_next_turn() -> None:
         train(pace, round_)
         assert pace.is_due(round_)
         pace.contribute(round_)
-        pace.abort() if round_ == 1 else pace.settle()
+        pace.abort(1) if round_ == 1 else pace.settle()
     assert pace.steps(1) == 0  # round 4 took them
     assert pace.steps(2) == pace.made - 4  # round 2 was due at once, as round 1 had come to nothing
 
@@ -108,7 +109,7 @@ def test_every_step_is_contributed_once_to_each_fragment(
         assert 0 <= train(pace, round_) <= max(pace.overlap_steps, 0)
         assert max(pace.steps(r) for r in range(1, count + 1)) <= 2 * inner_steps or not train(pace, round_)
         if outcome == "aborted":
-            pace.abort()
+            assert pace.abort(round_)
         else:
             settled[(round_ - 1) % count] += held
             pace.settle()
