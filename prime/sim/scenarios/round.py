@@ -137,7 +137,7 @@ class Witnessed(Aggregator):
     @property
     def ledger(self) -> Ledger[Sum]:
         """What this member owes."""
-        return self._ledger
+        return self._ledgers.of(0)
 
     async def _do(self, command: cmd.Command) -> None:
         await self._may_die(command)
@@ -152,20 +152,20 @@ class Witnessed(Aggregator):
     @on(plans.Contribute)
     async def contribute(self, m: plans.Contribute) -> None:
         """Contribute, and see that nothing gets lost."""
-        before = attrs.evolve(self._ledger)
+        before = attrs.evolve(self.ledger)
         await super().contribute(m)
-        self._swarm.book.owes(self._life, before, self._ledger)
+        self._swarm.book.owes(self._life, before, self.ledger)
 
     async def _step(self, event: cmd.Event) -> None:
-        if isinstance(event, cmd.Contributed) and self._ledger.frozen is not None:
-            self._swarm.book.froze(self._life, event.round, self._ledger.frozen)
+        if isinstance(event, cmd.Contributed) and self.ledger.frozen is not None:
+            self._swarm.book.froze(self._life, event.round, self.ledger.frozen)
         await self._may_die(event)
         await super()._step(event)
 
     async def _settle(self, command: cmd.Apply | cmd.Keep | cmd.Settle | cmd.CatchUp) -> None:
-        before = attrs.evolve(self._ledger)
+        before = attrs.evolve(self.ledger)
         await super()._settle(command)
-        self._swarm.book.settles(self._life, before, command, self._ledger)
+        self._swarm.book.settles(self._life, before, command, self.ledger)
 
 
 class Swarm:

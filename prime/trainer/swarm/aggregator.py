@@ -19,6 +19,7 @@ import trio
 from prime.actor import Actor, Down, Ref, on
 from prime.actor.contract import Journal
 from prime.errors import DecodeError, LocalProtocolError
+from prime.trainer.outer.fragments import Fragments
 from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
 from prime.trainer.round.records import read_record, write_record
@@ -28,7 +29,7 @@ from prime.trainer.round.terms import DEFAULT_TERMS, Terms
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.view import Member, Share, View
 from prime.trainer.swarm import plans
-from prime.trainer.swarm.carry import Ledger
+from prime.trainer.swarm.carry import Ledgers
 from prime.trainer.swarm.dispatch import Job, Outlet
 from prime.trainer.swarm.numbers import Numbers
 from prime.trainer.swarm.parts import Assembly, Encoded, chunks, cuts, digest, digest_of
@@ -147,10 +148,10 @@ class Aggregator(Actor[Heard]):
         self._report = report
         self._numbers = numbers
         self._core: RoundCore | None = None
-        self._elements = 0
+        self._fragments = Fragments(1)
         self._rounds: dict[int, RoundBytes] = {}
         self._recovered: dict[int, tuple[msg.Accepted, list[memoryview]]] = {}
-        self._ledger: Ledger[Any] = Ledger()
+        self._ledgers: Ledgers[Any] = Ledgers(self._fragment_of)
         self._outlets: dict[str, Outlet] = {}
         self._watched: dict[str, float] = {}
         self._looking: set[str] = set()
@@ -188,7 +189,7 @@ class Aggregator(Actor[Heard]):
         """Found the run, join it, or go on as the member that this journal remembers."""
         if self._core is not None:
             return
-        self._elements = m.elements
+        self._fragments = Fragments(m.elements, m.fragments)
         core = self._core = self._made()
         self._stepping = True
         await self._carry_out(core.start(self.ctx.now()))
@@ -259,7 +260,7 @@ class Aggregator(Actor[Heard]):
             return
         if rnd.own:
             return
-        frozen = self._ledger.freeze(m.round, m.delta, m.weight)
+        frozen = self._ledgers.of(m.round).freeze(m.round, m.delta, m.weight)
         encode = functools.partial(self._encoded, frozen.y, rnd.cuts)
         encoded, hashes = await self._compute(encode, self._numbers.size_bytes(self._elements_of(m.round)))
         rnd.own, rnd.own_hashes = dict(enumerate(encoded)), hashes
@@ -275,7 +276,7 @@ class Aggregator(Actor[Heard]):
         """Keep what came too late for its round; after an abort the trainer still has it, in its next delta."""
         value = core.decisions.get(m.round)
         if value is None or not value.aborted:
-            self._ledger.miss(m.delta, m.weight)
+            self._ledgers.of(m.round).miss(m.delta, m.weight)
 
     @on(plans.LeaveSwarm)
     async def leave(self, _: plans.LeaveSwarm) -> None:
@@ -581,14 +582,14 @@ class Aggregator(Actor[Heard]):
     async def _settle(self, command: cmd.Apply | cmd.Keep | cmd.Settle | cmd.CatchUp) -> None:
         match command:
             case cmd.Keep(value):
-                self._ledger.abort(value.round)
+                self._ledgers.of(value.round).abort(value.round)
                 self._report(plans.RoundAborted(value))
             case cmd.Apply(value, included):
                 rnd = self._rounds[value.round]
                 encoded = [rnd.results[part, hash_] for part, hash_ in enumerate(value.parts)]
                 join = functools.partial(self._joined, rnd, encoded, self._elements_of(value.round))
                 aggregate = await self._compute(join, self._numbers.size_bytes(self._elements_of(value.round)))
-                self._ledger.commit(value.round, included=included)
+                self._ledgers.of(value.round).commit(value.round, included=included)
                 self._report(plans.RoundCommitted(value, aggregate, included))
             case cmd.Settle(value, included):
                 self._settle_unseen(value.round, known=True, included=included)
@@ -597,13 +598,13 @@ class Aggregator(Actor[Heard]):
                 self._report(plans.StateMissed(round_, view, reason, base))
 
     def _settle_unseen(self, round_: int, *, known: bool, included: bool) -> None:
-        frozen = self._ledger.frozen
+        frozen = self._ledgers.in_flight()
         if frozen is None:
             return
         if known and frozen.round == round_:
-            self._ledger.commit(round_, included=included)
+            self._ledgers.of(round_).commit(round_, included=included)
         else:
-            self._ledger.lose(frozen.round)
+            self._ledgers.of(frozen.round).lose(frozen.round)
 
     def _open_round(self, round_: int, view: View) -> None:
         parts = cuts(self._elements_of(round_), len(view.members), self._numbers.grain)
@@ -615,9 +616,12 @@ class Aggregator(Actor[Heard]):
             for part, hash_ in enumerate(vote.value.parts):
                 rnd.results[part, hash_] = tuple(itertools.islice(rest, len(self._chunks(rnd, part))))
 
-    def _elements_of(self, round_: int) -> int:  # noqa: ARG002 - every round carries the whole vector
-        """Return how many elements the vector of a round has."""
-        return self._elements
+    def _elements_of(self, round_: int) -> int:
+        """Return how many elements the vector of a round has: those of its fragment."""
+        return self._fragments.elements_of(round_)
+
+    def _fragment_of(self, round_: int) -> int:
+        return self._fragments.of_round(round_)
 
     def _chunks(self, rnd: RoundBytes, part: int) -> tuple[slice, ...]:
         return chunks(rnd.cuts[part], self._numbers.chunk_elements)
