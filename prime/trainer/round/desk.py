@@ -21,6 +21,13 @@ HISTORY = 64
 """Decisions remembered, so that a member that far behind still learns each outcome in turn."""
 
 
+WARNINGS_MAX = 4
+"""Warnings about one peer in one round; more are not written."""
+WARNED_MAX = 256
+"""Peers that are warned about in one round."""
+WARNING_CHARACTERS_MAX = 500
+
+
 class Desk:
     """One member of a run: its seat in the present round, the outcomes it remembers, whom it knows of.
 
@@ -52,6 +59,8 @@ class Desk:
         self.rate_bytes_s: int | None = None
         self.demoted_round = -math.inf
         self.stepped_at = -math.inf
+        self.warnings: dict[str, int] = {}
+        self.words: dict[str, bytes] = {}
         self.last_report: msg.Report | None = None
         self.reported_to = ""
         self.ticked_at = -math.inf
@@ -76,6 +85,12 @@ class Desk:
     def do(self, command: cmd.Command) -> None:
         """Add a command to those of this step."""
         self.out.append(command)
+
+    def warn(self, about: str, text: str) -> None:
+        """Tell a person what another peer did, but only so often in a round: it could do it as often as it likes."""
+        self.warnings[about] = self.warnings.get(about, 0) + 1
+        if self.warnings[about] <= WARNINGS_MAX and len(self.warnings) <= WARNED_MAX:
+            self.do(cmd.Warn(text[:WARNING_CHARACTERS_MAX]))
 
     def send(self, to: str, message: msg.PeerMessage) -> None:
         """Tell another member; nobody tells itself."""

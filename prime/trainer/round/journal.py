@@ -9,7 +9,7 @@ from prime.trainer.round import messages as msg
 from prime.trainer.round.ballot import Ballot
 from prime.trainer.round.desk import Desk
 from prime.trainer.round.seat import Seat, sit
-from prime.trainer.round.view import Value
+from prime.trainer.round.view import Member, Value, recovered
 
 
 def replay(desk: Desk, record: msg.Record) -> None:
@@ -57,6 +57,26 @@ def _replay_decision(desk: Desk, value: Value) -> None:
     desk.seat = None
     if value.next_view.has(desk.me):
         desk.seat = sit(desk.round, value.next_view, value.state_round)
+
+
+def refounded(records: Sequence[msg.Record], me: Member) -> tuple[str, list[msg.Record]]:
+    """Return the new run of an operator who gave up the majority of the old one, and its first journal.
+
+    `me` alone is the view that it begins with; all others, survivors of the old run too, join it as new. It goes on from
+    the last state that the journal knows to be committed. Members of the old run refuse the new one by its name.
+    Raises `UsageError` if the journal knows of no round.
+    """
+    decided = [record.value for record in records if isinstance(record, msg.Decided)]
+    entered = [record for record in records if isinstance(record, msg.Entered)]
+    if decided:
+        last = max(decided, key=lambda value: value.round)
+        round_, view, state_round = last.round + 1, last.next_view, last.state_round
+    elif entered:
+        round_, view, state_round = entered[-1].round, entered[-1].view, entered[-1].state_round
+    else:
+        raise UsageError("this node was in no view yet", hint="start it as the founder of a run, or let it join one")
+    new = recovered(view, [me])
+    return new.run, [msg.Born(me), msg.Entered(round_, new, state_round)]
 
 
 def compact(records: Sequence[msg.Record]) -> list[msg.Record]:

@@ -11,14 +11,18 @@ from prime.trainer.round import messages as msg
 from prime.trainer.round.ballot import FIRST, NONE, Ballot
 from prime.trainer.round.desk import Desk
 from prime.trainer.round.leader import Lead
-from prime.trainer.round.partition import RATE_MAX_BYTES_S, owners_of
+from prime.trainer.round.partition import owners_of
 from prime.trainer.round.seat import Seat
-from prime.trainer.round.validity import shares_fault
+from prime.trainer.round.validity import report_fault, shares_fault
 from prime.trainer.round.view import Share, Value, View, seal_digest
 
 
 def hear_report(desk: Desk, report: msg.Report, seat: Seat) -> None:
     """Take a member's standing."""
+    fault = report_fault(report, seat.view)
+    if fault:
+        desk.warn(report.sender, f"the standing that {report.sender} reports cannot be: {fault}")
+        return
     leader.learn(seat.standings, report)
     voting.follow(desk, seat, report.ballot, None)
 
@@ -129,7 +133,7 @@ def _all_came_back(desk: Desk, seat: Seat) -> bool:
 
 
 def _give_up_sealing(desk: Desk, seat: Seat, lead: Lead, needed: float, fault: str) -> None:
-    """Abort, for the rule's `fault` if it has one; or, if it is an owner that keeps contributions from being whole, go on without it."""
+    """Abort, for the rule's `fault` if it has one; or go on without an owner that keeps contributions from being whole."""
     blocking = leader.blocking(seat.standings, lead.owners, seat.view, needed)
     if blocking - seat.blocking:
         seat.blocking |= blocking
@@ -244,10 +248,8 @@ def _try_propose(desk: Desk, seat: Seat, lead: Lead, seal: msg.Seal) -> None:
 def _next_view(desk: Desk, seat: Seat, kept: Collection[str]) -> View:
     """Return who decides the next round, with the bandwidths reported now; an owner that blocked the seal has none."""
     told = {peer: s.rate_bytes_s for peer, s in seat.standings.items() if s.rate_bytes_s is not None}
-    rates = {peer: rate for peer, rate in told.items() if 0 <= rate <= RATE_MAX_BYTES_S}
-    return desk.roster.next_view(
-        seat.view, kept, liveness.gone(desk, seat), {**rates, **dict.fromkeys(seat.blocking, 0)}
-    )
+    rates = {**told, **dict.fromkeys(seat.blocking, 0)}
+    return desk.roster.next_view(seat.view, kept, liveness.gone(desk, seat), rates)
 
 
 def _abort_value(desk: Desk, seat: Seat) -> Value:

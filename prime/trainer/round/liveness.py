@@ -20,7 +20,7 @@ def suspected(desk: Desk, seat: Seat) -> set[str]:
 
     To be wrong costs a ballot, so it is said early. `gone` is for what costs more.
     """
-    found = {p for p in desk.others(seat) if dead(desk, seat, p)}
+    found = {p for p in desk.others(seat) if dead(desk, seat, p) or p in desk.roster.silent}
     if seat.lead is not None:
         found |= {p for p in desk.others(seat) if _is_silent(desk, p, seat.leading_since)}
     return found
@@ -92,7 +92,10 @@ def leader_is_lost(desk: Desk, seat: Seat) -> bool:
     down = desk.roster.down | {seat.leader}
     queue = [p for p in seat.order if p not in down]
     place = queue.index(desk.me.peer) if desk.me.peer in queue else len(queue)
-    return desk.now >= seat.leader_lost_at + place * desk.timing.stagger_s
+    if desk.now < seat.leader_lost_at + place * desk.timing.stagger_s:
+        return False
+    desk.roster.silent.add(seat.leader)  # whoever leads now need not find out again
+    return True
 
 
 def rank(desk: Desk, seat: Seat) -> int:

@@ -10,6 +10,9 @@ from prime.trainer.round.seat import Seat, sit
 from prime.trainer.round.validity import record_fault, value_fault
 from prime.trainer.round.view import Value, View
 
+JUMP_WORDS = 2
+"""Members that must tell the same decision before one that is in a round far behind it leaves that round."""
+
 
 def decide(desk: Desk, seat: Seat, value: Value) -> None:
     """Take the decision of the current round: onto the disk, to everyone, then on to the next round."""
@@ -58,15 +61,30 @@ def hear_commit(desk: Desk, commit: msg.Commit) -> None:
         return
     fault = value_fault(value, seat.view) if seat is not None and value.round == desk.round else record_fault(value)
     if fault:
-        desk.do(cmd.Warn(f"{commit.sender} sent a decision that cannot be: {fault}"))
+        desk.warn(commit.sender, f"{commit.sender} sent a decision that cannot be: {fault}")
     elif seat is None:
         _hear_commit_outside(desk, value)
     elif value.round == desk.round:
         decide(desk, seat, value)
     elif value.round > desk.round and desk.round < commit.oldest:
-        _jump(desk, value)
+        _hear_of_a_jump(desk, seat, commit)
     elif value.round > desk.round:
         desk.send(commit.sender, msg.Query(*desk.head(seat)))
+
+
+def _hear_of_a_jump(desk: Desk, seat: Seat, commit: msg.Commit) -> None:
+    """Take a decision far ahead once two members tell it: nobody else knows the rounds between any more.
+
+    One member's word could otherwise take this one out of a round that goes on. In a view of two there is no second.
+    """
+    is_first = not desk.words
+    digest = desk.words[commit.sender] = commit.value.digest()
+    others = set(desk.others(seat))
+    agreeing = {peer for peer in others & set(desk.words) if desk.words[peer] == digest}
+    if len(agreeing) >= min(JUMP_WORDS, len(others)):
+        _jump(desk, commit.value)
+    elif is_first:
+        ask_all(desk, seat)
 
 
 def _may_tell(desk: Desk, sender: str) -> bool:
@@ -112,6 +130,8 @@ def _move_on(desk: Desk, value: Value) -> None:
     desk.behind = desk.behind and desk.base is None
     desk.roster.lapse(value.next_view, desk.now, desk.timing.join_ttl_s)
     desk.last_report = None
+    desk.warnings.clear()
+    desk.words.clear()
     _note_demotion(desk, value.next_view)
     desk.do(liveness.entering(desk, desk.seat))
     if len(value.next_view.members) == 2 and desk.previous and len(desk.previous.view.members) != 2:
@@ -184,7 +204,7 @@ def _resume_applying(desk: Desk, state_round: int) -> None:
 
 def hear_refuse(desk: Desk, refuse: msg.Refuse) -> None:
     """Learn why something of ours was not taken: if our state is another than the round starts from, fetch that one."""
-    desk.do(cmd.Warn(f"{refuse.sender} refused: {refuse.reason}"))
+    desk.warn(refuse.sender, f"{refuse.sender} refused: {refuse.reason}")
     seat = desk.seat
     stale = seat is not None and refuse.run == desk.run and refuse.round == desk.round and refuse.base
     if seat is None or not stale or seat.view.find(refuse.sender) is None or desk.behind:

@@ -15,7 +15,7 @@ import attrs
 INTERVALS_MAX = 64
 """Intervals that are remembered: the last dozen seconds of activity."""
 INTERVALS_MIN = 5
-"""With fewer than these nothing is said."""
+"""With fewer than these their statistics say nothing."""
 
 
 @attrs.define
@@ -33,15 +33,16 @@ class Rhythm:
         self._beat = (round_, now)
         self.heard_at = now
 
-    def phi(self, silence_s: float, *, deviation_min_s: float) -> float:
-        """Return how strange a silence is: 1 is one in ten, 8 one in a hundred million. 0 while little is known.
+    def phi(self, silence_s: float, beat_s: float) -> float:
+        """Return how strange a silence is: 1 is one in ten, 8 one in a hundred million.
 
-        `deviation_min_s` keeps a very steady peer from being held to its steadiness.
+        `beat_s` is how often heartbeats are sent: half of it is the least deviation, so that a very steady peer is not
+        held to its steadiness; one that is hardly known is taken to vary by as much as it.
         """
-        if len(self.intervals) < INTERVALS_MIN:
-            return 0.0
-        mean = sum(self.intervals) / len(self.intervals)
-        variance = sum((interval - mean) ** 2 for interval in self.intervals) / len(self.intervals)
-        deviation = max(math.sqrt(variance), deviation_min_s)
+        mean, deviation = beat_s, beat_s
+        if len(self.intervals) >= INTERVALS_MIN:
+            mean = sum(self.intervals) / len(self.intervals)
+            variance = sum((interval - mean) ** 2 for interval in self.intervals) / len(self.intervals)
+            deviation = max(math.sqrt(variance), beat_s / 2)
         tail = 0.5 * math.erfc((silence_s - mean) / (deviation * math.sqrt(2)))
         return -math.log10(tail) if tail > 0 else math.inf

@@ -15,9 +15,13 @@ PENDING_MAX = 256
 
 @attrs.define
 class Roster:
-    """Suspicions, join requests with the time they were last heard, and leave requests."""
+    """Suspicions, join requests with the time they were last heard, and leave requests.
+
+    `down`: the link broke; `silent`: a leader that was given up, until it is heard again.
+    """
 
     down: set[str] = attrs.Factory(set)
+    silent: set[str] = attrs.Factory(set)
     rhythms: dict[str, Rhythm] = attrs.Factory(dict)
     joining: dict[str, tuple[Member, float]] = attrs.Factory(dict)
     leaving: set[str] = attrs.Factory(set)
@@ -25,6 +29,7 @@ class Roster:
     def hear(self, peer: str, now: float) -> None:
         """Note a sign of life."""
         self.down.discard(peer)
+        self.silent.discard(peer)
         self._rhythm(peer, now).heard_at = now
 
     def beat(self, peer: str, round_: int, now: float) -> None:
@@ -39,7 +44,7 @@ class Roster:
     def phi(self, peer: str, silence_s: float, beat_s: float) -> float:
         """Return how strange a silence of this peer is; see `Rhythm.phi`."""
         rhythm = self.rhythms.get(peer)
-        return 0.0 if rhythm is None else rhythm.phi(silence_s, deviation_min_s=beat_s / 2)
+        return 0.0 if rhythm is None else rhythm.phi(silence_s, beat_s)
 
     def forgive(self, seconds: float) -> None:
         """Let a time in which nobody listened here count for no silence."""
@@ -71,6 +76,7 @@ class Roster:
         self.leaving &= set(view.peers())
         self.rhythms = {p: rhythm for p, rhythm in self.rhythms.items() if p in view.peers()}
         self.down &= set(view.peers())
+        self.silent &= set(view.peers())
 
     def next_view(
         self, view: View, kept: Collection[str], suspected: Collection[str], rates: Mapping[str, int]

@@ -67,7 +67,7 @@ def on_result_held(desk: Desk, event: cmd.ResultHeld) -> None:
     """Note that the bytes of a reduced part are here."""
     for seat in (desk.seat, desk.previous):
         if seat is not None and seat.round == event.round:
-            seat.results.setdefault(event.part, set()).add(event.hash)
+            seat.keep(event.part, event.hash)
 
 
 def transfer(desk: Desk, seat: Seat) -> None:
@@ -154,7 +154,8 @@ def _rate(desk: Desk, seat: Seat) -> int | None:
 
 def hear_stored(_desk: Desk, stored: msg.Stored, seat: Seat) -> None:
     """Note that an owner has our part."""
-    seat.stored.add((stored.part, stored.sender))
+    if 0 <= stored.part < len(seat.owners):
+        seat.stored.add((stored.part, stored.sender))
 
 
 def hear_fetch(desk: Desk, fetch: msg.Fetch, seat: Seat) -> None:
@@ -165,7 +166,8 @@ def hear_fetch(desk: Desk, fetch: msg.Fetch, seat: Seat) -> None:
 
 def fetch(desk: Desk, seat: Seat, value: Value, holders: Collection[str]) -> None:
     """Ask for each missing part, each time another of those who should hold it."""
-    able = [p for p in dict.fromkeys(holders) if p != desk.me.peer and p not in desk.roster.down]
+    fit = set(desk.others(seat)) - desk.roster.down
+    able = [p for p in dict.fromkeys(holders) if p in fit]
     missing = seat.missing(value)
     if not able or not missing:
         return

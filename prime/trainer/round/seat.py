@@ -10,6 +10,9 @@ from prime.trainer.round.leader import Lead, Standing
 from prime.trainer.round.partition import owners_of
 from prime.trainer.round.view import Value, View
 
+RESULTS_MAX = 64
+"""Results of one part that are noted before a value names one: each ballot can have another, and members can lie."""
+
 
 @attrs.define
 class Seat:
@@ -61,6 +64,13 @@ class Seat:
     def holds(self, value: Value) -> bool:
         """Tell whether the bytes of all parts of the value are here."""
         return all(hash_ in self.results.get(part, ()) for part, hash_ in enumerate(value.parts))
+
+    def keep(self, part: int, hash_: bytes) -> None:
+        """Note that the bytes of a reduced part are here; of more than could be of use only those that are voted on."""
+        held = self.results.setdefault(part, set())
+        wanted = self.proposal is not None and hash_ in self.proposal.value.parts
+        if wanted or len(held) < RESULTS_MAX:
+            held.add(hash_)
 
     def missing(self, value: Value) -> list[int]:
         """Return the parts of the value whose bytes are not here."""

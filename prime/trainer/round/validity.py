@@ -10,6 +10,8 @@ import itertools
 import math
 from collections.abc import Collection, Sequence
 
+from prime.trainer.round.leader import KEPT_MAX
+from prime.trainer.round.messages import Report
 from prime.trainer.round.partition import RATE_MAX_BYTES_S
 from prime.trainer.round.view import Member, Share, Value, View
 
@@ -22,6 +24,7 @@ COUNTER_LEAP_MAX = 1 << 16
 """How far a ballot may be above the highest one known: counting alone never gets that far in a round."""
 ROUND_MAX = 1 << 53
 HASH_BYTES = 32
+SEAL_BYTES = 16
 REASON_CHARACTERS_MAX = 200
 MEMBERS_MAX = 1024
 """Members of one view: it travels in every decision."""
@@ -61,6 +64,31 @@ def shares_fault(shares: Sequence[Share], peers: Collection[str]) -> str:
         return f"a reason has at most {REASON_CHARACTERS_MAX} characters"
     if shares and not any(share.counts > 0 for share in shares):
         return "some contribution counts"
+    return ""
+
+
+def report_fault(report: Report, view: View) -> str:
+    """Say why a member of `view` cannot have this standing. What passes is bounded by the view's size and `KEPT_MAX`."""
+    parts, peers = len(view.members), set(view.peers())
+    if not all(0 <= held.part < parts and peers.issuperset(held.senders) for held in report.held):
+        return "an owner holds parts of members"
+    if report.rate_bytes_s is not None and not 0 <= report.rate_bytes_s <= RATE_MAX_BYTES_S:
+        return "no link is as fast as that"
+    if report.offer is not None and (len(report.offer.parts) > parts or len(report.offer.base) > HASH_BYTES):
+        return "an offer has a hash for each part"
+    return _results_fault(report, parts)
+
+
+def _results_fault(report: Report, parts: int) -> str:
+    if len(report.reduced) > KEPT_MAX or len(report.grams) > parts:
+        return "an owner has no more results than parts and ballots"
+    if not all(0 <= r.part < parts and len(r.hash) == HASH_BYTES and len(r.seal) == SEAL_BYTES for r in report.reduced):
+        return "a result is of a part and a seal"
+    entries_max = parts * (parts + 1) // 2
+    if not all(
+        0 <= g.part < parts and len(g.seal) == SEAL_BYTES and len(g.entries) <= entries_max for g in report.grams
+    ):
+        return "inner products are of a part's candidates"
     return ""
 
 

@@ -8,10 +8,15 @@ from typing import Any
 import attrs
 import pytest
 
+from prime.errors import UsageError
 from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
 from prime.trainer.round.ballot import Ballot
+from prime.trainer.round.desk import WARNING_CHARACTERS_MAX, WARNINGS_MAX
+from prime.trainer.round.journal import refounded
+from prime.trainer.round.leader import KEPT_MAX
 from prime.trainer.round.round import RoundCore
+from prime.trainer.round.seat import RESULTS_MAX
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.validity import ADDRESS_CHARACTERS_MAX, ADDRESSES_MAX, COUNTER_LEAP_MAX
 from prime.trainer.round.view import Member, Share, Value, View
@@ -157,3 +162,150 @@ def test_a_wish_that_would_burden_everyone_is_refused(wish: Member) -> None:
     commands = hear(core, msg.Join("run", wish))
     assert [c.message for c in commands if isinstance(c, cmd.Send) and isinstance(c.message, msg.Refuse)]
     assert not core.roster.joining
+
+
+THREE = View("run", 3, (member(ME), member(OTHER), member("c")))
+
+
+def seated_in(view: View) -> RoundCore:
+    core = RoundCore.recover(
+        member(ME), "run", Timing(), [msg.Born(member(ME)), msg.Booted(1), msg.Entered(1, view, 0)]
+    )
+    core.start(0.0)
+    return core
+
+
+def ahead(round_: int, view: View = THREE) -> Value:
+    return Value(round_, 3, b"", (), (), view, 0)
+
+
+def test_one_members_word_for_a_round_far_ahead_is_not_enough() -> None:
+    core = seated_in(THREE)
+    forged = ahead(1000)
+    for _ in range(3):
+        assert not persisted(hear(core, msg.Commit("run", OTHER, forged, 900)))
+    assert core.round == 1
+    assert persisted(hear(core, msg.Commit("run", "c", forged, 900))) == [msg.Decided(forged)]
+    assert core.round == 1001
+
+
+def test_two_words_for_two_different_rounds_far_ahead_are_one_word_each() -> None:
+    core = seated_in(THREE)
+    first = hear(core, msg.Commit("run", OTHER, ahead(1000), 900))
+    assert {c.to for c in first if isinstance(c, cmd.Send) and isinstance(c.message, msg.Query)} == {OTHER, "c"}
+    again = hear(core, msg.Commit("run", "c", ahead(1001), 900))
+    assert not persisted(again)
+    assert not [c for c in again if isinstance(c, cmd.Send) and isinstance(c.message, msg.Query)]  # no storm of askings
+
+
+def test_in_a_view_of_two_there_is_no_second_word() -> None:
+    core = seated()
+    far = ahead(1000, VIEW)
+    assert persisted(hear(core, msg.Commit("run", OTHER, far, 900))) == [msg.Decided(far)]
+
+
+def test_warnings_about_one_peer_are_bounded() -> None:
+    core = seated()
+    warned: list[cmd.Command] = []
+    for i in range(1000):
+        warned += hear(core, msg.Refuse("run", 1, OTHER, f"{i} " + "x" * 100_000, b""))
+        warned += hear(core, msg.Commit("run", OTHER, WRONG_VALUES[0][1], 0))
+    texts = [c.text for c in warned if isinstance(c, cmd.Warn)]
+    assert 1 <= len(texts) <= WARNINGS_MAX
+    assert max(map(len, texts)) <= WARNING_CHARACTERS_MAX
+
+
+def test_results_that_nobody_votes_on_are_not_remembered_without_end() -> None:
+    core = seated()
+    for i in range(10 * RESULTS_MAX):
+        core.step(cmd.ResultHeld(1, 0, i.to_bytes(32, "big")), 1.0)
+    assert core.seat is not None
+    assert len(core.seat.results[0]) == RESULTS_MAX
+    leader = VIEW.order(1).index(OTHER)
+    wanted = attrs.evolve(SUM, parts=(b"w" * 32, HASH))  # type: ignore[misc]
+    hear(core, msg.Propose("run", 3, 1, OTHER, Ballot(2, leader), (ME, OTHER), (), wanted))
+    core.step(cmd.ResultHeld(1, 1, HASH), 1.0)
+    voted = persisted(core.step(cmd.ResultHeld(1, 0, b"w" * 32), 1.0))
+    assert [record.value for record in voted] == [wanted]
+
+
+def report(**changes: Any) -> msg.Report:
+    plain = msg.Report("run", 3, 1, OTHER, 1, False, True, Ballot(1, 0), None, (), (), (), None)
+    return attrs.evolve(plain, **changes)  # type: ignore[misc]
+
+
+SEAL = bytes(16)
+WRONG_REPORTS = [
+    ("a part too many", {"held": (msg.Holding(2, (ME,)),)}),
+    ("a stranger's bytes", {"held": (msg.Holding(0, (STRANGER,)),)}),
+    ("a hash of another size", {"reduced": (msg.Reduction(0, SEAL, b"short"),)}),
+    ("a seal of another size", {"reduced": (msg.Reduction(0, b"short", HASH),)}),
+    (
+        "no end of results",
+        {"reduced": tuple(msg.Reduction(0, i.to_bytes(16, "big"), HASH) for i in range(KEPT_MAX + 1))},
+    ),
+    ("more products than pairs", {"grams": (msg.PartGram(0, SEAL, (1.0,) * 4),)}),
+    ("a link faster than any", {"rate_bytes_s": 1 << 60}),
+    ("a negative bandwidth", {"rate_bytes_s": -1}),
+    ("an offer of more parts than members", {"offer": msg.Offer(1.0, HASH, (HASH,) * 3)}),
+]
+
+
+@pytest.mark.parametrize(("what", "changes"), WRONG_REPORTS)
+def test_a_standing_that_cannot_be_is_not_taken(what: str, changes: dict[str, Any]) -> None:
+    core = seated()
+    commands = hear(core, report(**changes))
+    assert core.seat is not None
+    assert OTHER not in core.seat.standings, what
+    assert [c for c in commands if isinstance(c, cmd.Warn)]
+
+
+def test_a_members_results_are_bounded_over_all_its_reports() -> None:
+    core = seated()
+    for i in range(0, 3 * KEPT_MAX, 1000):
+        many = tuple(msg.Reduction(0, (i + j).to_bytes(16, "big"), HASH) for j in range(1000))
+        hear(core, report(reduced=many))
+    assert core.seat is not None
+    assert len(core.seat.standings[OTHER].reduced) == KEPT_MAX
+
+
+def test_inner_products_that_are_no_numbers_are_as_good_as_none() -> None:
+    core = seated()
+    hear(core, report(grams=(msg.PartGram(0, SEAL, (math.nan, 0.0, 1.0)), msg.PartGram(1, SEAL, (1.0, 0.0, 1.0)))))
+    assert core.seat is not None
+    assert list(core.seat.standings[OTHER].grams) == [(1, SEAL)]
+
+
+def test_bytes_are_asked_of_members_only() -> None:
+    core = seated()
+    leader = VIEW.order(1).index(OTHER)
+    commands = hear(core, msg.Propose("run", 3, 1, OTHER, Ballot(2, leader), (ME, OTHER), (STRANGER,), SUM))
+    commands += core.step(cmd.Tick(), 5.0)
+    assert {c.to for c in commands if isinstance(c, cmd.Send) and isinstance(c.message, msg.Fetch)} == {OTHER}
+
+
+def test_a_refounded_run_goes_on_from_the_last_decided_state_under_another_name() -> None:
+    records = [
+        msg.Born(member(ME)),
+        msg.Booted(1),
+        msg.Entered(0, VIEW, 0),
+        msg.Decided(attrs.evolve(SUM, next_view=THREE)),
+    ]  # type: ignore[misc]
+    run, journal = refounded(records, member(ME))
+    assert run == "run~1"
+    core = RoundCore.recover(member(ME), run, Timing(), journal)
+    core.start(0.0)
+    assert core.seat is not None
+    assert (core.round, core.seat.state_round, core.seat.view.peers()) == (2, 1, (ME,))
+    old = hear(core, msg.Query("run", 3, 2, OTHER))
+    (answer,) = [c.message for c in old if isinstance(c, cmd.Send)]
+    assert isinstance(answer, msg.Refuse)
+    assert "trains run 'run~1', not 'run'" in answer.reason
+    hear(core, msg.Join(run, member(OTHER)))
+    for now in range(2, 60):
+        core.step(cmd.Tick(), float(now))
+        core.step(cmd.Received(msg.Join(run, member(OTHER))), float(now))
+    assert core.round > 2
+    assert core.seat.view.peers() == (ME, OTHER)
+    with pytest.raises(UsageError, match="in no view yet"):
+        refounded(records[:2], member(ME))
