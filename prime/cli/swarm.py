@@ -182,22 +182,46 @@ ROUND_LAST: Final = 2**53
 """Later than any round: the history stays away."""
 
 
-def leave(run: RunName = "", config: ConfigFile = None, node: Node = None, as_json: AsJson = False) -> None:
-    """Let the node of this machine leave a run, once its round in hand is over; the run goes on without it."""
+def stop(
+    run: RunName = "",
+    leave: Annotated[
+        bool, typer.Option("--leave", help="Only the node of this machine leaves; the run goes on without it.")
+    ] = False,
+    config: ConfigFile = None,
+    node: Node = None,
+    as_json: AsJson = False,
+) -> None:
+    """End a run for all: its members finish the round in hand, and end with one and the same model.
+
+    Any node that takes part can be asked. Below a majority nothing can be decided, and the run ends once there is one.
+    """
     import trio
 
-    async def ask(socket: Path) -> str:
+    from prime.trainer.runs.messages import EndRun, LeaveRun
+
+    async def ask(socket: Path) -> tuple[str, str]:
         from prime.node.client import open_runs
-        from prime.trainer.runs.messages import LeaveRun
+        from prime.observe.messages import GetStatus
 
-        async with open_runs(socket) as (_, runs):
-            return await runs.ask(LeaveRun(run), timeout=ASK_S)
+        async with open_runs(socket) as (status_, runs):
+            name = await runs.ask(LeaveRun(run) if leave else EndRun(run), timeout=ASK_S)
+            found = await status_.ask(GetStatus(rounds_after=ROUND_LAST), timeout=ASK_S)
+            return name, found.run.stalled if found.run is not None else ""
 
-    left = trio.run(ask, socket_of(config, node))
-    emit({"event": "run.leaving", "run": left}, f"the node leaves {left}", as_json=as_json)
+    name, stalled = trio.run(ask, socket_of(config, node))
+    text = (
+        f"the node leaves {name} once its round in hand is over"
+        if leave
+        else f"{name} ends with the next round that its members decide"
+    )
+    if stalled:
+        text += f"\nnothing is decided now: {stalled}"
+    event = "run.leaving" if leave else "run.ending"
+    emit({"event": event, "run": name, "stalled": stalled}, text, as_json=as_json)
 
 
 def enlist(app: typer.Typer) -> None:
     """Add the commands of this file to `prime train`."""
     app.command()(submit)
     app.command()(status)
+    app.command()(stop)

@@ -72,6 +72,8 @@ class RunHost:
         self._next: RunNotice | None = None
         self._news = trio.Event()
         self._leave = trio.Event()
+        self._called_off = False
+        self._why_left = ""
         self.training: Training | None = None
         """This node's part in the run that it takes part in now."""
 
@@ -100,10 +102,31 @@ class RunHost:
 
     def leave(self, name: str) -> str:
         """Leave a run, this node alone, once its round in hand is over. Raises `NotFoundError`, `UsageError`."""
+        run = self._own(name)
+        self._leave.set()
+        return run
+
+    async def end(self, name: str) -> str:
+        """End a run for all, with the round that its members decide next; one that has not begun, at once.
+
+        Raises as `leave`.
+        """
+        run = self._own(name)
+        training = self.training
+        if training is not None and training.progress.epoch > 0:
+            await training.end()
+        else:
+            self._called_off = True
+            self._leave.set()
+        return run
+
+    def _own(self, name: str) -> str:
         run = self._board.find(name)
         if run != self._board.taking:
-            raise NotFoundError(f"this node does not take part in {run}", hint="`prime train status` says who does")
-        self._leave.set()
+            raise NotFoundError(
+                f"this node does not take part in {run}",
+                hint="`prime train status` says who does: it is for them to leave it or to end it",
+            )
         return run
 
     def hear(self, sender: str, notice: RunNotice) -> None:
@@ -162,7 +185,7 @@ class RunHost:
 
     async def _train(self, notice: RunNotice, contacts: Sequence[str], folder: Path, *, stay: bool) -> None:
         """Train until the run is over, this node leaves it or shall stop; with `stay` its end ends nothing."""
-        self._leave = trio.Event()
+        self._leave, self._called_off, self._why_left = trio.Event(), False, ""
         rounds = attrs.evolve(self._config.train, round_deadline_s=notice.settings.round_deadline_s)
         try:
             async with open_trainer(
@@ -180,13 +203,18 @@ class RunHost:
                 if self._leave.is_set() and self.training.progress.phase == "done":
                     return
                 await self.training.leave(notice.settings.round_deadline_s)
-                self._stand(notice.run, "left", "", round_=self.training.round)
+                over: Standing = "done" if self._called_off else "left"
+                self._stand(notice.run, over, self._why_left, round_=self.training.round)
         finally:
             self.training = None
 
     async def _follow(self, run: str, training: Training, stay: bool) -> None:  # noqa: FBT001 - passed on by the nursery
         """Say where this node stands, and let go of a run that is over once nobody needs this node any more."""
         while training.progress.phase != "done":
+            if training.progress.phase == "joining" and self._is_over(run):
+                self._why_left = "the run was over before this node was let in"
+                self._leave.set()
+                return
             standing, why = _standing(training)
             self._stand(run, standing, why, round_=training.round)
             with trio.move_on_after(LOOK_S):
@@ -198,6 +226,11 @@ class RunHost:
             while self._needed(run):  # noqa: ASYNC110 - many may end it, and for seconds at most
                 await trio.sleep(LOOK_S)
         self._leave.set()
+
+    def _is_over(self, run: str) -> bool:
+        members = next((known.members for known in self.known().runs if known.run == run), ())
+        others = [m for m in members if m.peer != self._system.peer and m.age_s < runs.STALE_S]
+        return any(member.standing == "done" for member in others)
 
     def _needed(self, run: str) -> bool:
         """Tell whether a member has not come to the run's end yet."""

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from prime.actor import Actor, on
 from prime.errors import RefusedError
-from prime.trainer.runs.messages import LeaveRun, ListRuns, RunNotice, RunsKnown, ShareRun, SubmitRun
+from prime.trainer.runs.messages import EndRun, LeaveRun, ListRuns, RunNotice, RunsKnown, ShareRun, SubmitRun
 from prime.transport.facts import LinkUp
 
 if TYPE_CHECKING:
     from prime.node.hosting import RunHost
 
 
-class RunsActor(Actor[ShareRun | SubmitRun | ListRuns | LeaveRun]):
+class RunsActor(Actor[ShareRun | SubmitRun | ListRuns | LeaveRun | EndRun]):
     """At `/node/runs`: hears other nodes tell of runs, and answers this node's own user."""
 
     def __init__(self, host: RunHost) -> None:
@@ -52,6 +52,12 @@ class RunsActor(Actor[ShareRun | SubmitRun | ListRuns | LeaveRun]):
         """Leave a run, this node alone."""
         self._check_sender()
         return self._host.leave(m.run)
+
+    @on(EndRun)
+    async def end_run(self, m: EndRun) -> str:
+        """End a run for all."""
+        self._check_sender()
+        return await self._host.end(m.run)
 
     def _observe(self, fact: Any) -> None:
         if isinstance(fact, LinkUp):

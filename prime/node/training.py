@@ -31,7 +31,7 @@ from prime.trainer.round.view import Member
 from prime.trainer.swarm.aggregator import AGGREGATOR_PATH, Aggregator, SwarmPlan
 from prime.trainer.swarm.donor import Donor
 from prime.trainer.swarm.float32 import Float32
-from prime.trainer.swarm.plans import FurtherContacts, Outcome, StateSaved, ViewEntered
+from prime.trainer.swarm.plans import EndSwarm, FurtherContacts, Outcome, StateSaved, ViewEntered
 from prime.trainer.swarm.progress import Progress
 from prime.trainer.swarm.saved import STATES_FOLDER, StateFolder
 from prime.trainer.swarm.state import ChunkedState, OuterState
@@ -102,6 +102,12 @@ class Training:
             await self._trainer.tell(Drain())
             await self._left.wait()
         return self._left.is_set()
+
+    async def end(self) -> None:
+        """Ask that the run end for all its members, with the next round that they decide with contributions."""
+        ref = self._system.whereis(AGGREGATOR_PATH)
+        if ref is not None:
+            await ref.tell(EndSwarm())
 
     async def spawn(self, states: Supervisor, sup: Supervisor) -> None:
         """Start donor, aggregator and trainer (called by `open_trainer`)."""

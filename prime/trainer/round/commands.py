@@ -112,6 +112,11 @@ class LeaveRun:
 
 
 @attrs.frozen
+class EndRun:
+    """Ask that the run end, for all, with the next round that is decided with contributions."""
+
+
+@attrs.frozen
 class Tick:
     """Time passed: resend, suspect, take over."""
 
@@ -129,6 +134,7 @@ Event = (
     | PeerUp
     | JoinRun
     | LeaveRun
+    | EndRun
     | Tick
 )
 
@@ -258,6 +264,13 @@ class Outside:
 
 
 @attrs.frozen
+class Ended:
+    """The run ended with `round`, as its value says: no round comes after it."""
+
+    round: int
+
+
+@attrs.frozen
 class Stalled:
     """Nothing can be committed now. `hint` is the next step for a person. Said once until `Resumed`."""
 
@@ -293,6 +306,7 @@ Command = (
     | CatchUp
     | EnterView
     | Outside
+    | Ended
     | Stalled
     | Resumed
     | Warn

@@ -51,6 +51,7 @@ class Desk:
         self.behind = True
         self.own_base: tuple[int, bytes] | None = None
         self.leaving = False
+        self.ending = False
         self.joining = False
         self.contacts: set[str] = set()
         self.applying: Value | None = None
@@ -73,6 +74,11 @@ class Desk:
         """The hash of the state that the present round starts from, if this member holds it."""
         seat, own = self.seat, self.own_base
         return own[1] if seat is not None and own is not None and seat.starts_from(own[0]) else None
+
+    @property
+    def over(self) -> bool:
+        """Tell whether the run ended with the newest outcome known."""
+        return bool(self.decisions) and self.decisions[max(self.decisions)].last
 
     def remember(self, value: Value) -> None:
         """Keep an outcome for those who ask, and forget those that are too old."""

@@ -1,4 +1,4 @@
-"""Asking to be let in or out, and hearing others ask (pure)."""
+"""Asking to be let in or out, or for the run's end, and hearing others ask (pure)."""
 
 from __future__ import annotations
 
@@ -26,6 +26,14 @@ def on_leave_run(desk: Desk, _event: cmd.LeaveRun) -> None:
     desk.leaving = True
     desk.roster.leaving.add(desk.me.peer)
     desk.ticked_at = float("-inf")
+
+
+def on_end_run(desk: Desk, _event: cmd.EndRun) -> None:
+    """Ask for the end of the run: the leader of a round decides it with the round, so that all end with one state."""
+    if desk.seat is not None and not desk.over:
+        desk.ending = True
+        desk.roster.ending.add(desk.me.peer)
+        desk.ticked_at = float("-inf")
 
 
 def hear_join(desk: Desk, join: msg.Join) -> None:
@@ -60,6 +68,16 @@ def hear_leave(desk: Desk, leave: msg.Leave) -> None:
         outcome.send_commit(desk, leave.member.peer, desk.round - 1)
 
 
+def hear_end(desk: Desk, end: msg.End) -> None:
+    """Remember a wish for the end of the run; only a member of the view has one."""
+    if end.run != desk.run or desk.seat is None:
+        return
+    if desk.seat.view.has(end.member) and not desk.over:
+        desk.roster.ending.add(end.member.peer)
+    else:
+        outcome.send_commit(desk, end.member.peer, desk.round - 1)
+
+
 def refuse_run(desk: Desk, to: str, run: str, round_: int) -> None:
     """Tell a member of another run that this is not it."""
     reason = f"this node trains run {desk.run!r}, not {run!r}: join that one as a new member"
@@ -81,3 +99,6 @@ def tick_outside(desk: Desk) -> None:
     if desk.leaving and desk.seat is not None:
         for peer in desk.others(desk.seat):
             desk.send(peer, msg.Leave(desk.run, desk.me))
+    if desk.ending and desk.seat is not None:
+        for peer in desk.others(desk.seat):
+            desk.send(peer, msg.End(desk.run, desk.me))

@@ -227,6 +227,14 @@ class Leave:
     member: Member
 
 
+@message(tag=0x10F)
+class End:
+    """`member` wants the run to end with the round under way; repeated until a round with contributions is decided."""
+
+    run: str
+    member: Member
+
+
 @message(tag=0x10E)
 class Beat:
     """The sender lives and follows `ballot`: from the leader to all, from all to the leader, while a round is under way."""
@@ -413,5 +421,5 @@ class FetchStatePage(Ask[StatePage]):
 RoundMessage = Report | Prepare | Promise | Nack | Seal | Propose | Ready | Query | Stored | Fetch | Beat
 """What is said within one round: each has run, epoch, round and sender."""
 
-PeerMessage = RoundMessage | Commit | Refuse | Join | Leave
+PeerMessage = RoundMessage | Commit | Refuse | Join | Leave | End
 """What the round's core hears from other members and would-be members."""

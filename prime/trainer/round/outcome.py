@@ -122,6 +122,10 @@ def _move_on(desk: Desk, value: Value) -> None:
     desk.remember(value)
     desk.round = value.round + 1
     liveness.end_stall(desk)
+    if value.last:
+        desk.ending = False
+        desk.roster.ending.clear()
+        desk.do(cmd.Ended(value.round))
     if not value.next_view.has(desk.me):
         _leave_view(desk, value)
         return

@@ -1,4 +1,4 @@
-"""Who is alive, who wants in and who wants out, as one member sees it (pure)."""
+"""Who is alive, who wants in, who wants out and who wants the end, as one member sees it (pure)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PENDING_MAX = 256
 
 @attrs.define
 class Roster:
-    """Suspicions, join requests with the time they were last heard, and leave requests.
+    """Suspicions, join requests with the time they were last heard, and requests to leave or to end the run.
 
     `down`: the link broke; `silent`: a leader that was given up, until it is heard again.
     """
@@ -25,6 +25,7 @@ class Roster:
     rhythms: dict[str, Rhythm] = attrs.Factory(dict)
     joining: dict[str, tuple[Member, float]] = attrs.Factory(dict)
     leaving: set[str] = attrs.Factory(set)
+    ending: set[str] = attrs.Factory(set)
 
     def hear(self, peer: str, now: float) -> None:
         """Note a sign of life."""
@@ -74,6 +75,7 @@ class Roster:
             if now - at <= ttl_s and not view.has(member)
         }
         self.leaving &= set(view.peers())
+        self.ending &= set(view.peers())
         self.rhythms = {p: rhythm for p, rhythm in self.rhythms.items() if p in view.peers()}
         self.down &= set(view.peers())
         self.silent &= set(view.peers())

@@ -96,11 +96,13 @@ class RoundCore(Desk):
             self.do(cmd.Outside(self.round, "not in a view yet", rejoining=False))
         else:
             self.do(liveness.entering(self, self.seat))
-            if self.seat.restarted:
+            if self.seat.restarted and not self.over:
                 scatter.activate(self, self.seat)
                 outcome.ask_all(self, self.seat)
                 if self.round > 0:
                     self.do(outcome.restart_catch_up(self.seat))
+        if self.over:
+            self.do(cmd.Ended(self.round - 1))
         self._advance()
         return self.out
 
@@ -124,7 +126,14 @@ class RoundCore(Desk):
 
     def _busy(self) -> bool:
         active = self.seat is not None and self.seat.active_since is not None
-        return active or self.applying is not None or self.joining or self.leaving or bool(self.roster.joining)
+        return (
+            active
+            or self.applying is not None
+            or self.joining
+            or self.leaving
+            or self.ending
+            or bool(self.roster.joining)
+        )
 
     def _advance(self) -> None:
         if self.now - self.ticked_at >= self.timing.resend_s:
@@ -159,6 +168,8 @@ class RoundCore(Desk):
                 joining.hear_join(self, join)
             case msg.Leave() as leave:
                 joining.hear_leave(self, leave)
+            case msg.End() as end:
+                joining.hear_end(self, end)
             case msg.Refuse() as refuse:
                 outcome.hear_refuse(self, refuse)
             case message:
@@ -176,7 +187,7 @@ class RoundCore(Desk):
             outcome.answer_late(self, message)
         elif message.round > self.round:
             self.send(message.sender, msg.Query(*self.head(seat)))
-        elif seat.view.find(message.sender) is None:
+        elif seat.view.find(message.sender) is None or self.over:
             outcome.send_commit(self, message.sender, self.round - 1)
         elif message.epoch == seat.view.epoch:
             self.roster.hear(message.sender, self.now)
@@ -221,6 +232,7 @@ _HANDLERS: Mapping[type, Callable[[RoundCore, Any], None]] = MappingProxyType(
         cmd.PeerUp: liveness.on_up,
         cmd.JoinRun: joining.on_join_run,
         cmd.LeaveRun: joining.on_leave_run,
+        cmd.EndRun: joining.on_end_run,
         cmd.Tick: lambda _core, _event: None,
     }
 )

@@ -18,7 +18,7 @@ DEMOTED_ROUNDS = 16
 def on_contributed(desk: Desk, event: cmd.Contributed) -> None:
     """Take the trainer's contribution and send its parts to their owners."""
     seat = desk.seat
-    if seat is None or event.round != desk.round or seat.offer is not None:
+    if seat is None or event.round != desk.round or seat.offer is not None or desk.over:
         return
     if seat.restarted:
         desk.do(cmd.Warn(f"round {desk.round}: a member that came back in this round does not contribute"))

@@ -104,6 +104,8 @@ def record_fault(value: Value) -> str:
         return f"no round has the number {value.round}"
     if bool(value.parts) != bool(value.shares) or any(len(part) != HASH_BYTES for part in value.parts):
         return "a sum has a hash for each part, an abort has none"
+    if value.last and not value.shares:
+        return "an abort ends no run"
     return view_fault(value.next_view)
 
 

@@ -106,7 +106,8 @@ class Value:
 
     `base` is the hash of the state that the contributions start from; `parts` are the hashes of the reduced parts'
     bytes in part order; `next_view` decides the following round. `state_round` is the last round that changed the
-    state, this one included: an abort leaves it as it was, so a node knows which state is the present one.
+    state, this one included: an abort leaves it as it was, so a node knows which state is the present one. `last`: the
+    run ends with this round, because a member asked for its end.
     """
 
     round: int
@@ -116,6 +117,7 @@ class Value:
     parts: tuple[bytes, ...]
     next_view: View
     state_round: int
+    last: bool = False
 
     def digest(self) -> bytes:
         """Return the 32 byte hash that stands for this value."""

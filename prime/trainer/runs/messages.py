@@ -84,6 +84,16 @@ class LeaveRun(Ask[str]):
     run: str
 
 
+@message(tag=0x194)
+class EndRun(Ask[str]):
+    """End the run, for all that take part; the answer is its full name. Control socket only.
+
+    The members decide it with the round under way, so that all end with one state.
+    """
+
+    run: str
+
+
 def run_name(name: str, founder: str, nonce: str, settings: TrainingConfig) -> str:
     """Return a run's full name, `NAME@DIGEST`: two runs never share it, and nobody can change what one is of.
 

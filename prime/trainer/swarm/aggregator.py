@@ -121,6 +121,7 @@ Heard = (
     | msg.Refuse
     | msg.Join
     | msg.Leave
+    | msg.End
     | msg.Chunk
     | msg.Announce
     | msg.Missing
@@ -129,6 +130,7 @@ Heard = (
     | plans.StateHeld
     | plans.Contribute
     | plans.LeaveSwarm
+    | plans.EndSwarm
     | plans.GetRound
     | Down
 )
@@ -283,6 +285,11 @@ class Aggregator(Actor[Heard]):
         """Ask to be left out of the next view."""
         await self._step(cmd.LeaveRun())
 
+    @on(plans.EndSwarm)
+    async def end(self, _: plans.EndSwarm) -> None:
+        """Ask for the end of the run."""
+        await self._step(cmd.EndRun())
+
     @on(plans.GetRound)
     def get_round(self, _: plans.GetRound) -> Status:
         """Answer how the round stands."""
@@ -324,9 +331,9 @@ class Aggregator(Actor[Heard]):
         self._rewatch(m.sender)
         await self._step(cmd.Received(m))
 
-    @on(msg.Join, msg.Leave)
-    async def hear_wish(self, m: msg.Join | msg.Leave) -> None:
-        """Give the core a wish to join or to leave, from the node it is about."""
+    @on(msg.Join, msg.Leave, msg.End)
+    async def hear_wish(self, m: msg.Join | msg.Leave | msg.End) -> None:
+        """Give the core a wish to join, to leave or to end the run, from the node whose wish it is."""
         if m.member.peer != self.ctx.sender:
             return
         self.ctx.system.learn(m.member.peer, m.member.addresses)
@@ -549,6 +556,8 @@ class Aggregator(Actor[Heard]):
         match command:
             case cmd.Outside(round_, reason, rejoining):
                 self._report(plans.LeftView(round_, reason, rejoining))
+            case cmd.Ended(round_):
+                self._report(plans.RunEnded(round_))
             case cmd.Stalled(round_, reason, hint):
                 self._report(plans.RoundStalled(round_, reason, hint))
             case cmd.Resumed(round_):

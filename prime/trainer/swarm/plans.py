@@ -57,6 +57,11 @@ class LeaveSwarm:
 
 
 @message
+class EndSwarm:
+    """Ask that the run end, for all of its members, with the next round that is decided with contributions."""
+
+
+@message
 class GetRound(Ask[Status]):
     """Ask how the round stands."""
 
@@ -109,6 +114,13 @@ class LeftView:
 
 
 @message
+class RunEnded:
+    """The members decided that `round` was the last one."""
+
+    round: int
+
+
+@message
 class RoundStalled:
     """Nothing can be committed now; `hint` is the next step for a person."""
 
@@ -131,5 +143,5 @@ class StateSaved:
     state_hash: bytes
 
 
-Outcome = ViewEntered | RoundCommitted | RoundAborted | StateMissed | LeftView | RoundStalled | RoundResumed
+Outcome = ViewEntered | RoundCommitted | RoundAborted | StateMissed | LeftView | RunEnded | RoundStalled | RoundResumed
 """What the trainer hears."""

@@ -87,6 +87,7 @@ Heard = (
     | plans.RoundAborted
     | plans.StateMissed
     | plans.LeftView
+    | plans.RunEnded
     | plans.RoundStalled
     | plans.RoundResumed
     | plans.StateSaved
@@ -144,6 +145,7 @@ class SwarmTrainer(Actor[Heard]):
         self._contributed = 0
         self._losses: list[float] = []
         self._draining = False
+        self._ended: int | None = None
 
     async def started(self) -> None:
         """Start the worker and the loop beside the mailbox, so that outcomes are heard while torch computes."""
@@ -155,6 +157,7 @@ class SwarmTrainer(Actor[Heard]):
         plans.RoundAborted,
         plans.StateMissed,
         plans.LeftView,
+        plans.RunEnded,
         plans.RoundStalled,
         plans.RoundResumed,
         plans.StateSaved,
@@ -301,17 +304,21 @@ class SwarmTrainer(Actor[Heard]):
                 self._missed = event
             case plans.LeftView(_, _, rejoining):
                 self._left(rejoining=rejoining)
-            case plans.RoundStalled(_, reason, hint):
-                self._stalled = True
-                self._progress.stalled, self._progress.hint = reason, hint
-                self.ctx.emit(event)
-            case plans.RoundResumed():
-                self._stalled = False
-                self._progress.stalled = self._progress.hint = ""
+            case plans.RunEnded(round_):
+                await self._end(worker, round_)
+            case plans.RoundStalled() | plans.RoundResumed():
+                self._note_stall(event)
             case plans.StateSaved(state_hash):
                 self._saved_hash = state_hash
             case Drain():
                 await self._drain()
+
+    def _note_stall(self, event: plans.RoundStalled | plans.RoundResumed) -> None:
+        self._stalled = isinstance(event, plans.RoundStalled)
+        said = (event.reason, event.hint) if isinstance(event, plans.RoundStalled) else ("", "")
+        self._progress.stalled, self._progress.hint = said
+        if self._stalled:
+            self.ctx.emit(event)
 
     def _enter(self, event: plans.ViewEntered) -> None:
         self._round, self._view, self._state_round = event.round, event.view, event.state_round
@@ -373,7 +380,8 @@ class SwarmTrainer(Actor[Heard]):
 
     async def _note(self, worker: RankWorker, value: Value, theta: Vector, loss: float | None) -> None:
         """Measure on held-out text where that is this member's turn, record the round, and end the run if it was the last."""
-        last = value.round >= self._config.rounds and len(value.shares) >= self._config.contributors_final_min
+        enough = len(value.shares) >= self._config.contributors_final_min
+        last = value.last or (value.round >= self._config.rounds and enough)
         held_out = None
         if last:
             held_out = await worker.evaluate(theta, BATCHES_WHOLE)
@@ -399,6 +407,13 @@ class SwarmTrainer(Actor[Heard]):
         self._progress.loss_last = loss
         self._set_phase("done")
         self.ctx.emit(RunDone(self._progress.round, loss, self._progress.state_hash))
+
+    async def _end(self, worker: RankWorker, round_: int) -> None:
+        """Come to the end that the members decided; a node that does not hold its state yet fetches that first."""
+        self._ended = round_
+        state = self._state
+        if state is not None and state.round >= round_ and self._progress.phase != "done":
+            await self._finish(worker, state.theta, await worker.evaluate(state.theta, BATCHES_WHOLE))
 
     def _spend_losses(self) -> float | None:
         losses, self._losses = self._losses, []
@@ -463,7 +478,8 @@ class SwarmTrainer(Actor[Heard]):
         else:
             await self._rebase(worker, state.theta, slice(0, state.theta.size))
         await self._take(state)
-        if state.round >= self._config.rounds and not self._config.contributors_final_min:
+        over = state.round >= self._config.rounds and not self._config.contributors_final_min
+        if over or (self._ended is not None and state.round >= self._ended):
             await self._finish(worker, state.theta, await worker.evaluate(state.theta, BATCHES_WHOLE))
         elif self._progress.phase == "fetching":
             self._set_phase("training")

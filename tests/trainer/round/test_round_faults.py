@@ -154,6 +154,61 @@ def test_a_leaver_is_let_out_by_a_decision() -> None:
     assert world.commits()[-1].contributors() == ("a", "c")
 
 
+def ended(world: World) -> list[str]:
+    return [p for p, node in world.nodes.items() if any(isinstance(c, cmd.Ended) for c in node.log)]
+
+
+def test_a_run_ends_for_all_with_the_round_in_which_a_member_asked_for_it() -> None:
+    world = World(8).swarm(3)
+    world.step(world.nodes["b"], cmd.EndRun())
+    world.until(lambda: ended(world) == ["a", "b", "c"])
+    last = world.commits()[-1]
+    assert last.last
+    world.until(world.same_states)
+    world.run(20)
+    assert world.last_round == last.round
+    assert all(node.state is not None and node.state[0] == last.round for node in world.nodes.values())
+    assert not any(value.last for value in world.commits()[:-1])
+
+
+def test_nobody_outside_the_view_ends_a_run() -> None:
+    world = World(8).swarm(3)
+    stranger = Member("stranger", (), 1.0, 1)
+    forged = Member("b", (), 1.0, 7)  # another life than the one in the view
+    before = world.last_round
+    for member in (stranger, forged):
+        world.step(world.nodes["a"], cmd.Received(msg.End(RUN, member)))
+        world.step(world.nodes["c"], cmd.Received(msg.End("another", world.member(world.nodes["b"]))))
+    world.until(lambda: world.last_round >= before + 3)
+    assert ended(world) == []
+
+
+def test_an_end_that_is_asked_for_below_a_majority_comes_once_there_is_one() -> None:
+    world = World(8).swarm(3)
+    for peer in "ab":
+        world.crash(peer)
+    world.step(world.nodes["c"], cmd.EndRun())
+    world.run(20)
+    assert ended(world) == []
+    world.restart("a")
+    world.until(lambda: ended(world) == ["a", "c"])
+    assert world.commits()[-1].last
+
+
+def test_a_member_that_was_down_at_the_end_learns_of_it_and_says_so_after_each_start() -> None:
+    world = World(8).swarm(3)
+    world.crash("c")
+    world.step(world.nodes["a"], cmd.EndRun())
+    world.until(lambda: ended(world) == ["a", "b"])
+    world.restart("c")
+    world.until(lambda: ended(world) == ["a", "b", "c"])
+    world.until(world.same_states)
+    world.nodes["b"].log.clear()
+    world.crash("b")
+    world.restart("b")
+    assert "b" in ended(world)
+
+
 def test_a_contribution_from_another_state_is_refused_by_name_and_its_member_catches_up() -> None:
     world = World(9).swarm(3)
     round_, _leader, (victim, _other) = next_round(world)
