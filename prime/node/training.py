@@ -24,7 +24,9 @@ from prime.node.contacts import DIAL_DEADLINE_S, dial_silent, find_contacts
 from prime.store.journal import FileJournal, MemoryJournal
 from prime.trainer.codec import Vector
 from prime.trainer.metadata import TrainingConfig
+from prime.trainer.robust.rules import rule_of
 from prime.trainer.round.records import is_untrained, knows_decisions
+from prime.trainer.round.terms import Terms
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.validity import ADDRESS_CHARACTERS_MAX, ADDRESSES_MAX
 from prime.trainer.round.view import Member
@@ -230,11 +232,12 @@ async def open_trainer(
     """
     if system.network is None:
         raise ActorUsageError("a system without a network cannot train", hint="open_system(transport=prime.Tcp(...))")
+    terms = Terms(rule=rule_of(config))
     found = await find_contacts(system, contacts, DIAL_DEADLINE_S)
     fit = tuple(each for each in system.addresses if len(each) <= ADDRESS_CHARACTERS_MAX)[:ADDRESSES_MAX]
     member = Member(system.peer, fit, 1.0, secrets.randbits(48) + 1)
     waits = timing if timing is not None else _usual_timing(config)
-    plan = SwarmPlan(run, member, not contacts, found.peers, config.nodes_min, waits)
+    plan = SwarmPlan(run, member, not contacts, found.peers, config.nodes_min, waits, terms)
     async with _open_journal(folder) as journal, system.supervisor("state") as states, _train(system) as sup:
         saved = None if folder is None else StateFolder(folder / STATES_FOLDER)
         training = Training(system, config, plan, journal, saved)

@@ -6,12 +6,14 @@ equalities. Its chunks have real bytes, padded to one size, so hashes, chunks, j
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import attrs
 
 from prime.errors import DecodeError, LocalProtocolError
+from prime.trainer.robust.rules import MEAN, Rule
 
 _PAD = b"\0"
 
@@ -85,13 +87,23 @@ class Exact:
         """See `Numbers.check`."""
         self._read(data, cut)
 
-    def reduce(self, inputs: Sequence[memoryview], weights: Sequence[float], cut: slice) -> memoryview:
-        """See `Numbers.reduce`: the weighted mean, exact."""
+    def reduce(
+        self, inputs: Sequence[memoryview], weights: Sequence[float], cut: slice, rule: Rule = MEAN
+    ) -> memoryview:
+        """See `Numbers.reduce`: the weighted mean, exact. Names have no order, so there is no rule by order."""
+        if rule.by_order:
+            raise LocalProtocolError(f"sums of names have no {rule.name}", hint="simulate mean, krum or multi-krum")
         total = sum(Fraction(weight) for weight in weights)
         mean = Sum()
         for data, weight in zip(inputs, weights, strict=True):
             mean = mean + self._read(data, cut) * (Fraction(weight) / total)
         return self._written(cut, mean)
+
+    def multiply(self, inputs: Sequence[memoryview], cut: slice) -> list[float]:
+        """See `Numbers.multiply`: each name is a direction of its own, of the chunk's length."""
+        read = [dict(self._read(data, cut).terms) for data in inputs]
+        pairs = itertools.combinations_with_replacement(read, 2)
+        return [(cut.stop - cut.start) * float(sum(f * b.get(name, 0) for name, f in a.items())) for a, b in pairs]
 
     def room(self, elements: int) -> ExactRoom:  # noqa: ARG002 - a sum has any number of elements
         """See `Numbers.room`."""

@@ -86,6 +86,11 @@ class Rule:
             )
         return ""
 
+    @property
+    def by_order(self) -> bool:
+        """Whether it puts the values of each coordinate in order, instead of weighing them."""
+        return self.name in ("median", "trimmed-mean")
+
     def trim(self, inputs: int) -> int:
         """Return how many of the values of a coordinate are left out at each end, of so many.
 
@@ -94,6 +99,10 @@ class Rule:
         """
         middle = max(inputs - 1, 0) // 2
         return {"median": middle, "trimmed-mean": min(self.byzantine_max, middle)}.get(self.name, 0)
+
+
+MEAN: Final = Rule()
+"""The weighted mean of everyone."""
 
 
 @attrs.frozen

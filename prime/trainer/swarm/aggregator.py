@@ -66,6 +66,14 @@ class _PartReduced:
     data: Encoded
 
 
+@message
+class _PartMultiplied:
+    round: int
+    part: int
+    seal: bytes
+    entries: tuple[float, ...]
+
+
 @attrs.frozen
 class SwarmPlan:
     """How this node takes part in a run: as founder, or through contacts."""
@@ -504,6 +512,11 @@ class Aggregator(Actor[Heard]):
             rnd.results[m.part, m.hash] = m.data
             await self._step(cmd.Reduced(m.round, m.part, m.seal, m.hash))
 
+    @on(_PartMultiplied)
+    async def part_multiplied(self, m: _PartMultiplied) -> None:
+        """Tell the core the inner products over an own part."""
+        await self._step(cmd.GramReady(m.round, m.part, m.seal, m.entries))
+
     async def _step(self, event: cmd.Event) -> None:
         """Take one event to the core and carry its commands out; an event of those commands waits its turn.
 
@@ -541,6 +554,8 @@ class Aggregator(Actor[Heard]):
                 self._outlet(to).send(message_)
             case cmd.Transfer(round_, part, to):
                 await self._transfer(round_, part, to)
+            case cmd.Multiply():
+                self.ctx.start_soon(self._multiply, command)
             case cmd.Reduce():
                 self.ctx.start_soon(self._reduce, command)
             case cmd.SendResult(round_, part, hash_, to):
@@ -665,8 +680,16 @@ class Aggregator(Actor[Heard]):
     ) -> tuple[Encoded, bytes]:
         weights = [share.counts for share in shares]
         rows = zip(*inputs, strict=True)
-        data = tuple(self._numbers.reduce(row, weights, cut) for row, cut in zip(rows, cuts, strict=True))
+        rule = self._plan.terms.rule
+        data = tuple(self._numbers.reduce(row, weights, cut, rule) for row, cut in zip(rows, cuts, strict=True))
         return data, digest_of(data)
+
+    def _multiplied(self, inputs: list[Encoded], cuts: tuple[slice, ...]) -> tuple[float, ...]:
+        """Return the inner products over a part: the sum of its chunks', in their order."""
+        total = [0.0] * (len(inputs) * (len(inputs) + 1) // 2)
+        for row, cut in zip(zip(*inputs, strict=True), cuts, strict=True):
+            total = [a + b for a, b in zip(total, self._numbers.multiply(row, cut), strict=True)]
+        return tuple(total)
 
     def _joined(self, rnd: RoundBytes, encoded: list[Encoded], elements: int) -> Any:
         room = self._numbers.room(elements)
@@ -674,6 +697,20 @@ class Aggregator(Actor[Heard]):
             for piece, cut in zip(pieces, self._chunks(rnd, part), strict=True):
                 room.decode(piece, cut)
         return room.vector()
+
+    async def _multiply(self, command: cmd.Multiply) -> None:
+        rnd = self._rounds.get(command.round)
+        if rnd is None:
+            return
+        inputs = [rnd.held[command.part, share.peer] for share in command.shares]
+        part = rnd.cuts[command.part]
+        try:
+            work = functools.partial(self._multiplied, inputs, self._chunks(rnd, command.part))
+            entries = await self._compute(work, self._numbers.size_bytes(part.stop - part.start) * len(inputs))
+        except DecodeError as error:
+            self.ctx.emit(Facts(f"round {command.round}, part {command.part}: {error}"))
+            return
+        await self.ctx.self_ref.tell(_PartMultiplied(command.round, command.part, command.seal, entries))
 
     async def _reduce(self, command: cmd.Reduce) -> None:
         rnd = self._rounds.get(command.round)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from prime.trainer.codec import Codec, Vector, codec
+from prime.trainer.robust import chunks
+from prime.trainer.robust.rules import MEAN, Rule
 from prime.trainer.swarm.parts import CHUNK_ELEMENTS, GRAIN_ELEMENTS
 
 
@@ -37,13 +39,24 @@ class Float32:
         """See `Numbers.check`."""
         self._scatter.check(data, _elements(cut))
 
-    def reduce(self, inputs: Sequence[memoryview], weights: Sequence[float], cut: slice) -> memoryview:
-        """See `Numbers.reduce`: the weighted mean, summed in float32, encoded once."""
+    def reduce(
+        self, inputs: Sequence[memoryview], weights: Sequence[float], cut: slice, rule: Rule = MEAN
+    ) -> memoryview:
+        """See `Numbers.reduce`: summed in float32, encoded once."""
+        if rule.by_order:
+            values = chunks.middle(self._scatter, inputs, _elements(cut), rule.trim(len(inputs)))
+            return self._gather.encode(values).data
         total = sum(weights)
         sum_ = np.zeros(_elements(cut), np.float32)
         for data, weight in zip(inputs, weights, strict=True):
             self._scatter.decode_add(data, sum_, weight / total)
         return self._gather.encode(sum_).data
+
+    def multiply(self, inputs: Sequence[memoryview], cut: slice) -> list[float]:
+        """See `Numbers.multiply`."""
+        gram = np.zeros((len(inputs), len(inputs)))
+        chunks.add_gram(self._scatter, inputs, _elements(cut), gram)
+        return [float(product) for product in gram[np.triu_indices(len(inputs))]]
 
     def room(self, elements: int) -> _Room:
         """See `Numbers.room`."""

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
+from prime.trainer.robust.rules import MEAN, Rule
+
 V = TypeVar("V")
 V_co = TypeVar("V_co", covariant=True)
 
@@ -60,10 +62,20 @@ class Numbers(Protocol[V]):
         """Raise `DecodeError` unless `data` is what `encode` writes for this chunk of some vector."""
         ...
 
-    def reduce(self, inputs: Sequence[memoryview], weights: Sequence[float], cut: slice) -> memoryview:
+    def reduce(
+        self, inputs: Sequence[memoryview], weights: Sequence[float], cut: slice, rule: Rule = MEAN
+    ) -> memoryview:
         """Return the bytes of one chunk of the aggregate, added in this order: the same wherever it is done.
 
-        `inputs` are the contributions' bytes of the chunk. Raises `DecodeError` and `LocalProtocolError`.
+        `inputs` are the contributions' bytes of the chunk. A rule by order looks at no weight; by any other it is the
+        weighted mean. Raises `DecodeError` and `LocalProtocolError`.
+        """
+        ...
+
+    def multiply(self, inputs: Sequence[memoryview], cut: slice) -> list[float]:
+        """Return the inner products of every two contributions over this chunk, in float64.
+
+        They are the upper triangle of the chunk's Gram matrix, row by row. Raises `DecodeError`.
         """
         ...
 

@@ -1,0 +1,178 @@
+"""Robust rules in a swarm of aggregators over memory links: liars among them, and what the others commit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+import trio
+
+from prime import Memory, open_system
+from prime.store import MemoryJournal
+from prime.trainer.robust.rules import Rule
+from prime.trainer.round.terms import Terms
+from prime.trainer.round.timing import Timing
+from prime.trainer.round.view import Member
+from prime.trainer.swarm import plans
+from prime.trainer.swarm.aggregator import Aggregator, SwarmPlan
+from prime.trainer.swarm.float32 import Float32
+from prime.transport.identity import KeyPair
+
+D = 20_000
+TIMING = Timing(resend_s=0.05, suspect_s=2.0, stagger_s=0.1, seal_s=1.0, reduce_s=2.0, deadline_s=6.0, transfer_s=0.3)
+
+
+class NanScales(Float32):
+    """Writes what no codec writes: chunks whose scales are NaN."""
+
+    def encode(self, y: Any, cut: slice, residual: Any = None) -> memoryview:
+        data = bytearray(super().encode(y, cut, residual))
+        data[-4:] = b"\xff" * 4
+        return memoryview(data)
+
+
+@attrs.define(eq=False)
+class Node:
+    key: KeyPair
+    numbers: Float32
+    heard: list[Any] = attrs.Factory(list)
+    news: trio.Event = attrs.Factory(trio.Event)
+    aggregator: Any = None
+
+    def report(self, outcome: Any) -> None:
+        self.heard.append(outcome)
+        self.news.set()
+
+    async def until(self, is_it: Callable[[Any], bool]) -> Any:
+        while True:
+            for outcome in self.heard:
+                if is_it(outcome):
+                    return outcome
+            self.news = trio.Event()
+            await self.news.wait()
+
+    async def outcome(self, round_: int) -> Any:
+        ends = plans.RoundCommitted | plans.RoundAborted
+        return await self.until(lambda o: isinstance(o, ends) and o.value.round == round_)
+
+    async def hold(self, round_: int) -> None:
+        await self.aggregator.tell(plans.StateHeld(round_, hashlib.sha256(b"%d" % round_).digest()))
+
+
+@asynccontextmanager
+async def swarm_of(rule: Rule, numbers: list[Float32], seal_s: float = TIMING.seal_s) -> AsyncIterator[list[Node]]:
+    """Found a run of as many members, and let them hold the state that its first round starts from."""
+    hub, nodes = Memory(), [Node(KeyPair.from_seed(bytes([i] * 32)), each) for i, each in enumerate(numbers)]
+    timing = attrs.evolve(TIMING, seal_s=seal_s)
+
+    async def run(node: Node, contact: str, *, task_status: Any) -> None:
+        async with open_system(transport=hub, key=node.key, seed=0) as system, system.supervisor("train") as sup:
+            contacts = (await system.network.dial(contact),) if contact and system.network else ()
+            member = Member(node.key.peer, system.addresses, 1.0, 1)
+            plan = SwarmPlan("robust", member, not contact, contacts, len(nodes), timing, Terms(rule=rule))
+            node.aggregator = await sup.spawn(
+                lambda: Aggregator(plan, MemoryJournal(), node.report, node.numbers), "aggregator", shutdown=0.1
+            )
+            await node.aggregator.tell(plans.Begin(D))
+            task_status.started(system.addresses[0])
+            await trio.sleep_forever()
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            contact = await nursery.start(run, nodes[0], "")
+            for node in nodes[1:]:
+                await nursery.start(run, node, contact)
+            for node in nodes:
+                await node.until(lambda o: isinstance(o, plans.ViewEntered) and o.round == 1)
+                await node.hold(0)
+            yield nodes
+            nursery.cancel_scope.cancel()
+
+
+def honest(count: int, seed: int = 0) -> list[np.ndarray]:
+    """Deltas that point one way, with noise of their own."""
+    rng = np.random.default_rng(seed)
+    common = rng.normal(size=D)
+    return [(common + 0.5 * rng.normal(size=D)).astype(np.float32) for _ in range(count)]
+
+
+async def contribute(nodes: list[Node], deltas: list[np.ndarray], round_: int = 1) -> list[Any]:
+    for node, delta in zip(nodes, deltas, strict=True):
+        await node.aggregator.tell(plans.Contribute(round_, delta, 100.0))
+    return [await node.outcome(round_) for node in nodes]
+
+
+def off(aggregate: np.ndarray, deltas: list[np.ndarray]) -> float:
+    """How far the aggregate is from the honest mean, by the mean's length."""
+    mean = np.mean(deltas, axis=0)
+    return float(np.linalg.norm(aggregate - mean) / np.linalg.norm(mean))
+
+
+@pytest.mark.parametrize(
+    ("rule", "bound"),
+    [
+        (Rule("median", 2), 0.6),
+        (Rule("trimmed-mean", 2), 0.6),
+        (Rule("krum", 1), 0.6),
+        (Rule("multi-krum", 1), 0.6),
+        (Rule("centred-clipping", 2), 0.6),
+        (Rule("mean", 0, 3.0), 0.4),
+    ],
+    ids=lambda value: value.name if isinstance(value, Rule) else "",
+)
+async def test_a_round_commits_near_the_honest_mean_alike_on_all_whatever_liars_send(rule: Rule, bound: float) -> None:
+    liars = max(rule.byzantine_max, 1)
+    good = honest(5 - liars)
+    lies = [np.float32(-50) * good[0]] * liars
+    async with swarm_of(rule, [Float32() for _ in range(5)]) as nodes:
+        outcomes = await contribute(nodes, [*lies, *good])
+    values = {outcome.value.digest() for outcome in outcomes}
+    assert len(values) == 1 and not outcomes[0].value.aborted
+    assert {outcome.aggregate.tobytes() for outcome in outcomes} == {outcomes[0].aggregate.tobytes()}
+    assert off(outcomes[0].aggregate, good) < bound
+
+
+async def test_plain_mean_follows_one_liar() -> None:
+    good = honest(4)
+    async with swarm_of(Rule(), [Float32() for _ in range(5)]) as nodes:
+        outcomes = await contribute(nodes, [np.float32(-50) * good[0], *good])
+    assert off(outcomes[0].aggregate, good) > 5
+
+
+async def test_who_is_left_out_and_why_stands_in_the_decision() -> None:
+    good = honest(8)
+    async with swarm_of(Rule("multi-krum", 3, 3.0), [Float32() for _ in range(9)]) as nodes:
+        outcomes = await contribute(nodes, [np.float32(-50) * good[0], *good])
+        liar = nodes[0].key.peer
+    shares = {share.peer: share for share in outcomes[0].value.shares}
+    assert len(shares) == 9
+    assert "times the median: the gate is 3" in shares[liar].reason
+    assert shares[liar].coefficient == 0 and shares[liar].score > 5
+    chosen = [share for share in shares.values() if share.coefficient]
+    assert len(chosen) == 8 - 2 - 2  # of the eight that pass, f is cut to the two that are left to fear
+    assert all(
+        share.reason == "not chosen by multi-krum" for p, share in shares.items() if not share.coefficient and p != liar
+    )
+    assert all(outcome.included for outcome in outcomes)  # judged is settled: nothing is sent a second time
+
+
+async def test_liars_whose_bytes_no_codec_writes_are_counted_among_the_f_and_stop_nothing() -> None:
+    good = honest(6)
+    numbers: list[Float32] = [NanScales() for _ in range(3)] + [Float32() for _ in range(6)]
+    async with swarm_of(Rule("krum", 3), numbers) as nodes:
+        outcomes = await contribute(nodes, [good[0]] * 3 + good)
+    assert not outcomes[0].value.aborted
+    assert set(outcomes[0].value.contributors()) == {node.key.peer for node in nodes[3:]}
+    assert any(np.linalg.norm(outcomes[0].aggregate - each) < 0.02 * np.linalg.norm(each) for each in good)
+
+
+async def test_with_more_missing_than_the_rule_admits_the_round_is_aborted() -> None:
+    numbers: list[Float32] = [NanScales() for _ in range(2)] + [Float32() for _ in range(3)]
+    async with swarm_of(Rule("krum", 1), numbers, seal_s=0.5) as nodes:
+        outcomes = await contribute(nodes, honest(5))
+    assert all(outcome.value.aborted for outcome in outcomes)
