@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,16 @@ def delta_of(index: int, round_: int, elements: int) -> Any:
     return np.random.default_rng([index, round_]).standard_normal(elements, np.float32)
 
 
+def warmed() -> Float32:
+    """Return the numbers of training, compiled: a second of numba would pass for silence in the first round."""
+    numbers = Float32()
+    cut = slice(0, numbers.grain)
+    data = numbers.encode(np.ones(numbers.grain, np.float32), cut)
+    numbers.check(data, cut)
+    numbers.room(numbers.grain).decode(numbers.reduce([data], [1.0], cut), cut)
+    return numbers
+
+
 def save(path: Path, vector: Any) -> None:
     """Put a vector into a file, whole or not at all."""
     draft = path.with_name(f"draft-{path.name}-{os.getpid()}")
@@ -67,18 +78,19 @@ def save(path: Path, vector: Any) -> None:
     draft.replace(path)
 
 
-class WrittenLedger(Ledger[Any]):
-    """A ledger whose frozen contributions lie in files before anybody can hear of them."""
+def write_frozen(path: Callable[[int], Path]) -> None:
+    """Have each ledger of this process put what it freezes into a file before anybody can hear of it."""
+    freeze = Ledger.freeze
 
-    def __init__(self, path: Any) -> None:
-        super().__init__()
-        self._path = path
-
-    def freeze(self, round_: int, delta: Any, weight: float) -> Frozen[Any]:
-        frozen = super().freeze(round_, delta, weight)
-        save(self._path(round_), frozen.y)
-        say(kind="froze", round=round_, weight=frozen.weight)
+    def written(self: Ledger[Any], round_: int, delta: Any, weight: float) -> Frozen[Any]:
+        is_new = self.frozen is None
+        frozen = freeze(self, round_, delta, weight)
+        if is_new:
+            save(path(round_), frozen.y)
+            say(kind="froze", round=round_, weight=frozen.weight)
         return frozen
+
+    Ledger.freeze = written  # type: ignore[method-assign]
 
 
 class Told:
@@ -99,10 +111,9 @@ class Told:
 class Observed(Aggregator):
     """The aggregator of production; the observer sees each event, command and message."""
 
-    def __init__(self, plan: SwarmPlan, journal: Any, report: Any, observer: Observer, written: Any) -> None:
-        super().__init__(plan, journal, report, Float32())
+    def __init__(self, plan: SwarmPlan, journal: Any, report: Any, numbers: Float32, observer: Observer) -> None:
+        super().__init__(plan, journal, report, numbers)
         self._observer = observer
-        self._ledger = WrittenLedger(written)
 
     async def _step(self, event: cmd.Event) -> None:
         self._observer.passes(EVENT, event)
@@ -258,7 +269,8 @@ def _transport(name: str, listen: str) -> Any:
 
 async def run(options: argparse.Namespace) -> None:
     """Be a member until standard input ends."""
-    observer = Observer(say)
+    observer, numbers = Observer(say), warmed()
+    write_frozen(lambda round_: options.folder / f"y-{options.index}-{round_}")
     folder: Path = options.folder
     learner = Learner(options.index, folder, options.elements)
     with contextlib.closing(
@@ -275,8 +287,7 @@ async def run(options: argparse.Namespace) -> None:
             plan = SwarmPlan("kills", member, options.found, tuple(contacts), options.count, timing)
 
             def aggregator() -> Observed:
-                written = lambda round_: folder / f"y-{options.index}-{round_}"  # noqa: E731
-                return Observed(plan, journal, learner.report, observer, written)
+                return Observed(plan, journal, learner.report, numbers, observer)
 
             learner.aggregator = await sup.spawn(aggregator, "aggregator", mailbox=BUSY)
             await learner.aggregator.tell(plans.Begin(options.elements))

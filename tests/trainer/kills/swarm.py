@@ -30,7 +30,7 @@ ERROR_MAX = 0.02
 TIMING = {
     "resend_s": 0.1,
     "transfer_s": 0.5,
-    "suspect_s": 1.0,
+    "suspect_s": 2.0,
     "stagger_s": 0.2,
     "seal_s": 8.0,
     "reduce_s": 4.0,
@@ -284,6 +284,8 @@ class Swarm:
 
     def all_in(self) -> list[dict[str, Any]]:
         """Run rounds until everybody's contribution is in one of them."""
+        for index in range(len(self.members)):
+            self.heard(index, "address")
         for _ in range(ROUNDS_MAX):
             self.until(lambda: len(self.ready()) >= 2)
             self._wait_for_the_rest()
