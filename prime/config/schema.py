@@ -205,6 +205,21 @@ class TrainConfig:
         0.0, "Contributions are refused whose norm per token is above this multiple of the median; 0: none is.",
         low=0, high=1e6,
     )  # fmt: skip
+    codec: str = key(
+        "int8",
+        "How contributions travel to those who sum them up; topk: the largest 1.56 % alone.",
+        choices=("int8", "int4", "fp8", "fp16", "topk", "none"),
+    )
+    gather_codec: str = key(
+        "auto",
+        "How a round's result travels; auto: int8, and with topk the sparse form of its sums.",
+        choices=("auto", "int8", "fp8", "fp16", "none"),
+    )
+    error_feedback: str = key(
+        "auto",
+        "What the codec leaves out of a contribution goes with the next one; auto: on with int4 and topk.",
+        choices=("auto", "on", "off"),
+    )
     round_deadline_s: float = key(60.0, "The longest that one round's exchange may take.", unit="s", low=1, high=86_400)
     seed: int = key(0, "Decides the first parameters and the order of the data.", low=0, high=2**63 - 1)
     data: str = key("", "A text file, or a folder of them; empty: the sources of Python's standard library.")

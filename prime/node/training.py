@@ -153,7 +153,7 @@ class Training:
             self._done.set()
 
     def _new_aggregator(self) -> Aggregator:
-        self.aggregator = Aggregator(self._plan, self._journal, self._report, Float32())
+        self.aggregator = Aggregator(self._plan, self._journal, self._report, Float32.of(self._config))
         return self.aggregator
 
     def _report(self, outcome: Outcome) -> None:

@@ -70,6 +70,7 @@ class Exact:
     """
 
     grain = 1
+    feeds_back = False
 
     def __init__(self, chunk_bytes: int = 1024, chunk_elements: int = 8) -> None:
         self._size_bytes = chunk_bytes
@@ -79,9 +80,17 @@ class Exact:
         """See `Numbers.size_bytes`: never so much that a thread would do it."""
         return elements
 
-    def encode(self, y: Sum, cut: slice, residual: Sum | None = None) -> memoryview:  # noqa: ARG002 - nothing is left out
+    def encode(self, y: Sum, cut: slice) -> memoryview:
         """See `Numbers.encode`."""
-        return self._written(cut, y)
+        return self._written(cut, self.coded(y))
+
+    def coded(self, y: Sum) -> Sum:
+        """Return what arrives of a contribution."""
+        return y
+
+    def residual(self, y: Sum, encoded: Sequence[tuple[slice, memoryview]]) -> Sum:
+        """See `Numbers.residual`: each chunk says the whole sum."""
+        return y - self._read(encoded[0][1], encoded[0][0])
 
     def check(self, data: memoryview, cut: slice) -> None:
         """See `Numbers.check`."""
@@ -127,6 +136,20 @@ class Exact:
         if found[0] != cut.start or len(data) != self._size_bytes:
             raise DecodeError(f"these {len(data)} bytes are of the chunk at {found[0]}, not of the one at {cut.start}")
         return found[1]
+
+
+class Halved(Exact):
+    """`Exact` with a codec that loses much: half of each delta arrives, and all of it once little is left.
+
+    So a delta takes four rounds to get through, and residuals are there to go wrong.
+    """
+
+    feeds_back = True
+    LITTLE = Fraction(1, 8)
+
+    def coded(self, y: Sum) -> Sum:
+        """See `Exact.coded`."""
+        return Sum(tuple((name, f if abs(f) <= self.LITTLE else f / 2) for name, f in y.terms))
 
 
 class ExactRoom:

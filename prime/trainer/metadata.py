@@ -22,6 +22,13 @@ OUTER_OPTIMISERS = ("nesterov", "sgd", "average", "adam")
 AGGREGATIONS = ("mean", "median", "trimmed-mean", "krum", "multi-krum", "centred-clipping")
 """The rules by which a round makes one vector of its contributions (`prime.trainer.robust`)."""
 
+CODECS = ("int8", "int4", "fp8", "fp16", "topk", "none")
+"""What a contribution may travel as (`prime.trainer.codec`); `none` is float32."""
+GATHER_CODECS = ("auto", "int8", "fp8", "fp16", "none")
+"""What a round's result may travel as."""
+FEEDBACK_CODECS = ("int4", "topk")
+"""Codecs that leave out so much that error feedback is on unless it is switched off."""
+
 
 @record
 class TrainingConfig:
@@ -33,6 +40,9 @@ class TrainingConfig:
     `inner_steps` is H, the local steps in which every parameter goes through one round; `context` is in characters,
     `round_deadline_s` in seconds. With `fragments` above 1 the rounds carry a part of the parameters each, in turn.
     `overlap_steps` is tau, how far training goes on while a round is under way; -1: as far as to the next round.
+    `codec` is what contributions travel as, `gather_codec` what the results of rounds do; `auto` is `int8`, and with `topk`
+    the sparse form of its sums. `error_feedback`, `auto`, `on` or `off`: what the codec leaves out of a contribution goes
+    with the next one.
     `options` holds the tables `model` and `data` of further options, as JSON; empty for none.
     `aggregation` is the rule by which a round makes one vector of its contributions, `byzantine_max` is f, how many of
     its members may be liars, and `norm_gate` the multiple of the median norm per token from which a contribution is
@@ -64,10 +74,18 @@ class TrainingConfig:
     aggregation: str = "mean"
     byzantine_max: int = 0
     norm_gate: float = 0.0
+    codec: str = "int8"
+    gather_codec: str = "auto"
+    error_feedback: str = "auto"
     round_deadline_s: float = 60.0
     seed: int = 0
     threads: int = 1
     options: str = ""
+
+    @property
+    def feeds_back(self) -> bool:
+        """Whether what the codec leaves out of a contribution is added to the next one."""
+        return self.error_feedback == "on" or (self.error_feedback == "auto" and self.codec in FEEDBACK_CODECS)
 
     @property
     def model_options(self) -> Mapping[str, Any]:
@@ -89,10 +107,19 @@ class TrainingConfig:
         _require(0 < self.outer_epsilon <= 1, "outer_epsilon", self.outer_epsilon, "above 0 and at most 1")
         known = self.outer_optimiser in OUTER_OPTIMISERS
         _require(known, "outer_optimiser", repr(self.outer_optimiser), f"one of {', '.join(OUTER_OPTIMISERS)}")
+        _require(self.codec in CODECS, "codec", repr(self.codec), f"one of {', '.join(CODECS)}")
+        known = self.gather_codec in GATHER_CODECS
+        _require(known, "gather_codec", repr(self.gather_codec), f"one of {', '.join(GATHER_CODECS)}")
+        known = self.error_feedback in ("auto", "on", "off")
+        _require(known, "error_feedback", repr(self.error_feedback), "auto, on or off")
         _require(self.fragments <= self.inner_steps, "fragments", self.fragments, "at most inner_steps")
         _require(self.overlap_steps >= -1, "overlap_steps", self.overlap_steps, "-1 or more")
         known = self.aggregation in AGGREGATIONS
         _require(known, "aggregation", repr(self.aggregation), f"one of {', '.join(AGGREGATIONS)}")
+        middle = self.aggregation in ("median", "trimmed-mean")  # of coordinates that most members leave out it is 0
+        _require(
+            not (middle and self.codec == "topk"), "aggregation", repr(self.aggregation), "another rule with codec topk"
+        )
         _require(
             self.norm_gate == 0 or 1 <= self.norm_gate < float("inf"), "norm_gate", self.norm_gate, "0, or 1 or more"
         )

@@ -39,6 +39,9 @@ def crossed(value: Any) -> Any:
         ("byzantine_max", -1),
         ("norm_gate", 0.5),
         ("norm_gate", float("nan")),
+        ("codec", "int2"),
+        ("gather_codec", "int4"),
+        ("error_feedback", "yes"),
         ("round_deadline_s", 0.0),
         ("learning_rate", -1e-3),
         ("learning_rate", float("nan")),
@@ -94,3 +97,23 @@ def test_a_shape_of_many_huge_sizes_is_refused_at_once() -> None:
     with pytest.raises(ConfigError, match="1 tensors hold"):
         ModelMetadata("m", 1, (TensorLayout("w", shape, "float32"),))
     assert time.process_time() - before < 1  # multiplied out, it takes 14 s, and the number cannot be printed
+
+
+@pytest.mark.parametrize(
+    ("codec", "choice", "feeds_back"),
+    [
+        ("int8", "auto", False),
+        ("int4", "auto", True),
+        ("topk", "auto", True),
+        ("fp16", "on", True),
+        ("topk", "off", False),
+    ],
+)
+def test_error_feedback_is_on_where_a_codec_leaves_out_much(codec: str, choice: str, feeds_back: bool) -> None:
+    assert TrainingConfig(codec=codec, error_feedback=choice).feeds_back == feeds_back
+
+
+@pytest.mark.parametrize("aggregation", ["median", "trimmed-mean"])
+def test_the_middle_of_what_most_leave_out_is_refused(aggregation: str) -> None:
+    with pytest.raises(ConfigError, match="aggregation is .* another rule with codec topk"):
+        TrainingConfig(codec="topk", aggregation=aggregation)

@@ -35,6 +35,8 @@ class Life:
     steps: int = 0
     produced: set[str] = attrs.Factory(set)
     dropped: set[str] = attrs.Factory(set)
+    unsent: Sum = attrs.field(factory=Sum)
+    """What rounds took of it, less what arrived of that."""
 
     @property
     def is_over(self) -> bool:
@@ -166,7 +168,7 @@ class Book:
             _hold("contributors", frozen is not None, f"{share.peer} did not contribute to round {value.round}")
             if frozen is not None:
                 _hold("exact_sum", frozen.weight == share.weight, f"{share.peer} weighs {share.weight}")
-                for name in sorted(frozen.y.names()):
+                for name in sorted(mixed(frozen).names()):
                     earlier = self.spent.setdefault(name, value.round)
                     _hold("once", earlier == value.round, f"{name} is in round {earlier} and {value.round}")
         hashes, _ = self._reduced(value)
@@ -188,11 +190,24 @@ class Book:
                 _hold("exactly_once", included == is_in, f"{life.node.name} takes round {value.round} the other way")
                 if included and frozen is not None and frozen.round == value.round:
                     applied = {name for name in rest if self.spent.get(name) == value.round}
-                    _hold("exactly_once", frozen.y.names() <= applied, f"{life.node.name} is in C and was not added")
+                    _hold(
+                        "exactly_once", mixed(frozen).names() <= applied, f"{life.node.name} is in C and was not added"
+                    )
                     rest -= applied
             case _:
                 pass
         self._count(life, before, after, rest)
+        self._feed_back(life, before, command, after)
+
+    def _feed_back(self, life: Life, before: Ledger[Sum], command: cmd.Command, after: Ledger[Sum]) -> None:
+        """Hold that what bytes left out of contributions is what is owed, to a fraction, or was lost and counted."""
+        frozen = before.frozen
+        if frozen is not None and getattr(command, "included", False) and after.residuals_lost == before.residuals_lost:
+            life.unsent = life.unsent + mixed(frozen) - self.numbers.coded(frozen.y)
+        if after.residuals_lost > before.residuals_lost:
+            life.unsent = Sum()
+        owed = after.residual if after.residual is not None else Sum()
+        _hold("fed_back", owed == life.unsent, f"{life.node.name} owes {owed.text()}, not {life.unsent.text()}")
 
     @staticmethod
     def _count(life: Life, before: Ledger[Sum], after: Ledger[Sum], rest: set[str]) -> None:
@@ -201,11 +216,16 @@ class Book:
         life.dropped |= rest
 
 
+def mixed(frozen: Frozen[Sum]) -> Sum:
+    """Return what a contribution is made of, without the residual: the deltas that are in no round yet."""
+    return frozen.y if frozen.residual is None else frozen.y - frozen.residual
+
+
 def names(ledger: Ledger[Sum]) -> set[str]:
-    """Return the deltas that a member owes."""
-    parts = [ledger.carry, ledger.residual]
+    """Return the deltas that a member owes; what a codec left out of one that was added is owed by its factor."""
+    parts = [ledger.carry]
     if ledger.frozen is not None:
-        parts += [ledger.frozen.y, ledger.frozen.delta]
+        parts += [mixed(ledger.frozen), ledger.frozen.delta]
     return {name for part in parts if part is not None for name in part.names()}
 
 

@@ -18,7 +18,7 @@ from prime.actor import Mailbox, Ref, Restart, System, on
 from prime.actor.facts import ActorFailed
 from prime.errors import CorruptedError, RestartLimitError, UnreachableError, ViolationError, WorldError
 from prime.node.contacts import DIAL_DEADLINE_S, Contacts, dial_silent, find_contacts
-from prime.sim.exact import Exact, Sum
+from prime.sim.exact import Exact, Halved, Sum
 from prime.sim.run import scenario
 from prime.sim.scenarios.learner import Keeper, Learner, Memory
 from prime.sim.scenarios.ledgers import Book, Life, names
@@ -171,9 +171,9 @@ class Witnessed(Aggregator):
 class Swarm:
     """All nodes of one run, and what is known of them."""
 
-    def __init__(self, world: World, size: int, kill: Kill | None = None) -> None:
+    def __init__(self, world: World, size: int, kill: Kill | None = None, numbers: Exact | None = None) -> None:
         self.world = world
-        self.numbers = Exact()
+        self.numbers = Exact() if numbers is None else numbers
         self.book = Book(world, RUN, self.numbers)
         self.nodes = world.nodes[:size]
         self.kill: Kill = kill if kill is not None else lambda _life, _thing: False
@@ -245,6 +245,7 @@ class Swarm:
 
             def aggregator() -> Witnessed:
                 self.book.rules.crashed(node.peer)
+                life.unsent = Sum()  # a ledger lives as long as its aggregator
                 journal.find()
                 made = self.aggregators[node.name] = Witnessed(plan, journal, life, self, report)
                 return made
@@ -433,6 +434,15 @@ async def training_round(world: World) -> None:
     neither loses nor corrupts bytes, and is not slower than `LATENCY_MAX_S` and `BANDWIDTH_MIN` say.
     """
     await train(world, Swarm(world, world.choose("size", 3, len(world.nodes))))
+
+
+@scenario(nodes=NODES, nodes_min=3, storm_s=20.0, quiet_s=120.0)
+async def training_round_feedback(world: World) -> None:
+    """`training_round` with a codec that leaves out half of each contribution, and error feedback that brings it later.
+
+    What each member owes is then known to a fraction, at each outcome: `fed_back`.
+    """
+    await train(world, Swarm(world, world.choose("size", 3, len(world.nodes)), numbers=Halved(8192)))
 
 
 async def train(world: World, swarm: Swarm) -> None:

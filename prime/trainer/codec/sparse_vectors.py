@@ -11,7 +11,7 @@ from prime.errors import DecodeError, LocalProtocolError
 from prime.trainer.codec.cpu import EngineName, codec_engine
 from prime.trainer.codec.engine import Encoded, Vector
 from prime.trainer.codec.form import NON_FINITE, SCALE_MIN
-from prime.trainer.codec.sparse import BLOCK, SCALE_MAX, TOPK, SparseForm, gather_form
+from prime.trainer.codec.sparse import BLOCK, DENSE_FROM, SCALE_MAX, TOPK, SparseForm, gather_form
 from prime.trainer.codec.sparse_numpy import (
     NumpySparse,
     Places,
@@ -21,7 +21,7 @@ from prime.trainer.codec.sparse_numpy import (
     places_of,
     scales_of,
 )
-from prime.trainer.codec.vectors import BytesLike, non_finite, require_vectors, room
+from prime.trainer.codec.vectors import BytesLike, codec, non_finite, require_vectors, room
 
 _BFLOAT16_MAX: Final = float.fromhex("0x1.fep+127")
 
@@ -49,6 +49,42 @@ def sparse_engine(name: EngineName = "auto") -> SparseEngine:
 
         return TorchSparse()
     return NumpySparse()
+
+
+class Sums:
+    """The codec of sums of `topk` contributions: `gather C` for C of them, or `int8` of whole blocks where that is smaller.
+
+    The bytes' size says which, because no two forms take as many bytes for a block.
+    """
+
+    def __init__(self, engine: SparseEngine | None = None) -> None:
+        self._engine = sparse_engine() if engine is None else engine
+        self._dense = codec("int8")
+
+    def encode(self, total: Vector, contributions: int) -> Encoded:
+        """Return the wire form of a sum of so many contributions. Raises as `Sparse.encode`."""
+        ours = gather(contributions, self._engine)
+        if ours is not None:
+            return ours.encode(total)
+        whole = np.zeros(TOPK.blocks(total.size) * BLOCK, np.float32)
+        whole[: total.size] = total
+        return self._dense.encode(whole)
+
+    def decode(self, encoded: BytesLike, elements: int, into: Vector | None = None) -> Vector:
+        """Return the sum that `encoded` stands for, fresh or `into`. Raises DecodeError."""
+        blocks = TOPK.blocks(elements)
+        ours = gather(contributions_of(np.frombuffer(encoded, np.uint8).size, blocks), self._engine)
+        if ours is not None:
+            return ours.decode(encoded, elements, into)
+        into = np.empty(elements, np.float32) if into is None else into
+        into[:] = self._dense.decode(encoded, blocks * BLOCK)[:elements]
+        return into
+
+
+def contributions_of(size_bytes: int, blocks: int) -> int:
+    """Return of how many contributions a sum of so many bytes is: `DENSE_FROM` for as many or more, or for no size of ours."""
+    forms = ((count, gather_form(count)) for count in range(1, DENSE_FROM))
+    return next((count for count, form in forms if form and form.record_bytes * blocks == size_bytes), DENSE_FROM)
 
 
 class Sparse:

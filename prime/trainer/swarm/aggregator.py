@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -270,10 +270,13 @@ class Aggregator(Actor[Heard]):
             return
         if rnd.own:
             return
-        frozen = self._ledgers.of(m.round).freeze(m.round, m.delta, m.weight)
+        ledger = self._ledgers.of(m.round)
+        frozen = ledger.freeze(m.round, m.delta, m.weight)
         encode = functools.partial(self._encoded, frozen.y, rnd.cuts)
         encoded, hashes = await self._compute(encode, self._numbers.size_bytes(self._elements_of(m.round)))
         rnd.own, rnd.own_hashes = dict(enumerate(encoded)), hashes
+        if self._numbers.feeds_back:
+            ledger.encoded(m.round, tuple(self._pieces(rnd, encoded)))
         await self._step(cmd.Contributed(m.round, msg.Offer(frozen.weight, base[1], hashes)))
 
     async def _contribute_pending(self) -> None:
@@ -613,22 +616,31 @@ class Aggregator(Actor[Heard]):
                 encoded = [rnd.results[part, hash_] for part, hash_ in enumerate(value.parts)]
                 join = functools.partial(self._joined, rnd, encoded, self._elements_of(value.round))
                 aggregate = await self._compute(join, self._numbers.size_bytes(self._elements_of(value.round)))
-                self._ledgers.of(value.round).commit(value.round, included=included)
                 self._report(plans.RoundCommitted(value, aggregate, included))
+                await self._commit(value.round, included=included)
             case cmd.Settle(value, included):
-                self._settle_unseen(value.round, known=True, included=included)
+                await self._settle_unseen(value.round, known=True, included=included)
             case cmd.CatchUp(round_, view, value, included, reason, base):
-                self._settle_unseen(round_, known=value is not None, included=included)
+                await self._settle_unseen(round_, known=value is not None, included=included)
                 self._report(plans.StateMissed(round_, view, reason, base))
 
-    def _settle_unseen(self, round_: int, *, known: bool, included: bool) -> None:
+    async def _settle_unseen(self, round_: int, *, known: bool, included: bool) -> None:
         frozen = self._ledgers.in_flight()
         if frozen is None:
             return
         if known and frozen.round == round_:
-            self._ledgers.of(round_).commit(round_, included=included)
+            await self._commit(round_, included=included)
         else:
             self._ledgers.of(frozen.round).lose(frozen.round)
+
+    async def _commit(self, round_: int, *, included: bool) -> None:
+        """Settle what is in flight; what its bytes left out is computed only now that the round took them."""
+        ledger, residual = self._ledgers.of(round_), None
+        frozen = ledger.frozen
+        if included and frozen is not None and frozen.encoded is not None:
+            work = functools.partial(self._numbers.residual, frozen.y, frozen.encoded)
+            residual = await self._compute(work, self._numbers.size_bytes(self._elements_of(round_)))
+        ledger.commit(round_, included=included, residual=residual)
 
     def _open_round(self, round_: int, view: View) -> None:
         parts = cuts(self._elements_of(round_), len(view.members), self._numbers.grain)
@@ -675,6 +687,11 @@ class Aggregator(Actor[Heard]):
         encoded = [tuple(self._numbers.encode(y, cut) for cut in chunks(part, size)) for part in parts]
         return encoded, tuple(map(digest_of, encoded))
 
+    def _pieces(self, rnd: RoundBytes, encoded: list[Encoded]) -> Iterator[tuple[slice, memoryview]]:
+        """Yield the chunks of a whole vector, each with its place."""
+        for part, pieces in enumerate(encoded):
+            yield from zip(self._chunks(rnd, part), pieces, strict=True)
+
     def _reduced(
         self, inputs: list[Encoded], shares: tuple[Share, ...], cuts: tuple[slice, ...]
     ) -> tuple[Encoded, bytes]:
@@ -693,9 +710,8 @@ class Aggregator(Actor[Heard]):
 
     def _joined(self, rnd: RoundBytes, encoded: list[Encoded], elements: int) -> Any:
         room = self._numbers.room(elements)
-        for part, pieces in enumerate(encoded):
-            for piece, cut in zip(pieces, self._chunks(rnd, part), strict=True):
-                room.decode(piece, cut)
+        for cut, piece in self._pieces(rnd, encoded):
+            room.decode(piece, cut)
         return room.vector()
 
     async def _multiply(self, command: cmd.Multiply) -> None:

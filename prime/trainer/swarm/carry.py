@@ -33,7 +33,7 @@ V = TypeVar("V")
 class Frozen(Generic[V]):
     """A contribution as it goes out: `y` with its weight, and the fresh part of it in case it misses the round.
 
-    `residual` is the one in `y`, `left_out` what the bytes of `y` leave out of it (with error feedback, once encoded).
+    `residual` is the one in `y`; with error feedback `encoded` is what `y` travels as, once that is known.
     """
 
     round: int
@@ -42,7 +42,7 @@ class Frozen(Generic[V]):
     delta: V
     delta_weight: float
     residual: V | None = None
-    left_out: V | None = None
+    encoded: Any = None
 
 
 @attrs.define
@@ -70,18 +70,18 @@ class Ledger(Generic[V]):
         self.frozen = Frozen(round_, self._mixed(delta, weight, total), total, delta, weight, self.residual)
         return self.frozen
 
-    def encoded(self, round_: int, left_out: V | None) -> None:
-        """Note what the bytes of the contribution in flight leave out: the next residual, if the round takes it."""
+    def encoded(self, round_: int, encoded: Any) -> None:
+        """Note what the contribution in flight travels as: if the round takes it, the rest of `y` is the next residual."""
         if self.frozen is not None and self.frozen.round == round_:
-            self.frozen = attrs.evolve(self.frozen, left_out=left_out)
+            self.frozen = attrs.evolve(self.frozen, encoded=encoded)
 
-    def commit(self, round_: int, *, included: bool) -> None:
-        """Settle a committed round."""
+    def commit(self, round_: int, *, included: bool, residual: V | None = None) -> None:
+        """Settle a committed round: `residual` is `y - decode(encode(y))` where error feedback is on."""
         frozen = self._take(round_)
         if frozen is None:
             return
         if included:
-            self.residual, self.carry, self.carry_weight = frozen.left_out, None, 0.0
+            self.residual, self.carry, self.carry_weight = residual, None, 0.0
             return
         self._drop_carry()
         self.carry, self.carry_weight = frozen.delta, frozen.delta_weight
@@ -101,7 +101,7 @@ class Ledger(Generic[V]):
         """  # noqa: D205
         frozen = self._take(round_)
         if frozen is not None:
-            self.residuals_lost += frozen.residual is not None or frozen.left_out is not None
+            self.residuals_lost += frozen.residual is not None or frozen.encoded is not None
             self.residual, self.carry, self.carry_weight = None, None, 0.0
             self.dropped, self.dropped_weight = self.dropped + 1, self.dropped_weight + frozen.weight
 

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from prime.trainer.codec import Codec, Vector, codec
+from prime.trainer.codec import Vector, VectorCodec, codec, topk
+from prime.trainer.codec.sparse_vectors import Sums
+from prime.trainer.metadata import TrainingConfig
 from prime.trainer.robust import chunks
 from prime.trainer.robust.rules import MEAN, Rule
 from prime.trainer.swarm.parts import CHUNK_ELEMENTS, GRAIN_ELEMENTS
@@ -22,18 +24,33 @@ class Float32:
     grain = GRAIN_ELEMENTS
     chunk_elements = CHUNK_ELEMENTS
 
-    def __init__(self, scatter: Codec | None = None, gather: Codec | None = None) -> None:
+    def __init__(
+        self, scatter: VectorCodec | None = None, gather: VectorCodec | Sums | None = None, *, feeds_back: bool = False
+    ) -> None:
         self._scatter = scatter if scatter is not None else codec("int8")
-        self._gather = gather if gather is not None else codec("int8", self._scatter.engine)
+        self._gather = gather if gather is not None else codec("int8")
+        self.feeds_back = feeds_back
+
+    @classmethod
+    def of(cls, config: TrainingConfig) -> Float32:
+        """Return the numbers of a run: equal on all its nodes, as its configuration is."""
+        scatter = topk() if config.codec == "topk" else codec(config.codec)
+        return cls(scatter, _gather_of(config), feeds_back=config.feeds_back)
 
     def size_bytes(self, elements: int) -> int:
         """See `Numbers.size_bytes`: the float32 vector's own size."""
         return 4 * elements
 
-    def encode(self, y: Vector, cut: slice, residual: Vector | None = None) -> memoryview:
+    def encode(self, y: Vector, cut: slice) -> memoryview:
         """See `Numbers.encode`."""
-        left_out = None if residual is None else residual[cut]
-        return self._scatter.encode(y[cut], residual_out=left_out).data
+        return self._scatter.encode(y[cut]).data
+
+    def residual(self, y: Vector, encoded: Sequence[tuple[slice, memoryview]]) -> Vector:
+        """See `Numbers.residual`: the difference is exact."""
+        y = y if y.flags.writeable else y.copy()
+        for cut, data in encoded:
+            self._scatter.decode_add(data, y[cut], -1.0)
+        return y
 
     def check(self, data: memoryview, cut: slice) -> None:
         """See `Numbers.check`."""
@@ -45,12 +62,16 @@ class Float32:
         """See `Numbers.reduce`: summed in float32, encoded once."""
         if rule.by_order:
             values = chunks.middle(self._scatter, inputs, _elements(cut), rule.trim(len(inputs)))
-            return self._gather.encode(values).data
+            return self._sum_encoded(values, len(inputs))
         total = sum(weights)
         sum_ = np.zeros(_elements(cut), np.float32)
         for data, weight in zip(inputs, weights, strict=True):
             self._scatter.decode_add(data, sum_, weight / total)
-        return self._gather.encode(sum_).data
+        return self._sum_encoded(sum_, len(inputs))
+
+    def _sum_encoded(self, values: Vector, contributions: int) -> memoryview:
+        gather = self._gather
+        return (gather.encode(values, contributions) if isinstance(gather, Sums) else gather.encode(values)).data
 
     def multiply(self, inputs: Sequence[memoryview], cut: slice) -> list[float]:
         """See `Numbers.multiply`."""
@@ -66,7 +87,7 @@ class Float32:
 class _Room:
     """A float32[D] in the making."""
 
-    def __init__(self, gather: Codec, whole: Vector) -> None:
+    def __init__(self, gather: VectorCodec | Sums, whole: Vector) -> None:
         self._gather = gather
         self._whole = whole
 
@@ -77,6 +98,12 @@ class _Room:
     def vector(self) -> Vector:
         """See `Room.vector`."""
         return self._whole
+
+
+def _gather_of(config: TrainingConfig) -> VectorCodec | Sums:
+    if config.gather_codec != "auto":
+        return codec(config.gather_codec)
+    return Sums() if config.codec == "topk" else codec("int8")
 
 
 def _elements(cut: slice) -> int:

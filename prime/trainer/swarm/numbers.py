@@ -51,11 +51,17 @@ class Numbers(Protocol[V]):
         """Return how much work a vector of that many elements is: much is done in a thread."""
         ...
 
-    def encode(self, y: V, cut: slice, residual: V | None = None) -> memoryview:
-        """Return the bytes of one chunk of a contribution; `residual[cut]` takes what they leave out of `y[cut]`.
+    def encode(self, y: V, cut: slice) -> memoryview:
+        """Return the bytes of one chunk of a contribution. Raises `LocalProtocolError` for values that have no bytes."""
+        ...
 
-        Raises `LocalProtocolError` for values that have no bytes.
-        """
+    @property
+    def feeds_back(self) -> bool:
+        """Return whether what the bytes of a contribution leave out goes with the next one; the same on every node."""
+        ...
+
+    def residual(self, y: V, encoded: Sequence[tuple[slice, memoryview]]) -> V:
+        """Return what the bytes of all chunks leave out of a contribution; `y` may be used up for it."""
         ...
 
     def check(self, data: memoryview, cut: slice) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from prime.errors import DecodeError, LocalProtocolError
 from prime.trainer.codec.engine import Encoded, Vector
 from prime.trainer.codec.sparse import BLOCK, DENSE_FROM, KEPT, TOPK, gather_form
-from prime.trainer.codec.sparse_vectors import Sparse, gather, sparse_engine, topk
+from prime.trainer.codec.sparse_vectors import Sparse, Sums, contributions_of, gather, sparse_engine, topk
 from prime.trainer.codec.vectors import codec
 
 pytest.importorskip("numba")
@@ -170,6 +170,24 @@ def test_a_sum_of_contributions_goes_with_all_its_places(contributions: int, siz
         assert np.abs(block - decoded[first : first + BLOCK]).max() <= np.abs(block).max() / 253
     assert not decoded[total == 0].any()
     assert np.array_equal(decoded + np.frombuffer(written[0][2], np.float32), total)
+
+
+def test_the_size_of_a_sum_tells_its_form() -> None:
+    sizes = [form.record_bytes for count in range(1, DENSE_FROM) if (form := gather_form(count)) is not None]
+    assert sizes == sorted({*sizes})
+    assert sizes[-1] < codec("int8").encoded_size_bytes(BLOCK)
+    assert [contributions_of(7 * size, 7) for size in sizes] == [*range(1, DENSE_FROM)]
+
+
+@pytest.mark.parametrize("contributions", [1, 3, 8, DENSE_FROM, 80])
+def test_a_sum_is_read_by_its_size(contributions: int) -> None:
+    sums, total = Sums(), summed(contributions, 2 * BLOCK + 9, 3)
+    encoded = sums.encode(total, contributions)
+    assert encoded.size <= codec("int8").encoded_size_bytes(3 * BLOCK)
+    error = np.linalg.norm(sums.decode(encoded, total.size) - total) / np.linalg.norm(total)
+    assert error < 0.02
+    with pytest.raises(DecodeError):
+        sums.decode(encoded[:-4], total.size)
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)

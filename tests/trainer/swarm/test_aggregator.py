@@ -14,6 +14,7 @@ import trio
 
 from prime import Memory, open_system
 from prime.store import MemoryJournal
+from prime.trainer.metadata import TrainingConfig
 from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
 from prime.trainer.round.timing import Timing
@@ -43,6 +44,7 @@ class Node:
     gone: trio.Event = attrs.Factory(trio.Event)
     dies_at: Callable[[cmd.Command], bool] = lambda _: False
     numbers: Any = attrs.Factory(Float32)
+    living: Any = None
 
     def report(self, outcome: Any) -> None:
         self.heard.append(outcome)
@@ -69,6 +71,13 @@ class Node:
         await self.hold()
         return outcome
 
+    async def committed_in_part(self, round_: int) -> Any:
+        """As `committed`, of a round that carries a fragment: what it does to theta is no matter here."""
+        outcome = await self.until(lambda o: isinstance(o, plans.RoundCommitted) and o.value.round == round_)
+        self.round = round_
+        await self.hold()
+        return outcome
+
 
 class Mortal(Aggregator):
     """An aggregator whose whole node dies instead of carrying out a chosen command."""
@@ -76,6 +85,7 @@ class Mortal(Aggregator):
     def __init__(self, plan: SwarmPlan, journal: Any, report: Callable[[plans.Outcome], None], node: Node) -> None:
         super().__init__(plan, journal, report, node.numbers)
         self._node = node
+        node.living = self
 
     async def _do(self, command: cmd.Command) -> None:
         if self._node.dies_at(command):
@@ -85,8 +95,9 @@ class Mortal(Aggregator):
 
 
 class Swarm:
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self, nursery: trio.Nursery, config: TrainingConfig) -> None:
         self.hub = Memory()
+        self.config = config
         self.nursery = nursery
         self.nodes: list[Node] = []
         self.lives = 0
@@ -94,7 +105,8 @@ class Swarm:
     async def add(self, *, nodes_min: int = 1, node: Node | None = None) -> Node:
         found = not self.nodes
         if node is None:
-            node = Node(KeyPair.from_seed(bytes([len(self.nodes)] * 32)))
+            key = KeyPair.from_seed(bytes([len(self.nodes)] * 32))
+            node = Node(key, numbers=Float32.of(self.config))
             self.nodes.append(node)
         else:
             await node.gone.wait()
@@ -123,17 +135,17 @@ class Swarm:
                     lambda: Mortal(plan, node.journal, node.report, node), "aggregator", shutdown=0.1
                 )
                 assert node.aggregator.path == AGGREGATOR_PATH
-                await node.aggregator.tell(plans.Begin(D))
+                await node.aggregator.tell(plans.Begin(D, self.config.fragments))
                 task_status.started()
                 await trio.sleep_forever()
         node.gone.set()
 
 
 @asynccontextmanager
-async def swarm_of(count: int) -> AsyncIterator[Swarm]:
+async def swarm_of(count: int, config: TrainingConfig | None = None) -> AsyncIterator[Swarm]:
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            swarm = Swarm(nursery)
+            swarm = Swarm(nursery, TrainingConfig() if config is None else config)
             for _ in range(count):
                 node = await swarm.add(nodes_min=count)
                 node.theta = np.zeros(D, np.float32)
@@ -172,6 +184,59 @@ async def test_rounds_commit_the_mean_everywhere_alike(count: int) -> None:
             error = np.linalg.norm(outcomes[0].aggregate - mean) / np.linalg.norm(mean)
             assert 0 < error < 0.02  # two quantisations to 8 bits
         assert len({node.theta.tobytes() for node in swarm.nodes}) == 1
+
+
+@pytest.mark.parametrize(
+    ("codec", "worst"), [("int8", 0.02), ("int4", 0.15), ("fp8", 0.06), ("fp16", 0.001), ("none", 1e-6), ("topk", 0.97)]
+)
+async def test_a_round_in_each_codec(codec: str, worst: float) -> None:
+    gather = codec if codec in ("none", "fp16") else "auto"
+    async with swarm_of(2, TrainingConfig(codec=codec, gather_codec=gather)) as swarm:
+        for i, node in enumerate(swarm.nodes):
+            await node.aggregator.tell(plans.Contribute(1, delta_of(i, 1), 1.0))
+        outcomes = [await node.committed(1) for node in swarm.nodes]
+    assert np.array_equal(outcomes[0].aggregate, outcomes[1].aggregate)
+    mean = (delta_of(0, 1) + delta_of(1, 1)) / 2
+    assert worst / 4 < np.linalg.norm(outcomes[0].aggregate - mean) / np.linalg.norm(mean) < worst or codec == "none"
+
+
+@pytest.mark.parametrize("codec", ["int4", "topk"])
+@pytest.mark.parametrize("fragments", [1, 2])
+async def test_what_a_codec_left_out_comes_with_later_rounds_of_its_fragment(codec: str, fragments: int) -> None:
+    config = TrainingConfig(codec=codec, gather_codec="none", fragments=fragments)
+    size = D // fragments
+    sums = np.zeros((2, fragments, size))
+    arrived = np.zeros((fragments, size))
+    async with swarm_of(2, config) as swarm:
+        for round_ in range(1, 2 * fragments + 2):
+            fragment = (round_ - 1) % fragments
+            for i, node in enumerate(swarm.nodes):
+                delta = delta_of(i, round_)[:size]
+                sums[i, fragment] += delta
+                await node.aggregator.tell(plans.Contribute(round_, delta, 1.0))
+            outcomes = [await node.committed_in_part(round_) for node in swarm.nodes]
+            arrived[fragment] += outcomes[0].aggregate
+        for node in swarm.nodes:
+            await node.aggregator.ask(plans.GetRound(), timeout=5)
+        for fragment in range(fragments):
+            owed = [node.living._ledgers.of(fragment + 1).residual for node in swarm.nodes]
+            assert np.linalg.norm(owed[0]) > 0
+            kept = (sums[0, fragment] + sums[1, fragment] - owed[0] - owed[1]) / 2
+            assert np.abs(kept - arrived[fragment]).max() < 1e-5
+
+
+async def test_an_aggregator_that_is_started_again_owes_nothing() -> None:
+    async with swarm_of(3, TrainingConfig(codec="int4")) as swarm:
+        for i, node in enumerate(swarm.nodes):
+            await node.aggregator.tell(plans.Contribute(1, delta_of(i, 1), 1.0))
+        for node in swarm.nodes:
+            await node.committed(1)
+        last = swarm.nodes[-1]
+        await last.aggregator.ask(plans.GetRound(), timeout=5)  # it has done what the outcome is to what it owes
+        assert last.living._ledgers.of(1).residual is not None
+        last.scope.cancel()
+        await swarm.add(node=last)
+        assert last.living._ledgers.all() == ()
 
 
 async def test_a_dead_member_is_left_out_and_joins_again() -> None:

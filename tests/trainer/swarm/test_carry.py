@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from prime.errors import PrimeInternalError, UsageError
 from prime.sim.exact import Sum
-from prime.trainer.swarm.carry import Ledger, Ledgers
+from prime.trainer.swarm.carry import Frozen, Ledger, Ledgers
 
 FRACTIONS = st.fractions(-100, 100, max_denominator=9)
 WEIGHTS: Any = st.fractions(Fraction(1, 9), 100, max_denominator=9)
@@ -92,7 +92,7 @@ class History:
         frozen = ledger.freeze(number, delta, weight)
         assert self.ledgers.in_flight() is frozen
         if self.feeds_back:
-            ledger.encoded(number, frozen.y - coded(frozen.y))
+            ledger.encoded(number, coded(frozen.y))
         if outcome == "abort":
             ledger.abort(number)
             return
@@ -101,15 +101,18 @@ class History:
         fragment = number % self.fragments
         if outcome == "in":
             self._mix(fragment, mixed, Fraction(frozen.weight), coded(frozen.y) if self.feeds_back else frozen.y)
-            ledger.commit(number, included=True)
+            ledger.commit(number, included=True, residual=self._left_out(frozen))
         elif outcome == "out":
             self._note_dropped(carried, weight_carried)
-            ledger.commit(number, included=False)
+            ledger.commit(number, included=False, residual=self._left_out(frozen))
         else:
             self._note_dropped(mixed, frozen.weight)
             self.lost[fragment] = self.lost.get(fragment, Sum()) + (residual or Sum())
             ledger.lose(number)
         assert self.ledgers.in_flight() is None
+
+    def _left_out(self, frozen: Frozen[Sum]) -> Sum | None:
+        return frozen.y - coded(frozen.y) if self.feeds_back else None
 
     def _mix(self, fragment: int, mixed: Sum, weight: Fraction, arrives: Sum) -> None:
         for name, factor in mixed.terms:
@@ -163,19 +166,17 @@ def test_residual_and_carried_mass_are_conserved_and_nothing_is_mixed_in_twice(
 class SettlesAnyway(Ledger[Sum]):
     """Takes the new residual though the round left the contribution out."""
 
-    def commit(self, round_: int, *, included: bool) -> None:
-        frozen = self.frozen
-        super().commit(round_, included=included)
-        if frozen is not None and not included:
-            self.residual = frozen.left_out
+    def commit(self, round_: int, *, included: bool, residual: Sum | None = None) -> None:
+        super().commit(round_, included=included, residual=residual)
+        self.residual = residual
 
 
 class CarriesAnyway(Ledger[Sum]):
     """Carries what was taken, too."""
 
-    def commit(self, round_: int, *, included: bool) -> None:
+    def commit(self, round_: int, *, included: bool, residual: Sum | None = None) -> None:
         frozen = self.frozen
-        super().commit(round_, included=included)
+        super().commit(round_, included=included, residual=residual)
         if frozen is not None and included:
             self.carry, self.carry_weight = frozen.delta, frozen.delta_weight
 
@@ -223,8 +224,7 @@ def test_each_fragment_has_its_own_residual_and_carry() -> None:
     ledgers: Ledgers[float] = Ledgers(lambda round_: round_ % 2)
     for round_, value in ((0, 8.0), (1, 3.0)):
         ledgers.of(round_).freeze(round_, value, 1.0)
-        ledgers.of(round_).encoded(round_, value / 4)
-        ledgers.of(round_).commit(round_, included=True)
+        ledgers.of(round_).commit(round_, included=True, residual=value / 4)
     assert [ledgers.of(round_).freeze(round_, 1.0, 1.0).y for round_ in (2, 5)] == [3.0, 1.75]
 
 
