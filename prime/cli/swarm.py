@@ -30,6 +30,8 @@ BUILD_S: Final = 240.0
 """How long `submit` waits for the node to build the model: torch is imported, the data read."""
 POLL_S: Final = 0.25
 ASK_S: Final = 10.0
+WATCH_S: Final = 0.5
+EVERY_ROUND: Final = -1
 
 
 def submit(
@@ -182,6 +184,78 @@ ROUND_LAST: Final = 2**53
 """Later than any round: the history stays away."""
 
 
+def watch(
+    run: RunName = "",
+    config: ConfigFile = None,
+    node: Node = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a line of JSON for each round, and one for each change of phase.")
+    ] = False,
+) -> None:
+    """Watch a run until its end: members, chunks, bytes, who is waited for and why. Ctrl-C ends the watching alone."""
+    import trio
+
+    trio.run(functools.partial(_watch, socket_of(config, node), run, as_json=as_json))
+
+
+async def _watch(socket: Path, name: str, *, as_json: bool) -> None:
+    import trio
+
+    from prime.cli.swarm_view import view_of
+    from prime.node.client import open_runs
+    from prime.trainer.runs.board import found_run
+
+    async with open_runs(socket) as refs:
+        found, known = await _ask_both(refs, EVERY_ROUND)
+        run = found_run(known, name)
+        with view_of(as_json=as_json) as view:
+            while (notice := next((one for one in known.runs if one.run == run), None)) is not None:
+                view.show(found, notice, known)
+                if _is_over(notice, known):
+                    break
+                seen = max((one.round for one in found.run.history), default=EVERY_ROUND) if found.run else EVERY_ROUND
+                await trio.sleep(WATCH_S)
+                found, known = await _ask_both(refs, seen)
+    if notice is not None:
+        _tell_end(notice, known, as_json=as_json)
+
+
+async def _ask_both(refs: Any, rounds_after: int) -> tuple[NodeStatus, RunsKnown]:
+    from prime.errors import UnreachableError, WorldError
+    from prime.observe.messages import GetStatus
+    from prime.trainer.runs.messages import ListRuns
+
+    try:
+        known = await refs[1].ask(ListRuns(), timeout=ASK_S)
+        return await refs[0].ask(GetStatus(rounds_after), timeout=ASK_S), known
+    except WorldError as error:
+        raise UnreachableError(
+            f"the node does not answer any more: {error}", hint="look at its log; `prime node start` goes on in its run"
+        ) from error
+
+
+def _is_over(notice: RunNotice, known: RunsKnown) -> bool:
+    """Tell whether the run is over for this node, or for all where it takes no part."""
+    from prime.trainer.runs.board import ACTIVE, STALE_S
+
+    own = next((member for member in notice.members if member.peer == known.peer), None)
+    if own is not None and own.standing in ("done", "left"):
+        return True
+    return not any(member.standing in ACTIVE and member.age_s < STALE_S for member in notice.members)
+
+
+def _tell_end(notice: RunNotice, known: RunsKnown, *, as_json: bool) -> None:
+    """Say how the run ended here, with its report. Raises `RunFailedError` where this node could not take part."""
+    from prime.errors import RunFailedError
+
+    own = next((member for member in notice.members if member.peer == known.peer), None)
+    if own is not None and own.standing == "cannot":
+        raise RunFailedError(f"this node cannot take part in {notice.run}: {own.why}", hint="others may: see `status`")
+    outcome = own.standing if own is not None else "over"
+    ended = {"event": "run.over", "run": notice.run, "standing": outcome, "round": own.round if own is not None else 0}
+    emit(ended, f"run {notice.run}: {outcome} at round {ended['round']}", as_json=as_json)
+
+
 def stop(
     run: RunName = "",
     leave: Annotated[
@@ -224,4 +298,5 @@ def enlist(app: typer.Typer) -> None:
     """Add the commands of this file to `prime train`."""
     app.command()(submit)
     app.command()(status)
+    app.command()(watch)
     app.command()(stop)

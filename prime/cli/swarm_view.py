@@ -1,16 +1,56 @@
-"""A swarm's run in words: which nodes take part, where the round stands, and who is waited for and why."""
+"""A swarm's run in words: who takes part, where the round stands, who is waited for and why; once, or as it goes on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+import os
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from prime.cli.output import console, json_line, say
+from prime.trainer.track.report import duration, size
 
 if TYPE_CHECKING:
-    from prime.observe.messages import NodeStatus, RunStatus
+    from rich.console import Console
+
+    from prime.observe.messages import MemberStatus, NodeStatus, RunStatus
     from prime.trainer.runs.messages import RunMember, RunNotice, RunsKnown
 
-PEER_SHOWN = 8
+PEER_SHOWN: Final = 8
 """Characters of a peer id that tell peers of one swarm apart: its last ones."""
+NAME_SHOWN: Final = 14
+MEMBERS_SHOWN: Final = 24
+BAR_WIDTH: Final = 10
+LATE_S: Final = 10.0
+"""A node that is not heard of for this long is said to be silent."""
+_STANDINGS: Final = {
+    "joining": "on its way",
+    "member": "takes part",
+    "done": "done",
+    "left": "left",
+    "cannot": "cannot take part",
+}
+_PHASES: Final = {
+    "starting": "the model is built",
+    "joining": "waits for more nodes, or to be let in",
+    "fetching": "the present state is fetched",
+    "leaving": "finishes its round and leaves",
+    "left": "has left",
+    "done": "done",
+}
+_ROUND: Final = {
+    "training": "all train",
+    "gathering": "contributions are gathered",
+    "reducing": "contributions are summed up",
+    "voting": "the sum is voted on",
+    "stalled": "stalled",
+    "outside": "this node is in no view",
+}
+_STYLES: Final = {"waits": "yellow", "stalled": "bold red", "hint": "yellow"}
 
 
 def as_plain(found: NodeStatus, known: RunsKnown) -> dict[str, Any]:
@@ -18,48 +58,120 @@ def as_plain(found: NodeStatus, known: RunsKnown) -> dict[str, Any]:
     from attrs import asdict
 
     runs = asdict(known)  # type: ignore[arg-type]  # a @record is an attrs class
-    return {**runs, "name": found.name, "run": asdict(found.run) if found.run is not None else None}  # type: ignore[arg-type]
+    return {**runs, "name": found.name, "run": run_plain(found.run)}
+
+
+def run_plain(run: RunStatus | None) -> dict[str, Any] | None:
+    """Return a run as JSON has it: times by what they went into, and without the rounds one by one."""
+    from attrs import asdict
+
+    if run is None:
+        return None
+    plain_ = asdict(run)  # type: ignore[arg-type]  # a @record is an attrs class
+    plain_.pop("history")
+    return {**plain_, "spent_s": dict(run.spent_s)}
+
+
+# --------------------------------------------------------------------------------------------------------- once
 
 
 def lines(found: NodeStatus, known: RunsKnown) -> Iterator[str]:
     """Yield what a person reads, a line each."""
     if not known.runs:
-        yield "no runs are known; `prime train submit` founds one"
-    for notice in known.runs:
-        names = {member.peer: member.name for member in notice.members}
-        yield from _notice_lines(notice, known)
-        if notice.run == known.taking and found.run is not None:
-            yield from run_lines(found.run, names)
+        yield "no run is known here; `prime train submit` founds one"
+    for number, notice in enumerate(known.runs):
+        if number:
+            yield ""
+        yield from run_frame(found, notice, known)
 
 
-def _notice_lines(notice: RunNotice, known: RunsKnown) -> Iterator[str]:
-    settings, here = notice.settings, "  (here)" if notice.run == known.taking else ""
-    yield f"run {notice.run}{here}"
+def run_frame(found: NodeStatus, notice: RunNotice, known: RunsKnown) -> Iterator[str]:
+    """Yield one run as this node sees it."""
+    here = notice.run == known.taking
+    settings = notice.settings
+    yield f"run {notice.run}" + ("" if here else ", in which this node takes no part now")
     yield (
-        f"  {settings.model or 'charlm'} on {settings.data or 'the usual data'}: {settings.rounds} rounds of "
-        f"{settings.inner_steps} steps, from {settings.nodes_min} nodes on"
+        f"  {plain(settings.model) or 'charlm'} on {plain(settings.data) or 'the data of its model'}, "
+        f"{settings.rounds} rounds of {settings.inner_steps} steps, {settings.nodes_min} nodes at least"
     )
-    for member in notice.members:
-        yield f"  {_member_line(member, known)}"
+    names = {member.peer: member.name for member in notice.members}
+    run = found.run if here else None
+    if run is not None:
+        yield from run_lines(run, names)
+    yield from _table(notice, known, run)
+    if run is not None:
+        yield from _after(run, names)
 
 
-def _member_line(member: RunMember, known: RunsKnown) -> str:
-    me = ", this node" if member.peer == known.peer else ""
-    late = f", not heard of for {member.age_s:.0f} s" if member.age_s > 10 else ""
-    why = f": {plain(member.why)}" if member.why else ""
-    return (
-        f"{plain(member.name):<12} …{member.peer[-PEER_SHOWN:]}  {member.standing}, round {member.round}{me}{late}{why}"
-    )
-
-
-def run_lines(run: RunStatus, names: dict[str, str]) -> Iterator[str]:
+def run_lines(run: RunStatus, names: Mapping[str, str]) -> Iterator[str]:
     """Yield how the run goes at this node."""
-    loss = f", held-out loss {run.loss_last:.3f}" if run.loss_last is not None else ""
-    yield f"  round {run.round} of {run.rounds} ({run.phase}), view {run.epoch} of {len(run.members)} members{loss}"
-    yield (
-        f"  step {run.step} ({run.round_step} of {run.inner_steps} for this round), {run.tokens_per_s:.0f} tokens/s, "
-        f"{run.wire_bytes / 2**20:.1f} MiB of rounds sent"
+    yield f"  round {run.round} of {run.rounds} is decided{_measured(run)}"
+    yield f"  {_doing(run)}"
+    if run.ballot and run.round_phase not in ("training", "outside"):
+        sealed = ", ".join(shown(peer, names) for peer in run.contributors)
+        yield f"  ballot {run.ballot} led by {shown(run.leader, names)}" + (f", sealed with {sealed}" if sealed else "")
+
+
+def _measured(run: RunStatus) -> str:
+    loss = f", loss {run.loss:.3f}" if run.loss is not None else ""
+    return loss + (f", held out {run.held_out:.3f}" if run.held_out is not None else "")
+
+
+def _doing(run: RunStatus) -> str:
+    if run.phase in _PHASES:
+        return _PHASES[run.phase]
+    what = _ROUND.get(run.round_phase, run.round_phase)
+    return f"now {what}: step {run.round_step} of {run.inner_steps}, {run.tokens_per_s:,.0f} tokens/s"
+
+
+def _table(notice: RunNotice, known: RunsKnown, run: RunStatus | None) -> Iterator[str]:
+    seen = {member.peer: member for member in run.members} if run is not None else {}
+    decided = run.committed if run is not None else 0
+    counted = run is not None and bool(seen)
+    yield f"  {'node':<{NAME_SHOWN + 2}}{'id':<{PEER_SHOWN + 3}}" + (
+        f"{'round':>6}  {'contributed':>12}  {'chunks here':<{BAR_WIDTH + 10}}" if counted else f"{'round':>6}"
     )
+    for member in notice.members[:MEMBERS_SHOWN]:
+        yield f"  {_row(member, seen.get(member.peer), decided, known, counted=counted)}".rstrip()
+    if (more := len(notice.members) - MEMBERS_SHOWN) > 0:
+        yield f"  and {more} more"
+
+
+def _row(member: RunMember, seen: MemberStatus | None, decided: int, known: RunsKnown, *, counted: bool) -> str:
+    name = plain(member.name)[:NAME_SHOWN] + (" *" if member.peer == known.peer else "")
+    row = f"{name:<{NAME_SHOWN + 2}}…{member.peer[-PEER_SHOWN:]:<{PEER_SHOWN + 2}}{member.round:>6}"
+    if counted:
+        row += f"  {_share(seen, decided):>12}  {_chunks(seen):<{BAR_WIDTH + 10}}"
+    return f"{row}  {_state(member, seen)}"
+
+
+def _share(seen: MemberStatus | None, decided: int) -> str:
+    return f"{seen.contributed} of {decided}" if seen is not None else "-"
+
+
+def _chunks(seen: MemberStatus | None) -> str:
+    if seen is None or not seen.chunks_expected:
+        return "-"
+    return f"{bar(seen.chunks_held, seen.chunks_expected)} {seen.chunks_held}/{seen.chunks_expected}"
+
+
+def _state(member: RunMember, seen: MemberStatus | None) -> str:
+    if member.age_s > LATE_S and member.standing in ("joining", "member"):
+        return f"silent for {duration(member.age_s)}"
+    if seen is not None and not seen.alive:
+        return "silent"
+    if seen is None or member.standing != "member":
+        state = _STANDINGS[member.standing]
+        return f"{state}: {plain(member.why)}" if member.why else state
+    return ""
+
+
+def _after(run: RunStatus, names: Mapping[str, str]) -> Iterator[str]:
+    if run.results_expected and run.round_phase in ("reducing", "voting"):
+        yield f"  result {bar(run.results_held, run.results_expected)} {run.results_held} of {run.results_expected} chunks"
+    yield f"  {sent(run)}"
+    if time_text := spent(dict(run.spent_s)):
+        yield f"  time {time_text}"
     for waited in run.waiting_for:
         yield f"  waits for {named(waited, names)}"
     if run.stalled:
@@ -67,7 +179,37 @@ def run_lines(run: RunStatus, names: dict[str, str]) -> Iterator[str]:
         yield f"  hint: {named(run.hint, names)}"
 
 
-def named(text: str, names: dict[str, str]) -> str:
+def sent(run: RunStatus) -> str:
+    """Say how much this node sent, and what other ways would have sent."""
+    text = f"sent {size(run.wire_bytes)} in rounds"
+    if run.wire_bytes and run.float32_bytes:
+        text += f", float32 would be {run.float32_bytes / run.wire_bytes:.2f} times as much"
+    if run.wire_bytes and run.every_step_bytes:
+        text += f", in each step {run.every_step_bytes / run.wire_bytes:,.0f} times"
+    return text
+
+
+def spent(seconds: Mapping[str, float]) -> str:
+    """Say what the time went into, in shares of all of it; what goes on at the same time counts twice."""
+    total = sum(seconds.values())
+    if total <= 0:
+        return ""
+    parts = sorted(seconds.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {100 * value / total:.0f} %" for name, value in parts if value / total >= 0.005)
+
+
+def bar(held: int, expected: int) -> str:
+    """Draw how much of something is here."""
+    full = round(BAR_WIDTH * held / expected) if expected else 0
+    return "█" * full + "·" * (BAR_WIDTH - full)
+
+
+def shown(peer: str, names: Mapping[str, str]) -> str:
+    """Return a node's name where it is known, or the end of its id."""
+    return plain(names[peer]) if names.get(peer) else f"…{peer[-PEER_SHOWN:]}"
+
+
+def named(text: str, names: Mapping[str, str]) -> str:
     """Return a text with the nodes' names in the place of their ids."""
     for peer, name in names.items():
         text = text.replace(peer, f"{name} (…{peer[-PEER_SHOWN:]})")
@@ -77,3 +219,120 @@ def named(text: str, names: dict[str, str]) -> str:
 def plain(text: str) -> str:
     """Return a text from elsewhere so that no control character of it reaches a terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+# ----------------------------------------------------------------------------------------------------- as it goes on
+
+
+class RunView(Protocol):
+    """Shows a run as it goes on. A context: what it holds of the terminal it gives back."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def show(self, found: NodeStatus, notice: RunNotice, known: RunsKnown) -> None:
+        """Show it as it is now."""
+        ...
+
+
+def view_of(*, as_json: bool) -> RunView:
+    """Return the view that suits where the output goes."""
+    if as_json:
+        return RunEvents()
+    screen = console()
+    live = screen.is_terminal and not screen.is_dumb_terminal and not os.environ.get("NO_COLOR")
+    return RunScreen(screen) if live else RunWords()
+
+
+class RunScreen:
+    """Draws a run on a terminal again and again, in one place. A context: what it holds of the terminal it gives back."""
+
+    def __init__(self, screen: Console) -> None:
+        self._live = Live(console=screen, auto_refresh=False, transient=False, redirect_stdout=False)
+        self._width = screen.width
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, found: NodeStatus, notice: RunNotice, known: RunsKnown) -> None:
+        """Draw it as it is now."""
+        texts = [_styled(line) for line in run_frame(found, notice, known)]
+        self._live.update(Group(*texts), refresh=True)
+
+
+def _styled(line: str) -> Text:
+    word = line.split(maxsplit=1)[0].rstrip(":") if line.strip() else ""
+    style = "bold" if not line.startswith(" ") else "dim" if word == "node" else _STYLES.get(word, "")
+    return Text(line, style=style, no_wrap=True, overflow="ellipsis")
+
+
+class RunWords:
+    """Says what changes in a run, a line each: for a terminal that is none, or a log."""
+
+    def __init__(self) -> None:
+        self._last: tuple[object, ...] = ()
+        self._began = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, found: NodeStatus, notice: RunNotice, known: RunsKnown) -> None:
+        """Say it if something has changed."""
+        run = found.run if notice.run == known.taking else None
+        names = {member.peer: member.name for member in notice.members}
+        standings = tuple((member.peer, member.standing, member.why) for member in notice.members)
+        news = (standings, run.round, run.phase, run.stalled) if run is not None else (standings,)
+        if news == self._last:
+            return
+        self._last = news
+        say(f"[{time.monotonic() - self._began:7.1f} s] {in_short(run, notice, names)}")
+
+
+class RunEvents:
+    """Prints a line of JSON for each round that was decided, and one for each change in how the run goes."""
+
+    def __init__(self) -> None:
+        self._last: tuple[object, ...] = ()
+        self._round = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, found: NodeStatus, notice: RunNotice, known: RunsKnown) -> None:
+        """Print what is new."""
+        from attrs import asdict
+
+        run = found.run if notice.run == known.taking else None
+        for decided in run.history if run is not None else ():
+            if decided.round > self._round:
+                self._round = decided.round
+                self._print("run.round", notice, asdict(decided))  # type: ignore[arg-type]  # a @record is an attrs class
+        members = [{"peer": m.peer, "name": m.name, "standing": m.standing, "why": m.why} for m in notice.members]
+        news = (members, run and (run.phase, run.round_phase, run.round, run.stalled))
+        if news != self._last:
+            self._last = news
+            self._print("run.status", notice, {"members": members, "status": run_plain(run)})
+
+    def _print(self, event: str, notice: RunNotice, what: Mapping[str, Any]) -> None:
+        print(json_line({"event": event, "run": notice.run, **what}), flush=True)  # noqa: T201 - the result, line by line
+
+
+def in_short(run: RunStatus | None, notice: RunNotice, names: Mapping[str, str]) -> str:
+    """Return a run in one line."""
+    if run is None:
+        return "; ".join(f"{shown(m.peer, names)} {_STANDINGS[m.standing]}" for m in notice.members)
+    text = f"round {run.round} of {run.rounds}, {len(run.members)} members{_measured(run)}"
+    if run.phase in _PHASES:
+        text += f": {_PHASES[run.phase]}"
+    return f"{text}; {named(run.stalled, names)}" if run.stalled else text

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from prime.actor import System
 from prime.observe.messages import MemberStatus, NodeStatus, RoundStatus, RunStatus
 from prime.observe.status import supervisor_status
 from prime.process.network import Routes
+from prime.trainer.swarm.tally import NOTHING, Tally
 from prime.transport.links import Links
 from prime.version import __version__
 
 if TYPE_CHECKING:
+    from prime.node.training import Training
     from prime.trainer.swarm.progress import Progress
 
 ROUND_TAGS = range(0x100, 0x140)
@@ -23,9 +24,9 @@ STATE_TAGS = range(0x140, 0x160)
 
 
 def describe_node(
-    system: System, *, name: str, uptime_s: float, progress: Progress | None, round_: Any, rounds_after: int
+    system: System, *, name: str, uptime_s: float, training: Training | None, rounds_after: int
 ) -> NodeStatus:
-    """Return the node's status; `round_` is the living aggregator, `rounds_after` bounds the history."""
+    """Return the node's status; `training` is its part in a run, if it has one; `rounds_after` bounds the history."""
     network = system.network.outer if isinstance(system.network, Routes) else system.network
     links = network if isinstance(network, Links) else None
     judge = links.reachability if links is not None else None
@@ -41,7 +42,7 @@ def describe_node(
         memory_bytes=_memory_bytes(),
         dead_letters=system.dead_letters,
         supervisors=tuple(supervisor_status(info) for info in system.tree()),
-        run=_run(progress, round_, links, rounds_after) if progress is not None else None,
+        run=_run(training, rounds_after) if training is not None else None,
         reachability=judge.outcome.value if judge is not None else "unknown",
         reachability_why=judge.why if judge is not None else "",
         evidence=tuple(map(str, judge.evidence)) if judge is not None else (),
@@ -55,10 +56,10 @@ def _relayed(links: Links) -> tuple[str, ...]:
     return tuple(peer for peer, carrier in carriers.items() if carrier is not None and carrier.relayed)
 
 
-def _run(progress: Progress, aggregator: Any, links: Links | None, rounds_after: int) -> RunStatus:
-    sent: Mapping[int, int] = links.sent_bytes if links is not None else {}
+def _run(training: Training, rounds_after: int) -> RunStatus:
+    progress, aggregator = training.progress, training.aggregator
     status = aggregator.status() if aggregator is not None else None
-    alive = dict(status.alive) if status is not None else {}
+    tally = aggregator.tally() if aggregator is not None else NOTHING
     return RunStatus(
         phase=progress.phase,
         round=progress.round,
@@ -68,14 +69,14 @@ def _run(progress: Progress, aggregator: Any, links: Links | None, rounds_after:
         round_step=progress.round_step,
         inner_steps=progress.inner_steps,
         tokens_per_s=round(progress.tokens_per_s, 1),
-        members=tuple(MemberStatus(peer, alive.get(peer, True), 1.0) for peer in progress.members),
+        members=_members(progress, status, tally),
         waiting_for=_waiting_for(status, aggregator),
         stalled=progress.stalled,
         hint=progress.hint,
         state_hash=progress.state_hash,
-        wire_bytes=sum(sent.get(tag, 0) for tag in ROUND_TAGS),
-        float32_bytes=aggregator.float32_bytes if aggregator is not None else 0,
-        state_bytes=sum(sent.get(tag, 0) for tag in STATE_TAGS),
+        wire_bytes=training.sent_bytes(ROUND_TAGS),
+        float32_bytes=training.float32_bytes,
+        state_bytes=training.sent_bytes(STATE_TAGS),
         loss_first=progress.loss_first,
         loss_last=progress.loss_last,
         unigram=progress.unigram,
@@ -86,6 +87,37 @@ def _run(progress: Progress, aggregator: Any, links: Links | None, rounds_after:
             for d in progress.history
             if d.round > rounds_after
         ),
+        run=training.run,
+        round_phase=status.phase if status is not None else "",
+        ballot=status.ballot if status is not None else "",
+        leader=status.leader if status is not None else "",
+        contributors=status.contributors if status is not None else (),
+        results_held=tally.results_held,
+        results_expected=tally.results_expected,
+        committed=progress.committed,
+        aborted=progress.aborted,
+        parameters=progress.elements,
+        every_step_bytes=round(progress.every_step_bytes),
+        spent_s=tuple((name, round(seconds, 3)) for name, seconds in training.spent_s().items()),
+        loss=progress.loss.last,
+        held_out=progress.held_out.last,
+    )
+
+
+def _members(progress: Progress, status: Any, tally: Tally) -> tuple[MemberStatus, ...]:
+    alive = dict(status.alive) if status is not None else {}
+    awaited = dict(status.waiting_for) if status is not None else {}
+    return tuple(
+        MemberStatus(
+            peer,
+            alive.get(peer, True),
+            1.0,
+            tally.held.get(peer, 0),
+            tally.expected,
+            progress.contributed.get(peer, 0),
+            awaited.get(peer, ""),
+        )
+        for peer in progress.members
     )
 
 

@@ -149,13 +149,11 @@ class _Node:
 
     def describe(self, rounds_after: int) -> NodeStatus:
         """Return the node's status now."""
-        training = self._host.training
         return describe_node(
             self._system,
             name=self._config.node.name,
             uptime_s=trio.current_time() - self._started_at,
-            progress=training.progress if training is not None else None,
-            round_=training.aggregator if training is not None else None,
+            training=self._host.training,
             rounds_after=rounds_after,
         )
 

@@ -21,6 +21,7 @@ from prime.actor.groups import one_error
 from prime.config import Config, TrainConfig, derive
 from prime.errors import ActorUsageError, ConfigError, DataError, WorldError
 from prime.node.contacts import DIAL_DEADLINE_S, dial_silent, find_contacts
+from prime.process.network import Routes
 from prime.store.journal import FileJournal, MemoryJournal
 from prime.trainer.codec import Vector
 from prime.trainer.metadata import TrainingConfig
@@ -37,7 +38,12 @@ from prime.trainer.swarm.plans import EndSwarm, FurtherContacts, Outcome, StateS
 from prime.trainer.swarm.progress import Progress
 from prime.trainer.swarm.saved import STATES_FOLDER, StateFolder
 from prime.trainer.swarm.state import ChunkedState, OuterState
+from prime.trainer.swarm.tally import Spent
 from prime.trainer.swarm.trainer import TRAINER_PATH, Drain, RunDone, SwarmTrainer
+from prime.transport.links import Links
+
+_PHASES = {"encode": "encode", "gathering": "send", "reducing": "reduce", "voting": "vote", "stalled": "stalled"}
+"""What a round's time went into, by its phases: contributions are sent while they are gathered."""
 
 _BUSY = Mailbox(4096)
 """An aggregator hears chunks, votes and the trainer; link credit bounds the far ones, this bounds the sum."""
@@ -79,6 +85,9 @@ class Training:
         self._dialling = trio.CancelScope()
         self._trainer: Ref[Any] | None = None
         self.progress = Progress(config.rounds, config.inner_steps)
+        self.spent = Spent()
+        self._float32_before = 0
+        self._sent_before = _sent(system)
         self.aggregator: Aggregator | None = None
         """The living incarnation, for its `status()` and counters; never call its handlers."""
 
@@ -88,9 +97,29 @@ class Training:
         return self._state.theta if self._state is not None else None
 
     @property
+    def run(self) -> str:
+        """Return the full name of the run."""
+        return self._plan.run
+
+    @property
     def round(self) -> int:
         """Return the last decided round whose state this node holds."""
         return self.progress.round
+
+    @property
+    def float32_bytes(self) -> int:
+        """Return what the exchanges so far would have been at 4 bytes an element."""
+        return self._float32_before + (self.aggregator.float32_bytes if self.aggregator is not None else 0)
+
+    def sent_bytes(self, tags: range) -> int:
+        """Return the bytes of messages with these tags that this node sent since it takes part."""
+        sent = _sent(self._system)
+        return sum(sent.get(tag, 0) - self._sent_before.get(tag, 0) for tag in tags)
+
+    def spent_s(self) -> dict[str, float]:
+        """Return the seconds so far by what they went into; a round goes on beside the training, so some count twice."""
+        phases = {_PHASES[name]: seconds for name, seconds in self.spent.seconds.items() if name in _PHASES}
+        return {"compute": self.progress.compute_s, **phases}
 
     async def done(self) -> None:
         """Wait until the run has reached its last round here."""
@@ -153,7 +182,8 @@ class Training:
             self._done.set()
 
     def _new_aggregator(self) -> Aggregator:
-        self.aggregator = Aggregator(self._plan, self._journal, self._report, Float32.of(self._config))
+        self._float32_before = self.float32_bytes
+        self.aggregator = Aggregator(self._plan, self._journal, self._report, Float32.of(self._config), self.spent)
         return self.aggregator
 
     def _report(self, outcome: Outcome) -> None:
@@ -207,6 +237,11 @@ class Training:
         ref = self._system.whereis(TRAINER_PATH)
         if ref is not None:
             ref.tell_nowait(StateSaved(state_hash))
+
+
+def _sent(system: System) -> dict[int, int]:
+    network = system.network.outer if isinstance(system.network, Routes) else system.network
+    return dict(network.sent_bytes) if isinstance(network, Links) else {}
 
 
 @contextlib.asynccontextmanager

@@ -47,11 +47,19 @@ class SupervisorStatus:
 
 @record
 class MemberStatus:
-    """A member of the present view as this node sees it."""
+    """A member of the present view as this node sees it.
+
+    `chunks_held` of its `chunks_expected` for the parts that are stored here have come; `contributed` counts the rounds
+    that have a contribution of its; `waited_for` says what the round waits for from it, if it does.
+    """
 
     peer: str
     alive: bool
     weight: float
+    chunks_held: int = 0
+    chunks_expected: int = 0
+    contributed: int = 0
+    waited_for: str = ""
 
 
 @record
@@ -74,6 +82,12 @@ class RunStatus:
     `wire_bytes` counts every byte of the round messages this node sent, headers and resends included;
     `float32_bytes` the same exchanges at 4 bytes an element; `state_bytes` the state transfers it sent.
     `state_hash` is that of the parameters after round `round`. `stalled` and `hint` are empty while all is well.
+    `history` has the last rounds one by one, of those asked for.
+
+    Of the round under way, `round_phase` is training, gathering, reducing, voting, stalled or outside; `ballot` and
+    `leader` say who leads it, `contributors` whom it was sealed with, and of the chunks of its result
+    `results_held` are here of `results_expected`. `every_step_bytes` is what float32 gradients in each step would have
+    been, and `spent_s` what the time went into: compute, encode, and a round's phases.
     """
 
     phase: str
@@ -98,6 +112,20 @@ class RunStatus:
     text_first: str
     text_last: str
     history: tuple[RoundStatus, ...]
+    run: str = ""
+    round_phase: str = ""
+    ballot: str = ""
+    leader: str = ""
+    contributors: tuple[str, ...] = ()
+    results_held: int = 0
+    results_expected: int = 0
+    committed: int = 0
+    aborted: int = 0
+    parameters: int = 0
+    every_step_bytes: int = 0
+    spent_s: tuple[tuple[str, float], ...] = ()
+    loss: float | None = None
+    held_out: float | None = None
 
 
 @record

@@ -60,6 +60,11 @@ def _judged(desk: Desk) -> tuple[Share, ...]:
     return next((value.shares for _, value in sorted(desk.decisions.items(), reverse=True) if value.shares), ())
 
 
+def phase_of(desk: Desk) -> str:
+    """Return the phase of the round in a word: training, gathering, reducing, voting, stalled or outside."""
+    return "outside" if desk.seat is None else _phase(desk, desk.seat)
+
+
 def _phase(desk: Desk, seat: Seat) -> str:
     if desk.stalled:
         return "stalled"

@@ -24,7 +24,7 @@ from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
 from prime.trainer.round.records import read_record, write_record
 from prime.trainer.round.round import RoundCore
-from prime.trainer.round.status import Status
+from prime.trainer.round.status import Status, phase_of
 from prime.trainer.round.terms import DEFAULT_TERMS, Terms
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.view import Member, Share, View
@@ -33,6 +33,7 @@ from prime.trainer.swarm.carry import Ledgers
 from prime.trainer.swarm.dispatch import Job, Outlet
 from prime.trainer.swarm.numbers import Numbers
 from prime.trainer.swarm.parts import Assembly, Encoded, chunks, cuts, digest, digest_of
+from prime.trainer.swarm.tally import NOTHING, Spent, Tally, tally_of
 from prime.transport.facts import LinkDown, LinkUp
 from prime.wire import message
 
@@ -151,8 +152,14 @@ class Aggregator(Actor[Heard]):
     """
 
     def __init__(
-        self, plan: SwarmPlan, journal: Journal, report: Callable[[plans.Outcome], None], numbers: Numbers[Any]
+        self,
+        plan: SwarmPlan,
+        journal: Journal,
+        report: Callable[[plans.Outcome], None],
+        numbers: Numbers[Any],
+        spent: Spent | None = None,
     ) -> None:
+        self._spent = spent if spent is not None else Spent()
         self._plan = plan
         self._journal = journal
         self._report = report
@@ -273,7 +280,9 @@ class Aggregator(Actor[Heard]):
         ledger = self._ledgers.of(m.round)
         frozen = ledger.freeze(m.round, m.delta, m.weight)
         encode = functools.partial(self._encoded, frozen.y, rnd.cuts)
+        began = self.ctx.now()
         encoded, hashes = await self._compute(encode, self._numbers.size_bytes(self._elements_of(m.round)))
+        self._spent.add("encode", self.ctx.now() - began)
         rnd.own, rnd.own_hashes = dict(enumerate(encoded)), hashes
         if self._numbers.feeds_back:
             ledger.encoded(m.round, tuple(self._pieces(rnd, encoded)))
@@ -316,6 +325,17 @@ class Aggregator(Actor[Heard]):
         if self._core is None:
             return Status(self._plan.run, 0, 0, "starting", "", "", (), (), (), (), "")
         return self._core.status()
+
+    def tally(self) -> Tally:
+        """Return how many chunks of the round under way are here."""
+        core = self._core
+        rnd = self._rounds.get(core.round) if core is not None else None
+        if rnd is None:
+            return NOTHING
+        sizes = [len(self._chunks(rnd, part)) for part in range(rnd.parts)]
+        partial = [(part, peer, len(found.found)) for (part, peer, _), found in rnd.incoming.items()]
+        own = rnd.view.peers().index(self._plan.member.peer)
+        return tally_of(sizes, own, rnd.held, partial, [part for part, _ in rnd.results])
 
     # ------------------------------------------------------------------------------------------- from the members
 
@@ -538,6 +558,8 @@ class Aggregator(Actor[Heard]):
     async def _carry_out(self, commands: list[cmd.Command]) -> None:
         for command in commands:
             await self._do(command)
+        if self._core is not None:
+            self._spent.enter(phase_of(self._core), self.ctx.now())
         self._arm()
 
     def _arm(self) -> None:

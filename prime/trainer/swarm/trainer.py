@@ -178,6 +178,7 @@ class SwarmTrainer(Actor[Heard]):
     async def _live(self) -> None:
         async with open_rank(self.ctx.system, self._config, self._rank_seed()) as worker:
             self._progress.unigram = worker.unigram
+            self._progress.elements = worker.elements
             self._pace = self._pace_of(worker)
             await self._begin(worker)
             while True:
@@ -269,7 +270,7 @@ class SwarmTrainer(Actor[Heard]):
         self._losses.append(done.loss)
         self._progress.step = done.step
         self._progress.round_step = self._pace.steps(self._round)
-        self._progress.tokens_per_s = done.tokens / done.seconds if done.seconds > 0 else 0.0
+        self._progress.trained(done.steps, done.tokens, done.seconds)
         if not np.isfinite(done.loss):
             raise RunFailedError(
                 f"the loss is {done.loss} at step {done.step}",
@@ -398,7 +399,7 @@ class SwarmTrainer(Actor[Heard]):
         decided = DecidedRound(
             value.round, value.epoch, not value.aborted, value.contributors(), loss, held_out, self.ctx.now()
         )
-        self._progress.history.append(decided)
+        self._progress.decided(decided)
         self.ctx.emit(RoundDecided(decided.round, decided.committed, decided.contributors, loss))
 
     async def _finish(self, worker: RankWorker, theta: Vector, loss: float) -> None:
