@@ -8,7 +8,7 @@ import pytest
 
 from prime import sim
 from prime.sim.plan import Crash, Partition, Pause, Plan
-from prime.sim.scenarios.round import training_round
+from prime.sim.scenarios.round import training_round, training_round_feedback
 from prime.trainer.round import messages as msg
 from prime.trainer.round.records import read_record, write_record
 from prime.trainer.round.view import View
@@ -67,6 +67,30 @@ def test_a_contribution_that_is_carried_though_it_was_added(monkeypatch: pytest.
 
     monkeypatch.setattr(Ledger, "commit", commit)
     assert "once" in found_by_drawing()
+
+
+def test_a_residual_that_moves_though_its_round_left_the_member_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Ledger.commit
+
+    def commit(self: Ledger[Any], round_: int, *, included: bool, residual: Any = None) -> None:
+        frozen = self.frozen
+        honest(self, round_, included=included, residual=residual)
+        if frozen is not None and not included:
+            self.residual = frozen.y * 0.5
+
+    monkeypatch.setattr(Ledger, "commit", commit)
+    assert sim.run(0, training_round_feedback).error.split(":")[0] == "fed_back"
+
+
+def test_a_residual_that_an_abort_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Ledger.abort
+
+    def abort(self: Ledger[Any], round_: int) -> None:
+        honest(self, round_)
+        self.residual = None
+
+    monkeypatch.setattr(Ledger, "abort", abort)
+    assert sim.run(3, training_round_feedback).error.split(":")[0] == "fed_back"
 
 
 def test_half_of_the_members_for_a_majority(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from prime import sim
 from prime.sim.plan import Crash, DiskFaults, DiskFull, DiskGone, NetworkFaults, Partition, Pause, Plan, SlowReader
 from prime.sim.scenarios.ledgers import Life
-from prime.sim.scenarios.round import Kill, Swarm, train, training_round
+from prime.sim.scenarios.round import Kill, Swarm, train, training_round, training_round_feedback
 from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
 
@@ -208,6 +208,23 @@ def test_drawn_plans_hold_and_at_most_one_in_ten_loses_the_run() -> None:
         assert outcome.ok, f"{outcome.command}: {outcome.error}"
         lost += [seed] if is_lost(outcome) else []
     assert len(lost) <= 1, lost
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_what_a_codec_leaves_out_is_owed_to_a_fraction(seed: int) -> None:
+    outcome = sim.run(seed, training_round_feedback)
+    assert outcome.ok, f"{outcome.command}: {outcome.error}"
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("part", range(8))
+def test_what_a_codec_leaves_out_is_owed_in_every_storm(part: int) -> None:
+    failed = {seed: outcome.error for seed in range(10 + part, 250, 8) if not (outcome := run_feedback(seed)).ok}
+    assert not failed
+
+
+def run_feedback(seed: int) -> sim.Outcome:
+    return sim.run(seed, training_round_feedback)
 
 
 def test_a_run_whose_majority_lost_its_disks_says_that_it_is_lost() -> None:
