@@ -18,9 +18,10 @@ from prime.sim.exact import Exact, Sum
 from prime.sim.world import Node, World
 from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
-from prime.trainer.round.view import Value
+from prime.trainer.round.partition import cuts
+from prime.trainer.round.view import Value, counted
 from prime.trainer.swarm.carry import Frozen, Ledger
-from prime.trainer.swarm.parts import chunks, cuts, digest_of
+from prime.trainer.swarm.parts import chunks, digest_of
 
 ELEMENTS = 60
 """Of the vectors of a simulated run: enough for several chunks of each part."""
@@ -126,7 +127,7 @@ class Book:
     def _digests(self, value: Value, pieces: Sequence[memoryview]) -> tuple[bytes, ...]:
         """Return the hashes of the parts whose chunks these are, one after the other."""
         rest = iter(pieces)
-        parts = cuts(ELEMENTS, len(value.parts), self.numbers.grain) if value.parts else ()
+        parts = self._cuts(value) if value.parts else ()
         counts = [len(chunks(part, self.numbers.chunk_elements)) for part in parts]
         return tuple(digest_of(itertools.islice(rest, count)) for count in counts)
 
@@ -137,11 +138,16 @@ class Book:
         _, aggregate = self._reduced(value)
         return aggregate
 
+    def _cuts(self, value: Value) -> tuple[slice, ...]:
+        """Return the parts of a round's vector: the decision before fixed its view."""
+        return cuts(ELEMENTS, self.values[value.round - 1].next_view.members, self.numbers.grain)
+
     def _reduced(self, value: Value) -> tuple[list[bytes], Sum]:
-        frozen = [self.frozen[value.round, share.peer] for share in value.shares]
-        weights = [share.weight for share in value.shares]
+        shares = counted(value.shares)
+        frozen = [self.frozen[value.round, share.peer] for share in shares]
+        weights = [share.counts for share in shares]
         numbers, hashes, room = self.numbers, [], self.numbers.room(ELEMENTS)
-        for part in cuts(ELEMENTS, len(value.parts), numbers.grain):
+        for part in self._cuts(value):
             pieces = []
             for cut in chunks(part, numbers.chunk_elements):
                 pieces.append(numbers.reduce([numbers.encode(one.y, cut) for one in frozen], weights, cut))

@@ -58,6 +58,8 @@ RESTART_S = 1.0
 LATENCY_MAX_S = 0.2
 BANDWIDTH_MIN = 1e5
 """A network worse than this is not said to exchange messages in time (bytes a second)."""
+RATES = (None, 1_000_000, 0, 4_000_000, 50_000)
+"""Bandwidths of members, 0 for a client; which node has which is drawn. The first pattern is of nodes that say nothing."""
 COMMITS_QUIET = 2
 """Rounds that must commit once the storm is over."""
 
@@ -228,7 +230,7 @@ class Swarm:
             found = node.name == FOUNDER and self._founds(journal)
             contacts = Contacts() if found else await self._dial(system, node)
             random = node.random("incarnation", str(node.lives))
-            member = Member(node.peer, system.addresses, 1.0, random.getrandbits(48) + 1)
+            member = Member(node.peer, system.addresses, 1.0, random.getrandbits(48) + 1, self._rate(node))
             plan = SwarmPlan(RUN, member, found, contacts.peers, len(self.nodes), TIMING)
             founder = found and is_untrained(journal.records())
             restart = Restart(max=3, within=120, backoff=(0.5, 10))
@@ -269,6 +271,12 @@ class Swarm:
         with trio.move_on_after(TIMING.deadline_s):
             await ref.tell(plans.LeaveSwarm())
             await left.wait()
+
+    def _rate(self, node: Node) -> int | None:
+        """Return the bandwidth that a node says it has; the founder is no client, or there would be no owner at first."""
+        pattern, place = self.world.choose("rates", 0, len(RATES) - 1), self.nodes.index(node)
+        rate = RATES[pattern * place % len(RATES)]
+        return None if node.name == FOUNDER and rate == 0 else rate
 
     def _founds(self, journal: WitnessedJournal) -> bool:
         """Tell whether the founder's program is started as such: not after its disk was lost, once the run began."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import attrs
@@ -22,6 +22,7 @@ from prime.errors import DecodeError, LocalProtocolError
 from prime.trainer.outer.fragments import Fragments
 from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
+from prime.trainer.round.partition import cuts
 from prime.trainer.round.records import read_record, write_record
 from prime.trainer.round.round import RoundCore
 from prime.trainer.round.status import Status, phase_of
@@ -31,8 +32,9 @@ from prime.trainer.round.view import Member, Share, View
 from prime.trainer.swarm import plans
 from prime.trainer.swarm.carry import Ledgers
 from prime.trainer.swarm.dispatch import Job, Outlet
+from prime.trainer.swarm.meter import Meter
 from prime.trainer.swarm.numbers import Numbers
-from prime.trainer.swarm.parts import Assembly, Encoded, chunks, cuts, digest, digest_of
+from prime.trainer.swarm.parts import Assembly, Encoded, chunks, digest, digest_of
 from prime.trainer.swarm.tally import NOTHING, Spent, Tally, tally_of
 from prime.transport.facts import LinkDown, LinkUp
 from prime.wire import message
@@ -181,6 +183,7 @@ class Aggregator(Actor[Heard]):
         self._vote: tuple[msg.Accepted, list[memoryview]] | None = None
         self._pending: plans.Contribute | None = None
         self.journal_bytes_max = JOURNAL_BYTES_MAX
+        self._meter = Meter()
         self.float32_bytes = 0
 
     async def started(self) -> None:
@@ -665,7 +668,7 @@ class Aggregator(Actor[Heard]):
         ledger.commit(round_, included=included, residual=residual)
 
     def _open_round(self, round_: int, view: View) -> None:
-        parts = cuts(self._elements_of(round_), len(view.members), self._numbers.grain)
+        parts = cuts(self._elements_of(round_), view.members, self._numbers.grain)
         rnd = self._rounds[round_] = RoundBytes(view, parts)
         recovered = self._recovered.pop(round_, None)
         if recovered is not None:
@@ -699,6 +702,9 @@ class Aggregator(Actor[Heard]):
         for peer in view.peers():
             if peer != self._plan.member.peer:
                 self._rewatch(peer)
+        rate_bytes_s = self._meter.next_round(self.ctx.now())
+        if rate_bytes_s is not None:
+            await self._step(cmd.RateMeasured(rate_bytes_s))
         self._report(plans.ViewEntered(round_, view, command.state_round))
         await self._contribute_pending()
 
@@ -817,9 +823,20 @@ class Aggregator(Actor[Heard]):
                 if round_ not in self._rounds:
                     return
                 await ref.tell(msg.Chunk(*head, part, contributor, hash_, index, data[index]))
+                self._meter.sent(len(data[index]))
                 self.float32_bytes += self._numbers.size_bytes(chunks_[index].stop - chunks_[index].start)
 
-        self._outlet(to).send_bulk(Job((round_, part, contributor, hash_), send))
+        self._outlet(to).send_bulk(Job((round_, part, contributor, hash_), self._metered(send)))
+
+    def _metered(self, send: Callable[[Ref[Any]], Awaitable[None]]) -> Callable[[Ref[Any]], Awaitable[None]]:
+        async def metered(ref: Ref[Any]) -> None:
+            self._meter.begin(self.ctx.now())
+            try:
+                await send(ref)
+            finally:
+                self._meter.end(self.ctx.now())
+
+        return metered
 
     # ------------------------------------------------------------------------------------------------------- peers
 

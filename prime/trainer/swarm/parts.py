@@ -8,7 +8,6 @@ and checked apart from each other, in any order.
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -22,17 +21,6 @@ GRAIN_ELEMENTS = 4096
 """A multiple of the block of every codec."""
 CHUNK_ELEMENTS = 64 * GRAIN_ELEMENTS
 """Elements that travel in one message: a little more than 256 KiB in 8 bits."""
-
-
-def cuts(elements: int, parts: int, grain: int = GRAIN_ELEMENTS) -> tuple[slice, ...]:
-    """Return the slices of a vector of `elements` that make `parts` equal parts, each a whole number of grains.
-
-    The last one ends with the vector. Some are empty where there are fewer grains than parts.
-    """
-    grains = -(-elements // grain)
-    edges = [min(grains * i // parts * grain, elements) for i in range(parts + 1)]
-    edges[-1] = elements
-    return tuple(slice(low, high) for low, high in itertools.pairwise(edges))
 
 
 def chunks(part: slice, chunk_elements: int = CHUNK_ELEMENTS) -> tuple[slice, ...]:

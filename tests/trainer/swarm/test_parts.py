@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from random import Random
 
 import pytest
@@ -14,20 +13,7 @@ from prime.trainer.codec.form import FORMS
 from prime.trainer.round import messages as msg
 from prime.trainer.round.ballot import Ballot
 from prime.trainer.round.records import read_record, write_record
-from prime.trainer.swarm.parts import GRAIN_ELEMENTS, Assembly, chunks, cuts, digest, digest_of, part_digest
-
-
-@given(st.integers(0, 100 * GRAIN_ELEMENTS), st.integers(1, 40))
-def test_parts_are_whole_grains_without_gaps(elements: int, parts: int) -> None:
-    found = cuts(elements, parts)
-    assert len(found) == parts
-    assert found[0].start == 0
-    assert found[-1].stop == elements
-    for cut, following in itertools.pairwise(found):
-        assert cut.stop == following.start
-        assert cut.stop % GRAIN_ELEMENTS == 0 or cut.stop == elements
-    sizes = [cut.stop - cut.start for cut in found]
-    assert max(sizes) - min(sizes) <= 2 * GRAIN_ELEMENTS
+from prime.trainer.swarm.parts import GRAIN_ELEMENTS, Assembly, chunks, digest, digest_of, part_digest
 
 
 def test_a_grain_is_whole_blocks_of_every_codec() -> None:
