@@ -294,8 +294,50 @@ def stop(
     emit({"event": event, "run": name, "stalled": stalled}, text, as_json=as_json)
 
 
+def recover(
+    new_view: Annotated[
+        bool,
+        typer.Option(
+            "--new-view", help="Found the run's successor on this node alone, from the state that it holds now."
+        ),
+    ] = False,
+    as_new: Annotated[
+        str,
+        typer.Option("--as-new", metavar="RUN", help="Join that successor as a new member; what is here is set aside."),
+    ] = "",
+    config: ConfigFile = None,
+    node: Node = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go on when a majority of a run's members is gone for good; the run then has a new name, and they may join it as new.
+
+    Only you can know that they are gone: to the node a broken network looks the same. If they live and go on, there are
+    two runs, which never mix.
+    """
+    import trio
+
+    from prime.errors import UsageError
+
+    if new_view == bool(as_new):
+        raise UsageError(
+            "say how to go on", hint="--new-view where the run shall go on, then --as-new RUN on nodes that come back"
+        )
+
+    async def ask(socket: Path) -> str:
+        from prime.node.client import open_runs
+        from prime.trainer.runs.messages import RecoverRun
+
+        async with open_runs(socket) as (_, runs):
+            return await runs.ask(RecoverRun(as_new), timeout=ASK_S)
+
+    run = trio.run(ask, socket_of(config, node))
+    next_step = "" if as_new else f"; on a node of the old run that comes back: prime train recover --as-new {run}"
+    emit({"event": "run.recovering", "run": run}, f"the node goes on in {run}{next_step}", as_json=as_json)
+
+
 def enlist(app: typer.Typer) -> None:
     """Add the commands of this file to `prime train`."""
+    app.command()(recover)
     app.command()(submit)
     app.command()(status)
     app.command()(watch)

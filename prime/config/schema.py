@@ -66,6 +66,11 @@ def _name_fault(name: str) -> str:
     return f"{shown(name)} is no name: letters, digits, - and _ only (it names a folder and a socket)"
 
 
+def _run_fault(run: str) -> str:
+    name, mark, number = run.partition("~")
+    return _name_fault(name if not mark or number.isdigit() else "")
+
+
 @frozen
 class NodeConfig:
     """This node: its name, what it does, and where it keeps its things."""
@@ -160,7 +165,9 @@ class AdmissionConfig:
 class TrainConfig:
     """The training run that this node takes part in."""
 
-    run: str = key("main", "The run to take part in; every node of it names the same.", check=_name_fault)
+    run: str = key(
+        "main", "The run to take part in; every node of it names the same. `main~1` succeeds `main`.", check=_run_fault
+    )
     model: str = key("", "`module:function` that builds the model; empty: the built-in character transformer.")
     rounds: int = key(20, "Rounds until the run is done.", low=1, high=10_000_000)
     nodes_min: int = key(3, "Nodes that must be there before the first round starts.", low=1, high=1_000)

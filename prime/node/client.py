@@ -15,13 +15,13 @@ from prime.node.runs import RunsActor
 from prime.node.system import open_system
 from prime.observe.messages import STATUS_PATH, GetStatus, NodeStatus, StopNode
 from prime.observe.status import StatusActor
-from prime.trainer.runs.messages import RUNS_PATH, EndRun, LeaveRun, ListRuns, ShareRun, SubmitRun
+from prime.trainer.runs.messages import RUNS_PATH, EndRun, LeaveRun, ListRuns, RecoverRun, ShareRun, SubmitRun
 from prime.transport.unix import Unix
 
 ASK_TIMEOUT_S = 5.0
 
 Connect = Callable[[Path], Awaitable[Ref[GetStatus | StopNode]]]
-RunsRef = Ref[ShareRun | SubmitRun | ListRuns | LeaveRun | EndRun]
+RunsRef = Ref[ShareRun | SubmitRun | ListRuns | LeaveRun | EndRun | RecoverRun]
 
 
 @contextlib.asynccontextmanager

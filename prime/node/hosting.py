@@ -29,6 +29,7 @@ from prime.errors import (
     WorldError,
 )
 from prime.node.runs import RunsActor
+from prime.node.succession import FoundSuccessor, JoinSuccessor, Succession, check_successor, succeed
 from prime.node.training import Training, open_trainer, timing_of, training_config
 from prime.process.network import Routes
 from prime.trainer.metadata import TrainingConfig
@@ -74,6 +75,7 @@ class RunHost:
         self._leave = trio.Event()
         self._called_off = False
         self._why_left = ""
+        self._succession: Succession | None = None
         self.training: Training | None = None
         """This node's part in the run that it takes part in now."""
 
@@ -128,6 +130,22 @@ class RunHost:
                 hint="`prime train status` says who does: it is for them to leave it or to end it",
             )
         return run
+
+    def recover(self, as_new: str) -> str:
+        """Go on in the successor of the run that this node is in, founded here or joined `as_new`; return its name.
+
+        Raises `NotFoundError` without a run, `RefusedError` where a majority is there, `UsageError` for another name.
+        """
+        training = self.training
+        if training is None:
+            raise NotFoundError("this node takes part in no run", hint="`prime status` says what it does")
+        if as_new:
+            check_successor(training.run, as_new)
+            self._succession = JoinSuccessor(as_new)
+        else:
+            self._succession = training.succession()
+        self._leave.set()
+        return self._succession.run
 
     def hear(self, sender: str, notice: RunNotice) -> None:
         """Take what another node tells."""
@@ -184,7 +202,19 @@ class RunHost:
         self._step(runs.Freed())
 
     async def _train(self, notice: RunNotice, contacts: Sequence[str], folder: Path, *, stay: bool) -> None:
-        """Train until the run is over, this node leaves it or shall stop; with `stay` its end ends nothing."""
+        """Train until the run is over, this node leaves it or shall stop; with `stay` its end ends nothing.
+
+        When this node is told to go on in the run's successor, the training ends at once and begins again there.
+        """
+        await self._train_once(notice, contacts, folder, stay=stay)
+        while self._succession is not None and not self._stop.is_set():
+            order, self._succession = self._succession, None
+            await succeed(folder, order)
+            self._say(f"goes on in the run {order.run}")
+            others = () if isinstance(order, FoundSuccessor) else (*_links(self._system), *contacts)
+            await self._train_once(notice, others, folder, stay=stay)
+
+    async def _train_once(self, notice: RunNotice, contacts: Sequence[str], folder: Path, *, stay: bool) -> None:
         self._leave, self._called_off, self._why_left = trio.Event(), False, ""
         rounds = attrs.evolve(self._config.train, round_deadline_s=notice.settings.round_deadline_s)
         try:
@@ -200,7 +230,8 @@ class RunHost:
                     nursery.start_soon(self._follow, notice.run, self.training, stay)
                     await _either(self._leave, self._stop)
                     nursery.cancel_scope.cancel()
-                if self._leave.is_set() and self.training.progress.phase == "done":
+                is_over = self._succession is not None or self.training.progress.phase == "done"
+                if self._leave.is_set() and is_over:
                     return
                 await self.training.leave(notice.settings.round_deadline_s)
                 over: Standing = "done" if self._called_off else "left"

@@ -7,14 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 from prime.actor import Actor, on
 from prime.errors import RefusedError
-from prime.trainer.runs.messages import EndRun, LeaveRun, ListRuns, RunNotice, RunsKnown, ShareRun, SubmitRun
+from prime.trainer.runs.messages import (
+    EndRun,
+    LeaveRun,
+    ListRuns,
+    RecoverRun,
+    RunNotice,
+    RunsKnown,
+    ShareRun,
+    SubmitRun,
+)
 from prime.transport.facts import LinkUp
 
 if TYPE_CHECKING:
     from prime.node.hosting import RunHost
 
 
-class RunsActor(Actor[ShareRun | SubmitRun | ListRuns | LeaveRun | EndRun]):
+class RunsActor(Actor[ShareRun | SubmitRun | ListRuns | LeaveRun | EndRun | RecoverRun]):
     """At `/node/runs`: hears other nodes tell of runs, and answers this node's own user."""
 
     def __init__(self, host: RunHost) -> None:
@@ -58,6 +67,12 @@ class RunsActor(Actor[ShareRun | SubmitRun | ListRuns | LeaveRun | EndRun]):
         """End a run for all."""
         self._check_sender()
         return await self._host.end(m.run)
+
+    @on(RecoverRun)
+    def recover_run(self, m: RecoverRun) -> str:
+        """Go on in the run's successor."""
+        self._check_sender()
+        return self._host.recover(m.as_new)
 
     def _observe(self, fact: Any) -> None:
         if isinstance(fact, LinkUp):

@@ -19,14 +19,15 @@ from prime.actor import Mailbox, Ref, Restart, Supervisor, System
 from prime.actor.contract import Journal
 from prime.actor.groups import one_error
 from prime.config import Config, TrainConfig, derive
-from prime.errors import ActorUsageError, ConfigError, DataError, WorldError
+from prime.errors import ActorUsageError, ConfigError, DataError, RefusedError, WorldError
 from prime.node.contacts import DIAL_DEADLINE_S, dial_silent, find_contacts
+from prime.node.succession import JOURNAL, FoundSuccessor, settled_run
 from prime.process.network import Routes
 from prime.store.journal import FileJournal, MemoryJournal
 from prime.trainer.codec import Vector
 from prime.trainer.metadata import TrainingConfig
 from prime.trainer.robust.rules import rule_of
-from prime.trainer.round.records import is_untrained, knows_decisions
+from prime.trainer.round.records import is_untrained, run_of
 from prime.trainer.round.terms import Terms
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.validity import ADDRESS_CHARACTERS_MAX, ADDRESSES_MAX
@@ -98,7 +99,7 @@ class Training:
 
     @property
     def run(self) -> str:
-        """Return the full name of the run."""
+        """Return the full name of the run: of the one that was asked for, or of its successor."""
         return self._plan.run
 
     @property
@@ -120,6 +121,12 @@ class Training:
         """Return the seconds so far by what they went into; a round goes on beside the training, so some count twice."""
         phases = {_PHASES[name]: seconds for name, seconds in self.spent.seconds.items() if name in _PHASES}
         return {"compute": self.progress.compute_s, **phases}
+
+    def succession(self) -> FoundSuccessor:
+        """Return what it takes to go on without the other members. Raises `RefusedError` where the run can go on with them."""
+        if self.aggregator is None:
+            raise RefusedError("the training has not begun here", hint="ask again in a moment")
+        return FoundSuccessor(*self.aggregator.succession())
 
     async def done(self) -> None:
         """Wait until the run has reached its last round here."""
@@ -146,7 +153,7 @@ class Training:
         aggregator = await sup.spawn(self._new_aggregator, "aggregator", mailbox=_BUSY)
         records = self._journal.records()
         founder = self._plan.found and is_untrained(records)
-        if self._saved is not None and not founder and knows_decisions(records):
+        if self._saved is not None and not founder and run_of(records):
             await self._find_state(self._saved)
 
         def new_trainer() -> SwarmTrainer:
@@ -259,7 +266,9 @@ async def open_trainer(
     `contacts` are members of the run, each a multiaddr (dialled here, for up to half a minute) or the id of a peer
     that the system has a link to; none founds the run, which starts once `config.nodes_min` nodes are there. `folder`
     holds the journal of what this node promised and the last committed states; without one a node that is started again
-    is a new member, and a run whose nodes all end is lost, so give one wherever `key` is a file. To leave in order, `await training.leave(...)` before the end of the block.
+    is a new member, and a run whose nodes all end is lost, so give one wherever `key` is a file. Where it is of a
+    successor of `run` (`prime train recover`), that one goes on. To leave in order, `await training.leave(...)` before
+    the end of the block.
 
     Raises `UnreachableError` and `WrongPeerError` (contacts), `ActorUsageError` (no transport), `CorruptedError`
     (journal), `ConfigError` and `DataError` (the model and the data, which only the worker sees), and
@@ -268,12 +277,15 @@ async def open_trainer(
     if system.network is None:
         raise ActorUsageError("a system without a network cannot train", hint="open_system(transport=prime.Tcp(...))")
     terms = Terms(rule=rule_of(config))
+    named, run = run, run if folder is None else await settled_run(folder, run)
     found = await find_contacts(system, contacts, DIAL_DEADLINE_S)
     fit = tuple(each for each in system.addresses if len(each) <= ADDRESS_CHARACTERS_MAX)[:ADDRESSES_MAX]
     member = Member(system.peer, fit, 1.0, secrets.randbits(48) + 1)
     waits = timing if timing is not None else _usual_timing(config)
     plan = SwarmPlan(run, member, not contacts, found.peers, config.nodes_min, waits, terms)
     async with _open_journal(folder) as journal, system.supervisor("state") as states, _train(system) as sup:
+        if not contacts and run != named and not run_of(journal.records()):
+            raise ConfigError(f"{run} is joined through a member, and none is named", hint="--join its address")
         saved = None if folder is None else StateFolder(folder / STATES_FOLDER)
         training = Training(system, config, plan, journal, saved)
         unsubscribe = system.subscribe(training.observe)
@@ -305,7 +317,7 @@ async def _open_journal(folder: Path | None) -> AsyncIterator[Journal]:
     if folder is None:
         yield MemoryJournal()
         return
-    journal = await FileJournal.open(folder / "rounds.journal")
+    journal = await FileJournal.open(folder / JOURNAL)
     with contextlib.closing(journal):
         yield journal
 

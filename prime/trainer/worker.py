@@ -109,6 +109,7 @@ class Worker(Actor[Question | pipe.Halt]):
         pipe.Train,
         pipe.TakeSnapshot,
         pipe.Rebase,
+        pipe.ForgetSnapshot,
         pipe.Evaluate,
         pipe.Write,
     )

@@ -8,6 +8,7 @@ from prime.trainer.round import outcome, scatter
 from prime.trainer.round.desk import Desk
 from prime.trainer.round.seat import Seat
 from prime.trainer.round.validity import member_fault
+from prime.trainer.round.view import lineage
 
 
 def on_join_run(desk: Desk, event: cmd.JoinRun) -> None:
@@ -81,6 +82,8 @@ def hear_end(desk: Desk, end: msg.End) -> None:
 def refuse_run(desk: Desk, to: str, run: str, round_: int) -> None:
     """Tell a member of another run that this is not it."""
     reason = f"this node trains run {desk.run!r}, not {run!r}: join that one as a new member"
+    if lineage(run)[0] == lineage(desk.run)[0]:
+        reason += f" (`prime train recover --as-new {max(run, desk.run, key=lineage)}` on the other side of the two)"
     desk.send(to, msg.Refuse(run, round_, desk.me.peer, reason, b""))
 
 

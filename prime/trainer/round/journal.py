@@ -59,12 +59,12 @@ def _replay_decision(desk: Desk, value: Value) -> None:
         desk.seat = sit(desk.round, value.next_view, value.state_round)
 
 
-def refounded(records: Sequence[msg.Record], me: Member) -> tuple[str, list[msg.Record]]:
+def refounded(records: Sequence[msg.Record], me: Member, held: int) -> tuple[str, list[msg.Record]]:
     """Return the new run of an operator who gave up the majority of the old one, and its first journal.
 
     `me` alone is the view that it begins with; all others, survivors of the old run too, join it as new. It goes on from
-    the last state that the journal knows to be committed. Members of the old run refuse the new one by its name.
-    Raises `UsageError` if the journal knows of no round.
+    the last state that the journal knows to be committed, or, where that was lost, from the one that is held here, the
+    state after the round `held`. Members of the old run refuse the new one by its name. Raises `UsageError` if the journal knows of no round.
     """
     decided = [record.value for record in records if isinstance(record, msg.Decided)]
     entered = [record for record in records if isinstance(record, msg.Entered)]
@@ -76,7 +76,7 @@ def refounded(records: Sequence[msg.Record], me: Member) -> tuple[str, list[msg.
     else:
         raise UsageError("this node was in no view yet", hint="start it as the founder of a run, or let it join one")
     new = recovered(view, [me])
-    return new.run, [msg.Born(me), msg.Entered(round_, new, state_round)]
+    return new.run, [msg.Born(me), msg.Entered(max(round_, held + 1), new, min(state_round, held))]
 
 
 def compact(records: Sequence[msg.Record]) -> list[msg.Record]:

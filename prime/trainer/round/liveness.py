@@ -125,8 +125,8 @@ def _stall(desk: Desk, seat: Seat, alive: int, missing: set[str]) -> cmd.Stalled
     )
     hint = (
         "training goes on locally and commits again once enough of them are back: start them with the state "
-        "folders they had. If they are gone for good, end this node and found a new run (another train.run): "
-        "nobody may decide alone, because a partition looks the same as a death"
+        "folders they had. If they are gone for good, `prime train recover --new-view` goes on without them: only "
+        "you can know, because a partition looks the same as a death"
     )
     return cmd.Stalled(desk.round, reason, hint)
 

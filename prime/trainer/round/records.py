@@ -19,15 +19,24 @@ def write_record(record: msg.Record, payloads: Sequence[memoryview]) -> bytes:
     return b"".join(pack(dumps(to_plain(record, [])), payloads, _LIMITS))
 
 
-def knows_decisions(journal: Sequence[bytes]) -> bool:
-    """Tell whether a journal is of a member that has been in the run, so that a state saved beside it is of that run."""
-    return any(isinstance(read_record(data)[0], msg.Decided) for data in journal)
+def run_of(journal: Sequence[bytes]) -> str:
+    """Return the run that a journal is of; empty where its node has not been in one yet."""
+    for data in reversed(journal):
+        match read_record(data)[0]:
+            case msg.Decided(value):
+                return value.next_view.run
+            case msg.Entered(round_, view, _) if round_ > 0:
+                return view.run
+            case _:
+                pass
+    return ""
 
 
 def is_untrained(journal: Sequence[bytes]) -> bool:
     """Tell whether the run that a journal is of has not changed its state yet, so that its founder can make it again."""
-    records = (read_record(data)[0] for data in journal)
-    return all(record.value.state_round == 0 for record in records if isinstance(record, msg.Decided))
+    records = [read_record(data)[0] for data in journal]
+    is_successor = any(isinstance(record, msg.Entered) and record.round > 0 for record in records)
+    return not is_successor and all(r.value.state_round == 0 for r in records if isinstance(r, msg.Decided))
 
 
 def read_record(data: bytes) -> tuple[msg.Record, list[memoryview]]:

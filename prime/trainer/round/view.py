@@ -176,13 +176,22 @@ def next_view(
     return View(view.run, view.epoch + 1, members)
 
 
-def recovered(view: View, survivors: Iterable[Member]) -> View:
-    """Return the operator's way out of a lost majority: a view of `survivors` alone under a new run id.
+def lineage(run: str) -> tuple[str, int]:
+    """Return the name that a run has in common with its successors, and the how manieth of them it is.
 
-    Members of the old run refuse the new id until they join as new, so the two can never mix.
+    `main~2` is the second successor of `main`, which is ("main", 0).
     """
-    name, _, generation = view.run.partition("~")
-    return view_of(f"{name}~{int(generation or 0) + 1}", view.epoch + 1, survivors)
+    name, mark, number = run.rpartition("~")
+    return (name, int(number)) if mark and number.isascii() and number.isdigit() else (run, 0)
+
+
+def recovered(view: View, survivors: Iterable[Member]) -> View:
+    """Return the operator's way out of a lost majority: a view of `survivors` alone, of the run's successor.
+
+    Members of the old run refuse the new one until they join it as new, so the two can never mix.
+    """
+    name, number = lineage(view.run)
+    return view_of(f"{name}~{number + 1}", view.epoch + 1, survivors)
 
 
 def _rendezvous(run: str, round_: int, peer: str) -> bytes:

@@ -94,6 +94,16 @@ class EndRun(Ask[str]):
     run: str
 
 
+@message(tag=0x195)
+class RecoverRun(Ask[str]):
+    """Go on without the members that are gone for good, in the run's successor; the answer is its name.
+
+    With `as_new` this node joins that successor as a new member instead. Control socket only.
+    """
+
+    as_new: str = ""
+
+
 def run_name(name: str, founder: str, nonce: str, settings: TrainingConfig) -> str:
     """Return a run's full name, `NAME@DIGEST`: two runs never share it, and nobody can change what one is of.
 

@@ -18,10 +18,11 @@ import trio
 
 from prime.actor import Actor, Down, Ref, on
 from prime.actor.contract import Journal
-from prime.errors import DecodeError, LocalProtocolError
+from prime.errors import DecodeError, LocalProtocolError, RefusedError
 from prime.trainer.outer.fragments import Fragments
 from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
+from prime.trainer.round.journal import refounded
 from prime.trainer.round.partition import cuts
 from prime.trainer.round.records import read_record, write_record
 from prime.trainer.round.round import RoundCore
@@ -317,6 +318,25 @@ class Aggregator(Actor[Heard]):
     def get_round(self, _: plans.GetRound) -> Status:
         """Answer how the round stands."""
         return self.status()
+
+    def succession(self) -> tuple[str, list[msg.Record]]:
+        """Return the successor of the run, and the journal of its founder: this node alone, with the state that it holds.
+
+        Raises `RefusedError` where a majority is there, or this node has nothing to go on from.
+        """
+        core = self._core
+        if core is None or core.seat is None or core.own_base is None:
+            raise RefusedError(
+                "this node is in no view of the run, or holds no state of it",
+                hint="run the command on a member that trained: `prime status` shows phase and members",
+            )
+        if not core.stalled:
+            raise RefusedError(
+                f"run {core.run!r} is not below a majority: there is nothing to recover from",
+                hint="wait until `prime status` says that it cannot commit; a node that died is left out by itself",
+            )
+        known = [read_record(data)[0] for data in self._journal.records()]
+        return refounded(known, core.me, core.own_base[0])
 
     @property
     def nodes_min(self) -> int:

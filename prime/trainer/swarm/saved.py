@@ -21,6 +21,7 @@ import trio
 from prime.errors import CorruptedError, PrimeError, WorldError
 from prime.store.files import Files, SystemFiles, Work, make_folders, write_all
 from prime.trainer.round.messages import StateManifest
+from prime.trainer.round.view import lineage
 from prime.trainer.swarm.state import (
     CHUNK_SIZE_BYTES,
     HASH_SIZE_BYTES,
@@ -91,7 +92,7 @@ class StateFolder:
             files.remove(self._folder / name)
 
     async def find(self, run: str) -> Found:
-        """Read the newest sound state of a run. Raises `WorldError` where the disk refuses."""
+        """Read the newest sound state of a run, or of one that it succeeds. Raises `WorldError` where the disk refuses."""
         with _errors(self._folder):
             return await self._files.run(lambda: self._find(run))
 
@@ -104,7 +105,7 @@ class StateFolder:
             except CorruptedError as error:
                 faults.append(str(error))
                 continue
-            if manifest.run == run:
+            if lineage(manifest.run)[0] == lineage(run)[0]:
                 return Found(state, manifest.state_hash, tuple(faults))
         return Found(None, b"", tuple(faults))
 

@@ -291,7 +291,7 @@ def test_a_refounded_run_goes_on_from_the_last_decided_state_under_another_name(
         msg.Entered(0, VIEW, 0),
         msg.Decided(attrs.evolve(SUM, next_view=THREE)),
     ]  # type: ignore[misc]
-    run, journal = refounded(records, member(ME))
+    run, journal = refounded(records, member(ME), 1)
     assert run == "run~1"
     core = RoundCore.recover(member(ME), run, Timing(), journal)
     core.start(0.0)
@@ -308,4 +308,4 @@ def test_a_refounded_run_goes_on_from_the_last_decided_state_under_another_name(
     assert core.round > 2
     assert core.seat.view.peers() == (ME, OTHER)
     with pytest.raises(UsageError, match="in no view yet"):
-        refounded(records[:2], member(ME))
+        refounded(records[:2], member(ME), 0)

@@ -1,0 +1,121 @@
+"""The successor of a run: the operator's only way on when a majority of the members is gone for good.
+
+`main~1` succeeds `main`. A survivor founds it, alone, from the state that it holds, under a new view epoch; members of
+`main` refuse it, and it them, until they join it as new members. Nobody guesses it: a partition looks the same as a death.
+
+A node's folder is of one run at a time, whatever its configuration calls it: what is there of an earlier one is set aside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import attrs
+import trio
+
+from prime.errors import UsageError, WorldError
+from prime.store.journal import FileJournal
+from prime.trainer.round import messages as msg
+from prime.trainer.round.records import run_of, write_record
+from prime.trainer.round.view import lineage
+from prime.trainer.swarm.saved import STATES_FOLDER
+
+JOURNAL: Final = "rounds.journal"
+_CHOSEN: Final = "successor"
+"""The file that names the successor which this node was told to join as new, until its journal does."""
+
+
+@attrs.frozen
+class FoundSuccessor:
+    """Found a run's successor from here: what the new journal begins with."""
+
+    run: str
+    records: Sequence[msg.Record]
+
+
+@attrs.frozen
+class JoinSuccessor:
+    """Join a run's successor as a new member."""
+
+    run: str
+
+
+Succession = FoundSuccessor | JoinSuccessor
+
+
+def check_successor(old: str, new: str) -> None:
+    """Raise `UsageError` unless `new` succeeds `old`, at once or later."""
+    if lineage(new)[0] != lineage(old)[0] or lineage(new)[1] <= lineage(old)[1]:
+        raise UsageError(
+            f"{new!r} does not succeed the run {old!r}, which this node is in",
+            hint=f"a successor is called {lineage(old)[0]}~{lineage(old)[1] + 1}, or higher; who founded it says which",
+        )
+
+
+async def succeed(folder: Path, order: Succession) -> None:
+    """Make a node's folder one of a run's successor; no process may use it meanwhile."""
+    if isinstance(order, JoinSuccessor):
+        await trio.to_thread.run_sync(_choose, folder, order.run)
+        return
+    journal = await FileJournal.open(folder / JOURNAL)
+    with contextlib.closing(journal):
+        await journal.replace([write_record(record, []) for record in order.records])
+
+
+async def settled_run(folder: Path, run: str) -> str:
+    """Return the run that a node's folder is of: `run`, or a successor that it founded or was told to join.
+
+    What is there of an earlier run of the same name is set aside. Raises `CorruptedError` and `WorldError` for a journal
+    that cannot be read.
+    """
+    journal = await FileJournal.open(folder / JOURNAL)
+    with contextlib.closing(journal):
+        known = run_of(journal.records())
+    chosen = await trio.to_thread.run_sync(_chosen, folder)
+    own = lineage(run)[0]
+    newest = max((each for each in (run, known, chosen) if each and lineage(each)[0] == own), key=lineage, default=run)
+    if known and known != newest and lineage(known)[0] == own:
+        await trio.to_thread.run_sync(_set_aside, folder, known)
+    return newest
+
+
+def _choose(folder: Path, run: str) -> None:
+    with _errors(folder):
+        draft = folder / f"{_CHOSEN}.new"
+        draft.write_text(run, encoding="utf-8")
+        draft.replace(folder / _CHOSEN)
+
+
+def _chosen(folder: Path) -> str:
+    try:
+        return (folder / _CHOSEN).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def _set_aside(folder: Path, run: str) -> None:
+    """Rename what an earlier run left: its states first, as they count only beside its journal."""
+    with _errors(folder):
+        for name in (STATES_FOLDER, JOURNAL):
+            if (folder / name).exists():
+                (folder / name).rename(_free(folder / f"{name}.{quote(run, safe='~@')}"))
+
+
+def _free(path: Path) -> Path:
+    names = itertools.chain([path], (path.with_name(f"{path.name}.{number}") for number in itertools.count(2)))
+    return next(each for each in names if not each.exists())
+
+
+@contextlib.contextmanager
+def _errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WorldError(
+            f"{folder}: {error.strerror or error}", hint="node.state_dir names a folder of your own"
+        ) from error
