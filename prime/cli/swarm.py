@@ -246,14 +246,25 @@ def _is_over(notice: RunNotice, known: RunsKnown) -> bool:
 
 def _tell_end(notice: RunNotice, known: RunsKnown, *, as_json: bool) -> None:
     """Say how the run ended here, with its report. Raises `RunFailedError` where this node could not take part."""
+    import json
+
     from prime.errors import RunFailedError
+    from prime.trainer.swarm.report import rows
+    from prime.trainer.track.files import REPORT
 
     own = next((member for member in notice.members if member.peer == known.peer), None)
     if own is not None and own.standing == "cannot":
         raise RunFailedError(f"this node cannot take part in {notice.run}: {own.why}", hint="others may: see `status`")
-    outcome = own.standing if own is not None else "over"
-    ended = {"event": "run.over", "run": notice.run, "standing": outcome, "round": own.round if own is not None else 0}
-    emit(ended, f"run {notice.run}: {outcome} at round {ended['round']}", as_json=as_json)
+    folder = Path(known.folder) / notice.run
+    try:
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        report = None
+    lines = [*rows(report), ("folder", str(folder)), ("files", ", ".join(report["files"].values()))] if report else []
+    width = max((len(name) for name, _ in lines), default=0)
+    standing = own.standing if own is not None else "over"
+    text = "\n".join(f"{name:<{width}}  {value}" for name, value in lines) or f"run {notice.run}: {standing}"
+    emit({"event": "run.over", "run": notice.run, "standing": standing, "report": report}, text, as_json=as_json)
 
 
 def stop(
@@ -335,6 +346,67 @@ def recover(
     emit({"event": "run.recovering", "run": run}, f"the node goes on in {run}{next_step}", as_json=as_json)
 
 
+def logs(
+    run: RunName = "",
+    last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="Print the last N.")] = 100,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with those that come, until Ctrl-C.")] = False,
+    config: ConfigFile = None,
+    node: Node = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each as a line of JSON.")] = False,
+) -> None:
+    """Print what happened in a run at the node of this machine: rounds, members, states fetched, failures."""
+    import time
+
+    from prime.cli.output import json_line
+    from prime.cli.swarm_view import fact_words
+    from prime.node.run_files import read_log
+
+    folder = _folder_of(run, config, node)
+    shown: int | None = None
+    while True:
+        found = list(read_log(folder))
+        fresh = found[-last:] if shown is None else found[shown:] if len(found) >= shown else found
+        for fact in fresh:
+            print(json_line(fact) if as_json else fact_words(fact), flush=True)  # noqa: T201 - the result, line by line
+        shown = len(found)
+        if not follow:
+            return
+        time.sleep(WATCH_S)
+
+
+def _folder_of(name: str, config: Path | None, node: str | None) -> Path:
+    """Return the folder that a node keeps of a run, also of one that it has forgotten, and where no node runs now."""
+    import os
+
+    import trio
+
+    from prime.config import load, places
+    from prime.errors import NotFoundError, UsageError
+    from prime.trainer.runs.board import found_run
+
+    loaded = load(config, flags={"node.name": node} if node else {})
+    folder = places(loaded.config.node, os.environ).state / RUNS
+    if not name:
+        try:
+            _, known = trio.run(ask_runs, socket_of(config, node))
+            name = found_run(known, "")
+        except NotFoundError:
+            pass
+    kept = sorted(folder.iterdir(), key=lambda one: one.stat().st_mtime) if folder.is_dir() else []
+    fitting = [one for one in kept if not name or name in (one.name, one.name.partition("@")[0])]
+    exact = [one for one in fitting if one.name == name]
+    if not fitting:
+        names = ", ".join(one.name for one in kept) or "none"
+        raise NotFoundError(f"{folder} has no run {name}".rstrip(), hint=f"there are: {names}")
+    if name and not exact and len(fitting) > 1:
+        several = ", ".join(one.name for one in fitting)
+        raise UsageError(f"{len(fitting)} runs fit: {several}", hint="name one of them in full")
+    return (exact or fitting)[-1]
+
+
+RUNS: Final = "runs"
+
+
 def enlist(app: typer.Typer) -> None:
     """Add the commands of this file to `prime train`."""
     app.command()(recover)
@@ -342,3 +414,4 @@ def enlist(app: typer.Typer) -> None:
     app.command()(status)
     app.command()(watch)
     app.command()(stop)
+    app.command()(logs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
@@ -183,7 +184,7 @@ def sent(run: RunStatus) -> str:
     """Say how much this node sent, and what other ways would have sent."""
     text = f"sent {size(run.wire_bytes)} in rounds"
     if run.wire_bytes and run.float32_bytes:
-        text += f", float32 would be {run.float32_bytes / run.wire_bytes:.2f} times as much"
+        text += f", float32 {run.float32_bytes / run.wire_bytes:.2f} times as much"
     if run.wire_bytes and run.every_step_bytes:
         text += f", in each step {run.every_step_bytes / run.wire_bytes:,.0f} times"
     return text
@@ -219,6 +220,25 @@ def named(text: str, names: Mapping[str, str]) -> str:
 def plain(text: str) -> str:
     """Return a text from elsewhere so that no control character of it reaches a terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def fact_words(fact: Mapping[str, Any]) -> str:
+    """Return a fact of a run's log as a line: when, what, and its fields in short."""
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(fact.get("at_s", 0))))
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", str(fact["event"])).lower()
+    rest = (
+        f"{key} {_brief(value)}" for key, value in fact.items() if key not in ("at_s", "event") and value is not None
+    )
+    return plain(f"{when}  {name}: {', '.join(rest)}".rstrip(": "))
+
+
+def _brief(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return " ".join(_brief(item) for item in value) or "none"
+    text = str(value)
+    return f"…{text[-PEER_SHOWN:]}" if text.startswith("12D3KooW") and " " not in text else text
 
 
 # ----------------------------------------------------------------------------------------------------- as it goes on

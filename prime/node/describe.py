@@ -11,6 +11,7 @@ from prime.actor import System
 from prime.observe.messages import MemberStatus, NodeStatus, RoundStatus, RunStatus
 from prime.observe.status import supervisor_status
 from prime.process.network import Routes
+from prime.trainer.round.messages import ROUND_TAGS, STATE_TAGS
 from prime.trainer.swarm.tally import NOTHING, Tally
 from prime.transport.links import Links
 from prime.version import __version__
@@ -18,9 +19,6 @@ from prime.version import __version__
 if TYPE_CHECKING:
     from prime.node.training import Training
     from prime.trainer.swarm.progress import Progress
-
-ROUND_TAGS = range(0x100, 0x140)
-STATE_TAGS = range(0x140, 0x160)
 
 
 def describe_node(

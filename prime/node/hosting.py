@@ -10,7 +10,7 @@ import contextlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -28,14 +28,17 @@ from prime.errors import (
     UnreachableError,
     WorldError,
 )
+from prime.node.run_files import RunLog, write_run
 from prime.node.runs import RunsActor
 from prime.node.succession import FoundSuccessor, JoinSuccessor, Succession, check_successor, succeed
 from prime.node.training import Training, open_trainer, timing_of, training_config
 from prime.process.network import Routes
 from prime.trainer.metadata import TrainingConfig
+from prime.trainer.round.messages import ROUND_TAGS, STATE_TAGS
 from prime.trainer.runs import board as runs
 from prime.trainer.runs.acceptance import Acceptance
 from prime.trainer.runs.messages import RUNS_PATH, RunMember, RunNotice, RunsKnown, ShareRun, Standing
+from prime.trainer.swarm.report import RunFigures, swarm_report
 from prime.transport.links import Links
 
 BEAT_S: Final = 2.0
@@ -217,30 +220,36 @@ class RunHost:
     async def _train_once(self, notice: RunNotice, contacts: Sequence[str], folder: Path, *, stay: bool) -> None:
         self._leave, self._called_off, self._why_left = trio.Event(), False, ""
         rounds = attrs.evolve(self._config.train, round_deadline_s=notice.settings.round_deadline_s)
+        taking_part = open_trainer(
+            self._system,
+            notice.settings,
+            run=notice.run,
+            contacts=contacts,
+            folder=folder,
+            timing=timing_of(attrs.evolve(self._config, train=rounds)),
+        )
         try:
-            async with open_trainer(
-                self._system,
-                notice.settings,
-                run=notice.run,
-                contacts=contacts,
-                folder=folder,
-                timing=timing_of(attrs.evolve(self._config, train=rounds)),
-            ) as self.training:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._follow, notice.run, self.training, stay)
-                    await _either(self._leave, self._stop)
-                    nursery.cancel_scope.cancel()
-                is_over = self._succession is not None or self.training.progress.phase == "done"
-                if self._leave.is_set() and is_over:
-                    return
-                await self.training.leave(notice.settings.round_deadline_s)
-                over: Standing = "done" if self._called_off else "left"
-                self._stand(notice.run, over, self._why_left, round_=self.training.round)
+            with self._recorded(notice):
+                async with taking_part as self.training:
+                    await self._until_over(notice, self.training, stay=stay)
         finally:
             self.training = None
 
-    async def _follow(self, run: str, training: Training, stay: bool) -> None:  # noqa: FBT001 - passed on by the nursery
+    async def _until_over(self, notice: RunNotice, training: Training, *, stay: bool) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow, notice, training, stay)
+            await _either(self._leave, self._stop)
+            nursery.cancel_scope.cancel()
+        if training.progress.phase == "done" or (self._leave.is_set() and self._succession is not None):
+            return
+        await training.leave(notice.settings.round_deadline_s)
+        if training.progress.committed:
+            await self._report(notice, training, "left")
+        self._stand(notice.run, "done" if self._called_off else "left", self._why_left, round_=training.round)
+
+    async def _follow(self, notice: RunNotice, training: Training, stay: bool) -> None:  # noqa: FBT001 - passed on by the nursery
         """Say where this node stands, and let go of a run that is over once nobody needs this node any more."""
+        run = notice.run
         while training.progress.phase != "done":
             if training.progress.phase == "joining" and self._is_over(run):
                 self._why_left = "the run was over before this node was let in"
@@ -250,6 +259,7 @@ class RunHost:
             self._stand(run, standing, why, round_=training.round)
             with trio.move_on_after(LOOK_S):
                 await training.done()
+        await self._report(notice, training, "done")
         self._stand(run, "done", "", round_=training.round)
         if stay:
             return
@@ -257,6 +267,33 @@ class RunHost:
             while self._needed(run):  # noqa: ASYNC110 - many may end it, and for seconds at most
                 await trio.sleep(LOOK_S)
         self._leave.set()
+
+    @contextlib.contextmanager
+    def _recorded(self, notice: RunNotice) -> Iterator[None]:
+        """Keep the facts of a run in its folder."""
+        log = RunLog(self._run_folder(notice.run))
+        unsubscribe = self._system.subscribe(log)
+        try:
+            yield
+        finally:
+            unsubscribe()
+            log.close()
+
+    async def _report(self, notice: RunNotice, training: Training, outcome: str) -> None:
+        members = next((known.members for known in self.known().runs if known.run == notice.run), ())
+        figures = RunFigures(
+            run=notice.run,
+            founder=notice.founder,
+            outcome=outcome,
+            elapsed_s=training.elapsed_s,
+            spent_s=training.spent_s(),
+            sent_bytes=training.sent_bytes(ROUND_TAGS),
+            float32_bytes=training.float32_bytes,
+            state_bytes=training.sent_bytes(STATE_TAGS),
+            names={member.peer: member.name for member in members},
+        )
+        report = swarm_report(training.progress, notice.settings, figures)
+        await trio.to_thread.run_sync(write_run, report, training, self._run_folder(notice.run))
 
     def _is_over(self, run: str) -> bool:
         members = next((known.members for known in self.known().runs if known.run == run), ())

@@ -87,6 +87,7 @@ class Training:
         self._trainer: Ref[Any] | None = None
         self.progress = Progress(config.rounds, config.inner_steps)
         self.spent = Spent()
+        self._began_at = trio.current_time()
         self._float32_before = 0
         self._sent_before = _sent(system)
         self.aggregator: Aggregator | None = None
@@ -127,6 +128,11 @@ class Training:
         if self.aggregator is None:
             raise RefusedError("the training has not begun here", hint="ask again in a moment")
         return FoundSuccessor(*self.aggregator.succession())
+
+    @property
+    def elapsed_s(self) -> float:
+        """Return how long this node has taken part."""
+        return trio.current_time() - self._began_at
 
     async def done(self) -> None:
         """Wait until the run has reached its last round here."""

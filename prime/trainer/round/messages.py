@@ -11,6 +11,9 @@ from prime.trainer.round.ballot import Ballot
 from prime.trainer.round.view import Member, Share, Value, View
 from prime.wire import Ask, Payload, message, record
 
+ROUND_TAGS = range(0x100, 0x140)
+STATE_TAGS = range(0x140, 0x160)
+
 
 @record
 class Offer:

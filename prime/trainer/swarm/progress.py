@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 import attrs
 
+from prime.trainer.metadata import ModelMetadata
 from prime.trainer.track.curve import Curve
 
 HISTORY_MAX: Final = 256
@@ -53,6 +54,7 @@ class Progress:
     text_last: str = ""
     history: deque[DecidedRound] = attrs.Factory(lambda: deque(maxlen=HISTORY_MAX))
     elements: int = 0
+    metadata: ModelMetadata | None = None
     steps: int = 0
     """Steps that this node has made in the run, by all its workers."""
     tokens: int = 0

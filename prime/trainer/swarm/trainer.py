@@ -178,7 +178,7 @@ class SwarmTrainer(Actor[Heard]):
     async def _live(self) -> None:
         async with open_rank(self.ctx.system, self._config, self._rank_seed()) as worker:
             self._progress.unigram = worker.unigram
-            self._progress.elements = worker.elements
+            self._progress.elements, self._progress.metadata = worker.elements, worker.metadata
             self._pace = self._pace_of(worker)
             await self._begin(worker)
             while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,6 +44,47 @@ def draw(course: Course, file: Path) -> None:
         axes[name].set_xlabel("step")
         _mark(axes[name], course, labels=False)
     figure.savefig(file, dpi=110, format="png")
+
+
+def draw_rounds(found: Mapping[str, Any], file: Path) -> None:
+    """Draw the curves of a swarm's report into `file`. Raises as `draw`."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError("curves need matplotlib", hint="pip install 'prime-actors[train]'") from None
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    axes = figure.subplot_mosaic([["loss", "loss"], ["contributors", "time"]], height_ratios=(1.6, 1))
+    curves = found["curves"]
+    axes["loss"].set_title(f"{found['run']}: {found['committed']} rounds of {found['settings']['inner_steps']} steps")
+    for name, label, color in (("loss", "training, here", _BLUE), ("held_out", "held out, measured here", _GREEN)):
+        if curves[name]:
+            axes["loss"].plot(*zip(*curves[name], strict=True), color=color, linewidth=1.6, marker=".", label=label)
+    if found["loss"]["baseline"] is not None:
+        axes["loss"].axhline(found["loss"]["baseline"], color=_GREY, linestyle="--", label="without a model")
+    axes["loss"].set_ylabel("loss")
+    if axes["loss"].get_legend_handles_labels()[0]:
+        axes["loss"].legend()
+    axes["contributors"].set_title("contributors", fontsize=10)
+    if curves["contributors"]:
+        axes["contributors"].step(*zip(*curves["contributors"], strict=True), where="mid", color=_BLUE)
+    axes["contributors"].set_ylim(bottom=0)
+    for name in ("loss", "contributors"):
+        axes[name].set_xlabel("round")
+        axes[name].xaxis.get_major_locator().set_params(integer=True)
+        axes[name].grid(visible=True, alpha=0.25)
+    _shares(axes["time"], found)
+    figure.savefig(file, dpi=110, format="png")
+
+
+def _shares(axes: Any, found: Mapping[str, Any]) -> None:
+    """Draw where the time went, and the bytes sent against float32."""
+    elapsed_s = found["elapsed_s"] or 1.0
+    shares = {name: 100 * seconds / elapsed_s for name, seconds in found["time_s"].items()}
+    axes.barh(list(shares), list(shares.values()), color=_GREEN)
+    ratio = found["bytes"]["ratio_float32"]
+    sent = "" if not ratio else f"; bytes are {100 / ratio:.0f} % of float32"
+    axes.set_title(f"share of the time, %{sent}", fontsize=10)
+    axes.invert_yaxis()
 
 
 def _losses(axes: Any, course: Course) -> None:
