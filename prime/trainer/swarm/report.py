@@ -115,7 +115,7 @@ def rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _loss(loss: Mapping[str, float | None]) -> str:
-    shown = {"first": "at first", "last": "held out", "training": "in training", "baseline": "without a model"}
+    shown = {"first": "at first", "last": "held out", "training": "training", "baseline": "no model"}
     parts = [f"{value:.3f} {shown[name]}" for name, value in loss.items() if value is not None]
     return ", ".join(parts) or "not measured here"
 
@@ -132,7 +132,7 @@ def _contributors_text(found: Mapping[str, Any]) -> str:
 
 
 def _bytes_text(sent: Mapping[str, Any]) -> str:
-    text = f"{size(sent['sent'])} in rounds"
+    text = f"{size(sent['sent'])} sent"
     if sent["ratio_float32"]:
         text += f", float32 {sent['ratio_float32']:.2f} times that"
     if sent["ratio_every_step"]:
