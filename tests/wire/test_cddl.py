@@ -20,11 +20,14 @@ from prime.actor.messages import Items
 from prime.errors import LocalProtocolError
 from prime.testing.strategies import values_of
 from prime.trainer.metadata import TrainingConfig
+from prime.transport.identity import KeyPair
+from prime.transport.signing import KeySignatory
 from prime.wire import Ask, Payload, Range, Size, dumps, encode_value, message, record, to_plain
 from prime.wire.cddl import generate, room_messages
 from prime.wire.codec import rule_name
-from prime.wire.message import field_types
+from prime.wire.message import field_types, is_signed, sign
 
+SIGNATORY = KeySignatory(KeyPair.from_seed(bytes(32)))
 COMMITTED = Path(__file__).parents[2] / "spec" / "wire.cddl"
 
 
@@ -122,7 +125,8 @@ def _check(annotation: Any, schema: pycddl.Schema, examples: int) -> None:
     @settings(max_examples=examples, suppress_health_check=list(HealthCheck))
     @given(values_of(annotation, kinds=NARROW))
     def holds(value: Any) -> None:
-        schema.validate_cbor(dumps(encode_value(annotation, value, [])))
+        sent = sign(value, SIGNATORY) if is_signed(type(value)) else value
+        schema.validate_cbor(dumps(encode_value(annotation, sent, [])))
 
     holds()
 

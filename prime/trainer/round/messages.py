@@ -17,11 +17,15 @@ STATE_TAGS = range(0x140, 0x160)
 
 @record
 class Offer:
-    """What a member contributes: its weight, the hash of the state it starts from, and the hash of each part's bytes."""
+    """What a member contributes: its weight, the hash of the state it starts from, and the hash of each part's bytes.
+
+    `signed` are the bytes of a `SignedOffer` that says the same.
+    """
 
     weight: float
     base: bytes
     parts: tuple[bytes, ...]
+    signed: bytes = b""
 
 
 @record
@@ -295,6 +299,67 @@ class Missing:
     contributor: str
     hash: bytes
     indexes: tuple[int, ...]
+
+
+# ------------------------------------------------------------------------------------------------------- evidence
+
+
+@message(tag=0x130, signed=True)
+class SignedOffer:
+    """An `Offer` under the contributor's signature: from its chunks, an owner's reduction can be recomputed by anyone."""
+
+    run: str
+    epoch: int
+    round: int
+    weight: float
+    base: bytes
+    parts: tuple[bytes, ...]
+
+
+@message(tag=0x131)
+class Vouch:
+    """To an owner, beside a part: the sender's `SignedOffer`, as bytes. The owner keeps it as long as the chunks."""
+
+    run: str
+    epoch: int
+    round: int
+    sender: str
+    offer: bytes
+
+
+@record
+class ShownPart:
+    """What an owner can show for a part: the signed offers of these contributors, empty where it has none."""
+
+    offers: tuple[bytes, ...]
+
+
+@record
+class ShownChunk:
+    """One chunk of a contribution, as the owner of its part holds it."""
+
+    data: Payload
+
+
+@message(tag=0x132)
+class ShowPart(Ask[ShownPart]):
+    """On what did you reduce this part? Answered to members, for the last decided round."""
+
+    run: str
+    round: int
+    part: int
+    contributors: tuple[str, ...]
+
+
+@message(tag=0x133)
+class ShowChunk(Ask[ShownChunk]):
+    """Show a chunk that you hold of a contribution to a part of the last decided round."""
+
+    run: str
+    round: int
+    part: int
+    contributor: str
+    index: int
 
 
 # ------------------------------------------------------------------------------------------------------ the journal

@@ -18,7 +18,7 @@ import trio
 
 from prime.actor import Actor, Down, Ref, on
 from prime.actor.contract import Journal
-from prime.errors import DecodeError, LocalProtocolError, RefusedError
+from prime.errors import DecodeError, LocalProtocolError, NotFoundError, RefusedError
 from prime.trainer.outer.fragments import Fragments
 from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
@@ -31,6 +31,7 @@ from prime.trainer.round.terms import DEFAULT_TERMS, Terms
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.view import Member, Share, View
 from prime.trainer.swarm import plans
+from prime.trainer.swarm.audit import AuditCase, offer_fault, open_offer
 from prime.trainer.swarm.carry import Ledgers
 from prime.trainer.swarm.dispatch import Job, Outlet
 from prime.trainer.swarm.meter import Meter
@@ -38,7 +39,7 @@ from prime.trainer.swarm.numbers import Numbers
 from prime.trainer.swarm.parts import Assembly, Encoded, chunks, digest, digest_of
 from prime.trainer.swarm.tally import NOTHING, Spent, Tally, tally_of
 from prime.transport.facts import LinkDown, LinkUp
-from prime.wire import message
+from prime.wire import message, signed_bytes
 
 AGGREGATOR_PATH = "/train/aggregator"
 
@@ -110,6 +111,7 @@ class RoundBytes:
     held: dict[tuple[int, str], Encoded] = attrs.Factory(dict)
     held_hashes: dict[tuple[int, str], bytes] = attrs.Factory(dict)
     results: dict[tuple[int, bytes], Encoded] = attrs.Factory(dict)
+    offers: dict[str, bytes] = attrs.Factory(dict)
 
     @property
     def parts(self) -> int:
@@ -137,6 +139,9 @@ Heard = (
     | msg.Chunk
     | msg.Announce
     | msg.Missing
+    | msg.Vouch
+    | msg.ShowPart
+    | msg.ShowChunk
     | plans.Begin
     | plans.FurtherContacts
     | plans.StateHeld
@@ -290,7 +295,15 @@ class Aggregator(Actor[Heard]):
         rnd.own, rnd.own_hashes = dict(enumerate(encoded)), hashes
         if self._numbers.feeds_back:
             ledger.encoded(m.round, tuple(self._pieces(rnd, encoded)))
-        await self._step(cmd.Contributed(m.round, msg.Offer(frozen.weight, base[1], hashes)))
+        signed = self._signed_offer(rnd, m.round, frozen.weight, base[1], hashes)
+        await self._step(cmd.Contributed(m.round, msg.Offer(frozen.weight, base[1], hashes, signed)))
+
+    def _signed_offer(
+        self, rnd: RoundBytes, round_: int, weight: float, base: bytes, hashes: tuple[bytes, ...]
+    ) -> bytes:
+        offer = msg.SignedOffer(self._plan.run, rnd.view.epoch, round_, weight, base, hashes)
+        signed = rnd.offers[self._plan.member.peer] = signed_bytes(self.ctx.system.sign(offer))
+        return signed
 
     async def _contribute_pending(self) -> None:
         """Look again at a contribution that could not be taken when it came."""
@@ -383,7 +396,88 @@ class Aggregator(Actor[Heard]):
             self.ctx.emit(Facts(f"{self.ctx.sender} sent a {type(m).__name__} in another's name: ignored"))
             return
         self._rewatch(m.sender)
+        if isinstance(m, msg.Report) and m.offer is not None and not self._is_signed(m, m.offer):
+            return
         await self._step(cmd.Received(m))
+
+    def _is_signed(self, m: msg.Report, offer: msg.Offer) -> bool:
+        """Tell whether a member's offer stands under its signature, and is the one that it signed before."""
+        rnd = self._rounds.get(m.round)
+        if rnd is None or m.run != self._plan.run or m.epoch != rnd.view.epoch:
+            return True  # of another round or run: the core says so
+        if not self._keep_offer(rnd, m.sender, m.round, offer.signed):
+            return False
+        said = open_offer(offer.signed)
+        return (said.weight, said.base, said.parts) == (offer.weight, offer.base, offer.parts)
+
+    @on(msg.Vouch)
+    def vouch(self, m: msg.Vouch) -> None:
+        """Keep a contributor's signed offer beside the chunks that it signed for."""
+        rnd = self._rounds.get(m.round)
+        if rnd is not None and m.run == self._plan.run and m.epoch == rnd.view.epoch and m.sender == self.ctx.sender:
+            self._keep_offer(rnd, m.sender, m.round, m.offer)
+
+    def _keep_offer(self, rnd: RoundBytes, sender: str, round_: int, signed: bytes) -> bool:
+        """Keep a member's offer, once: two that differ are a lie. `False` for one that is no evidence against it."""
+        if rnd.offers.get(sender) == signed:
+            return True
+        fault = offer_fault(signed, self._plan.run, rnd.view.epoch, round_, sender)
+        if not fault and rnd.view.find(sender) is None:
+            fault = "it is no member"
+        if not fault and sender in rnd.offers:
+            fault = "it signed another one before: both are evidence against it"
+        if fault:
+            self.ctx.emit(Facts(f"the offer of {sender} to round {round_} is refused: {fault}"))
+            return False
+        rnd.offers[sender] = signed
+        return True
+
+    # ---------------------------------------------------------------------------------------------------- evidence
+
+    def audit_case(self) -> AuditCase | None:
+        """Return what an audit of the last decided round needs; `None` where it was aborted, or is not known here."""
+        core = self._core
+        seat = core.previous if core is not None else None
+        if core is None or seat is None or seat.round not in core.decisions or seat.round not in self._rounds:
+            return None
+        value, rnd = core.decisions[seat.round], self._rounds[seat.round]
+        if value.aborted:
+            return None
+        deciding = seat.proposal
+        return AuditCase(
+            run=self._plan.run,
+            value=value,
+            view=seat.view,
+            owners=deciding.owners if deciding is not None and not deciding.holders else seat.owners,
+            leader=deciding.sender if deciding is not None else "",
+            rule=self._plan.terms.rule,
+            chunks=tuple(self._chunks(rnd, part) for part in range(rnd.parts)),
+            numbers=self._numbers,
+        )
+
+    @on(msg.ShowPart)
+    def show_part(self, m: msg.ShowPart) -> msg.ShownPart:
+        """Answer with the signed offers that a part was reduced on."""
+        rnd = self._shown(m)
+        return msg.ShownPart(tuple(rnd.offers.get(peer, b"") for peer in m.contributors))
+
+    @on(msg.ShowChunk)
+    def show_chunk(self, m: msg.ShowChunk) -> msg.ShownChunk:
+        """Answer with a chunk of a contribution that is held here."""
+        held = self._shown(m).held.get((m.part, m.contributor), ())
+        if not 0 <= m.index < len(held):
+            raise NotFoundError(
+                f"no chunk {m.index} of {m.contributor}'s part {m.part} of round {m.round} is held here"
+            )
+        return msg.ShownChunk(held[m.index])
+
+    def _shown(self, m: msg.ShowPart | msg.ShowChunk) -> RoundBytes:
+        rnd = self._rounds.get(m.round)
+        if rnd is None or m.run != self._plan.run:
+            raise NotFoundError(f"round {m.round} of {m.run} is not kept here", hint="the last decided round is")
+        if self.ctx.sender is not None and rnd.view.find(self.ctx.sender) is None:
+            raise RefusedError("what members contributed is shown to members", hint="ask from a member of the round")
+        return rnd
 
     @on(msg.Join, msg.Leave, msg.End)
     async def hear_wish(self, m: msg.Join | msg.Leave | msg.End) -> None:
@@ -805,6 +899,8 @@ class Aggregator(Actor[Heard]):
             rnd.held[part, me] = data
             await self._step(cmd.PartHeld(round_, me, part, hash_))
             return
+        head = (self._plan.run, rnd.view.epoch, round_, me)
+        self._outlet(to).send(msg.Vouch(*head, rnd.offers[me]))
         self._offer(round_, rnd, part, me, data, hash_, to)
 
     def _send_result(self, round_: int, part: int, hash_: bytes, to: str) -> None:
