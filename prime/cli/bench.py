@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from prime.cli.bench_link import link
 from prime.cli.options import AsJson
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ RANKS_MAX: Final = 64
 DEADLINE_S: Final = 600.0
 """How long local ranks may take, all together."""
 POLL_S: Final = 0.1
+
+
+app.command()(link)
 
 
 @app.command()

@@ -11,9 +11,20 @@ import trio
 
 from prime.actor import Ref, System
 from prime.errors import NotFoundError, UnreachableError
+from prime.node.link import LinkActor
 from prime.node.runs import RunsActor
 from prime.node.system import open_system
-from prime.observe.messages import STATUS_PATH, GetStatus, NodeStatus, StopNode
+from prime.observe.messages import (
+    LINK_PATH,
+    STATUS_PATH,
+    GetStatus,
+    GiveBulk,
+    MeasureLinks,
+    NodeStatus,
+    Ping,
+    StopNode,
+    TakeBulk,
+)
 from prime.observe.status import StatusActor
 from prime.trainer.runs.messages import RUNS_PATH, EndRun, LeaveRun, ListRuns, RecoverRun, ShareRun, SubmitRun
 from prime.transport.unix import Unix
@@ -21,6 +32,7 @@ from prime.transport.unix import Unix
 ASK_TIMEOUT_S = 5.0
 
 Connect = Callable[[Path], Awaitable[Ref[GetStatus | StopNode]]]
+LinksRef = Ref[Ping | TakeBulk | GiveBulk | MeasureLinks]
 RunsRef = Ref[ShareRun | SubmitRun | ListRuns | LeaveRun | EndRun | RecoverRun]
 
 
@@ -55,6 +67,15 @@ async def open_runs(socket: Path) -> AsyncIterator[tuple[Ref[GetStatus | StopNod
         async with open_system(transport=Unix(Path(folder) / "c.sock")) as system:
             peer = await _dialled(system, socket)
             yield system.ref(peer, STATUS_PATH, StatusActor), system.ref(peer, RUNS_PATH, RunsActor)
+
+
+@contextlib.asynccontextmanager
+async def open_links(socket: Path) -> AsyncIterator[tuple[Ref[GetStatus | StopNode], LinksRef]]:
+    """As `open_runs`, with a ref to the actor that measures links."""
+    with tempfile.TemporaryDirectory(prefix="prime-") as folder:
+        async with open_system(transport=Unix(Path(folder) / "c.sock")) as system:
+            peer = await _dialled(system, socket)
+            yield system.ref(peer, STATUS_PATH, StatusActor), system.ref(peer, LINK_PATH, LinkActor)
 
 
 async def ask_stop(socket: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from prime.actor.contract import PeerId
 from prime.errors import RefusedError
-from prime.observe.messages import STATUS_PATH
+from prime.observe.messages import LINK_PATH, STATUS_PATH
 from prime.trainer.runs.messages import RUNS_PATH
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-OPEN: Final = (STATUS_PATH, RUNS_PATH)
+OPEN: Final = (STATUS_PATH, RUNS_PATH, LINK_PATH)
 """Actors that the node's own user may speak to."""
 
 

@@ -1,6 +1,6 @@
 """One node from its configuration: identity, transport, control socket, supervision tree, signals.
 
-The tree: `/node` (status, runs), and while it takes part in a run what `open_trainer` adds: `/state` (the donor of committed state) and `/train`.
+The tree: `/node` (status, runs, link), and while it takes part in a run what `open_trainer` adds: `/state` (the donor of committed state) and `/train`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from prime.config import Config, Places, derive, places
 from prime.errors import ConfigError, MissingExtraError
 from prime.node.control import ControlInbound
 from prime.node.describe import describe_node
+from prime.node.link import LinkActor
 from prime.node.neighbourhood import Neighbourhood, open_neighbourhood
 from prime.node.runs import RunsActor
 from prime.node.system import open_system
@@ -142,6 +143,7 @@ class _Node:
             async with self._serving_control(nursery), self._system.supervisor("node") as sup:
                 await sup.spawn(lambda: StatusActor(self.describe, self._stop.set), "status")
                 await sup.spawn(lambda: RunsActor(self._host), "runs")
+                await sup.spawn(LinkActor, "link")
                 on_ready(self.describe(-1))
                 await self._train()
             nursery.cancel_scope.cancel()

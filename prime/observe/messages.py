@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prime.wire import Ask, message, record
+from prime.wire import Ask, Payload, message, record
 
 STATUS_PATH = "/node/status"
 """Where every node answers `GetStatus`."""
@@ -165,3 +165,65 @@ class GetStatus(Ask[NodeStatus]):
 @message(tag=0x081)
 class StopNode(Ask[None]):
     """Ask a node to stop in order: drain the round in hand, then end. Control socket only."""
+
+
+LINK_PATH = "/node/link"
+"""Where every node lets its links be measured."""
+
+
+@record
+class Bulk:
+    """Bytes without a meaning."""
+
+    data: Payload
+
+
+@message(tag=0x082)
+class Ping(Ask[None]):
+    """Answer at once: the time that takes is the link's, there and back."""
+
+
+@message(tag=0x083)
+class TakeBulk(Ask[None]):
+    """Take these bytes and forget them, to measure the way here. Refused to one that has sent too many."""
+
+    data: Payload
+
+
+@message(tag=0x084)
+class GiveBulk(Ask[Bulk]):
+    """Answer with so many bytes, to measure the way back. Refused as `TakeBulk`, and for more than a piece at once."""
+
+    size_bytes: int
+
+
+@record
+class LinkMeasured:
+    """A link as it was measured from here: `error` says why it could not be.
+
+    Times there and back in seconds, the shortest and the middle one of `pings`, of which `lost` had no answer in time.
+    Goodput in bytes a second, over `up_bytes` and `down_bytes`; `relayed` goes through another node.
+    """
+
+    peer: str
+    address: str
+    transport: str
+    relayed: bool
+    rtt_min_s: float
+    rtt_s: float
+    pings: int
+    lost: int
+    up_bytes_s: float
+    down_bytes_s: float
+    up_bytes: int
+    down_bytes: int
+    error: str = ""
+
+
+@message(tag=0x085)
+class MeasureLinks(Ask[tuple[LinkMeasured, ...]]):
+    """Measure the links that this node has, one after the other; `peers` names some of them. Control socket only."""
+
+    peers: tuple[str, ...]
+    seconds: float
+    bytes_max: int

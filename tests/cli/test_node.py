@@ -69,6 +69,7 @@ def test_status_as_json(node: NodeProcess) -> None:
     paths = [child["path"] for supervisor in told["supervisors"] for child in supervisor["children"]]
     assert sorted(paths) == [
         "/net/reachability",
+        "/node/link",
         "/node/runs",
         "/node/status",
         "/state/donor",

@@ -54,7 +54,7 @@ def test_a_person_reads_it_in_80_columns() -> None:
     assert [line for line in lines if len(line) > 80] == []
     text = "\n".join(lines)
     assert "anna in 2, …peer-b in 1 of 2 rounds" in text
-    assert "1000 B sent, float32 3.90 times that, in each step 30 times" in text
+    assert "1000 bytes sent, float32 3.90 times that, in each step 30 times" in text
     assert "compute 60 %, encode 5 %, wait 35 %, send 20 %, vote 1 %" in text
 
 
