@@ -172,6 +172,13 @@ class TrainConfig:
     rounds: int = key(20, "Rounds until the run is done.", low=1, high=10_000_000)
     nodes_min: int = key(3, "Nodes that must be there before the first round starts.", low=1, high=1_000)
     inner_steps: int = key(100, "Local optimiser steps between two rounds (H).", unit="steps", low=1, high=1_000_000)
+    local_epochs: int = key(
+        0, "Passes over the node's own data between two rounds, instead of inner_steps; 0: inner_steps count.",
+        low=0, high=100_000,
+    )  # fmt: skip
+    participation: float = key(
+        1.0, "The fraction of the members that each round asks to contribute; the others idle.", low=1e-6, high=1
+    )
     contributors_final_min: int = key(
         0, "The run ends only with a round to which this many members contributed.", low=0, high=1_000
     )

@@ -282,7 +282,7 @@ async def open_trainer(
     """
     if system.network is None:
         raise ActorUsageError("a system without a network cannot train", hint="open_system(transport=prime.Tcp(...))")
-    terms = Terms(rule=rule_of(config))
+    terms = Terms(rule=rule_of(config), participation=config.participation)
     named, run = run, run if folder is None else await settled_run(folder, run)
     found = await find_contacts(system, contacts, DIAL_DEADLINE_S)
     fit = tuple(each for each in system.addresses if len(each) <= ADDRESS_CHARACTERS_MAX)[:ADDRESSES_MAX]

@@ -43,6 +43,8 @@ class TrainingConfig:
     `codec` is what contributions travel as, `gather_codec` what the results of rounds do; `auto` is `int8`, and with `topk`
     the sparse form of its sums. `error_feedback`, `auto`, `on` or `off`: what the codec leaves out of a contribution goes
     with the next one.
+    With `local_epochs` above 0, H is that many passes over the node's own data instead. `participation` is the fraction
+    of the members that each round asks to contribute; the others idle.
     `options` holds the tables `model` and `data` of further options, as JSON; empty for none.
     `aggregation` is the rule by which a round makes one vector of its contributions, `byzantine_max` is f, how many of
     its members may be liars, and `norm_gate` the multiple of the median norm per token from which a contribution is
@@ -58,6 +60,8 @@ class TrainingConfig:
     nodes_min: int = 3
     contributors_final_min: int = 0
     inner_steps: int = 100
+    local_epochs: int = 0
+    participation: float = 1.0
     batch_size: int = 32
     context: int = 128
     learning_rate: float = 1e-3
@@ -112,7 +116,9 @@ class TrainingConfig:
         _require(known, "gather_codec", repr(self.gather_codec), f"one of {', '.join(GATHER_CODECS)}")
         known = self.error_feedback in ("auto", "on", "off")
         _require(known, "error_feedback", repr(self.error_feedback), "auto, on or off")
-        _require(self.fragments <= self.inner_steps, "fragments", self.fragments, "at most inner_steps")
+        fit = self.local_epochs > 0 or self.fragments <= self.inner_steps
+        _require(fit, "fragments", self.fragments, "at most inner_steps")
+        _require(0 < self.participation <= 1, "participation", self.participation, "above 0 and at most 1")
         _require(self.overlap_steps >= -1, "overlap_steps", self.overlap_steps, "-1 or more")
         known = self.aggregation in AGGREGATIONS
         _require(known, "aggregation", repr(self.aggregation), f"one of {', '.join(AGGREGATIONS)}")
@@ -126,7 +132,7 @@ class TrainingConfig:
         _require(self.round_deadline_s > 0, "round_deadline_s", self.round_deadline_s, "above 0")
         for name in ("learning_rate", "weight_decay", "clip_norm", "outer_learning_rate"):
             _require(0 <= getattr(self, name) < float("inf"), name, getattr(self, name), "0 or more, and finite")
-        for name in ("warmup_steps", "contributors_final_min", "byzantine_max", "seed"):
+        for name in ("warmup_steps", "contributors_final_min", "byzantine_max", "local_epochs", "seed"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _require(
             len(self.options) <= OPTIONS_MAX, "options", f"{len(self.options)} characters", f"{OPTIONS_MAX} at most"

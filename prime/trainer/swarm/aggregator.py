@@ -819,7 +819,7 @@ class Aggregator(Actor[Heard]):
         rate_bytes_s = self._meter.next_round(self.ctx.now())
         if rate_bytes_s is not None:
             await self._step(cmd.RateMeasured(rate_bytes_s))
-        self._report(plans.ViewEntered(round_, view, command.state_round))
+        self._report(plans.ViewEntered(round_, view, command.state_round, command.chosen))
         await self._contribute_pending()
 
     # -------------------------------------------------------------------------------------------- numbers and bytes

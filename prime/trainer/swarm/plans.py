@@ -68,11 +68,15 @@ class GetRound(Ask[Status]):
 
 @message
 class ViewEntered:
-    """`view` decides `round` from now on and this node is in it; it starts from the state after `state_round`."""
+    """`view` decides `round` from now on and this node is in it; it starts from the state after `state_round`.
+
+    `chosen`: it is asked to contribute.
+    """
 
     round: int
     view: View
     state_round: int
+    chosen: bool = True
 
 
 @message

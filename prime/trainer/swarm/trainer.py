@@ -133,6 +133,7 @@ class SwarmTrainer(Actor[Heard]):
         self._news = trio.Event()
         self._view: View | None = None
         self._round = 0
+        self._chosen = True
         self._state_round = 0
         self._state: OuterState | None = None
         self._cut: ChunkedState | None = None
@@ -193,7 +194,22 @@ class SwarmTrainer(Actor[Heard]):
     def _pace_of(self, worker: RankWorker) -> Pace:
         config = self._config
         fragments = Fragments(worker.elements, config.fragments)
-        return Pace.of(fragments, config.inner_steps, config.overlap_steps, waits=False)
+        self._progress.inner_steps = inner_steps = self._inner_steps(worker)
+        return Pace.of(fragments, inner_steps, config.overlap_steps, waits=config.participation < 1)
+
+    def _inner_steps(self, worker: RankWorker) -> int:
+        """Return H: the steps that are set, or those of so many passes over this node's data."""
+        config = self._config
+        if not config.local_epochs:
+            return config.inner_steps
+        steps = config.local_epochs * -(-worker.samples // config.batch_size)
+        if steps < config.fragments:
+            raise ConfigError(
+                f"{config.local_epochs} passes over {worker.samples} samples are {steps} steps, "
+                f"too few for {config.fragments} fragments",
+                hint="lower train.fragments or train.batch_size, or raise train.local_epochs",
+            )
+        return steps
 
     async def _begin(self, worker: RankWorker) -> None:
         self._set_phase("joining")
@@ -250,15 +266,18 @@ class SwarmTrainer(Actor[Heard]):
 
     def _may_contribute(self) -> bool:
         return (
-            self._is_ready()
-            and not self._draining
+            self._is_asked()
             and self._contributed < self._round
             and self._pace.is_due(self._round)
             and (not self._saves or self._saved_hash == self._state_hash)
         )
 
     def _may_train(self) -> bool:
-        return self._is_ready() and not self._draining and self._room() > 0
+        return self._is_asked() and self._room() > 0
+
+    def _is_asked(self) -> bool:
+        """Tell whether this node is to work for the present round: one that was not chosen for it idles."""
+        return self._chosen and self._is_ready() and not self._draining
 
     def _room(self) -> int:
         return self._pace.room(self._round, stalled=self._stalled)
@@ -323,6 +342,7 @@ class SwarmTrainer(Actor[Heard]):
 
     def _enter(self, event: plans.ViewEntered) -> None:
         self._round, self._view, self._state_round = event.round, event.view, event.state_round
+        self._chosen = event.chosen
         self._progress.epoch = event.view.epoch
         self._progress.members = event.view.peers()
         if event.round > 0 and self._progress.phase == "joining":

@@ -30,7 +30,7 @@ VIEW = View("run", 1, (Member("me", (), 1.0, 1), Member("other", (), 1.0, 2)))
 class Worker:
     """Moves every parameter down by 1 in each step; a step takes a second."""
 
-    elements, unigram = SIZE, 3.0
+    elements, unigram, samples = SIZE, 3.0, 70
 
     def __init__(self) -> None:
         self.local, self.base, self.shared = np.zeros((3, SIZE), np.float32)
@@ -102,7 +102,7 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def bench(monkeypatch: pytest.MonkeyPatch, start_s: float = 0) -> AsyncIterator[Bench]:
+async def bench(monkeypatch: pytest.MonkeyPatch, start_s: float = 0, **settings: Any) -> AsyncIterator[Bench]:
     """Run a founder's trainer whose worker takes `start_s` to come up."""
     found = Bench()
 
@@ -116,7 +116,7 @@ async def bench(monkeypatch: pytest.MonkeyPatch, start_s: float = 0) -> AsyncIte
 
     monkeypatch.setattr(trainer, "open_rank", open_rank)
     monkeypatch.setattr(trio.to_thread, "run_sync", run_here)  # virtual time does not wait for threads
-    config = TrainingConfig(inner_steps=H, rounds=100, outer_learning_rate=1.0, outer_momentum=0.0)
+    config = TrainingConfig(**{"inner_steps": H, "rounds": 100, "outer_optimiser": "average", **settings})
     async with open_system() as system, system.supervisor("train") as sup:
         ear = await sup.spawn(lambda: Ear(found.told), "aggregator")
         found.ref = await sup.spawn(
@@ -342,3 +342,127 @@ async def test_a_drain_does_not_wait_for_a_worker_that_starts(
         await found.ref.tell(trainer.Drain())
         await trio.sleep(1)
         assert found.left.is_set()
+
+
+# ------------------------------------------------------------------------------------------------------------ modes
+
+
+async def commit(found: Bench, round_: int, aggregate: Any, *, included: bool = True) -> None:
+    value = decided(round_, Share("other", 1.0))
+    await found.ref.tell(plans.RoundCommitted(value, np.asarray(aggregate, np.float32), included))
+
+
+async def test_without_overlap_a_member_waits_for_the_outcome(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with bench(monkeypatch, overlap_steps=0) as found:
+        await trio.sleep(1)
+        await enter(found, 1)
+        await trio.sleep(50)
+        assert found.worker.steps == H
+        await found.ref.tell(plans.RoundStalled(1, "1 of 2 is there", "wait"))
+        await trio.sleep(50)
+        assert found.worker.steps == 2 * H  # below a majority it trains on
+        await found.ref.tell(plans.RoundResumed(1))
+        await commit(found, 1, np.full(SIZE, H))
+        await enter(found, 2)
+        await trio.sleep(50)
+        assert [c.weight for c in found.contributions] == [H * 32 * 128] * 2
+        assert np.array_equal(found.contributions[1].delta, np.full(SIZE, H, np.float32))
+        assert found.worker.steps == 2 * H
+
+
+async def test_synchronous_training_makes_each_step_on_the_state_of_the_round_before(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with bench(monkeypatch, inner_steps=1) as found:
+        await trio.sleep(1)
+        for round_ in (1, 2, 3):
+            await enter(found, round_)
+            await trio.sleep(10)
+            assert found.worker.steps == round_
+            await commit(found, round_, np.full(SIZE, 2))
+        await trio.sleep(1)
+        assert found.worker.local.tolist() == [-6.0] * SIZE
+
+
+async def test_fragments_take_turns_and_keep_the_progress_made_while_their_round_was_under_way(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with bench(monkeypatch, inner_steps=6, fragments=3) as found:
+        await trio.sleep(1)
+        for round_ in range(1, 7):
+            await enter(found, round_)
+            await trio.sleep(20)
+            contributed = found.contributions[-1]
+            steps = min(6, 2 * round_)
+            assert (contributed.round, contributed.weight) == (round_, steps * 32 * 128)
+            assert contributed.delta.tolist() == [steps]  # each fragment has one parameter here
+            assert found.worker.steps == 2 * round_ + 2  # it trained on meanwhile
+            before = found.worker.local.copy()
+            await commit(found, round_, [1])
+            await trio.sleep(0.5)
+            moved = np.zeros(SIZE, np.float32)
+            moved[(round_ - 1) % 3] = steps - 1  # what was decided in the place of its own steps
+            assert np.array_equal(found.worker.local, before + moved)
+        assert found.kept is not None
+        assert found.kept.theta.tolist() == [-2.0, -2.0, -2.0]
+
+
+async def test_a_fragment_whose_round_is_aborted_is_contributed_whole_at_its_next_turn(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with bench(monkeypatch, inner_steps=6, fragments=3) as found:
+        await trio.sleep(1)
+        for round_ in range(1, 5):
+            await enter(found, round_)
+            await trio.sleep(20)
+            if round_ == 1:
+                await found.ref.tell(plans.RoundAborted(decided(1)))
+            else:
+                await commit(found, round_, [1])
+        fourth = found.contributions[3]
+        assert fourth.delta.tolist() == [8.0]  # rounds 1 and 2 took two steps each, round 2 at once
+        assert fourth.weight == 8 * 32 * 128
+
+
+async def test_who_is_not_chosen_idles_and_takes_the_new_state(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with bench(monkeypatch, participation=0.5) as found:
+        await trio.sleep(1)
+        await found.ref.tell(plans.ViewEntered(1, VIEW, 0, chosen=False))
+        await trio.sleep(50)
+        assert (found.worker.steps, found.contributions) == (0, [])
+        await commit(found, 1, np.full(SIZE, 3), included=False)
+        await found.ref.tell(plans.ViewEntered(2, VIEW, 1, chosen=True))
+        await trio.sleep(50)
+        assert found.worker.steps == H  # and no more: members that take turns wait for the outcome
+        assert [c.round for c in found.contributions] == [2]
+        assert found.contributions[0].delta.tolist() == [H] * SIZE
+        assert found.worker.local.tolist() == [-3.0 - H] * SIZE
+
+
+async def test_local_epochs_are_steps_over_the_nodes_own_data(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with bench(monkeypatch, local_epochs=2, batch_size=16) as found:
+        await trio.sleep(1)
+        await enter(found, 1)
+        await trio.sleep(100)
+        assert found.progress.inner_steps == 10  # 70 samples are 5 batches
+        assert [c.weight for c in found.contributions] == [10 * 16 * 128]
+
+
+async def test_adam_keeps_two_slots_in_the_state(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with bench(monkeypatch, outer_optimiser="adam", outer_learning_rate=0.5) as found:
+        await trio.sleep(1)
+        await enter(found, 1)
+        await trio.sleep(50)
+        await commit(found, 1, np.full(SIZE, 4))
+        await trio.sleep(1)
+        assert found.kept is not None
+        assert [slot[0] for slot in found.kept.slots] == pytest.approx([0.4, 0.16])
+        assert found.kept.theta[0] == pytest.approx(-0.5, abs=1e-5)

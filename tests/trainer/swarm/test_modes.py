@@ -1,0 +1,169 @@
+"""Small swarms of whole nodes over the memory transport, in every mode of the outer loop: all hold the same bits.
+
+The worker is a stand-in that goes down a paraboloid of its own; everything else is what trains in production.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import pytest
+import trio
+
+from prime.actor import System
+from prime.node.system import open_system
+from prime.node.training import Training, open_trainer
+from prime.trainer import pipe
+from prime.trainer.metadata import TrainingConfig
+from prime.trainer.round.timing import Timing
+from prime.trainer.swarm import trainer
+from prime.transport.memory import Memory
+
+D = 10_000
+STEP_S = 0.002
+TIMING = Timing(resend_s=0.05, suspect_s=15.0, seal_s=20.0, reduce_s=15.0, deadline_s=40.0, join_ttl_s=15.0)
+"""Long waits: a busy machine stands still for seconds, and nobody dies here."""
+MIDDLE = np.random.default_rng(1).standard_normal(D).astype(np.float32)
+"""Around it lie the members' own lowest points."""
+
+
+class Walker:
+    """A worker whose loss is the squared distance from a point of its own."""
+
+    elements, unigram, samples = D, None, 24
+
+    def __init__(self, rank: int, pace: float = 1.0) -> None:
+        self.target = MIDDLE + np.random.default_rng(rank).standard_normal(D).astype(np.float32) * np.float32(0.2)
+        self.local, self.base, self.shared = np.zeros((3, D), np.float32)
+        self.step_s = STEP_S * pace
+        self.step = 0
+
+    async def initial(self) -> Any:
+        return np.zeros(D, np.float32)
+
+    async def load(self, theta: Any) -> None:
+        self.local[:] = self.base[:] = self.shared[:] = theta
+
+    async def rebase(self, theta: Any, start: int) -> None:
+        cut = slice(start, start + theta.size)
+        self.local[cut] = theta + (self.local[cut] - self.base[cut])
+        self.base[cut] = self.shared[cut] = theta
+
+    async def forget_snapshot(self, cut: slice) -> None:
+        self.base[cut] = self.shared[cut]
+
+    async def snapshot(self, cut: slice) -> Any:
+        self.base[cut] = self.local[cut]
+        return self.local[cut].copy()
+
+    async def train(self, steps: int) -> pipe.Trained:
+        await trio.sleep(self.step_s * steps)
+        for _ in range(steps):
+            self.local += (self.target - self.local) * np.float32(0.1)
+        self.step += steps
+        return pipe.Trained(self.step, steps, loss_of(self.local), steps, self.step_s * steps)
+
+    async def evaluate(self, theta: Any, _batches: int) -> float:
+        return loss_of(self.local if theta is None else theta)
+
+    async def write(self, _prompt: str, _length: int, _seed: int) -> str:
+        return ""
+
+
+def loss_of(theta: Any) -> float:
+    return float(np.mean((theta - MIDDLE) ** 2))
+
+
+class Modes:
+    """The nodes of one run, and each state that one of them came to hold."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, slow: dict[int, float]) -> None:
+        self.hub = Memory()
+        self.trainings: list[Training] = []
+        self.states: dict[int, set[bytes]] = {}
+        self.decided: list[tuple[int, tuple[str, ...]]] = []
+        hold = trainer.SwarmTrainer._hold
+        ranks = iter(range(100))
+
+        async def held(actor: Any, state: Any, cut: Any) -> None:
+            self.states.setdefault(state.round, set()).add(state.state_hash())
+            await hold(actor, state, cut)
+
+        @contextlib.asynccontextmanager
+        async def open_rank(_system: Any, _config: Any, _rank: int) -> AsyncIterator[Walker]:
+            rank = next(ranks)
+            yield Walker(rank, slow.get(rank, 1.0))
+
+        monkeypatch.setattr(trainer.SwarmTrainer, "_hold", held)
+        monkeypatch.setattr(trainer, "open_rank", open_rank)
+
+    def note(self, fact: Any) -> None:
+        if isinstance(fact, trainer.RoundDecided) and fact.committed:
+            self.decided.append((fact.round, fact.contributors))
+
+
+@contextlib.asynccontextmanager
+async def swarm_of(
+    count: int,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    slow: dict[int, float] | None = None,
+    timing: Timing = TIMING,
+    **settings: Any,
+) -> AsyncIterator[Modes]:
+    """Run that many nodes in one run; `slow` says by how much which of them is slower than the others."""
+    found = Modes(monkeypatch, slow or {})
+    config = TrainingConfig(
+        **{"nodes_min": count, "inner_steps": 8, "rounds": 6, "outer_optimiser": "average", **settings}
+    )
+    with trio.fail_after(120):
+        async with contextlib.AsyncExitStack() as stack:
+            address = ""
+            for index in range(count):
+                system: System = await stack.enter_async_context(open_system(transport=found.hub, seed=index))
+                system.subscribe(found.note)
+                contacts = [address] if address else []
+                opened = open_trainer(system, config, contacts=contacts, timing=timing)
+                found.trainings.append(await stack.enter_async_context(opened))
+                address = address or system.addresses[0]
+            yield found
+
+
+MODES: dict[str, dict[str, Any]] = {
+    "synchronous": {"inner_steps": 1, "rounds": 12},
+    "DiLoCo": {"outer_optimiser": "nesterov", "outer_momentum": 0.5},
+    "DiLoCo without overlap": {"outer_optimiser": "sgd", "outer_learning_rate": 1.0, "overlap_steps": 0},
+    "Adam": {"outer_optimiser": "adam", "outer_learning_rate": 0.2},
+    "fragments": {"fragments": 4, "rounds": 12, "overlap_steps": 1},
+    "federated": {"participation": 0.5, "local_epochs": 2, "batch_size": 8, "rounds": 8},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_all_members_hold_the_same_bits_after_every_round(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = MODES[mode]
+    async with swarm_of(4, monkeypatch, **settings) as swarm:
+        for training in swarm.trainings:
+            await training.done()
+        rounds = settings.get("rounds", 6)
+        assert set(range(rounds + 1)) <= set(swarm.states)
+        assert {round_: len(hashes) for round_, hashes in swarm.states.items()} == dict.fromkeys(swarm.states, 1)
+        assert len({hash_ for hashes in swarm.states.values() for hash_ in hashes}) == len(swarm.states)
+        parameters = [training.parameters for training in swarm.trainings]
+        assert all(p is not None and p.tobytes() == parameters[0].tobytes() for p in parameters)  # type: ignore[union-attr]
+        assert loss_of(parameters[0]) < 0.6 * loss_of(np.zeros(D, np.float32))
+        asked = [len(contributors) for _, contributors in swarm.decided]
+        wanted = 2 if mode == "federated" else 4
+        assert max(asked) == wanted  # in the first rounds a joiner may still be fetching the state
+        assert asked[-1] == wanted
+
+
+async def test_different_members_are_asked_from_round_to_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with swarm_of(3, monkeypatch, participation=0.3, rounds=12, inner_steps=2) as swarm:
+        for training in swarm.trainings:
+            await training.done()
+        assert {len(contributors) for _, contributors in swarm.decided} == {1}
+        assert len({contributors for _, contributors in swarm.decided}) > 1
