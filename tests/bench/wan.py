@@ -43,7 +43,7 @@ import prime  # noqa: E402
 from prime.node import training as node_training  # noqa: E402
 from prime.trainer import pipe  # noqa: E402
 from prime.trainer.codec import Vector  # noqa: E402
-from prime.trainer.metadata import TrainingConfig  # noqa: E402
+from prime.trainer.metadata import ModelMetadata, TensorLayout, TrainingConfig  # noqa: E402
 from prime.trainer.outer.optimisers import outer_optimiser  # noqa: E402
 from prime.trainer.swarm import trainer as swarm_trainer  # noqa: E402
 from prime.trainer.swarm.state import initial_state  # noqa: E402
@@ -90,6 +90,7 @@ class PacedWorker:
 
     def __init__(self, elements: int, step_s: float, seed: int) -> None:
         self.elements = elements
+        self.metadata = ModelMetadata("paced", elements, (TensorLayout("weights", (elements,), "float32"),))
         self._step_s = step_s
         self._noise = np.random.default_rng(seed).normal(size=NOISE_ELEMENTS).astype(np.float32) * np.float32(1e-3)
         self._local: Vector = np.zeros(0, np.float32)

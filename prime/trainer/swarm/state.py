@@ -109,15 +109,33 @@ class ChunkedState:
         return _cut(self._pieces, index * CHUNK_SIZE_BYTES)
 
 
-def chunked(run: str, state: OuterState) -> ChunkedState:
-    """Cut a state into chunks and hash each; the state's vectors must not change afterwards."""
+def chunked(
+    run: str, state: OuterState, before: ChunkedState | None = None, changed: slice | None = None
+) -> ChunkedState:
+    """Cut a state into chunks and hash each; the state's vectors must not change afterwards.
+
+    Where only the slice `changed` of each vector differs from the state `before`, the other chunks keep their hashes.
+    """
     pieces = state.pieces()
     count = chunk_count(state.theta.size, len(state.slots))
-    hashes = tuple(hashlib.sha256(_cut(pieces, i * CHUNK_SIZE_BYTES)).digest() for i in range(count))
+    stale = range(count) if before is None or changed is None else _touched(state, changed)
+    hashes = [b""] * count if before is None else list(before.chunk_hashes)
+    for index in stale:
+        hashes[index] = hashlib.sha256(_cut(pieces, index * CHUNK_SIZE_BYTES)).digest()
     pages = tuple(page_hash(page) for page in _paged(hashes))
     elements, slots = state.theta.size, len(state.slots)
     hash_ = _state_hash(elements, slots, pages)
-    return ChunkedState(StateManifest(run, state.epoch, state.round, hash_, elements, slots, pages), hashes, pieces)
+    manifest = StateManifest(run, state.epoch, state.round, hash_, elements, slots, pages)
+    return ChunkedState(manifest, tuple(hashes), pieces)
+
+
+def _touched(state: OuterState, changed: slice) -> set[int]:
+    """Return the chunks that a slice of any of the state's vectors lies in."""
+    found: set[int] = set()
+    for number in range(1 + len(state.slots)) if changed.stop > changed.start else ():
+        first, last = (4 * (number * state.theta.size + at) for at in (changed.start, changed.stop - 1))
+        found.update(range(first // CHUNK_SIZE_BYTES, last // CHUNK_SIZE_BYTES + 1))
+    return found
 
 
 def check_manifest(manifest: StateManifest, elements: int, slots: int) -> None:

@@ -7,13 +7,14 @@ the trainer holds the shared state (parameters and momentum after the last decid
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import numpy as np
 import trio
 
 from prime.actor import Actor, on
+from prime.actor.groups import one_error
 from prime.errors import ConfigError, RunFailedError, WorldError
 from prime.trainer.outer.fragments import Fragments
 from prime.trainer.outer.optimisers import Slots, outer_optimiser
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from prime.trainer.codec import Vector
     from prime.trainer.metadata import TrainingConfig
     from prime.trainer.round.view import Value, View
+
+T = TypeVar("T")
 
 TRAINER_PATH = "/train/trainer"
 
@@ -353,11 +356,32 @@ class SwarmTrainer(Actor[Heard]):
         if state is None or state.round >= value.round:
             return
         cut = self._pace.fragments.cut_of(value.round)
-        theta, slots = await trio.to_thread.run_sync(self._stepped, state, cut, aggregate)
+        following, chunks = await self._while_training(worker, lambda: self._following(state, value, cut, aggregate))
         loss = self._spend_losses()
-        await self._take(OuterState(value.round, value.epoch, theta, slots))
-        await self._rebase(worker, theta, cut)
-        await self._note(worker, value, theta, loss)
+        await self._hold(following, chunks)
+        await self._rebase(worker, following.theta, cut)
+        await self._note(worker, value, following.theta, loss)
+
+    async def _while_training(self, worker: RankWorker, work: Callable[[], T]) -> T:
+        """Return what `work` does in a thread; the steps that the pace allows go on meanwhile."""
+        done: list[T] = []
+
+        async def run() -> None:
+            done.append(await trio.to_thread.run_sync(work))
+
+        async with one_error(), trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            while not done and self._may_train():
+                await self._train(worker)
+        return done[0]
+
+    def _following(
+        self, state: OuterState, value: Value, cut: slice, aggregate: Vector
+    ) -> tuple[OuterState, ChunkedState]:
+        """Return the state after a round, and its chunks: those that the round's fragment does not touch keep their hashes."""
+        theta, slots = self._stepped(state, cut, aggregate)
+        following = OuterState(value.round, value.epoch, theta, slots)
+        return following, chunked(self._run, following, self._cut, cut)
 
     def _stepped(self, state: OuterState, cut: slice, aggregate: Vector) -> tuple[Vector, Slots]:
         """Return the shared parameters and slots with the outer step made in one fragment of them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from random import Random
 
 import attrs
 import numpy as np
@@ -53,6 +54,19 @@ def test_the_hash_is_of_the_values_and_not_of_the_round() -> None:
         OuterState(7, 3, np.concatenate([state.theta, *state.slots]), ()),
     )
     assert len({state.state_hash(), *(other.state_hash() for other in others)}) == 5
+
+
+@given(st.sampled_from([1, 100, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 17]), st.integers(0, 2), st.randoms())
+def test_where_a_slice_changed_the_other_chunks_keep_their_hashes(size: int, count: int, random: Random) -> None:
+    before = state_of(size, 1, count)
+    first, last = sorted((random.randint(0, size), random.randint(0, size)))
+    vectors = [vector.copy() for vector in (before.theta, *before.slots)]
+    for vector in vectors:
+        vector[first:last] += 1
+    after = OuterState(8, 3, vectors[0], tuple(vectors[1:]))
+    found = chunked("run", after, chunked("run", before), slice(first, last))
+    assert found.manifest == chunked("run", after).manifest
+    assert found.chunk_hashes == chunked("run", after).chunk_hashes
 
 
 @given(

@@ -13,7 +13,7 @@ import trio
 from prime.actor import Actor, Ref, on
 from prime.node.system import open_system
 from prime.trainer import pipe
-from prime.trainer.metadata import TrainingConfig
+from prime.trainer.metadata import ModelMetadata, TensorLayout, TrainingConfig
 from prime.trainer.round.view import Member, Share, Value, View
 from prime.trainer.swarm import plans, trainer
 from prime.trainer.swarm.answers import Agreed
@@ -31,6 +31,8 @@ class Worker:
     """Moves every parameter down by 1 in each step; a step takes a second."""
 
     elements, unigram, samples = SIZE, 3.0, 70
+
+    metadata = ModelMetadata("model", SIZE, (TensorLayout("weights", (SIZE,), "float32"),))
 
     def __init__(self) -> None:
         self.local, self.base, self.shared = np.zeros((3, SIZE), np.float32)
@@ -180,6 +182,31 @@ async def test_a_commit_keeps_the_steps_made_since_the_snapshot(
         assert found.kept is not None
         assert np.array_equal(found.kept.theta, np.full(SIZE, -1, np.float32))
         assert np.array_equal(found.contributions[1].delta, np.full(SIZE, H, np.float32))  # H of 2H were in round 1
+
+
+async def test_steps_go_on_while_the_outcome_is_worked_in(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with bench(monkeypatch, inner_steps=20) as found:
+        await trio.sleep(1)
+        await enter(found, 1)
+        await trio.sleep(22)  # the contribution is out, and the first of the steps that overlap are being made
+        assert [c.round for c in found.contributions] == [1]
+
+        async def run_slowly(work: Any, *arguments: Any) -> Any:
+            await trio.sleep(6)
+            return work(*arguments)
+
+        monkeypatch.setattr(trainer.trio.to_thread, "run_sync", run_slowly)
+        await found.ref.tell(plans.RoundCommitted(decided(1, Share("other", 1.0)), np.full(SIZE, 1, np.float32), True))
+        await trio.sleep(8)
+        made = found.worker.steps
+        assert made >= 30
+        assert found.kept is not None
+        assert found.kept.round == 0
+        await trio.sleep(12)
+        assert np.array_equal(found.kept.theta, np.full(SIZE, -1, np.float32))
+        assert np.array_equal(found.worker.local, found.kept.theta - np.float32(found.worker.steps - 20))
 
 
 async def test_what_was_contributed_to_an_aborted_round_is_not_lost_in_a_later_one_without_it(
