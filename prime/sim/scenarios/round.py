@@ -24,10 +24,12 @@ from prime.sim.scenarios.learner import Keeper, Learner, Memory
 from prime.sim.scenarios.ledgers import Book, Life, names
 from prime.sim.world import Node, World
 from prime.store.journal import FileJournal
+from prime.trainer.robust.rules import MEAN, Rule
 from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
 from prime.trainer.round.records import is_untrained, read_record
 from prime.trainer.round.round import RoundCore
+from prime.trainer.round.terms import Terms
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.view import Member, Value, View
 from prime.trainer.swarm import plans
@@ -60,6 +62,8 @@ BANDWIDTH_MIN = 1e5
 """A network worse than this is not said to exchange messages in time (bytes a second)."""
 RATES = (None, 1_000_000, 0, 4_000_000, 50_000)
 """Bandwidths of members, 0 for a client; which node has which is drawn. The first pattern is of nodes that say nothing."""
+RULES = (MEAN, Rule("mean", norm_gate=1e6), Rule("krum"))
+"""Rules of aggregation: sealed at once; judged first, and all count; judged first, and one counts."""
 COMMITS_QUIET = 2
 """Rounds that must commit once the storm is over."""
 
@@ -231,7 +235,8 @@ class Swarm:
             contacts = Contacts() if found else await self._dial(system, node)
             random = node.random("incarnation", str(node.lives))
             member = Member(node.peer, system.addresses, 1.0, random.getrandbits(48) + 1, self._rate(node))
-            plan = SwarmPlan(RUN, member, found, contacts.peers, len(self.nodes), TIMING)
+            terms = Terms(rule=RULES[self.world.choose("rule", 0, len(RULES) - 1)])
+            plan = SwarmPlan(RUN, member, found, contacts.peers, len(self.nodes), TIMING, terms)
             founder = found and is_untrained(journal.records())
             restart = Restart(max=3, within=120, backoff=(0.5, 10))
             dialling, left = trio.CancelScope(), trio.Event()

@@ -224,13 +224,13 @@ def _try_judge(desk: Desk, seat: Seat, lead: Lead, seal: msg.Seal) -> None:
 
 
 def _hurry(desk: Desk, seat: Seat, lead: Lead, late: set[str]) -> None:
-    """Give the parts of owners that are unfit, or late after the seal, to others."""
-    if late & liveness.unfit(desk, seat):
-        seat.slow |= late & liveness.suspected(desk, seat)
-        _reopen(desk, seat, lead)
-    elif desk.now >= lead.sealed_at + desk.timing.reduce_s:
+    """Give the parts of owners that are unfit, or late after the seal, to others; abort where there are no others."""
+    over = desk.now >= lead.sealed_at + desk.timing.reduce_s
+    if over:
         seat.slow |= late
-        _open_ballot(desk, seat)
+    moves = over or late & liveness.unfit(desk, seat)
+    if not (moves and _move_parts(desk, seat, lead)) and over:
+        _propose(desk, seat, lead, _abort_value(desk, seat), ())
 
 
 def _try_propose(desk: Desk, seat: Seat, lead: Lead, seal: msg.Seal) -> None:

@@ -77,10 +77,14 @@ def notice_pause(desk: Desk) -> None:
 
 
 def unfit(desk: Desk, seat: Seat) -> set[str]:
-    """Return who cannot own a part: suspects, members that came back in this round, owners that were too slow."""
+    """Return who cannot own a part: suspects, members that came back in this round, owners that were too slow.
+
+    Where nobody else is left, those that were too slow, or suspected for a while, own parts again.
+    """
     back = {peer for peer, s in seat.standings.items() if s.restarted}
     own = {desk.me.peer} if seat.restarted else set()
-    return suspected(desk, seat) | back | own | seat.slow
+    unable = suspected(desk, seat) | back | own
+    return unable if unable | seat.slow >= set(seat.order) else unable | seat.slow
 
 
 def leader_is_lost(desk: Desk, seat: Seat) -> bool:

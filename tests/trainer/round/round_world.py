@@ -128,12 +128,16 @@ class World:
         self.rates: dict[str, int | None] = {}
         self.deaf: set[str] = set()
         self.loudness: dict[str, int] = {}
+        self.is_paced = False
+        """Whether a delta is as long as it has tokens, as one that is trained is."""
         self.timing = timing or Timing(
             resend_s=0.2, transfer_s=0.4, suspect_s=1.0, stagger_s=0.3, seal_s=2.0, reduce_s=1.0, deadline_s=6.0
         )
         self.nodes: dict[str, Node] = {}
         self._cuts: set[frozenset[str]] = set()
         self.decided: dict[int, Value] = {}
+        self.decided_at: dict[int, float] = {}
+        self.active_at: dict[int, float] = {}
         self.deltas: dict[str, Fraction] = {}
         self.spent: dict[str, Fraction] = {}
         self.frozen: dict[tuple[int, str, int], tuple[Sym, Fraction]] = {}
@@ -280,6 +284,8 @@ class World:
         self.carry_out(node, core.step(event, self.now))
         if node.core is core:
             self.wake(node, core)
+            if core.seat is not None and core.seat.active_since is not None:
+                self.active_at.setdefault(core.round, self.now)
 
     def wake(self, node: Node, core: RoundCore) -> None:
         """Have the core ticked when it asks for it; of its alarms the soonest holds."""
@@ -454,8 +460,11 @@ class World:
             node.machine.later(0.2, self.contribute, node, round_)
             return
         fresh = f"{node.peer}.{node.machine.lives}.{round_}"
-        node.delta = node.delta + Sym(((fresh, Fraction(self.loudness.get(node.peer, 1))),))
         weight = Fraction(self.random.choice((1, 2, 4)))
+        length = (weight if self.is_paced else 1) * self.loudness.get(node.peer, 1)
+        node.delta = node.delta + Sym(((fresh, Fraction(length)),))
+        if self.is_paced:  # after an abort the delta is of more tokens
+            weight = sum((factor for _, factor in node.delta.terms), Fraction(0))
         frozen = node.ledger.freeze(round_, node.delta, weight)  # type: ignore[arg-type]
         for name, factor in (node.delta * weight).terms:
             self.deltas[name] = self.deltas.get(name, Fraction(0)) + factor
@@ -484,6 +493,7 @@ class World:
             assert known.digest() == value.digest(), f"two decisions of round {value.round}"
             return
         self.decided[value.round] = value
+        self.decided_at[value.round] = self.now
         before = self.decided.get(value.round - 1)
         if before is not None:
             assert value.epoch == before.next_view.epoch

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 
 from prime.errors import CorruptedError, UsageError
 from prime.sim.decision import RuleBrokenError
+from prime.trainer.robust.rules import Rule
 from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
 from prime.trainer.round.ballot import Ballot
 from prime.trainer.round.journal import compact
 from prime.trainer.round.round import RoundCore
+from prime.trainer.round.terms import Terms
 from prime.trainer.round.view import Member, Value
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -305,6 +307,11 @@ def test_a_lost_disk_comes_back_as_another_life_that_never_speaks_for_the_old_on
     world.until(lambda: world.commits()[-1].next_view.has(fresh))
     let_in = len(world.commits())
     world.until(lambda: any(victim in v.contributors() for v in world.commits()[let_in:]))
+
+
+def test_a_round_in_which_everyone_was_suspected_once_goes_on_with_those_that_live() -> None:
+    """Under loss and long delays each owner had been silent for a while, so that none was left to take a dead one's part."""
+    chaos(392, 3, seconds=20.0, terms=Terms(rule=Rule("mean", norm_gate=2.0)))
 
 
 def test_a_journal_of_another_peer_or_run_is_refused() -> None:
