@@ -407,6 +407,44 @@ def _folder_of(name: str, config: Path | None, node: str | None) -> Path:
 RUNS: Final = "runs"
 
 
+def audit(run: RunName = "", config: ConfigFile = None, node: Node = None, as_json: AsJson = False) -> None:
+    """Recompute the last decided round from the contributions that its owners show, and name who made something else.
+
+    The contributions are signed, and their bytes are fetched again from the owners: it takes about as long as a round.
+    """
+    import attrs
+    import trio
+
+    from prime.errors import CorruptedError
+    from prime.trainer.runs.messages import AuditRun, RoundAudit
+
+    async def ask(socket: Path) -> RoundAudit:
+        from prime.node.client import open_runs
+
+        async with open_runs(socket) as (_, runs):
+            return await runs.ask(AuditRun(run), timeout=AUDIT_S)
+
+    found = trio.run(ask, socket_of(config, node))
+    wrong = [finding for finding in found.findings if finding.judgement == "wrong"]
+    head = f"round {found.round} of {found.run}, reduced by {found.rule}"
+    lines = [f"{_part(each.part):<8}  {each.judgement:<9}  {each.peer}  {each.reason}" for each in found.findings]
+    emit({"event": "run.audited", **attrs.asdict(found)}, "\n".join([head, *lines]), as_json=as_json)  # type: ignore[arg-type]  # a @record
+    if wrong:
+        named = ", ".join(sorted({finding.peer for finding in wrong}))
+        raise CorruptedError(
+            f"round {found.round} of {found.run} is not what its contributions give: {named}",
+            hint="keep that member out (admission.deny), and go back to a state from before the round",
+        )
+
+
+def _part(part: int) -> str:
+    return "seal" if part < 0 else f"part {part}"
+
+
+AUDIT_S: Final = 600.0
+"""How long an audit may take: all contributions travel once more."""
+
+
 def enlist(app: typer.Typer) -> None:
     """Add the commands of this file to `prime train`."""
     app.command()(recover)
@@ -414,4 +452,5 @@ def enlist(app: typer.Typer) -> None:
     app.command()(status)
     app.command()(watch)
     app.command()(stop)
+    app.command()(audit)
     app.command()(logs)

@@ -26,14 +26,14 @@ from prime.observe.messages import (
     TakeBulk,
 )
 from prime.observe.status import StatusActor
-from prime.trainer.runs.messages import RUNS_PATH, EndRun, LeaveRun, ListRuns, RecoverRun, ShareRun, SubmitRun
+from prime.trainer.runs.messages import RUNS_PATH, AuditRun, EndRun, LeaveRun, ListRuns, RecoverRun, ShareRun, SubmitRun
 from prime.transport.unix import Unix
 
 ASK_TIMEOUT_S = 5.0
 
 Connect = Callable[[Path], Awaitable[Ref[GetStatus | StopNode]]]
 LinksRef = Ref[Ping | TakeBulk | GiveBulk | MeasureLinks]
-RunsRef = Ref[ShareRun | SubmitRun | ListRuns | LeaveRun | EndRun | RecoverRun]
+RunsRef = Ref[ShareRun | SubmitRun | ListRuns | LeaveRun | EndRun | RecoverRun | AuditRun]
 
 
 @contextlib.asynccontextmanager

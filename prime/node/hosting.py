@@ -37,7 +37,7 @@ from prime.trainer.metadata import TrainingConfig
 from prime.trainer.round.messages import ROUND_TAGS, STATE_TAGS
 from prime.trainer.runs import board as runs
 from prime.trainer.runs.acceptance import Acceptance
-from prime.trainer.runs.messages import RUNS_PATH, RunMember, RunNotice, RunsKnown, ShareRun, Standing
+from prime.trainer.runs.messages import RUNS_PATH, RoundAudit, RunMember, RunNotice, RunsKnown, ShareRun, Standing
 from prime.trainer.swarm.report import RunFigures, swarm_report
 from prime.transport.links import Links
 
@@ -124,6 +124,13 @@ class RunHost:
             self._called_off = True
             self._leave.set()
         return run
+
+    async def audit(self, name: str) -> RoundAudit:
+        """Audit the last decided round of a run. Raises as `leave`, and `NotFoundError` where there is none to audit."""
+        run = self._own(name)
+        if self.training is None:
+            raise NotFoundError(f"{run} has not begun here", hint="`prime train status` says how far it is")
+        return await self.training.audit()
 
     def _own(self, name: str) -> str:
         run = self._board.find(name)

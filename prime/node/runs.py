@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from prime.actor import Actor, on
-from prime.errors import RefusedError
+from prime.actor import Actor, Later, on
+from prime.errors import PrimeError, RefusedError
 from prime.trainer.runs.messages import (
+    AuditRun,
     EndRun,
     LeaveRun,
     ListRuns,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from prime.node.hosting import RunHost
 
 
-class RunsActor(Actor[ShareRun | SubmitRun | ListRuns | LeaveRun | EndRun | RecoverRun]):
+class RunsActor(Actor[ShareRun | SubmitRun | ListRuns | LeaveRun | EndRun | RecoverRun | AuditRun]):
     """At `/node/runs`: hears other nodes tell of runs, and answers this node's own user."""
 
     def __init__(self, host: RunHost) -> None:
@@ -73,6 +74,20 @@ class RunsActor(Actor[ShareRun | SubmitRun | ListRuns | LeaveRun | EndRun | Reco
         """Go on in the run's successor."""
         self._check_sender()
         return self._host.recover(m.as_new)
+
+    @on(AuditRun)
+    def audit_run(self, m: AuditRun) -> Later:
+        """Audit the last decided round, beside the actor: owners may take their time."""
+        self._check_sender()
+        later = self.ctx.defer()
+        self.ctx.start_soon(self._audit, m.run, later)
+        return later
+
+    async def _audit(self, run: str, later: Later) -> None:
+        try:
+            later.reply(await self._host.audit(run))
+        except PrimeError as error:
+            later.fail(error)
 
     def _observe(self, fact: Any) -> None:
         if isinstance(fact, LinkUp):

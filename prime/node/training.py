@@ -19,7 +19,7 @@ from prime.actor import Mailbox, Ref, Restart, Supervisor, System
 from prime.actor.contract import Journal
 from prime.actor.groups import one_error
 from prime.config import Config, TrainConfig, derive
-from prime.errors import ActorUsageError, ConfigError, DataError, RefusedError, WorldError
+from prime.errors import ActorUsageError, ConfigError, DataError, NotFoundError, RefusedError, WorldError
 from prime.node.contacts import DIAL_DEADLINE_S, dial_silent, find_contacts
 from prime.node.succession import JOURNAL, FoundSuccessor, settled_run
 from prime.process.network import Routes
@@ -32,7 +32,9 @@ from prime.trainer.round.terms import Terms
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.validity import ADDRESS_CHARACTERS_MAX, ADDRESSES_MAX
 from prime.trainer.round.view import Member
+from prime.trainer.runs.messages import PartFinding, RoundAudit
 from prime.trainer.swarm.aggregator import AGGREGATOR_PATH, Aggregator, SwarmPlan
+from prime.trainer.swarm.audit import audit
 from prime.trainer.swarm.donor import Donor
 from prime.trainer.swarm.float32 import Float32
 from prime.trainer.swarm.plans import EndSwarm, FurtherContacts, Outcome, StateSaved, ViewEntered
@@ -152,6 +154,20 @@ class Training:
         ref = self._system.whereis(AGGREGATOR_PATH)
         if ref is not None:
             await ref.tell(EndSwarm())
+
+    async def audit(self) -> RoundAudit:
+        """Recompute the last decided round from what its owners show: who reduced something else is named.
+
+        Takes the bytes of all contributions. Raises `NotFoundError` where no round with contributions is kept here.
+        """
+        case = self.aggregator.audit_case() if self.aggregator is not None else None
+        if case is None:
+            raise NotFoundError(
+                "no decided round with contributions is kept here", hint="the last one is, until the next is decided"
+            )
+        findings = await audit(self._system, case)
+        shown = tuple(PartFinding(each.part, each.peer, each.judgement, each.reason) for each in findings)
+        return RoundAudit(case.run, case.value.round, case.rule.name, shown)
 
     async def spawn(self, states: Supervisor, sup: Supervisor) -> None:
         """Start donor, aggregator and trainer (called by `open_trainer`)."""

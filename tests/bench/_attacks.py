@@ -40,8 +40,8 @@ def _usual_norm(honest_ND: Rows) -> float:  # noqa: N803
 
 
 def scaled(liars: Liars, honest_ND: Rows) -> list[Vector]:  # noqa: N803
-    """Send a hundred times what an honest member sends."""
-    return [100 * honest_ND[i] for i in range(liars.count)]
+    """Send a hundred times what an honest member sends, the other way."""
+    return [-100 * honest_ND[i] for i in range(liars.count)]
 
 
 def flipped(liars: Liars, honest_ND: Rows) -> list[Vector]:  # noqa: N803

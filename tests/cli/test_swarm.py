@@ -194,6 +194,21 @@ def test_what_happened_is_in_the_log(prime: Any, swarm: tuple[Free, Free], first
     assert {json.loads(line)["schema"] for line in out.splitlines()} == {1}
 
 
+def test_the_last_round_is_audited(prime: Any, swarm: tuple[Free, Free], first: str) -> None:
+    until_round(prime, swarm[1], 1)
+
+    def audited() -> dict[str, Any] | None:  # while the next round is not decided, else nothing is shown any more
+        code, out, err = prime("train", "audit", "first", "--config", swarm[1].file, "--json")
+        assert code == 0, err
+        found: dict[str, Any] = json.loads(out)
+        return found if all(each["judgement"] == "right" for each in found["findings"]) else None
+
+    found = until(audited, 60, "an audit between two rounds")
+    assert (found["event"], found["run"], found["rule"]) == ("run.audited", first, "mean")
+    assert sorted(each["peer"] for each in found["findings"]) == sorted(node.peer for node in swarm)
+    assert prime("train", "audit", "nothing", "--config", swarm[1].file)[0] == 6
+
+
 def test_stop_ends_the_run_for_all_with_one_model(prime: Any, swarm: tuple[Free, Free], first: str) -> None:
     until_round(prime, swarm[1], 2)
     code, out, _ = prime("train", "stop", "first", "--config", swarm[1].file, "--json")

@@ -104,6 +104,36 @@ class RecoverRun(Ask[str]):
     as_new: str = ""
 
 
+@record
+class PartFinding:
+    """What an audit says of one part and of the member that made it; part -1 is the seal, by the round's leader.
+
+    `reason` is empty for one that is right; "not shown" is no proof of anything.
+    """
+
+    part: int
+    peer: str
+    judgement: Literal["right", "wrong", "not shown"]
+    reason: str
+
+
+@record
+class RoundAudit:
+    """What an audit of one decided round found."""
+
+    run: str
+    round: int
+    rule: str
+    findings: tuple[PartFinding, ...]
+
+
+@message(tag=0x196)
+class AuditRun(Ask[RoundAudit]):
+    """Recompute the last decided round from the contributions that its owners show. Control socket only."""
+
+    run: str
+
+
 def run_name(name: str, founder: str, nonce: str, settings: TrainingConfig) -> str:
     """Return a run's full name, `NAME@DIGEST`: two runs never share it, and nobody can change what one is of.
 
