@@ -3,7 +3,7 @@
 #
 #   netsim.sh N RATE DELAY -- COMMAND...        e.g. netsim.sh 2 100mbit 10ms -- python worker.py
 #
-# RATE is what each namespace may send (tbf), 0 for as much as it can; DELAY is one way (a round trip takes twice as
+# RATE is what each namespace may send (tbf), 0 for as much as it can, and the variable NETSIM_DOWN what it may receive; DELAY is one way (a round trip takes twice as
 # long), 0 for none. COMMAND runs once in each namespace, with RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT and
 # GLOO_SOCKET_IFNAME, so a torch program finds its group. The exit status is that of the last COMMAND that failed, else 0.
 # Needs root and tc. Where the kernel has no netem, a program in user space delays (delay.py). All is removed at the end.
@@ -50,6 +50,9 @@ for ((i = 0; i < N; i++)); do
     ip netns exec "$SWITCH" "$PYTHON" "$HERE/offload.py" "p$i"
   fi
   ip -n "$SWITCH" link set "p$i" up
+  if [ -n "${NETSIM_DOWN:-}" ]; then
+    ip netns exec "$SWITCH" tc qdisc add dev "p$i" root tbf rate "$NETSIM_DOWN" burst "${NETSIM_BURST:-256kb}" latency 200ms
+  fi
   if [ "$RATE" != 0 ]; then
     ip netns exec "$SPACE" tc qdisc add dev eth0 root handle 1: tbf rate "$RATE" burst "${NETSIM_BURST:-256kb}" latency 200ms
   fi

@@ -29,6 +29,7 @@ from prime.trainer.round.round import RoundCore
 from prime.trainer.round.status import Status, phase_of
 from prime.trainer.round.terms import DEFAULT_TERMS, Terms
 from prime.trainer.round.timing import Timing
+from prime.trainer.round.validity import view_fault
 from prime.trainer.round.view import Member, Share, View
 from prime.trainer.swarm import plans
 from prime.trainer.swarm.audit import AuditCase, offer_fault, open_offer
@@ -399,6 +400,15 @@ class Aggregator(Actor[Heard]):
         if isinstance(m, msg.Report) and m.offer is not None and not self._is_signed(m, m.offer):
             return
         await self._step(cmd.Received(m))
+        if isinstance(m, msg.Commit):
+            self._meet(m)
+
+    def _meet(self, commit: msg.Commit) -> None:
+        """Learn where the members are that a contact named: each has to hear our wish, as each leads a round now and then."""
+        core = self._core
+        view = commit.value.next_view
+        if core is not None and core.joining and commit.sender in core.contacts and not view_fault(view):
+            self._learn(view)
 
     def _is_signed(self, m: msg.Report, offer: msg.Offer) -> bool:
         """Tell whether a member's offer stands under its signature, and is the one that it signed before."""

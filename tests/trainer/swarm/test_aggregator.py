@@ -102,7 +102,7 @@ class Swarm:
         self.nodes: list[Node] = []
         self.lives = 0
 
-    async def add(self, *, nodes_min: int = 1, node: Node | None = None) -> Node:
+    async def add(self, *, nodes_min: int = 1, node: Node | None = None, through: Node | None = None) -> Node:
         found = not self.nodes
         if node is None:
             key = KeyPair.from_seed(bytes([len(self.nodes)] * 32))
@@ -111,10 +111,11 @@ class Swarm:
         else:
             await node.gone.wait()
         node.heard, node.scope, node.gone = [], trio.CancelScope(), trio.Event()
-        await self.nursery.start(self._run, node, found, nodes_min)
+        known = [other for other in self.nodes if other is not node] if through is None else [through]
+        await self.nursery.start(self._run, node, found, nodes_min, known)
         return node
 
-    async def _run(self, node: Node, found: bool, nodes_min: int, *, task_status: Any) -> None:
+    async def _run(self, node: Node, found: bool, nodes_min: int, known: list[Node], *, task_status: Any) -> None:
         with node.scope:
             async with (
                 open_system(transport=self.hub, key=node.key, seed=0) as system,
@@ -122,8 +123,8 @@ class Swarm:
             ):
                 contacts = []
                 if not found:
-                    for other in self.nodes:
-                        if other is not node and not other.scope.cancel_called:
+                    for other in known:
+                        if not other.scope.cancel_called:
                             assert system.network is not None
                             contacts.append(await system.network.dial(other.address))
                 self.lives += not node.journal.records()  # a journal that is empty is another life
@@ -237,6 +238,26 @@ async def test_an_aggregator_that_is_started_again_owes_nothing() -> None:
         last.scope.cancel()
         await swarm.add(node=last)
         assert last.living._ledgers.all() == ()
+
+
+async def test_a_joiner_that_knows_one_member_is_let_in_by_whichever_leads_next() -> None:
+    async with swarm_of(3) as swarm:
+        members, round_ = list(swarm.nodes), 1
+        entered = await members[0].until(lambda o: isinstance(o, plans.ViewEntered) and o.round == 1)
+        while entered.view.order(round_)[0] == members[0].key.peer:
+            await commit(members, round_)
+            round_ += 1
+        joiner = await swarm.add(through=members[0])
+        while not all(joiner.key.peer in node.living._core.roster.joining for node in members):  # noqa: ASYNC110
+            await trio.sleep(0.01)
+        outcomes = await commit(members, round_)
+        assert joiner.key.peer in outcomes[0].value.next_view.peers()
+
+
+async def commit(nodes: list[Node], round_: int) -> list[Any]:
+    for i, node in enumerate(nodes):
+        await node.aggregator.tell(plans.Contribute(round_, delta_of(i, round_), 1.0))
+    return [await node.committed(round_) for node in nodes]
 
 
 async def test_a_dead_member_is_left_out_and_joins_again() -> None:
