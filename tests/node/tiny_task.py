@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 SLOW_STEP_S = 0.05
+LEARNER_STEP_S = 0.1
 
 
 class Tiny:
@@ -32,3 +33,8 @@ def quick(_: Any) -> Tiny:
 def slow(_: Any) -> Tiny:
     """Build the same model with steps long enough to be killed in."""
     return Tiny(SLOW_STEP_S)
+
+
+def learner(_: Any) -> Tiny:
+    """Build the same model with steps that leave room for other nodes on the same cores."""
+    return Tiny(LEARNER_STEP_S)
