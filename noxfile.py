@@ -139,6 +139,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """Let eight nodes come and go for two minutes, or `-- --minutes 30`: what grows, what hangs, whether they learn."""
+    session.install(".[all]", *group("test"))
+    session.run("python", "tests/node/soak.py", *session.posargs)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Build the pages with warnings as errors, and run the examples that stand in them."""
     session.install(".[testing]", *group("docs"))

@@ -315,10 +315,7 @@ class Swarm:
         return self._struck(points, signal.SIGSTOP)
 
     def _struck(self, points: dict[int, str], signal_: signal.Signals, *, back: bool = False) -> list[dict[str, Any]]:
-        for index, point in points.items():
-            self.arm(index, point, signal_)
-        self.contribute(self.ready())
-        last = max(self.heard(index, "point")["struck_at"] for index in points)
+        last = self.begin(points, signal_)
         survivors = self.alive(*points)
         for index in points if back else ():
             self.start(index)
@@ -328,6 +325,23 @@ class Swarm:
         late_s = max(o["at"] for o in outcomes) - last - self._detected_s(survivors, last, signal_)
         assert late_s < 1.0 + BUSY_ROUNDS * self.usual_s, f"{late_s:.2f} s late\n{self.story()}"
         return outcomes
+
+    def begin(self, points: dict[int, str], signal_: signal.Signals = signal.SIGKILL) -> float:
+        """Begin a round in which each of these gets a signal at its point; return when the last one did."""
+        for index, point in points.items():
+            self.arm(index, point, signal_)
+        self.contribute(self.ready())
+        last = max(self.heard(index, "point")["struck_at"] for index in points)
+        self.until(lambda: signal_ == signal.SIGSTOP or not any(self.members[i].is_alive for i in points))
+        return float(last)
+
+    def counts(self, index: int) -> dict[str, Any]:
+        """Return what a member's process has of tasks, descriptors and memory."""
+        member = self.members[index]
+        told = len(member.told)
+        member.order(do="count")
+        self.until(lambda: any(_fits(t, "counts", {}) for t in member.told[told:]))
+        return self.heard(index, "counts")
 
     def _detected_s(self, survivors: Sequence[Process], last: float, signal_: signal.Signals) -> float:
         """Return how long after a strike its detection may have been."""

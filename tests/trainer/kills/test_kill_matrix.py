@@ -93,3 +93,60 @@ def test_the_leader_and_another_of_five_are_killed(five: Swarm, first: str, seco
     five.kill({leader: first, last: second})
     five.restart(leader)
     five.restart(last)
+
+
+@pytest.mark.parametrize("point", ["scatter", "reduced"])
+def test_below_a_majority_nothing_commits_until_enough_are_back(five: Swarm, point: str) -> None:
+    victims = five.order()[-3:]
+    five.begin(dict.fromkeys(victims, point))
+    for index in (m.index for m in five.alive()):
+        five.heard(index, "stalled", round=five.round)
+    round_ = five.round
+    assert not [m for m in five.alive() if m.last("decided", round=round_)]
+    for victim in victims:
+        five.restart(victim)
+    outcomes = five.decided(five.alive(*victims))
+    assert outcomes[0]["round"] == round_
+
+
+def test_all_are_killed_at_once_and_go_on_with_their_journals(three: Swarm) -> None:
+    round_ = three.round
+    three.run_round()
+    three.begin(dict.fromkeys(range(3), "scatter"))
+    for index in range(3):
+        three.restart(index)
+    assert three.decided(three.members)[0]["round"] == round_ + 1
+
+
+def test_one_joins_while_another_is_killed(tmp_path: Path) -> None:
+    with running(tmp_path, 3) as swarm:
+        victim = swarm.victim("after seal")
+        swarm.start(3)
+        swarm.kill({victim: "after seal"})
+        swarm.restart(victim)
+        swarm.address(3)
+        swarm.all_in()
+        assert len(swarm.states()) == 1
+
+
+@pytest.mark.parametrize("point", ["scatter", "after seal", "decided, told nobody"])
+def test_one_of_three_is_killed_over_libp2p(tmp_path: Path, point: str) -> None:
+    with running(tmp_path, 3, transport="libp2p") as swarm:
+        victim = swarm.victim(point)
+        swarm.kill({victim: point})
+        swarm.restart(victim)
+        swarm.all_in()
+        assert len(swarm.states()) == 1
+
+
+def test_members_that_come_and_go_leave_nothing_behind(three: Swarm) -> None:
+    three.run_round()
+    before = [three.counts(index) for index in (0, 1)]
+    for _ in range(8):
+        three.kill({2: "scatter"})
+        three.restart(2)
+        three.all_in()
+    for index, then in enumerate(before):
+        now = three.counts(index)
+        assert now["tasks"] <= then["tasks"] and now["fds"] <= then["fds"] + 1, (then, now)
+        assert now["kib"] < 1.05 * then["kib"], (then, now)
