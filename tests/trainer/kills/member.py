@@ -217,7 +217,7 @@ class Learner:
         match order:
             case {"do": "arm", "point": point, "round": round_, "signal": signal_}:
                 observer.arm(point, round_, signal_)
-                say(kind="armed")
+                say(kind="armed", round=round_)
             case {"do": "contribute", "round": round_, "weight": weight}:
                 delta = await trio.to_thread.run_sync(delta_of, self.index, round_, self.elements)
                 say(kind="contributes", round=round_)

@@ -122,7 +122,7 @@ class Observer:
     def strike(self) -> None:
         """Say where it ends, and end."""
         point, self.armed = self.armed, ""
-        self.say(kind="point", point=point, struck_at=time.monotonic())
+        self.say(kind="point", point=point, round=self.round, struck_at=time.monotonic())
         os.kill(os.getpid(), self.signal)
 
 

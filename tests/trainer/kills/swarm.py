@@ -238,7 +238,7 @@ class Swarm:
     def arm(self, index: int, point: str, signal_: int = signal.SIGKILL) -> None:
         """Make a member get a signal at a point of the coming round."""
         self.members[index].order(do="arm", point=point, round=self.round, signal=int(signal_))
-        self.heard(index, "armed")
+        self.heard(index, "armed", round=self.round)
 
     def ready(self) -> list[Process]:
         """Return who could contribute to the coming round now."""
@@ -315,8 +315,8 @@ class Swarm:
         return self._struck(points, signal.SIGSTOP)
 
     def _struck(self, points: dict[int, str], signal_: signal.Signals, *, back: bool = False) -> list[dict[str, Any]]:
+        survivors = [m for m in self.ready() if m.index not in points]
         last = self.begin(points, signal_)
-        survivors = self.alive(*points)
         for index in points if back else ():
             self.start(index)
         outcomes = self.decided(survivors)
@@ -331,7 +331,7 @@ class Swarm:
         for index, point in points.items():
             self.arm(index, point, signal_)
         self.contribute(self.ready())
-        last = max(self.heard(index, "point")["struck_at"] for index in points)
+        last = max(self.heard(index, "point", round=self.round)["struck_at"] for index in points)
         self.until(lambda: signal_ == signal.SIGSTOP or not any(self.members[i].is_alive for i in points))
         return float(last)
 
