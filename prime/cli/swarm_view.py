@@ -164,7 +164,9 @@ def _state(member: RunMember, seen: MemberStatus | None) -> str:
     if seen is None or member.standing != "member":
         state = _STANDINGS[member.standing]
         return f"{state}: {plain(member.why)}" if member.why else state
-    return ""
+    if seen.left_out:
+        return f"left out: {plain(seen.left_out)}"
+    return f"score {seen.score:.1f}" if seen.score else ""
 
 
 def _after(run: RunStatus, names: Mapping[str, str]) -> Iterator[str]:

@@ -105,6 +105,7 @@ def _run(training: Training, rounds_after: int) -> RunStatus:
 def _members(progress: Progress, status: Any, tally: Tally) -> tuple[MemberStatus, ...]:
     alive = dict(status.alive) if status is not None else {}
     awaited = dict(status.waiting_for) if status is not None else {}
+    judged = {share.peer: (share.score, share.reason) for share in status.judged} if status is not None else {}
     return tuple(
         MemberStatus(
             peer,
@@ -114,6 +115,7 @@ def _members(progress: Progress, status: Any, tally: Tally) -> tuple[MemberStatu
             tally.expected,
             progress.contributed.get(peer, 0),
             awaited.get(peer, ""),
+            *judged.get(peer, (0.0, "")),
         )
         for peer in progress.members
     )

@@ -50,7 +50,9 @@ class MemberStatus:
     """A member of the present view as this node sees it.
 
     `chunks_held` of its `chunks_expected` for the parts that are stored here have come; `contributed` counts the rounds
-    that have a contribution of its; `waited_for` says what the round waits for from it, if it does.
+    that have a contribution of its; `waited_for` says what the round waits for from it, if it does. `score` is how far
+    its last contribution lay from the others, 1 being as far as usual (0: nobody looked); `left_out` says why it did not
+    count, if so.
     """
 
     peer: str
@@ -60,6 +62,8 @@ class MemberStatus:
     chunks_expected: int = 0
     contributed: int = 0
     waited_for: str = ""
+    score: float = 0.0
+    left_out: str = ""
 
 
 @record

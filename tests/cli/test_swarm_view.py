@@ -150,3 +150,13 @@ def test_events_are_one_line_for_a_round_and_one_for_a_change(capsys: pytest.Cap
     assert [one["event"] for one in told] == ["run.round", "run.status", "run.round"]
     assert [one["round"] for one in told if one["event"] == "run.round"] == [6, 7]
     assert all(one["schema"] == 1 and one["run"] == "demo@0123456789ab" for one in told)
+
+
+def test_whose_contribution_was_left_out_is_said_with_the_reason_and_others_with_their_score() -> None:
+    run = run_status()
+    a, b, c = run.members
+    reason = "its norm per token is 33.0 times the median: the gate is 3"
+    judged = (attrs.evolve(a, score=1.04), attrs.evolve(b, score=40.0, left_out=reason), c)  # type: ignore[misc]
+    lines = list(swarm_view.lines(node_status(attrs.evolve(run, members=judged)), ALL))  # type: ignore[misc]
+    assert any("node-a" in line and line.endswith("score 1.0") for line in lines)
+    assert any("node-b" in line and line.endswith(f"left out: {reason}") for line in lines)
