@@ -37,7 +37,9 @@ ViaLibp2p = Annotated[
     typer.Option("--via-libp2p", metavar="MULTIADDR", help="Be reached through this standard libp2p relay, too."),
 ]
 Upnp = Annotated[bool | None, typer.Option("--upnp/--no-upnp", help="Ask the router to pass a port on to this node.")]
-NodesMin = Annotated[int | None, typer.Option("--nodes-min", help="Found the run once this many nodes are there.")]
+NodesMin = Annotated[
+    int | None, typer.Option("--nodes-min", help="Found a run of its own once this many nodes are there.")
+]
 Data = Annotated[str | None, typer.Option("--data", metavar="PATH", help="Train on this text file or folder.")]
 
 Allow = Annotated[
@@ -69,7 +71,11 @@ def start(
     parent_eof: Annotated[bool, typer.Option("--parent-eof", hidden=True)] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a node: with --join, or --mdns, it joins a swarm, else it founds one. Ctrl-C once drains, twice stops."""
+    """Run a node: with --join, or --mdns, it links with others, and takes part in the runs that they tell of.
+
+    With settings of a run of its own ([train], --nodes-min, --data) it founds that one, or joins it. Ctrl-C once drains,
+    twice stops.
+    """
     run_one(
         config,
         {
@@ -106,7 +112,8 @@ def run_one(file: Path | None, flags: dict[str, Any], *, parent_eof: bool, as_js
     loaded = load(file, flags={key: value for key, value in flags.items() if value is not None})
     configure(loaded.config.log)
     _check_memory(loaded.config)
-    on_ready: Callable[[NodeStatus], None] = functools.partial(_tell_ready, as_json=as_json)
+    own_run = loaded.sets("train")
+    on_ready: Callable[[NodeStatus], None] = functools.partial(_tell_ready, own_run=own_run, as_json=as_json)
     status = trio.run(
         functools.partial(
             run_node,
@@ -114,7 +121,7 @@ def run_one(file: Path | None, flags: dict[str, Any], *, parent_eof: bool, as_js
             os.environ,
             on_ready=on_ready,
             parent_eof=parent_eof,
-            own_run=loaded.sets("train"),  # with none, it waits for runs that are submitted
+            own_run=own_run,
         ),
         restrict_keyboard_interrupt_to_checkpoints=True,
     )
@@ -133,12 +140,14 @@ def _check_memory(config: Config) -> None:
         )
 
 
-def _tell_ready(status: NodeStatus, *, as_json: bool) -> None:
+def _tell_ready(status: NodeStatus, *, own_run: bool, as_json: bool) -> None:
     result = {"event": "node.ready", "peer": status.peer, "name": status.name, "addresses": list(status.addresses)}
     text = f"node {status.name} listens over {status.transport}\n" + "\n".join(
         f"  join it with: prime node start --transport {status.transport} --join {address}"
         for address in status.addresses
     )
+    if not own_run:
+        text += f"\n  train with it:    prime train submit charlm --node {status.name}"
     emit(result, text, as_json=as_json)
 
 

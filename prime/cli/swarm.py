@@ -84,7 +84,7 @@ def submit(
     )
     emit(
         {"event": "run.submitted", "run": notice.run, "founder": notice.founder, "folder": own},
-        "\n".join(_submitted(notice)),
+        "\n".join(_submitted(notice, node)),
         as_json=as_json,
     )
 
@@ -136,14 +136,14 @@ def _built(notice: RunNotice) -> bool:
     return True
 
 
-def _submitted(notice: RunNotice) -> list[str]:
+def _submitted(notice: RunNotice, node: str | None) -> list[str]:
     settings, there = notice.settings, sum(member.standing in ("joining", "member") for member in notice.members)
     missing = settings.nodes_min - there
     wait = f"waits for {missing} more node{'s' if missing > 1 else ''}" if missing > 0 else "starts now"
     return [
         f"run {notice.run} is founded, and {wait}",
         f"  {settings.rounds} rounds of {settings.inner_steps} steps, from {settings.nodes_min} nodes on",
-        f"  watch it with: prime train watch {notice.run.partition('@')[0]}",
+        f"  watch it with: prime train watch {notice.run.partition('@')[0]}" + (f" --node {node}" if node else ""),
     ]
 
 

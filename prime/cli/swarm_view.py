@@ -129,9 +129,8 @@ def _table(notice: RunNotice, known: RunsKnown, run: RunStatus | None) -> Iterat
     seen = {member.peer: member for member in run.members} if run is not None else {}
     decided = run.committed if run is not None else 0
     counted = run is not None and bool(seen)
-    yield f"  {'node':<{NAME_SHOWN + 2}}{'id':<{PEER_SHOWN + 3}}" + (
-        f"{'round':>6}  {'contributed':>12}  {'chunks here':<{BAR_WIDTH + 10}}" if counted else f"{'round':>6}"
-    )
+    head = f"  {'node, * here':<{NAME_SHOWN + 2}}{'id':<{PEER_SHOWN + 3}}{'round':>6}"
+    yield head + (f"  {'contributed':>12}  {'chunks here'}" if counted else "")
     for member in notice.members[:MEMBERS_SHOWN]:
         yield f"  {_row(member, seen.get(member.peer), decided, known, counted=counted)}".rstrip()
     if (more := len(notice.members) - MEMBERS_SHOWN) > 0:
@@ -151,7 +150,7 @@ def _share(seen: MemberStatus | None, decided: int) -> str:
 
 
 def _chunks(seen: MemberStatus | None) -> str:
-    if seen is None or not seen.chunks_expected:
+    if seen is None or not seen.chunks_held:
         return "-"
     return f"{bar(seen.chunks_held, seen.chunks_expected)} {seen.chunks_held}/{seen.chunks_expected}"
 
@@ -289,7 +288,7 @@ class RunScreen:
 
 def _styled(line: str) -> Text:
     word = line.split(maxsplit=1)[0].rstrip(":") if line.strip() else ""
-    style = "bold" if not line.startswith(" ") else "dim" if word == "node" else _STYLES.get(word, "")
+    style = "bold" if not line.startswith(" ") else "dim" if word == "node," else _STYLES.get(word, "")
     return Text(line, style=style, no_wrap=True, overflow="ellipsis")
 
 

@@ -126,8 +126,8 @@ def _waiting_for(status: Any, aggregator: Any) -> tuple[str, ...]:
     if status is None:
         return ()
     missing = aggregator.nodes_min - 1 - len(status.joining)
-    if status.round == 0 and status.phase != "outside" and missing > 0:
-        return (f"{missing} more to join (train.nodes_min is {aggregator.nodes_min})",)
+    if status.round == 0 and status.phase not in ("outside", "starting") and missing > 0:
+        return (f"{missing} more to join (nodes_min is {aggregator.nodes_min})",)
     return tuple(f"{peer}: {why}" for peer, why in status.waiting_for)
 
 
