@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ from prime.errors import (
 )
 from prime.node.run_files import RunLog, write_run
 from prime.node.runs import RunsActor
-from prime.node.succession import FoundSuccessor, JoinSuccessor, Succession, check_successor, succeed
+from prime.node.succession import JOURNAL, FoundSuccessor, JoinSuccessor, Succession, check_successor, succeed
 from prime.node.training import Training, open_trainer, timing_of, training_config
 from prime.process.network import Routes
 from prime.trainer.metadata import TrainingConfig
@@ -39,6 +40,7 @@ from prime.trainer.runs import board as runs
 from prime.trainer.runs.acceptance import Acceptance
 from prime.trainer.runs.messages import RUNS_PATH, RoundAudit, RunMember, RunNotice, RunsKnown, ShareRun, Standing
 from prime.trainer.swarm.report import RunFigures, swarm_report
+from prime.trainer.swarm.saved import STATES_FOLDER
 from prime.transport.links import Links
 
 BEAT_S: Final = 2.0
@@ -203,6 +205,7 @@ class RunHost:
             self._say(f"takes part in the run {notice.run}")
             await self._keep_record(notice, over=False)
             await self._train(notice, contacts, self._run_folder(notice.run), stay=False)
+            await self._tidy(notice.run)
         except PrimeError as error:
             again = isinstance(error, UnreachableError)
             self._say(f"cannot take part in {notice.run}: {error}")
@@ -383,6 +386,12 @@ class RunHost:
         text = json.dumps({**found, "settings": settings, "members": contacts}, indent=2)
         await trio.to_thread.run_sync(_write, folder, text)
 
+    async def _tidy(self, run: str) -> None:
+        """Remove what a member needs as long as a run goes on, once it is done here: its journal and its states."""
+        members = next((known.members for known in self.known().runs if known.run == run), ())
+        if any(member.peer == self._system.peer and member.standing == "done" for member in members):
+            await trio.to_thread.run_sync(_remove_working_files, self._run_folder(run))
+
     def _resume(self) -> None:
         """Go on in the run that this node was in when it was last stopped, if it was in one."""
         for file in sorted((self._folder / RUNS).glob(f"*/{RECORD}"), key=lambda file: -file.stat().st_mtime):
@@ -440,6 +449,12 @@ def _write(folder: Path, text: str) -> None:
             f"{folder}: cannot be written ({error.strerror})",
             hint="node.state_dir names a folder that you may write to",
         ) from error
+
+
+def _remove_working_files(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        (folder / JOURNAL).unlink(missing_ok=True)
+    shutil.rmtree(folder / STATES_FOLDER, ignore_errors=True)
 
 
 def _read(file: Path) -> RunNotice | None:

@@ -46,7 +46,7 @@ class Neighbourhood:
                     case core.WakeAt(at):
                         wake_at = at
                     case core.Found():
-                        say(f"nobody on the local network is in run {self._config.train.run!r}: founding it")
+                        say(f"nobody on the local network is in {self._config.train.run!r} yet: this node is the first")
                         return ()
                     case core.Join(contacts):
                         return tuple(_multiaddr(*contact) for contact in contacts)

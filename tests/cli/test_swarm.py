@@ -225,6 +225,9 @@ def test_stop_ends_the_run_for_all_with_one_model(prime: Any, swarm: tuple[Free,
     models = [(node.runs / first / "first.safetensors").read_bytes() for node in swarm]
     assert models[0] == models[1]
     until(lambda: not status(prime, swarm[0])["taking"], 40, "a free node")
+    assert {file.name for file in (swarm[0].runs / first).iterdir()} == {
+        *("events.jsonl", "run.json", "report.json", "curves.png", "first.safetensors", "first.json")
+    }
     code, _, err = prime("train", "stop", "first", "--config", swarm[0].file)
     assert code == 6
     assert "does not take part" in err
