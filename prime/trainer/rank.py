@@ -66,6 +66,11 @@ class RankWorker:
         return self._known().metadata.parameters
 
     @property
+    def layout_hash(self) -> str:
+        """Return the hash of how the model's vector is cut into tensors."""
+        return self._known().metadata.layout_hash
+
+    @property
     def unigram(self) -> float | None:
         """Return the data's trivial baseline (nats a character for text), if it has one."""
         return self._known().unigram

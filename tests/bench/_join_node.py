@@ -41,7 +41,7 @@ ROUNDS_AFTER = 2
 class Worker:
     """Stands for a rank worker: its parameters move a little, each another way; a round's steps take `pace_s`."""
 
-    unigram, samples = None, 0
+    unigram, samples, layout_hash = None, 0, ""
 
     def __init__(self, elements: int, pace_s: float, rank: int) -> None:
         self.elements = elements

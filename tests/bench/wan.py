@@ -86,6 +86,7 @@ class PacedWorker:
 
     unigram = None
     samples = 1
+    layout_hash = ""
     process_id = 0
 
     def __init__(self, elements: int, step_s: float, seed: int) -> None:

@@ -13,6 +13,7 @@ from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
 from prime.trainer.round.roster import Roster
 from prime.trainer.round.seat import Seat
+from prime.trainer.round.settings import Setting
 from prime.trainer.round.terms import DEFAULT_TERMS, Terms
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.view import Member, Value
@@ -42,6 +43,7 @@ class Desk:
         self.timing = timing
         self.nodes_min = nodes_min
         self.terms = terms
+        self.settings: tuple[Setting, ...] = ()
         self.boot = 1
         self.seat: Seat | None = None
         self.previous: Seat | None = None

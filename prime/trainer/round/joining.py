@@ -7,6 +7,7 @@ from prime.trainer.round import messages as msg
 from prime.trainer.round import outcome, scatter
 from prime.trainer.round.desk import Desk
 from prime.trainer.round.seat import Seat
+from prime.trainer.round.settings import settings_fault
 from prime.trainer.round.validity import member_fault
 from prime.trainer.round.view import lineage
 
@@ -48,7 +49,7 @@ def hear_join(desk: Desk, join: msg.Join) -> None:
     if desk.seat is None:
         outcome.send_commit(desk, peer, desk.round - 1)  # perhaps it was let in and did not hear of it
         return
-    fault = member_fault(join.member)
+    fault = member_fault(join.member) or settings_fault(desk.settings, join.settings)
     if fault:
         desk.send(peer, msg.Refuse(desk.run, desk.round, desk.me.peer, fault, b""))
         return
@@ -98,7 +99,7 @@ def tick_outside(desk: Desk) -> None:
     """Repeat our own wish."""
     if desk.joining:
         for peer in sorted(desk.contacts - {desk.me.peer}):
-            desk.send(peer, msg.Join(desk.run, desk.me))
+            desk.send(peer, msg.Join(desk.run, desk.me, desk.settings))
     if desk.leaving and desk.seat is not None:
         for peer in desk.others(desk.seat):
             desk.send(peer, msg.Leave(desk.run, desk.me))

@@ -8,6 +8,7 @@ next tick, a doubled or late one changes nothing.
 from __future__ import annotations
 
 from prime.trainer.round.ballot import Ballot
+from prime.trainer.round.settings import Setting
 from prime.trainer.round.view import Member, Share, Value, View
 from prime.wire import Ask, Payload, message, record
 
@@ -220,10 +221,14 @@ class Refuse:
 
 @message(tag=0x10C)
 class Join:
-    """`member` wants to be in the next view of `run`; repeated until a committed view contains it."""
+    """`member` wants to be in the next view of `run`; repeated until a committed view contains it.
+
+    `settings` are those that all members have to have alike; one that has others is refused.
+    """
 
     run: str
     member: Member
+    settings: tuple[Setting, ...] = ()
 
 
 @message(tag=0x10D)

@@ -210,6 +210,10 @@ def hear_refuse(desk: Desk, refuse: msg.Refuse) -> None:
     """Learn why something of ours was not taken: if our state is another than the round starts from, fetch that one."""
     desk.warn(refuse.sender, f"{refuse.sender} refused: {refuse.reason}")
     seat = desk.seat
+    if desk.joining and refuse.sender in desk.contacts and not desk.stalled:
+        desk.stalled = True
+        reason = f"{refuse.sender} does not let this node in: {refuse.reason}"
+        desk.do(cmd.Stalled(desk.round, reason, "change what it says, or ask another member; it is asked again"))
     stale = seat is not None and refuse.run == desk.run and refuse.round == desk.round and refuse.base
     if seat is None or not stale or seat.view.find(refuse.sender) is None or desk.behind:
         return

@@ -218,6 +218,7 @@ class Aggregator(Actor[Heard]):
             return
         self._fragments = Fragments(m.elements, m.fragments)
         core = self._core = self._made()
+        core.settings = m.settings
         self._stepping = True
         await self._carry_out(core.start(self.ctx.now()))
         self._stepping = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from prime.trainer.round.settings import Setting
 from prime.trainer.round.status import Status
 from prime.trainer.round.view import Value, View
 from prime.wire import Ask, message
@@ -20,11 +21,13 @@ Vector = Any
 class Begin:
     """The worker can run the model of `elements` parameters: found, join or recover now.
 
-    A round carries one of `fragments` fragments (`prime.trainer.outer.fragments`).
+    A round carries one of `fragments` fragments (`prime.trainer.outer.fragments`). `settings` are those that all
+    members have to have alike.
     """
 
     elements: int
     fragments: int = 1
+    settings: tuple[Setting, ...] = ()
 
 
 @message

@@ -20,6 +20,7 @@ from prime.trainer.outer.fragments import Fragments
 from prime.trainer.outer.optimisers import Slots, outer_optimiser
 from prime.trainer.outer.pace import Pace
 from prime.trainer.rank import RankWorker, open_rank
+from prime.trainer.round.settings import settings_of
 from prime.trainer.swarm import plans
 from prime.trainer.swarm.donor import HoldState
 from prime.trainer.swarm.progress import DecidedRound, Progress
@@ -223,7 +224,9 @@ class SwarmTrainer(Actor[Heard]):
             await self._measure_first(worker, theta)
         elif state is not None:
             self._check_fits(state, worker)
-        await self._aggregator.tell(plans.Begin(worker.elements, self._config.fragments))
+        await self._aggregator.tell(
+            plans.Begin(worker.elements, self._config.fragments, settings_of(self._config, worker.layout_hash))
+        )
         if state is not None:
             await self._adopt(worker, state)
 

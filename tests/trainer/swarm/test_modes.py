@@ -33,7 +33,7 @@ MIDDLE = np.random.default_rng(1).standard_normal(D).astype(np.float32)
 class Walker:
     """A worker whose loss is the squared distance from a point of its own."""
 
-    elements, unigram, samples = D, None, 24
+    elements, unigram, samples, layout_hash = D, None, 24, "layout"
 
     def __init__(self, rank: int, pace: float = 1.0) -> None:
         self.target = MIDDLE + np.random.default_rng(rank).standard_normal(D).astype(np.float32) * np.float32(0.2)

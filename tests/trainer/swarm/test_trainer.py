@@ -30,7 +30,7 @@ VIEW = View("run", 1, (Member("me", (), 1.0, 1), Member("other", (), 1.0, 2)))
 class Worker:
     """Moves every parameter down by 1 in each step; a step takes a second."""
 
-    elements, unigram, samples = SIZE, 3.0, 70
+    elements, unigram, samples, layout_hash = SIZE, 3.0, 70, "layout"
 
     metadata = ModelMetadata("model", SIZE, (TensorLayout("weights", (SIZE,), "float32"),))
 
