@@ -181,7 +181,7 @@ def _compile_generic(annotation: Any, origin: Any, arguments: tuple[Any, ...]) -
         return _union_codec(annotation, arguments)
     if origin is Literal:
         values = {value: value for value in arguments}
-        name = "one-of-" + "-".join(str(value) for value in arguments)
+        name = "one-of-" + "-".join(str(value).replace(" ", "-") for value in arguments)
         return _choice_codec(name, "a listed value", values, tuple(dict.fromkeys(type(value) for value in arguments)))
     if origin in _registered.codecs:
         return _registered.codecs[origin]

@@ -478,7 +478,8 @@ class Aggregator(Actor[Heard]):
         held = self._shown(m).held.get((m.part, m.contributor), ())
         if not 0 <= m.index < len(held):
             raise NotFoundError(
-                f"no chunk {m.index} of {m.contributor}'s part {m.part} of round {m.round} is held here"
+                f"no chunk {m.index} of {m.contributor}'s part {m.part} of round {m.round} is held here",
+                hint="ask the part's owner, before the round after the next is decided",
             )
         return msg.ShownChunk(held[m.index])
 
