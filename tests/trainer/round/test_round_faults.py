@@ -126,7 +126,7 @@ def test_two_of_which_one_dies_commit_nothing_and_say_what_to_do() -> None:
     assert len(world.decided) == before
     (stall,) = world.nodes["a"].stalls
     assert "1 of 2 members are reachable, 2 are needed" in stall.reason
-    assert "found a new run" in stall.hint
+    assert "prime train recover --new-view" in stall.hint
     assert world.core("a").status().phase == "stalled"
     world.restart("b")
     world.until(lambda: len(world.commits()) >= before + 2)

@@ -296,7 +296,7 @@ async def test_two_of_which_one_dies_commit_nothing_and_say_so() -> None:
         await one.aggregator.tell(plans.Contribute(1, delta_of(0, 1), 1.0))
         stalled = await one.until(lambda o: isinstance(o, plans.RoundStalled))
         assert "1 of 2 members are reachable" in stalled.reason
-        assert "found a new run" in stalled.hint
+        assert "prime train recover --new-view" in stalled.hint
         await trio.sleep(4)
         assert not [o for o in one.heard if isinstance(o, plans.RoundCommitted | plans.RoundAborted) and o.value.round]
         await swarm.add(node=two)  # with its journal: the same member is back
