@@ -250,6 +250,10 @@ class RunsConfig:
         "Models and data of such runs that this node loads beyond the presets, as `module:function` or the path of a "
         "file of its own; `*`: all that can be imported here.",
     )
+    client: bool = key(
+        False,
+        "Own no part of a run's vector, only contribute and vote: for a node with a slow upload, or that others cannot reach.",
+    )
 
 
 @frozen

@@ -237,6 +237,7 @@ class RunHost:
             contacts=contacts,
             folder=folder,
             timing=timing_of(attrs.evolve(self._config, train=rounds)),
+            client=self._config.runs.client,
         )
         try:
             with self._recorded(notice):

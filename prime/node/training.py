@@ -282,6 +282,7 @@ async def open_trainer(
     contacts: Sequence[str] = (),
     folder: Path | None = None,
     timing: Timing | None = None,
+    client: bool = False,
 ) -> AsyncIterator[Training]:
     """Take part in a training run for the length of the block; leaving it ends the worker and all actors at once.
 
@@ -289,7 +290,8 @@ async def open_trainer(
     that the system has a link to; none founds the run, which starts once `config.nodes_min` nodes are there. `folder`
     holds the journal of what this node promised and the last committed states; without one a node that is started again
     is a new member, and a run whose nodes all end is lost, so give one wherever `key` is a file. Where it is of a
-    successor of `run` (`prime train recover`), that one goes on. To leave in order, `await training.leave(...)` before
+    successor of `run` (`prime train recover`), that one goes on. A `client` contributes and votes, and owns no part of the
+    vector; so does a node without an address that others could dial. To leave in order, `await training.leave(...)` before
     the end of the block.
 
     Raises `UnreachableError` and `WrongPeerError` (contacts), `ActorUsageError` (no transport), `CorruptedError`
@@ -302,7 +304,8 @@ async def open_trainer(
     named, run = run, run if folder is None else await settled_run(folder, run)
     found = await find_contacts(system, contacts, DIAL_DEADLINE_S)
     fit = tuple(each for each in system.addresses if len(each) <= ADDRESS_CHARACTERS_MAX)[:ADDRESSES_MAX]
-    member = Member(system.peer, fit, 1.0, secrets.randbits(48) + 1)
+    rate_bytes_s = 0 if client or not fit else None
+    member = Member(system.peer, fit, 1.0, secrets.randbits(48) + 1, rate_bytes_s)
     waits = timing if timing is not None else _usual_timing(config)
     plan = SwarmPlan(run, member, not contacts, found.peers, config.nodes_min, waits, terms)
     async with _open_journal(folder) as journal, system.supervisor("state") as states, _train(system) as sup:
