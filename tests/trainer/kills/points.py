@@ -119,6 +119,10 @@ class Observer:
             return False
         return point.is_it(thing)
 
+    def is_writing(self, where: str) -> bool:
+        """Tell whether what the armed point names is being written now, and the end is to be there."""
+        return self.writing and bool(self.armed) and POINTS[self.armed].where == where
+
     def strike(self) -> None:
         """Say where it ends, and end."""
         point, self.armed = self.armed, ""
@@ -134,14 +138,14 @@ class MortalFiles(SystemFiles):
 
     def write(self, handle: int, data: bytes | memoryview, at: int) -> int:
         observer = self._observer
-        if observer.writing and POINTS[observer.armed].where == TORN and len(data) > 16:
+        if observer.is_writing(TORN) and len(data) > 16:
             super().write(handle, data[: len(data) // 2], at)
             observer.strike()
         return super().write(handle, data, at)
 
     def sync(self, handle: int) -> None:
         observer = self._observer
-        if observer.writing and POINTS[observer.armed].where == SYNC:
+        if observer.is_writing(SYNC):
             observer.strike()
         super().sync(handle)
 
