@@ -8,6 +8,7 @@ turn. They stand in floors, so that each is read with what is below it only: `de
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
@@ -20,8 +21,8 @@ from prime.trainer.round.view import Member, Value
 
 HISTORY = 64
 """Decisions remembered, so that a member that far behind still learns each outcome in turn."""
-
-
+CONTACTS_MAX = 256
+"""Peers remembered that may be asked to be let in: a node that is in and out for weeks would else ask all who ever were."""
 WARNINGS_MAX = 4
 """Warnings about one peer in one round; more are not written."""
 WARNED_MAX = 256
@@ -55,7 +56,7 @@ class Desk:
         self.leaving = False
         self.ending = False
         self.joining = False
-        self.contacts: set[str] = set()
+        self.contacts: dict[str, None] = {}
         self.applying: Value | None = None
         self.applying_since = 0.0
         self.stalled = False
@@ -87,6 +88,15 @@ class Desk:
         self.decisions[value.round] = value
         for old in [r for r in self.decisions if r <= value.round - HISTORY]:
             del self.decisions[old]
+
+    def know(self, peers: Iterable[str]) -> None:
+        """Remember whom to ask to be let in, and whose word on a decision counts meanwhile; the latest stay."""
+        for peer in peers:
+            self.contacts.pop(peer, None)
+            if peer != self.me.peer:
+                self.contacts[peer] = None
+        for peer in list(self.contacts)[: max(len(self.contacts) - CONTACTS_MAX, 0)]:
+            del self.contacts[peer]
 
     # ------------------------------------------------------------------------------------- what the step has to say
 

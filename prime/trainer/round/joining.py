@@ -14,7 +14,7 @@ from prime.trainer.round.view import lineage
 
 def on_join_run(desk: Desk, event: cmd.JoinRun) -> None:
     """Ask these peers too to be let in."""
-    desk.contacts |= set(event.contacts) - {desk.me.peer}
+    desk.know(event.contacts)
     desk.joining = desk.seat is None
     desk.ticked_at = float("-inf")
 
@@ -98,7 +98,7 @@ def form(desk: Desk, seat: Seat) -> None:
 def tick_outside(desk: Desk) -> None:
     """Repeat our own wish."""
     if desk.joining:
-        for peer in sorted(desk.contacts - {desk.me.peer}):
+        for peer in sorted(desk.contacts):
             desk.send(peer, msg.Join(desk.run, desk.me, desk.settings))
     if desk.leaving and desk.seat is not None:
         for peer in desk.others(desk.seat):

@@ -51,7 +51,7 @@ def _replay_decision(desk: Desk, value: Value) -> None:
     if value.round != desk.round:
         desk.decisions.clear()  # it jumped
     desk.remember(value)
-    desk.contacts = set(value.next_view.peers()) - {desk.me.peer}
+    desk.know(value.next_view.peers())
     desk.previous = desk.seat if desk.seat is not None and desk.seat.round == value.round else None
     desk.round = value.round + 1
     desk.seat = None

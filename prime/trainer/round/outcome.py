@@ -95,7 +95,7 @@ def _may_tell(desk: Desk, sender: str) -> bool:
 def _hear_commit_outside(desk: Desk, value: Value) -> None:
     if value.round < desk.round:
         return
-    desk.contacts |= set(value.next_view.peers()) - {desk.me.peer}
+    desk.know(value.next_view.peers())
     if value.next_view.has(desk.me):
         desk.leaving = not desk.joining  # let in after it changed its mind: it votes until it is let out again
         _jump(desk, value)
@@ -154,7 +154,7 @@ def _note_demotion(desk: Desk, view: View) -> None:
 
 def _leave_view(desk: Desk, value: Value) -> None:
     """Stand outside: after leaving for good, otherwise asking to be let in again."""
-    desk.contacts |= set(value.next_view.peers())
+    desk.know(value.next_view.peers())
     desk.joining, left = not desk.leaving, desk.leaving
     desk.leaving = False
     desk.roster.leaving.discard(desk.me.peer)

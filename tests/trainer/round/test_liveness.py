@@ -9,8 +9,11 @@ import pytest
 
 from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
+from prime.trainer.round.desk import CONTACTS_MAX
+from prime.trainer.round.round import RoundCore
 from prime.trainer.round.terms import Terms
 from prime.trainer.round.timing import Timing
+from prime.trainer.round.view import Member
 
 sys.path.insert(0, str(Path(__file__).parent))
 from round_world import Faults, Node, World, next_round  # type: ignore[import-not-found]
@@ -177,3 +180,15 @@ def test_heartbeats_go_to_the_leader_and_from_it_to_all_while_a_round_is_under_w
     assert {beat.to for beat in world.core(other).beats()} == {leader}
     assert {beat.to for beat in world.core(leader).beats()} == set(world.nodes) - {leader}
     assert all(isinstance(beat.message, msg.Beat) for beat in world.core(leader).beats())
+
+
+def test_one_that_is_let_in_and_out_for_ever_asks_only_the_latest_it_heard_of() -> None:
+    core = RoundCore.join(Member("me", (), 1.0, 1), "run", Timing())
+    core.start(0.0)
+    for week in range(5):
+        core.step(cmd.JoinRun(tuple(f"{week}-{i}" for i in range(100))), float(week))
+    said = core.step(cmd.JoinRun(("last", "me")), 10.0)
+    asked = {c.to for c in said if isinstance(c, cmd.Send) and isinstance(c.message, msg.Join)}
+    assert len(asked) == CONTACTS_MAX
+    assert {"last", "4-0", "3-0"} <= asked
+    assert not {"0-0", "me"} & asked
