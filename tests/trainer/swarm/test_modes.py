@@ -17,7 +17,7 @@ from prime.actor import System
 from prime.node.system import open_system
 from prime.node.training import Training, open_trainer
 from prime.trainer import pipe
-from prime.trainer.metadata import TrainingConfig
+from prime.trainer.metadata import ModelMetadata, TensorLayout, TrainingConfig
 from prime.trainer.round.timing import Timing
 from prime.trainer.swarm import trainer
 from prime.transport.memory import Memory
@@ -34,6 +34,7 @@ class Walker:
     """A worker whose loss is the squared distance from a point of its own."""
 
     elements, unigram, samples, layout_hash = D, None, 24, "layout"
+    metadata = ModelMetadata("model", D, (TensorLayout("weights", (D,), "float32"),))
 
     def __init__(self, rank: int, pace: float = 1.0) -> None:
         self.target = MIDDLE + np.random.default_rng(rank).standard_normal(D).astype(np.float32) * np.float32(0.2)
