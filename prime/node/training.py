@@ -40,13 +40,16 @@ from prime.trainer.swarm.float32 import Float32
 from prime.trainer.swarm.plans import EndSwarm, FurtherContacts, Outcome, StateSaved, ViewEntered
 from prime.trainer.swarm.progress import Progress
 from prime.trainer.swarm.saved import STATES_FOLDER, StateFolder
-from prime.trainer.swarm.state import ChunkedState, OuterState
+from prime.trainer.swarm.state import CHUNK_SIZE_BYTES, ChunkedState, OuterState
 from prime.trainer.swarm.tally import Spent
 from prime.trainer.swarm.trainer import TRAINER_PATH, Drain, RunDone, SwarmTrainer
 from prime.transport.links import Links
 
 _PHASES = {"encode": "encode", "gathering": "send", "reducing": "reduce", "voting": "vote", "stalled": "stalled"}
 """What a round's time went into, by its phases: contributions are sent while they are gathered."""
+
+RATE_MIN_BYTES_S = 1 << 20
+"""What a link is taken to carry at least: a joiner waits no longer than half a second for a chunk."""
 
 _BUSY = Mailbox(4096)
 """An aggregator hears chunks, votes and the trainer; link credit bounds the far ones, this bounds the sum."""
@@ -171,7 +174,7 @@ class Training:
 
     async def spawn(self, states: Supervisor, sup: Supervisor) -> None:
         """Start donor, aggregator and trainer (called by `open_trainer`)."""
-        donor = await states.spawn(Donor, "donor")
+        donor = await states.spawn(lambda: Donor(self._rest_s), "donor")
         aggregator = await sup.spawn(self._new_aggregator, "aggregator", mailbox=_BUSY)
         records = self._journal.records()
         founder = self._plan.found and is_untrained(records)
@@ -224,6 +227,12 @@ class Training:
             ref.tell_nowait(outcome)
 
     # ------------------------------------------------------------------------------------------------- the state
+
+    def _rest_s(self) -> float:
+        """Return how long to rest after a chunk for a joiner: while a round's bytes go out they get two thirds of the link."""
+        if self.aggregator is None or not self.aggregator.is_sending:
+            return 0.0
+        return 2 * CHUNK_SIZE_BYTES / max(self.aggregator.rate_bytes_s, RATE_MIN_BYTES_S)
 
     async def _find_state(self, saved: StateFolder) -> None:
         """Go on from the state on the disk, which is the last decided round's or the one before."""

@@ -354,6 +354,16 @@ class Aggregator(Actor[Heard]):
         return refounded(known, core.me, core.own_base[0])
 
     @property
+    def is_sending(self) -> bool:
+        """Whether bytes of a round wait to be sent, or are on their way out."""
+        return any(outlet.has_bulk for outlet in self._outlets.values())
+
+    @property
+    def rate_bytes_s(self) -> int:
+        """Return what this node can send, as far as a round has measured it; 0 before."""
+        return (self._core.rate_bytes_s or 0) if self._core is not None else 0
+
+    @property
     def nodes_min(self) -> int:
         """Return how many nodes the first round waits for."""
         return self._plan.nodes_min

@@ -51,6 +51,11 @@ class Outlet:
         """Whether nothing waits to be sent."""
         return not self._letters and not self._jobs
 
+    @property
+    def has_bulk(self) -> bool:
+        """Whether bulk waits, or is being sent."""
+        return bool(self._jobs)
+
     def send(self, message: Any) -> None:
         """Queue a short message."""
         self._letters.append(message)
