@@ -1,6 +1,6 @@
 """How much of its time a node computes while four of them train over slow links: 100 Mbit/s, 40 ms there and back.
 
-Run: python tests/bench/wan.py [--json] [--case wan_utilisation] [--elements 100000000] [--period 60]
+Run: python tests/bench/wan.py [--json] [--case wan_utilisation] [--elements 100000000] [--period 60] [--rate 100]
 
 Four nodes in network namespaces (root, `tests/netsim/`), a process each, with all that a node runs: transport, aggregator,
 donor, trainer, journal on the disk, and 100 M parameters with the momentum of the outer optimiser. What is not real is
@@ -12,6 +12,9 @@ it holds its parameters and moves them, and what it learns is noise of the size 
 goes on; measured from the first committed round on, one period long. `wan_utilisation_float32` is the same machinery
 without any of it: all in one round, in float32, and nobody trains while it lasts; measured from the first inner step to the
 end of the first round. `rss_mbytes` is the most memory that a node's process had. States are not written to the disk: four nodes on one machine have one disk.
+
+The defaults want an idle machine with 20 GiB of memory. `--elements 10000000 --rate 10` is the same race between bytes and
+seconds with a tenth of the work for the processor.
 """
 
 from __future__ import annotations
@@ -51,7 +54,7 @@ from prime.transport.identity import KeyPair  # noqa: E402
 
 NETSIM = HERE.parent / "netsim" / "netsim.sh"
 NODES = 4
-RATE, DELAY = "100mbit", "20ms"
+RATE_MBIT, DELAY = 100, "20ms"
 PORT = 4001
 INNER_STEPS = 240
 DEADLINE_S = 600.0
@@ -232,11 +235,11 @@ class Seen:
 # ------------------------------------------------------------------------------------------------------ the bench
 
 
-def measured(case: Case, elements: int, period_s: float) -> dict[str, Any]:
+def measured(case: Case, elements: int, period_s: float, rate_mbit: int) -> dict[str, Any]:
     """Run a case in four namespaces; return its row of the report."""
     folder = Path(tempfile.mkdtemp(prefix="wan-"))
     try:
-        found = _nodes(case, elements, period_s, folder)
+        found = _nodes(case, elements, period_s, rate_mbit, folder)
     finally:
         shutil.rmtree(folder)
     if len(found) != NODES or len({each["state"] for each in found}) != 1:
@@ -257,18 +260,18 @@ def measured(case: Case, elements: int, period_s: float) -> dict[str, Any]:
         "rss_mbytes": max(each["rss_mbytes"] for each in found),
         "elements": elements,
         "period_s": period_s,
-        "link": f"{RATE}, {DELAY} each way",
+        "link": f"{rate_mbit} Mbit/s, {DELAY} each way",
         "compute": "paced",
     }
 
 
-def _nodes(case: Case, elements: int, period_s: float, folder: Path) -> list[dict[str, Any]]:
+def _nodes(case: Case, elements: int, period_s: float, rate_mbit: int, folder: Path) -> list[dict[str, Any]]:
     program = [sys.executable, str(Path(__file__).resolve()), "--serve", case.name, "--folder", str(folder)]
     program += ["--elements", str(elements), "--period", str(period_s)]
     path = os.pathsep.join(filter(None, [str(ROOT), str(HERE), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, "NETSIM_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
-        [str(NETSIM), str(NODES), RATE, DELAY, "--", *program],
+        [str(NETSIM), str(NODES), f"{rate_mbit}mbit", DELAY, "--", *program],
         stdout=subprocess.PIPE, text=True, timeout=DEADLINE_S, check=True, env=environment,
     )  # fmt: skip
     return [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{")]
@@ -282,6 +285,7 @@ def main() -> None:
     parser.add_argument("--case", action="append", choices=names, help="only this case; may be given more than once")
     parser.add_argument("--elements", type=int, default=100_000_000, help="parameters")
     parser.add_argument("--period", type=float, default=60.0, help="seconds that H inner steps take")
+    parser.add_argument("--rate", type=int, default=RATE_MBIT, help="what each node may send, in Mbit/s")
     parser.add_argument("--serve", choices=names, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -293,7 +297,7 @@ def main() -> None:
     if os.geteuid() != 0 or shutil.which("tc") is None:
         raise SystemExit("wan.py needs root and tc: it makes network namespaces")
     before = machine()
-    results = [measured(case, arguments.elements, arguments.period) for case in chosen]
+    results = [measured(case, arguments.elements, arguments.period, arguments.rate) for case in chosen]
     show("wan", results, before, as_json=arguments.json)
 
 
