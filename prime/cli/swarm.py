@@ -124,9 +124,10 @@ async def _submit(socket: Path, name: str, settings: Any, *, wait_s: float) -> t
 def _built(notice: RunNotice) -> bool:
     """Tell whether the founder has built the model. Raises `RefusedError` with its reason if it cannot."""
     from prime.errors import RefusedError
+    from prime.trainer.runs.messages import BUILDS
 
     founder = next((member for member in notice.members if member.peer == notice.founder), None)
-    if founder is None or founder.standing == "joining":
+    if founder is None or (founder.standing == "joining" and founder.why in ("", BUILDS)):
         return False
     if founder.standing == "cannot":
         raise RefusedError(

@@ -38,7 +38,16 @@ from prime.trainer.metadata import TrainingConfig
 from prime.trainer.round.messages import ROUND_TAGS, STATE_TAGS
 from prime.trainer.runs import board as runs
 from prime.trainer.runs.acceptance import Acceptance
-from prime.trainer.runs.messages import RUNS_PATH, RoundAudit, RunMember, RunNotice, RunsKnown, ShareRun, Standing
+from prime.trainer.runs.messages import (
+    BUILDS,
+    RUNS_PATH,
+    RoundAudit,
+    RunMember,
+    RunNotice,
+    RunsKnown,
+    ShareRun,
+    Standing,
+)
 from prime.trainer.swarm.report import RunFigures, swarm_report
 from prime.trainer.swarm.saved import STATES_FOLDER
 from prime.transport.links import Links
@@ -47,6 +56,8 @@ BEAT_S: Final = 2.0
 """How often a node says again where it stands."""
 LOOK_S: Final = 0.2
 SEND_S: Final = 5.0
+FANOUT_MAX: Final = 32
+"""Peers that are told of a run at once."""
 LINGER_S: Final = 30.0
 """How long a node that has come to a run's end stays, to serve those that have not."""
 RECORD: Final = "run.json"
@@ -74,6 +85,7 @@ class RunHost:
         accepted = Acceptance(config.runs.accept, config.runs.accept_functions)
         self._board = runs.Board(system.peer, config.node.name, accepted, _stamp_ms())
         self._outbox: dict[str, dict[str, RunNotice]] = {}
+        self._turn = 0
         self._nursery: trio.Nursery | None = None
         self._next: RunNotice | None = None
         self._news = trio.Event()
@@ -307,15 +319,18 @@ class RunHost:
         await trio.to_thread.run_sync(write_run, report, training, self._run_folder(notice.run))
 
     def _is_over(self, run: str) -> bool:
+        """Tell whether a run has come to its end at others, and nobody is known to be in it still."""
+        others = self._others(run)
+        lives = any(member.standing == "member" and member.age_s < runs.STALE_S for member in others)
+        return not lives and any(member.standing == "done" for member in others)
+
+    def _others(self, run: str) -> list[RunMember]:
         members = next((known.members for known in self.known().runs if known.run == run), ())
-        others = [m for m in members if m.peer != self._system.peer and m.age_s < runs.STALE_S]
-        return any(member.standing == "done" for member in others)
+        return [member for member in members if member.peer != self._system.peer]
 
     def _needed(self, run: str) -> bool:
-        """Tell whether a member has not come to the run's end yet."""
-        members = next((known.members for known in self.known().runs if known.run == run), ())
-        others = [member for member in members if member.peer != self._system.peer and member.age_s < runs.STALE_S]
-        return any(member.standing in runs.ACTIVE for member in others)
+        """Tell whether a member that lives has not come to the run's end yet."""
+        return any(m.standing in runs.ACTIVE and m.age_s < runs.STALE_S for m in self._others(run))
 
     def _contacts(self, notice: RunNotice) -> tuple[str, ...]:
         """Return who may let this node in: nobody where it founds the run."""
@@ -333,7 +348,7 @@ class RunHost:
         for command in self._board.step(event, trio.current_time()):
             match command:
                 case runs.Share(notice, to, besides):
-                    self._share(notice, (to,) if to else [p for p in _links(self._system) if p not in besides])
+                    self._share(notice, (to,) if to else self._some(besides))
                 case runs.Take(notice):
                     self._go(notice)
                 case runs.Complain(text):
@@ -350,6 +365,14 @@ class RunHost:
         while True:
             self._step(runs.Beat(_stamp_ms(), self._system.addresses))
             await trio.sleep(BEAT_S)
+
+    def _some(self, besides: Sequence[str]) -> list[str]:
+        """Return the linked peers that are told now: all, or of very many some in turn; they pass on what is new."""
+        peers = [peer for peer in _links(self._system) if peer not in besides]
+        if len(peers) <= FANOUT_MAX:
+            return peers
+        self._turn = (self._turn + FANOUT_MAX) % len(peers)
+        return [*peers, *peers][self._turn : self._turn + FANOUT_MAX]
 
     def _share(self, notice: RunNotice, peers: Iterable[str]) -> None:
         """Queue a notice for peers, the latest of each run; one task sends to one peer, so that none keeps others waiting."""
@@ -406,9 +429,9 @@ class RunHost:
 def _standing(training: Training) -> tuple[Standing, str]:
     match training.progress.phase:
         case "starting":
-            return "joining", "builds the model and reads the data"
+            return "joining", BUILDS
         case "joining":
-            return "member", "waits for more nodes, or to be let in"
+            return "joining", "waits for more nodes, or to be let in"
         case "fetching":
             return "member", "fetches the present state"
         case _:

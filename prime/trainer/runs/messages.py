@@ -11,6 +11,9 @@ from prime.wire import Ask, dumps, encode_value, message, record
 RUNS_PATH = "/node/runs"
 """Where every node speaks of runs."""
 
+BUILDS = "builds the model and reads the data"
+"""Why a node is on its way: the first thing that it does."""
+
 Standing = Literal["joining", "member", "done", "left", "cannot"]
 """Where a node stands in a run: on its way, in it, at its end, out of it, or unable to take part."""
 
