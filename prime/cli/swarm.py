@@ -138,12 +138,14 @@ def _built(notice: RunNotice) -> bool:
 
 
 def _submitted(notice: RunNotice, node: str | None) -> list[str]:
+    from prime.cli.swarm_view import many
+
     settings, there = notice.settings, sum(member.standing in ("joining", "member") for member in notice.members)
     missing = settings.nodes_min - there
-    wait = f"waits for {missing} more node{'s' if missing > 1 else ''}" if missing > 0 else "starts now"
+    wait = f"waits for {many(missing, 'more node')}" if missing > 0 else "starts now"
     return [
         f"run {notice.run} is founded, and {wait}",
-        f"  {settings.rounds} rounds of {settings.inner_steps} steps, from {settings.nodes_min} nodes on",
+        f"  {settings.rounds} rounds of {settings.inner_steps} steps, from {many(settings.nodes_min, 'node')} on",
         f"  watch it with: prime train watch {notice.run.partition('@')[0]}" + (f" --node {node}" if node else ""),
     ]
 

@@ -93,7 +93,7 @@ def run_frame(found: NodeStatus, notice: RunNotice, known: RunsKnown) -> Iterato
     yield f"run {notice.run}" + ("" if here else ", in which this node takes no part now")
     yield (
         f"  {plain(settings.model) or 'charlm'} on {plain(settings.data) or 'the data of its model'}, "
-        f"{settings.rounds} rounds of {settings.inner_steps} steps, {settings.nodes_min} nodes at least"
+        f"{many(settings.rounds, 'round')} of {many(settings.inner_steps, 'step')}, {many(settings.nodes_min, 'node')} at least"
     )
     names = {member.peer: member.name for member in notice.members}
     run = found.run if here else None
@@ -216,6 +216,11 @@ def named(text: str, names: Mapping[str, str]) -> str:
     for peer, name in names.items():
         text = text.replace(peer, f"{name} (…{peer[-PEER_SHOWN:]})")
     return plain(text)
+
+
+def many(count: int, name: str) -> str:
+    """Return a number of things."""
+    return f"{count:,} {name}" if count == 1 else f"{count:,} {name}s"
 
 
 def plain(text: str) -> str:
