@@ -120,7 +120,9 @@ def test_a_member_leaves_in_order_and_comes_back() -> None:
     assert decided[-1].at_s > end.at_s
 
 
-CALM = Plan(storm_s=4.0, params={"leaver": 0})
+CALM = Plan(storm_s=4.0, params={"leaver": 0, "rule": 0, "rates": 0})
+JUDGED = Plan(storm_s=4.0, params={"leaver": 0, "rule": 1, "rates": 1})
+"""Candidates are judged before the final seal, and the members have all kinds of links: one is a client."""
 ROUND = 2
 """The round in which a member dies."""
 
@@ -140,10 +142,10 @@ def is_of_round(thing: object) -> bool:
     return ROUND in (getattr(inner, "round", None), getattr(value, "round", None))
 
 
-def steps_of_the_round() -> list[object]:
+def steps_of_the_round(plan: Plan = CALM) -> list[object]:
     """Return the commands and events that the round consists of in a run without deaths."""
     seen: list[object] = []
-    outcome = sim.run(0, killing(lambda _life, thing: is_of_round(thing) and bool(seen.append(thing))), CALM)
+    outcome = sim.run(0, killing(lambda _life, thing: is_of_round(thing) and bool(seen.append(thing))), plan)
     assert outcome.ok, outcome.error
     return seen
 
@@ -154,7 +156,7 @@ def is_telling(thing: object) -> bool:
     return isinstance(thing, cmd.Persist) or isinstance(getattr(thing, "message", None), decisive)
 
 
-def die_at(step: int) -> sim.Outcome:
+def die_at(step: int, plan: Plan = CALM) -> sim.Outcome:
     """Run with a death at the `step`-th command or event of the round: of a process or a machine, short or long."""
     count = 0
     down_s, machine = ((0.3, False), (3.0, False), (10.0, True))[step % 3]
@@ -169,15 +171,15 @@ def die_at(step: int) -> sim.Outcome:
         life.node.crash(down_s, machine=machine)
         return True
 
-    outcome = sim.run(0, killing(kill), CALM)
+    outcome = sim.run(0, killing(kill), plan)
     killed = [event for event in outcome.history if event.kind == "is killed"]
     assert len(killed) == 1
     return outcome
 
 
-def failures(steps: Iterable[int]) -> dict[int, str]:
+def failures(steps: Iterable[int], plan: Plan = CALM) -> dict[int, str]:
     """Run with a death at each of these steps, and return what went wrong."""
-    outcomes = {step: die_at(step) for step in steps}
+    outcomes = {step: die_at(step, plan) for step in steps}
     return {step: outcome.error for step, outcome in outcomes.items() if not outcome.ok}
 
 
@@ -188,12 +190,28 @@ def test_a_member_killed_wherever_the_decision_passes() -> None:
     assert not failures(telling)
 
 
+def test_a_member_killed_while_candidates_are_judged() -> None:
+    judging = [
+        step for step, thing in enumerate(steps_of_the_round(JUDGED)) if isinstance(thing, cmd.Multiply | cmd.GramReady)
+    ]
+    assert len(judging) >= 6
+    assert not failures(judging, JUDGED)
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("part", range(12))
-def test_a_member_killed_at_each_step_of_a_round(part: int) -> None:
-    steps = len(steps_of_the_round())
+@pytest.mark.parametrize("plan", [CALM, JUDGED], ids=["plain", "judged"])
+def test_a_member_killed_at_each_step_of_a_round(plan: Plan, part: int) -> None:
+    steps = len(steps_of_the_round(plan))
     assert steps > 100
-    assert not failures(range(part, steps, 12))
+    assert not failures(range(part, steps, 12), plan)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("part", range(40))
+def test_a_thousand_drawn_plans_hold(part: int) -> None:
+    found = {seed: sim.run(seed, training_round).error for seed in range(1000 + 25 * part, 1025 + 25 * part)}
+    assert not {seed: error for seed, error in found.items() if error}
 
 
 def is_lost(outcome: sim.Outcome) -> bool:
