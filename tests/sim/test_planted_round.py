@@ -19,10 +19,10 @@ from prime.trainer.swarm.carry import Ledger
 SEEDS = 30
 
 
-def found_by_drawing(plan: Plan | None = None) -> str:
+def found_by_drawing(plan: Plan | None = None, scenario: Any = training_round) -> str:
     """Return what the first failing seed says."""
     for seed in range(SEEDS):
-        outcome = sim.run(seed, training_round, plan)
+        outcome = sim.run(seed, scenario, plan)
         if not outcome.ok:
             return outcome.error
     return "nothing"
@@ -79,7 +79,7 @@ def test_a_residual_that_moves_though_its_round_left_the_member_out(monkeypatch:
             self.residual = frozen.y * 0.5
 
     monkeypatch.setattr(Ledger, "commit", commit)
-    assert sim.run(0, training_round_feedback).error.split(":")[0] == "fed_back"
+    assert found_by_drawing(scenario=training_round_feedback).split(":")[0] == "fed_back"
 
 
 def test_a_residual_that_an_abort_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def test_a_residual_that_an_abort_forgets(monkeypatch: pytest.MonkeyPatch) -> No
         self.residual = None
 
     monkeypatch.setattr(Ledger, "abort", abort)
-    assert sim.run(3, training_round_feedback).error.split(":")[0] == "fed_back"
+    assert found_by_drawing(scenario=training_round_feedback).split(":")[0] == "fed_back"
 
 
 def test_half_of_the_members_for_a_majority(monkeypatch: pytest.MonkeyPatch) -> None:

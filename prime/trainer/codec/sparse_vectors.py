@@ -70,6 +70,15 @@ class Sums:
         whole[: total.size] = total
         return self._dense.encode(whole)
 
+    def check(self, encoded: BytesLike, elements: int) -> None:
+        """Raise DecodeError unless `encoded` is the wire form of some sum over that many elements."""
+        blocks = TOPK.blocks(elements)
+        ours = gather(contributions_of(np.frombuffer(encoded, np.uint8).size, blocks), self._engine)
+        if ours is not None:
+            ours.check(encoded, elements)
+        else:
+            self._dense.check(encoded, blocks * BLOCK)
+
     def decode(self, encoded: BytesLike, elements: int, into: Vector | None = None) -> Vector:
         """Return the sum that `encoded` stands for, fresh or `into`. Raises DecodeError."""
         blocks = TOPK.blocks(elements)

@@ -17,6 +17,13 @@ from prime.trainer.round.view import Share, Value, View
 
 
 @attrs.frozen
+class Contributing:
+    """The trainer's contribution to `round` is frozen and being encoded: its chunks may be sent as they are made."""
+
+    round: int
+
+
+@attrs.frozen
 class Contributed:
     """The trainer's contribution to `round` is encoded and frozen; the shell keeps its bytes until the outcome."""
 
@@ -122,7 +129,8 @@ class Tick:
 
 
 Event = (
-    Contributed
+    Contributing
+    | Contributed
     | Received
     | PartHeld
     | GramReady
@@ -159,7 +167,10 @@ class Send:
 
 @attrs.frozen
 class Transfer:
-    """Send the bytes of this member's own contribution to `part` to its owner (`to` may be this member itself)."""
+    """Send the bytes of this member's own contribution to `part` to its owner (`to` may be this member itself).
+
+    It may be that they are still being encoded: then each chunk goes when it is made.
+    """
 
     round: int
     part: int

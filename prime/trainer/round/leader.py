@@ -27,7 +27,7 @@ class Standing:
     restarted: bool
     intends: bool
     offer: Offer | None = None
-    held: dict[int, set[str]] = attrs.Factory(dict)
+    held: dict[int, dict[str, bytes]] = attrs.Factory(dict)
     grams: dict[tuple[int, bytes], tuple[float, ...]] = attrs.Factory(dict)
     reduced: dict[tuple[int, bytes], bytes] = attrs.Factory(dict)
     rate_bytes_s: int | None = None
@@ -38,7 +38,7 @@ class Standing:
         self.offer = self.offer or report.offer
         self.rate_bytes_s = report.rate_bytes_s
         for holding in report.held:
-            self.held.setdefault(holding.part, set()).update(holding.senders)
+            self.held.setdefault(holding.part, {}).update(zip(holding.senders, holding.hashes, strict=False))
         for gram in report.grams:
             if all(math.isfinite(entry) for entry in gram.entries):  # of finite contributions they are
                 self.grams[gram.part, gram.seal] = gram.entries
@@ -98,7 +98,7 @@ def complete(standings: Mapping[str, Standing], owners: tuple[str, ...]) -> dict
     """Return the members whose contribution lies whole at every owner, with what they offered."""
     found: dict[str, Offer] = {}
     for peer, standing in standings.items():
-        if standing.offer is not None and _everywhere(peer, standings, owners):
+        if standing.offer is not None and _everywhere(peer, standing.offer, standings, owners):
             found[peer] = standing.offer
     return found
 
@@ -167,7 +167,7 @@ def blocking(standings: Mapping[str, Standing], owners: tuple[str, ...], view: V
         return set()
     found = set()
     for part, owner in enumerate(owners):
-        held = standings[owner].held.get(part, set()) if owner in standings else set()
+        held = set(standings[owner].held.get(part, ())) if owner in standings else set()
         if not held & offering or view.weight(held & offering) < needed:
             found.add(owner)
     return found if found != set(owners) else set()
@@ -179,7 +179,13 @@ def _forget(kept: dict[tuple[int, bytes], Any], most: int) -> None:
         del kept[next(iter(kept))]
 
 
-def _everywhere(peer: str, standings: Mapping[str, Standing], owners: tuple[str, ...]) -> bool:
-    return all(
-        (at := standings.get(owner)) is not None and peer in at.held.get(part, ()) for part, owner in enumerate(owners)
-    )
+def _everywhere(peer: str, offer: Offer, standings: Mapping[str, Standing], owners: tuple[str, ...]) -> bool:
+    """Tell whether each owner holds what was offered of its part; other bytes than those do not count."""
+    if len(offer.parts) != len(owners):
+        return all(peer in _held(standings, owner, part) for part, owner in enumerate(owners))  # refused by name
+    return all(_held(standings, owner, part).get(peer) == offer.parts[part] for part, owner in enumerate(owners))
+
+
+def _held(standings: Mapping[str, Standing], owner: str, part: int) -> Mapping[str, bytes]:
+    standing = standings.get(owner)
+    return standing.held.get(part, {}) if standing is not None else {}

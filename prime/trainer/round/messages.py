@@ -31,10 +31,11 @@ class Offer:
 
 @record
 class Holding:
-    """An owner's word: of this part I hold the whole contribution of these senders."""
+    """An owner's word: of this part I hold the whole contribution of these senders; `hashes[i]` is that of the i-th."""
 
     part: int
     senders: tuple[str, ...]
+    hashes: tuple[bytes, ...]
 
 
 @record
@@ -263,9 +264,9 @@ class Beat:
 
 @message(tag=0x110)
 class Chunk:
-    """One piece of a part's bytes: of a contribution (`contributor` names whose) or of a result (`contributor` empty).
+    """One chunk of the sender's contribution to a part, or (with a `seal`) of that part as reduced under that seal.
 
-    `hash` is that of the whole part, `index` the place of this piece among the part's chunks.
+    `index` is its place among the part's chunks. A sender has one set of bytes for each (round, part, seal).
     """
 
     run: str
@@ -273,22 +274,21 @@ class Chunk:
     round: int
     sender: str
     part: int
-    contributor: str
-    hash: bytes
+    seal: bytes
     index: int
     data: Payload
 
 
 @message(tag=0x111)
 class Announce:
-    """Before a part is sent a second time: which bytes would come. Answered with `Missing`."""
+    """Before a part is sent a second time, and of one without chunks: its hash. Answered with `Missing`, if anything is."""
 
     run: str
     epoch: int
     round: int
     sender: str
     part: int
-    contributor: str
+    seal: bytes
     hash: bytes
 
 
@@ -301,7 +301,7 @@ class Missing:
     round: int
     sender: str
     part: int
-    contributor: str
+    seal: bytes
     hash: bytes
     indexes: tuple[int, ...]
 

@@ -220,6 +220,7 @@ class RoundCore(Desk):
 
 _HANDLERS: Mapping[type, Callable[[RoundCore, Any], None]] = MappingProxyType(
     {
+        cmd.Contributing: scatter.on_contributing,
         cmd.Contributed: scatter.on_contributed,
         cmd.Received: RoundCore.hear,
         cmd.PartHeld: scatter.on_part_held,

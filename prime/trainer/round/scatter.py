@@ -15,6 +15,15 @@ DEMOTED_ROUNDS = 16
 """Rounds in which a member that could not be an owner does not ask to be one again."""
 
 
+def on_contributing(desk: Desk, event: cmd.Contributing) -> None:
+    """Send the parts of the trainer's contribution to their owners while they are being encoded."""
+    seat = desk.seat
+    if seat is not None and event.round == desk.round and not seat.restarted:
+        seat.contributing = True
+        activate(desk, seat)
+        transfer(desk, seat)
+
+
 def on_contributed(desk: Desk, event: cmd.Contributed) -> None:
     """Take the trainer's contribution and send its parts to their owners."""
     seat = desk.seat
@@ -33,7 +42,7 @@ def on_part_held(desk: Desk, event: cmd.PartHeld) -> None:
     seat = desk.seat
     if seat is None or event.round != desk.round or seat.view.find(event.sender) is None:
         return
-    seat.held.setdefault(event.part, set()).add(event.sender)
+    seat.held.setdefault(event.part, {}).setdefault(event.sender, event.hash)
     if event.sender == desk.me.peer:
         seat.stored.add((event.part, desk.me.peer))
     else:
@@ -72,7 +81,7 @@ def on_result_held(desk: Desk, event: cmd.ResultHeld) -> None:
 
 def transfer(desk: Desk, seat: Seat) -> None:
     """Send the parts of our contribution that their present owners have not confirmed."""
-    if seat.offer is None:
+    if seat.offer is None and not seat.contributing:
         return
     for part, owner in enumerate(seat.owners):
         last = seat.transferred_at.get((part, owner), float("-inf"))
@@ -99,7 +108,7 @@ def try_reduce(desk: Desk, seat: Seat) -> None:
     started, order = (seat.reducing, cmd.Reduce) if seal.final else (seat.multiplying, cmd.Multiply)
     for part, owner in enumerate(seal.owners):
         mine = owner == desk.me.peer and (part, digest) not in started
-        if mine and wanted <= seat.held.get(part, set()):
+        if mine and wanted <= seat.held.get(part, {}).keys():
             started.add((part, digest))
             desk.do(order(desk.round, part, digest, shares))
 
@@ -117,7 +126,7 @@ def report(desk: Desk, seat: Seat, *, again: bool = False) -> None:
 
 
 def _standing(desk: Desk, seat: Seat) -> msg.Report:
-    held = tuple(msg.Holding(part, tuple(sorted(senders))) for part, senders in sorted(seat.held.items()))
+    held = tuple(_holding(part, hashes) for part, hashes in sorted(seat.held.items()))
     reduced = tuple(msg.Reduction(part, seal, hash_) for (part, seal), hash_ in sorted(seat.reduced.items()))
     willing = not (desk.behind or seat.restarted or desk.leaving)
     return msg.Report(
@@ -132,6 +141,11 @@ def _standing(desk: Desk, seat: Seat) -> msg.Report:
         reduced,
         _rate(desk, seat),
     )
+
+
+def _holding(part: int, hashes: dict[str, bytes]) -> msg.Holding:
+    senders = tuple(sorted(hashes))
+    return msg.Holding(part, senders, tuple(hashes[sender] for sender in senders))
 
 
 def _grams(desk: Desk, seat: Seat) -> tuple[msg.PartGram, ...]:

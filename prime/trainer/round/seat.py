@@ -33,10 +33,11 @@ class Seat:
     leader_heard_at: float = 0.0
     leader_lost_at: float | None = None
     leading_since: float = 0.0
+    contributing: bool = False
     offer: msg.Offer | None = None
     stored: set[tuple[int, str]] = attrs.Factory(set)
     transferred_at: dict[tuple[int, str], float] = attrs.Factory(dict)
-    held: dict[int, set[str]] = attrs.Factory(dict)
+    held: dict[int, dict[str, bytes]] = attrs.Factory(dict)
     results: dict[int, set[bytes]] = attrs.Factory(dict)
     reducing: set[tuple[int, bytes]] = attrs.Factory(set)
     multiplying: set[tuple[int, bytes]] = attrs.Factory(set)

@@ -72,6 +72,8 @@ def report_fault(report: Report, view: View) -> str:
     parts, peers = len(view.members), set(view.peers())
     if not all(0 <= held.part < parts and peers.issuperset(held.senders) for held in report.held):
         return "an owner holds parts of members"
+    if not all([len(hash_) for hash_ in held.hashes] == [HASH_BYTES] * len(held.senders) for held in report.held):
+        return "an owner names the hash of each contribution that it holds"
     if report.rate_bytes_s is not None and not 0 <= report.rate_bytes_s <= RATE_MAX_BYTES_S:
         return "no link is as fast as that"
     if report.offer is not None and (len(report.offer.parts) > parts or len(report.offer.base) > HASH_BYTES):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import attrs
@@ -23,22 +23,24 @@ from prime.trainer.outer.fragments import Fragments
 from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
 from prime.trainer.round.journal import refounded
-from prime.trainer.round.partition import cuts
 from prime.trainer.round.records import read_record, write_record
 from prime.trainer.round.round import RoundCore
 from prime.trainer.round.status import Status, phase_of
 from prime.trainer.round.terms import DEFAULT_TERMS, Terms
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.validity import view_fault
-from prime.trainer.round.view import Member, Share, View
+from prime.trainer.round.view import Member, Value, View, seal_digest
 from prime.trainer.swarm import plans
 from prime.trainer.swarm.audit import AuditCase, offer_fault, open_offer
-from prime.trainer.swarm.carry import Ledgers
-from prime.trainer.swarm.dispatch import Job, Outlet
+from prime.trainer.swarm.carry import Frozen, Ledgers
+from prime.trainer.swarm.intake import Arrival, Intake
 from prime.trainer.swarm.meter import Meter
 from prime.trainer.swarm.numbers import Numbers
-from prime.trainer.swarm.parts import Assembly, Encoded, chunks, digest, digest_of
-from prime.trainer.swarm.tally import NOTHING, Spent, Tally, tally_of
+from prime.trainer.swarm.parts import Assembly, Encoded, digest, whole
+from prime.trainer.swarm.stock import Ahead, Key, Stock
+from prime.trainer.swarm.streams import Streams
+from prime.trainer.swarm.tally import NOTHING, Spent, Tally
+from prime.trainer.swarm.work import batches, compute
 from prime.transport.facts import LinkDown, LinkUp
 from prime.wire import message, signed_bytes
 
@@ -46,9 +48,6 @@ AGGREGATOR_PATH = "/train/aggregator"
 
 JOURNAL_BYTES_MAX = 64 << 20
 """Beyond this the next decision replaces the journal: it says all that a restart needs."""
-
-_INLINE_BYTES = 1 << 20
-"""Numeric work on less than this stays on the loop: a thread would cost more than it saves."""
 
 
 @message
@@ -61,23 +60,6 @@ class _LookAgain:
     """It is time to look whether a member that was down is back."""
 
     peer: str
-
-
-@message
-class _PartReduced:
-    round: int
-    part: int
-    seal: bytes
-    hash: bytes
-    data: Encoded
-
-
-@message
-class _PartMultiplied:
-    round: int
-    part: int
-    seal: bytes
-    entries: tuple[float, ...]
 
 
 @attrs.frozen
@@ -98,26 +80,6 @@ class Facts:
     """What an operator should read: `text` in words."""
 
     text: str
-
-
-@attrs.define
-class RoundBytes:
-    """Everything one round needs, by part: own contribution, what others sent here, results by hash."""
-
-    view: View
-    cuts: tuple[slice, ...]
-    own: dict[int, Encoded] = attrs.Factory(dict)
-    own_hashes: tuple[bytes, ...] = ()
-    incoming: dict[tuple[int, str, bytes], Assembly] = attrs.Factory(dict)
-    held: dict[tuple[int, str], Encoded] = attrs.Factory(dict)
-    held_hashes: dict[tuple[int, str], bytes] = attrs.Factory(dict)
-    results: dict[tuple[int, bytes], Encoded] = attrs.Factory(dict)
-    offers: dict[str, bytes] = attrs.Factory(dict)
-
-    @property
-    def parts(self) -> int:
-        """Return how many parts the vector is cut into: one for each member."""
-        return len(self.cuts)
 
 
 Heard = (
@@ -175,10 +137,11 @@ class Aggregator(Actor[Heard]):
         self._numbers = numbers
         self._core: RoundCore | None = None
         self._fragments = Fragments(1)
-        self._rounds: dict[int, RoundBytes] = {}
+        self._rounds: dict[int, Stock] = {}
         self._recovered: dict[int, tuple[msg.Accepted, list[memoryview]]] = {}
         self._ledgers: Ledgers[Any] = Ledgers(self._fragment_of)
-        self._outlets: dict[str, Outlet] = {}
+        self._intake = Intake(numbers, self._note_whole, self._note_bad)
+        self._streams: Streams
         self._watched: dict[str, float] = {}
         self._looking: set[str] = set()
         self._linked: set[str] = set()
@@ -193,9 +156,24 @@ class Aggregator(Actor[Heard]):
         self._meter = Meter()
         self.float32_bytes = 0
 
+    @property
+    def _me(self) -> str:
+        return self._plan.member.peer
+
     async def started(self) -> None:
         """Learn when links come and go."""
         self._unsubscribe = self.ctx.system.subscribe(self._observe)
+        self._streams = Streams(
+            self._plan.run,
+            self._me,
+            self._told,
+            lambda outlet: self.ctx.start_soon(outlet.run),
+            lambda text: self.ctx.emit(Facts(text)),
+            self._meter,
+            self.ctx.now,
+            self._sent,
+        )
+        self.ctx.start_soon(self._intake.run)
         self.ctx.start_soon(self._beat)
 
     async def stopping(self) -> None:
@@ -207,7 +185,7 @@ class Aggregator(Actor[Heard]):
         while True:
             await trio.sleep(self._plan.timing.beat_s)
             for beat in self._core.beats() if self._core is not None else ():
-                self._outlet(beat.to).send(beat.message)
+                self._streams.send(beat.to, beat.message)
 
     # ------------------------------------------------------------------------------------------- from the trainer
 
@@ -272,7 +250,7 @@ class Aggregator(Actor[Heard]):
 
     @on(plans.Contribute)
     async def contribute(self, m: plans.Contribute) -> None:
-        """Encode and freeze this node's contribution; a later one for the same round changes nothing.
+        """Freeze this node's contribution and begin to encode it; a later one for the same round changes nothing.
 
         From here on it is this actor's to keep, but for an abort: one that its round does not take is carried.
         """
@@ -282,30 +260,55 @@ class Aggregator(Actor[Heard]):
         if m.round < core.round:
             self._missed(core, m)
             return
-        rnd, base = self._rounds.get(m.round), core.own_base
-        if rnd is None or base is None or core.seat is None or core.seat.restarted:
+        stock, base = self._rounds.get(m.round), core.own_base
+        if stock is None or base is None or core.seat is None or core.seat.restarted:
             self._pending = m  # until the round can take it, or is over
             return
-        if rnd.own:
-            return
-        ledger = self._ledgers.of(m.round)
-        frozen = ledger.freeze(m.round, m.delta, m.weight)
-        encode = functools.partial(self._encoded, frozen.y, rnd.cuts)
-        began = self.ctx.now()
-        encoded, hashes = await self._compute(encode, self._numbers.size_bytes(self._elements_of(m.round)))
-        self._spent.add("encode", self.ctx.now() - began)
-        rnd.own, rnd.own_hashes = dict(enumerate(encoded)), hashes
-        if self._numbers.feeds_back:
-            ledger.encoded(m.round, tuple(self._pieces(rnd, encoded)))
-        signed = self._signed_offer(rnd, m.round, frozen.weight, base[1], hashes)
-        await self._step(cmd.Contributed(m.round, msg.Offer(frozen.weight, base[1], hashes, signed)))
+        if not stock.own:
+            frozen = self._ledgers.of(m.round).freeze(m.round, m.delta, m.weight)
+            stock.own = {part: Assembly(len(cuts)) for part, cuts in enumerate(stock.chunks)}
+            self.ctx.start_soon(self._scatter, stock, frozen, base[1])
 
-    def _signed_offer(
-        self, rnd: RoundBytes, round_: int, weight: float, base: bytes, hashes: tuple[bytes, ...]
-    ) -> bytes:
-        offer = msg.SignedOffer(self._plan.run, rnd.view.epoch, round_, weight, base, hashes)
-        signed = rnd.offers[self._plan.member.peer] = signed_bytes(self.ctx.system.sign(offer))
+    async def _scatter(self, stock: Stock, frozen: Frozen[Any], base: bytes) -> None:
+        """Encode a contribution, each chunk on its way to its owner while the next ones are made; then offer it."""
+        began = self.ctx.now()
+        for number, batch in enumerate(batches(_in_turns(stock, self._own_part(stock)))):
+            size = self._numbers.size_bytes(sum(cut.stop - cut.start for _, _, cut in batch))
+            for (part, index, _), data, hash_ in await compute(functools.partial(self._encoded, frozen.y, batch), size):
+                stock.own[part].add(index, data)
+                stock.own[part].hashes[index] = hash_
+            stock.grow()
+            if number == 0:  # not before: an engine may take seconds to be made, and the round's clocks begin here
+                await self._step(cmd.Contributing(stock.round))
+        self._spent.add("encode", self.ctx.now() - began)
+        if self._numbers.feeds_back:
+            self._ledgers.of(stock.round).encoded(stock.round, tuple(stock.pieces(stock.own)))
+        hashes = tuple(stock.own[part].digest() for part in range(stock.parts))
+        for part, hash_ in enumerate(hashes):
+            if stock.contributions.get((part, self._me)) is stock.own[part]:
+                await self._step(cmd.PartHeld(stock.round, self._me, part, hash_))
+        signed = self._signed_offer(stock, frozen.weight, base, hashes)
+        await self._step(cmd.Contributed(stock.round, msg.Offer(frozen.weight, base, hashes, signed)))
+        if self._core is not None and self._core.seat is not None and self._core.round == stock.round:
+            self._vouch(stock, self._core.seat.owners)
+
+    def _signed_offer(self, stock: Stock, weight: float, base: bytes, hashes: tuple[bytes, ...]) -> bytes:
+        offer = msg.SignedOffer(self._plan.run, stock.view.epoch, stock.round, weight, base, hashes)
+        signed = stock.offers[self._me] = signed_bytes(self.ctx.system.sign(offer))
         return signed
+
+    def _encoded(self, y: Any, batch: tuple[_Place, ...]) -> list[tuple[_Place, memoryview, bytes]]:
+        made = []
+        for place in batch:
+            try:
+                data = self._numbers.encode(y, place[2])
+            except LocalProtocolError as error:
+                raise LocalProtocolError(f"from element {place[2].start} on: {error}", hint=error.hint) from error
+            made.append((place, data, digest(data)))
+        return made
+
+    def _own_part(self, stock: Stock) -> int:
+        return stock.view.peers().index(self._me)
 
     async def _contribute_pending(self) -> None:
         """Look again at a contribution that could not be taken when it came."""
@@ -356,7 +359,7 @@ class Aggregator(Actor[Heard]):
     @property
     def is_sending(self) -> bool:
         """Whether bytes of a round wait to be sent, or are on their way out."""
-        return any(outlet.has_bulk for outlet in self._outlets.values())
+        return self._streams.are_sending
 
     @property
     def rate_bytes_s(self) -> int:
@@ -376,14 +379,8 @@ class Aggregator(Actor[Heard]):
 
     def tally(self) -> Tally:
         """Return how many chunks of the round under way are here."""
-        core = self._core
-        rnd = self._rounds.get(core.round) if core is not None else None
-        if rnd is None:
-            return NOTHING
-        sizes = [len(self._chunks(rnd, part)) for part in range(rnd.parts)]
-        partial = [(part, peer, len(found.found)) for (part, peer, _), found in rnd.incoming.items()]
-        own = rnd.view.peers().index(self._plan.member.peer)
-        return tally_of(sizes, own, rnd.held, partial, [part for part, _ in rnd.results])
+        stock = self._rounds.get(self._core.round) if self._core is not None else None
+        return NOTHING if stock is None else stock.tally(self._me)
 
     # ------------------------------------------------------------------------------------------- from the members
 
@@ -423,10 +420,10 @@ class Aggregator(Actor[Heard]):
 
     def _is_signed(self, m: msg.Report, offer: msg.Offer) -> bool:
         """Tell whether a member's offer stands under its signature, and is the one that it signed before."""
-        rnd = self._rounds.get(m.round)
-        if rnd is None or m.run != self._plan.run or m.epoch != rnd.view.epoch:
+        stock = self._rounds.get(m.round)
+        if stock is None or m.run != self._plan.run or m.epoch != stock.view.epoch:
             return True  # of another round or run: the core says so
-        if not self._keep_offer(rnd, m.sender, m.round, offer.signed):
+        if not self._keep_offer(stock, m.sender, offer.signed):
             return False
         said = open_offer(offer.signed)
         return (said.weight, said.base, said.parts) == (offer.weight, offer.base, offer.parts)
@@ -434,23 +431,28 @@ class Aggregator(Actor[Heard]):
     @on(msg.Vouch)
     def vouch(self, m: msg.Vouch) -> None:
         """Keep a contributor's signed offer beside the chunks that it signed for."""
-        rnd = self._rounds.get(m.round)
-        if rnd is not None and m.run == self._plan.run and m.epoch == rnd.view.epoch and m.sender == self.ctx.sender:
-            self._keep_offer(rnd, m.sender, m.round, m.offer)
+        stock = self._rounds.get(m.round)
+        if (
+            stock is not None
+            and m.run == self._plan.run
+            and m.epoch == stock.view.epoch
+            and m.sender == self.ctx.sender
+        ):
+            self._keep_offer(stock, m.sender, m.offer)
 
-    def _keep_offer(self, rnd: RoundBytes, sender: str, round_: int, signed: bytes) -> bool:
+    def _keep_offer(self, stock: Stock, sender: str, signed: bytes) -> bool:
         """Keep a member's offer, once: two that differ are a lie. `False` for one that is no evidence against it."""
-        if rnd.offers.get(sender) == signed:
+        if stock.offers.get(sender) == signed:
             return True
-        fault = offer_fault(signed, self._plan.run, rnd.view.epoch, round_, sender)
-        if not fault and rnd.view.find(sender) is None:
+        fault = offer_fault(signed, self._plan.run, stock.view.epoch, stock.round, sender)
+        if not fault and stock.view.find(sender) is None:
             fault = "it is no member"
-        if not fault and sender in rnd.offers:
+        if not fault and sender in stock.offers:
             fault = "it signed another one before: both are evidence against it"
         if fault:
-            self.ctx.emit(Facts(f"the offer of {sender} to round {round_} is refused: {fault}"))
+            self.ctx.emit(Facts(f"the offer of {sender} to round {stock.round} is refused: {fault}"))
             return False
-        rnd.offers[sender] = signed
+        stock.offers[sender] = signed
         return True
 
     # ---------------------------------------------------------------------------------------------------- evidence
@@ -461,7 +463,7 @@ class Aggregator(Actor[Heard]):
         seat = core.previous if core is not None else None
         if core is None or seat is None or seat.round not in core.decisions or seat.round not in self._rounds:
             return None
-        value, rnd = core.decisions[seat.round], self._rounds[seat.round]
+        value, stock = core.decisions[seat.round], self._rounds[seat.round]
         if value.aborted:
             return None
         deciding = seat.proposal
@@ -472,34 +474,35 @@ class Aggregator(Actor[Heard]):
             owners=deciding.owners if deciding is not None and not deciding.holders else seat.owners,
             leader=deciding.sender if deciding is not None else "",
             rule=self._plan.terms.rule,
-            chunks=tuple(self._chunks(rnd, part) for part in range(rnd.parts)),
+            chunks=stock.chunks,
             numbers=self._numbers,
         )
 
     @on(msg.ShowPart)
     def show_part(self, m: msg.ShowPart) -> msg.ShownPart:
         """Answer with the signed offers that a part was reduced on."""
-        rnd = self._shown(m)
-        return msg.ShownPart(tuple(rnd.offers.get(peer, b"") for peer in m.contributors))
+        stock = self._shown(m)
+        return msg.ShownPart(tuple(stock.offers.get(peer, b"") for peer in m.contributors))
 
     @on(msg.ShowChunk)
     def show_chunk(self, m: msg.ShowChunk) -> msg.ShownChunk:
         """Answer with a chunk of a contribution that is held here."""
-        held = self._shown(m).held.get((m.part, m.contributor), ())
-        if not 0 <= m.index < len(held):
+        found = self._shown(m).contributions.get((m.part, m.contributor))
+        data = None if found is None or not found.is_whole else found.found.get(m.index)
+        if data is None:
             raise NotFoundError(
                 f"no chunk {m.index} of {m.contributor}'s part {m.part} of round {m.round} is held here",
                 hint="ask the part's owner, before the round after the next is decided",
             )
-        return msg.ShownChunk(held[m.index])
+        return msg.ShownChunk(data)
 
-    def _shown(self, m: msg.ShowPart | msg.ShowChunk) -> RoundBytes:
-        rnd = self._rounds.get(m.round)
-        if rnd is None or m.run != self._plan.run:
+    def _shown(self, m: msg.ShowPart | msg.ShowChunk) -> Stock:
+        stock = self._rounds.get(m.round)
+        if stock is None or m.run != self._plan.run:
             raise NotFoundError(f"round {m.round} of {m.run} is not kept here", hint="the last decided round is")
-        if self.ctx.sender is not None and rnd.view.find(self.ctx.sender) is None:
+        if self.ctx.sender is not None and stock.view.find(self.ctx.sender) is None:
             raise RefusedError("what members contributed is shown to members", hint="ask from a member of the round")
-        return rnd
+        return stock
 
     @on(msg.Join, msg.Leave, msg.End)
     async def hear_wish(self, m: msg.Join | msg.Leave | msg.End) -> None:
@@ -513,8 +516,7 @@ class Aggregator(Actor[Heard]):
     async def down(self, m: Down) -> None:
         """Note that a member's aggregator ended, or that the link to it was lost."""
         self._watched.pop(m.peer, None)
-        if m.peer in self._outlets:
-            self._outlets[m.peer].drop_bulk()
+        self._streams.drop(m.peer)
         self._look_later(m.peer)
         await self._step(cmd.PeerDown(m.peer))
 
@@ -548,115 +550,78 @@ class Aggregator(Actor[Heard]):
     # --------------------------------------------------------------------------------------------------- the bytes
 
     @on(msg.Chunk)
-    async def chunk(self, m: msg.Chunk) -> None:
-        """Store one chunk of a contribution (from its contributor) or of a result (from anyone who has it)."""
-        rnd = self._round_of(m)
-        if rnd is None or (m.contributor and m.contributor != m.sender) or self._contradicts(rnd, m):
+    def chunk(self, m: msg.Chunk) -> None:
+        """Store one chunk of a contribution, or of a part that its sender reduces or serves."""
+        stock = self._stock_of(m)
+        if stock is None:
             return
-        if self._has(rnd, m.part, m.contributor, m.hash):
-            await self._note_whole(m.round, m.part, m.contributor, m.hash)
-            return
-        key = (m.part, m.contributor, m.hash)
-        assembly = rnd.incoming.get(key)
-        if assembly is None:
-            self._make_room(rnd, key)
-            assembly = rnd.incoming[key] = Assembly(len(self._chunks(rnd, m.part)))
+        key = (m.part, m.seal, m.sender)
         try:
-            self._check(rnd, m)
-            assembly.add(m.index, m.data, digest(m.data))
+            is_new = stock.put(key, m.index, m.data)
         except DecodeError as error:
-            self.ctx.emit(Facts(f"{m.sender}: part {m.part} of round {m.round} is refused: {error}"))
+            self._note_bad(stock, key, error)
             return
-        if not assembly.is_whole:
-            return
-        rnd.incoming.pop(key, None)
-        if assembly.digest() == m.hash:
-            self._store(rnd, m.part, m.contributor, m.hash, assembly.encoded())
-            await self._note_whole(m.round, m.part, m.contributor, m.hash)
-
-    def _check(self, rnd: RoundBytes, m: msg.Chunk) -> None:
-        """Raise `DecodeError` for a chunk that is none: a contribution that no codec wrote would stop the round's sum."""
-        chunks_ = self._chunks(rnd, m.part)
-        if not 0 <= m.index < len(chunks_):
-            raise DecodeError(f"a part of {len(chunks_)} chunks has no chunk {m.index}")
-        if m.contributor:
-            self._numbers.check(m.data, chunks_[m.index])
+        assembly = stock.assembly(key)
+        if is_new and assembly is not None:
+            self._intake.take(Arrival(stock, key, m.index, assembly, m.data))
 
     @on(msg.Announce)
     async def announce(self, m: msg.Announce) -> None:
-        """Answer which chunks of a part are still wanted."""
-        rnd = self._round_of(m)
-        if rnd is None or (m.contributor and m.contributor != m.sender) or self._contradicts(rnd, m):
+        """Answer which chunks of a part are still wanted, or that it is here."""
+        stock = self._stock_of(m)
+        if stock is None:
             return
-        if self._has(rnd, m.part, m.contributor, m.hash):
-            await self._note_whole(m.round, m.part, m.contributor, m.hash)
+        if m.seal and ((m.part, m.hash) in stock.known or stock.learn_empty(m.part, m.seal, m.hash)):
+            await self._step(cmd.ResultHeld(m.round, m.part, m.hash))
             return
-        count = len(self._chunks(rnd, m.part))
-        if not count and m.hash == digest_of(()):
-            self._store(rnd, m.part, m.contributor, m.hash, ())
-            await self._note_whole(m.round, m.part, m.contributor, m.hash)
+        assembly = stock.assembly((m.part, m.seal, m.sender))
+        if assembly is None or assembly.refused:
             return
-        assembly = rnd.incoming.get((m.part, m.contributor, m.hash))
-        wanted = assembly.missing if assembly is not None else tuple(range(count))
-        head = (m.run, m.epoch, m.round, self._plan.member.peer)
-        self._outlet(m.sender).send(msg.Missing(*head, m.part, m.contributor, m.hash, wanted))
+        if not assembly.is_whole:
+            if assembly.missing:  # else they are being looked at
+                self._streams.want(stock, m.part, m.seal, m.hash, assembly.missing, m.sender)
+        elif assembly.digest() != m.hash:
+            what = "a reduced part" if m.seal else "its contribution"
+            text = f"{m.sender} contradicts what it sent of {what}, part {m.part} of round {m.round}: ignored"
+            self.ctx.emit(Facts(text))
+        else:
+            await self._note_whole(stock, (m.part, m.seal, m.sender), assembly)
 
     @on(msg.Missing)
     def missing(self, m: msg.Missing) -> None:
         """Send the chunks that the other side still wants."""
-        rnd = self._round_of(m)
-        if rnd is None:
+        stock = self._stock_of(m)
+        if stock is None:
             return
-        data = rnd.own.get(m.part) if m.contributor == self._plan.member.peer else None
-        if not m.contributor:
-            data = rnd.results.get((m.part, m.hash))
-        if data is not None:
-            wanted = tuple(sorted(set(m.indexes) & set(range(len(data)))))
-            self._stream(m.round, rnd, m.part, m.contributor, data, m.hash, m.sender, wanted)
+        assembly = stock.own.get(m.part)
+        if m.seal:
+            _, encoded = stock.known.get((m.part, m.hash), (b"", None))
+            assembly = None if encoded is None else self._served(stock, m.part, m.hash, encoded)
+        if assembly is not None and assembly.is_whole:
+            wanted = sorted(set(m.indexes) & set(range(assembly.count)))
+            self._streams.stream(stock, m.part, m.seal, assembly, m.sender, wanted)
 
-    def _round_of(self, m: msg.Chunk | msg.Announce | msg.Missing) -> RoundBytes | None:
-        """Return the round a message of bytes belongs to, if it is one of ours and the message fits it."""
-        rnd = self._rounds.get(m.round)
-        if rnd is None or m.run != self._plan.run or m.sender != self.ctx.sender or m.epoch != rnd.view.epoch:
+    def _stock_of(self, m: msg.Chunk | msg.Announce | msg.Missing) -> Stock | None:
+        """Return the bytes of the round that a message is of, if it is one of ours and from a member of it."""
+        stock = self._rounds.get(m.round)
+        if stock is None or m.run != self._plan.run or m.sender != self.ctx.sender or m.epoch != stock.view.epoch:
             return None
-        if rnd.view.find(m.sender) is None or not 0 <= m.part < rnd.parts:
-            return None
-        return rnd
+        is_fit = stock.view.find(m.sender) is not None and m.sender != self._me and 0 <= m.part < stock.parts
+        return stock if is_fit else None
 
-    def _contradicts(self, rnd: RoundBytes, m: msg.Chunk | msg.Announce) -> bool:
-        """Tell whether a contributor names other bytes for a part than those it has already sent whole."""
-        held = rnd.held_hashes.get((m.part, m.contributor))
-        if held is None or held == m.hash:
-            return False
-        self.ctx.emit(
-            Facts(f"{m.sender} contradicts its own contribution to part {m.part} of round {m.round}: ignored")
-        )
-        return True
-
-    def _make_room(self, rnd: RoundBytes, key: tuple[int, str, bytes]) -> None:
-        """Bound what one round can hold: each member may have one contribution and a few results on the way."""
-        part, contributor, _ = key
-        rivals = [k for k in rnd.incoming if k[:2] == (part, contributor)]
-        if len(rivals) >= (1 if contributor else 4):
-            rnd.incoming.pop(rivals[0])
-
-    def _has(self, rnd: RoundBytes, part: int, contributor: str, hash_: bytes) -> bool:
-        if contributor:
-            return (part, contributor) in rnd.held
-        return (part, hash_) in rnd.results
-
-    def _store(self, rnd: RoundBytes, part: int, contributor: str, hash_: bytes, data: Encoded) -> None:
-        if contributor:
-            rnd.held[part, contributor] = data
-            rnd.held_hashes[part, contributor] = hash_
+    async def _note_whole(self, stock: Stock, key: Key, assembly: Assembly) -> None:
+        part, seal, sender = key
+        hash_ = assembly.digest()
+        if seal:
+            stock.learn(part, seal, assembly.encoded(), hash_)
+            await self._step(cmd.ResultHeld(stock.round, part, hash_))
         else:
-            rnd.results[part, hash_] = data
+            await self._step(cmd.PartHeld(stock.round, sender, part, hash_))
 
-    async def _note_whole(self, round_: int, part: int, contributor: str, hash_: bytes) -> None:
-        if contributor:
-            await self._step(cmd.PartHeld(round_, contributor, part, hash_))
-        else:
-            await self._step(cmd.ResultHeld(round_, part, hash_))
+    def _note_bad(self, stock: Stock, key: Key, error: DecodeError) -> None:
+        part, seal, sender = key
+        what = "reduced part" if seal else "contribution to part"
+        self.ctx.emit(Facts(f"{sender}'s {what} {part} of round {stock.round} is refused: {error}"))
 
     # ---------------------------------------------------------------------------------------------------- the core
 
@@ -665,19 +630,6 @@ class Aggregator(Actor[Heard]):
         """Time passed."""
         self._wake = None
         await self._step(cmd.Tick())
-
-    @on(_PartReduced)
-    async def part_reduced(self, m: _PartReduced) -> None:
-        """Keep the bytes of an own part that is reduced now, and tell the core."""
-        rnd = self._rounds.get(m.round)
-        if rnd is not None:
-            rnd.results[m.part, m.hash] = m.data
-            await self._step(cmd.Reduced(m.round, m.part, m.seal, m.hash))
-
-    @on(_PartMultiplied)
-    async def part_multiplied(self, m: _PartMultiplied) -> None:
-        """Tell the core the inner products over an own part."""
-        await self._step(cmd.GramReady(m.round, m.part, m.seal, m.entries))
 
     async def _step(self, event: cmd.Event) -> None:
         """Take one event to the core and carry its commands out; an event of those commands waits its turn.
@@ -715,7 +667,7 @@ class Aggregator(Actor[Heard]):
             case cmd.Persist(record):
                 await self._persist(record)
             case cmd.Send(to, message_):
-                self._outlet(to).send(message_)
+                self._streams.send(to, message_)
             case cmd.Transfer(round_, part, to):
                 await self._transfer(round_, part, to)
             case cmd.Multiply():
@@ -748,8 +700,8 @@ class Aggregator(Actor[Heard]):
         payloads: list[memoryview] = []
         if isinstance(record, msg.Accepted):
             rnd = self._rounds[record.round]
-            parts = [rnd.results[part, hash_] for part, hash_ in enumerate(record.value.parts)]
-            payloads = [chunk for part in parts for chunk in part]
+            parts = enumerate(record.value.parts)
+            payloads = [chunk for part, hash_ in parts for chunk in rnd.known[part, hash_][1]]
             self._vote = (record, payloads)
         if isinstance(record, msg.Decided) and self._journal.size_bytes > self.journal_bytes_max:
             await self._journal.replace(self._compacted(record))
@@ -773,10 +725,7 @@ class Aggregator(Actor[Heard]):
                 self._ledgers.of(value.round).abort(value.round)
                 self._report(plans.RoundAborted(value))
             case cmd.Apply(value, included):
-                rnd = self._rounds[value.round]
-                encoded = [rnd.results[part, hash_] for part, hash_ in enumerate(value.parts)]
-                join = functools.partial(self._joined, rnd, encoded, self._elements_of(value.round))
-                aggregate = await self._compute(join, self._numbers.size_bytes(self._elements_of(value.round)))
+                aggregate = await self._aggregate(self._rounds[value.round], value)
                 self._report(plans.RoundCommitted(value, aggregate, included))
                 await self._commit(value.round, included=included)
             case cmd.Settle(value, included):
@@ -800,18 +749,28 @@ class Aggregator(Actor[Heard]):
         frozen = ledger.frozen
         if included and frozen is not None and frozen.encoded is not None:
             work = functools.partial(self._numbers.residual, frozen.y, frozen.encoded)
-            residual = await self._compute(work, self._numbers.size_bytes(self._elements_of(round_)))
+            residual = await compute(work, self._numbers.size_bytes(self._elements_of(round_)))
         ledger.commit(round_, included=included, residual=residual)
 
+    async def _aggregate(self, stock: Stock, value: Value) -> Any:
+        """Return the decided vector: most of it is decoded by now."""
+        ahead = stock.ahead if stock.ahead is not None else Ahead(self._numbers.room(stock.elements))
+        parts = [
+            (stock.keys_of(part, hash_), stock.known[part, hash_][1], stock.chunks[part])
+            for part, hash_ in enumerate(value.parts)
+        ]
+        stock.ahead = None
+        return await compute(functools.partial(ahead.finish, parts), self._numbers.size_bytes(stock.elements))
+
     def _open_round(self, round_: int, view: View) -> None:
-        parts = cuts(self._elements_of(round_), view.members, self._numbers.grain)
-        rnd = self._rounds[round_] = RoundBytes(view, parts)
-        recovered = self._recovered.pop(round_, None)
-        if recovered is not None:
-            vote, payloads = recovered
-            rest = iter(payloads)
-            for part, hash_ in enumerate(vote.value.parts):
-                rnd.results[part, hash_] = tuple(itertools.islice(rest, len(self._chunks(rnd, part))))
+        stock = self._rounds[round_] = Stock.of(round_, view, self._elements_of(round_), self._numbers)
+        vote, payloads = self._recovered.pop(round_, (None, []))
+        if vote is None:
+            return
+        value, rest = vote.value, iter(payloads)
+        seal = seal_digest(round_, value.base, value.shares)
+        for part, hash_ in enumerate(value.parts):
+            stock.learn(part, seal, tuple(itertools.islice(rest, len(stock.chunks[part]))), hash_)
 
     def _elements_of(self, round_: int) -> int:
         """Return how many elements the vector of a round has: those of its fragment."""
@@ -819,9 +778,6 @@ class Aggregator(Actor[Heard]):
 
     def _fragment_of(self, round_: int) -> int:
         return self._fragments.of_round(round_)
-
-    def _chunks(self, rnd: RoundBytes, part: int) -> tuple[slice, ...]:
-        return chunks(rnd.cuts[part], self._numbers.chunk_elements)
 
     def _learn(self, view: View) -> None:
         for member in view.members:
@@ -832,7 +788,7 @@ class Aggregator(Actor[Heard]):
         round_, view = command.round, command.view
         self._open_round(round_, view)
         for old in [r for r in self._rounds if r < round_ - 1]:
-            del self._rounds[old]
+            self._rounds.pop(old).close()
         self._learn(view)
         self._close_outlets(view)
         for peer in view.peers():
@@ -846,156 +802,124 @@ class Aggregator(Actor[Heard]):
 
     # -------------------------------------------------------------------------------------------- numbers and bytes
 
-    def _encoded(self, y: Any, parts: tuple[slice, ...]) -> tuple[list[Encoded], tuple[bytes, ...]]:
-        size = self._numbers.chunk_elements
-        encoded = [tuple(self._numbers.encode(y, cut) for cut in chunks(part, size)) for part in parts]
-        return encoded, tuple(map(digest_of, encoded))
-
-    def _pieces(self, rnd: RoundBytes, encoded: list[Encoded]) -> Iterator[tuple[slice, memoryview]]:
-        """Yield the chunks of a whole vector, each with its place."""
-        for part, pieces in enumerate(encoded):
-            yield from zip(self._chunks(rnd, part), pieces, strict=True)
-
-    def _reduced(
-        self, inputs: list[Encoded], shares: tuple[Share, ...], cuts: tuple[slice, ...]
-    ) -> tuple[Encoded, bytes]:
-        weights = [share.counts for share in shares]
-        rows = zip(*inputs, strict=True)
-        rule = self._plan.terms.rule
-        data = tuple(self._numbers.reduce(row, weights, cut, rule) for row, cut in zip(rows, cuts, strict=True))
-        return data, digest_of(data)
-
-    def _multiplied(self, inputs: list[Encoded], cuts: tuple[slice, ...]) -> tuple[float, ...]:
-        """Return the inner products over a part: the sum of its chunks', in their order."""
-        total = [0.0] * (len(inputs) * (len(inputs) + 1) // 2)
-        for row, cut in zip(zip(*inputs, strict=True), cuts, strict=True):
-            total = [a + b for a, b in zip(total, self._numbers.multiply(row, cut), strict=True)]
-        return tuple(total)
-
-    def _joined(self, rnd: RoundBytes, encoded: list[Encoded], elements: int) -> Any:
-        room = self._numbers.room(elements)
-        for cut, piece in self._pieces(rnd, encoded):
-            room.decode(piece, cut)
-        return room.vector()
-
     async def _multiply(self, command: cmd.Multiply) -> None:
-        rnd = self._rounds.get(command.round)
-        if rnd is None:
+        """Tell the core the inner products over an own part: the sum of its chunks', in their order."""
+        stock = self._rounds.get(command.round)
+        if stock is None:
             return
-        inputs = [rnd.held[command.part, share.peer] for share in command.shares]
-        part = rnd.cuts[command.part]
-        try:
-            work = functools.partial(self._multiplied, inputs, self._chunks(rnd, command.part))
-            entries = await self._compute(work, self._numbers.size_bytes(part.stop - part.start) * len(inputs))
-        except DecodeError as error:
-            self.ctx.emit(Facts(f"round {command.round}, part {command.part}: {error}"))
-            return
-        await self.ctx.self_ref.tell(_PartMultiplied(command.round, command.part, command.seal, entries))
+        inputs = [stock.contributions[command.part, share.peer] for share in command.shares]
+        total = [0.0] * (len(inputs) * (len(inputs) + 1) // 2)
+        for index, cut in enumerate(stock.chunks[command.part]):
+            work = functools.partial(self._numbers.multiply, [one.found[index] for one in inputs], cut)
+            try:
+                entries = await compute(work, self._numbers.size_bytes(cut.stop - cut.start) * len(inputs))
+            except DecodeError as error:
+                self.ctx.emit(Facts(f"round {command.round}, part {command.part}: {error}"))
+                return
+            total = [a + b for a, b in zip(total, entries, strict=True)]
+        await self._step(cmd.GramReady(command.round, command.part, command.seal, tuple(total)))
 
     async def _reduce(self, command: cmd.Reduce) -> None:
-        rnd = self._rounds.get(command.round)
-        if rnd is None:
+        """Reduce a part chunk by chunk, each on its way to everyone while the next ones are made."""
+        stock = self._rounds.get(command.round)
+        if stock is None:
             return
-        inputs = [rnd.held[command.part, share.peer] for share in command.shares]
-        part = rnd.cuts[command.part]
+        part, seal, me = command.part, command.seal, self._me
+        result = stock.results[part, seal, me] = Assembly(len(stock.chunks[part]))
+        for peer in stock.view.peers():
+            if peer != me and self._streams.start(stock, part, seal, result, peer):
+                stock.streaming.add((part, seal, peer))
         try:
-            work = functools.partial(self._reduced, inputs, command.shares, self._chunks(rnd, command.part))
-            data, hash_ = await self._compute(work, self._numbers.size_bytes(part.stop - part.start))
+            await self._make(stock, command, result)
         except (DecodeError, LocalProtocolError) as error:
-            self.ctx.emit(Facts(f"round {command.round}, part {command.part}: {error}"))
+            self.ctx.emit(Facts(f"round {command.round}, part {part}: {error}"))
+            result.refuse()
+            stock.grow()
             return
-        await self.ctx.self_ref.tell(_PartReduced(command.round, command.part, command.seal, hash_, data))
+        stock.learn(part, seal, result.encoded(), result.digest())
+        await self._step(cmd.Reduced(command.round, part, seal, result.digest()))
 
-    async def _compute(self, work: Callable[[], Any], size_bytes: int) -> Any:
-        """Run numeric work: short work here, long work in a thread (the engines release the GIL)."""
-        return work() if size_bytes < _INLINE_BYTES else await trio.to_thread.run_sync(work)
+    async def _make(self, stock: Stock, command: cmd.Reduce, result: Assembly) -> None:
+        inputs = [stock.contributions[command.part, share.peer] for share in command.shares]
+        weights = [share.counts for share in command.shares]
+        if stock.ahead is None:
+            stock.ahead = Ahead(self._numbers.room(stock.elements))
+        for batch in batches(range(result.count)):
+            size = self._numbers.size_bytes(
+                sum(c.stop - c.start for c in stock.chunks[command.part][batch[0] : batch[-1] + 1])
+            )
+            work = functools.partial(
+                self._reduced, stock, stock.ahead, (command.part, command.seal, self._me), inputs, weights, batch
+            )
+            for index, data, hash_ in await compute(work, size):
+                result.add(index, data)
+                result.hashes[index] = hash_
+            stock.grow()
+
+    def _reduced(
+        self, stock: Stock, ahead: Ahead, key: Key, inputs: list[Assembly], weights: list[float], batch: tuple[int, ...]
+    ) -> list[tuple[int, memoryview, bytes]]:
+        made = []
+        for index in batch:
+            cut = stock.chunks[key[0]][index]
+            data = self._numbers.reduce([one.found[index] for one in inputs], weights, cut, self._plan.terms.rule)
+            ahead.decode(key, index, data, cut)
+            made.append((index, data, digest(data)))
+        return made
 
     async def _transfer(self, round_: int, part: int, to: str) -> None:
-        rnd = self._rounds[round_]
-        data = rnd.own.get(part)
-        if data is None:
+        """Send a part of the own contribution, as far as it is made; if it was sent before, what is missing of it."""
+        stock = self._rounds[round_]
+        assembly = stock.own.get(part)
+        if assembly is None:
             return
-        me = self._plan.member.peer
-        hash_ = rnd.own_hashes[part]
-        if to == me:
-            rnd.held[part, me] = data
-            await self._step(cmd.PartHeld(round_, me, part, hash_))
+        if to == self._me:
+            stock.contributions[part, to] = assembly
+        else:
+            self._vouch(stock, (to,))
+        if to != self._me and self._streams.start(stock, part, b"", assembly, to):
             return
-        head = (self._plan.run, rnd.view.epoch, round_, me)
-        self._outlet(to).send(msg.Vouch(*head, rnd.offers[me]))
-        self._offer(round_, rnd, part, me, data, hash_, to)
+        if assembly.is_whole and to == self._me:
+            await self._step(cmd.PartHeld(round_, to, part, assembly.digest()))
+        elif assembly.is_whole:
+            self._streams.announce(stock, part, b"", assembly.digest(), to)
+
+    def _vouch(self, stock: Stock, owners: Iterable[str]) -> None:
+        """Send owners the signed offer, once there is one: it stays beside the chunks that it is of."""
+        signed = stock.offers.get(self._me)
+        if signed is not None:
+            head = (self._plan.run, stock.view.epoch, stock.round, self._me)
+            for owner in sorted({*owners} - {self._me}):
+                self._streams.send(owner, msg.Vouch(*head, signed))
 
     def _send_result(self, round_: int, part: int, hash_: bytes, to: str) -> None:
-        rnd = self._rounds.get(round_)
-        data = rnd.results.get((part, hash_)) if rnd is not None else None
-        if rnd is not None and data is not None:
-            self._offer(round_, rnd, part, "", data, hash_, to)
+        """Send a reduced part, unless it is on its way since it was begun; if it was sent before, what is missing of it."""
+        stock = self._rounds.get(round_)
+        seal, encoded = stock.known.get((part, hash_), (b"", None)) if stock is not None else (b"", None)
+        if stock is None or encoded is None:
+            return
+        if (part, seal, to) in stock.streaming:
+            stock.streaming.discard((part, seal, to))
+        elif not self._streams.start(stock, part, seal, self._served(stock, part, hash_, encoded), to):
+            self._streams.announce(stock, part, seal, hash_, to)
 
-    def _offer(
-        self, round_: int, rnd: RoundBytes, part: int, contributor: str, data: Encoded, hash_: bytes, to: str
-    ) -> None:
-        """Send all bytes the first time; afterwards announce them, so that only what is missing travels again."""
-        outlet = self._outlet(to)
-        if data and outlet.first_time((round_, part, contributor, hash_)):
-            self._stream(round_, rnd, part, contributor, data, hash_, to, tuple(range(len(data))))
-        else:
-            head = (self._plan.run, rnd.view.epoch, round_, self._plan.member.peer)
-            outlet.send(msg.Announce(*head, part, contributor, hash_))
+    def _served(self, stock: Stock, part: int, hash_: bytes, encoded: Encoded) -> Assembly:
+        """Return a reduced part as it is sent: it came from here or from another, or lay on the disk."""
+        for key in stock.keys_of(part, hash_):
+            return stock.results[key]
+        return whole(encoded)
 
-    def _stream(
-        self,
-        round_: int,
-        rnd: RoundBytes,
-        part: int,
-        contributor: str,
-        data: Encoded,
-        hash_: bytes,
-        to: str,
-        wanted: tuple[int, ...],
-    ) -> None:
-        head = (self._plan.run, rnd.view.epoch, round_, self._plan.member.peer)
-        chunks_ = self._chunks(rnd, part)
-
-        async def send(ref: Ref[Any]) -> None:
-            for index in wanted:
-                if round_ not in self._rounds:
-                    return
-                await ref.tell(msg.Chunk(*head, part, contributor, hash_, index, data[index]))
-                self._meter.sent(len(data[index]))
-                self.float32_bytes += self._numbers.size_bytes(chunks_[index].stop - chunks_[index].start)
-
-        self._outlet(to).send_bulk(Job((round_, part, contributor, hash_), self._metered(send)))
-
-    def _metered(self, send: Callable[[Ref[Any]], Awaitable[None]]) -> Callable[[Ref[Any]], Awaitable[None]]:
-        async def metered(ref: Ref[Any]) -> None:
-            self._meter.begin(self.ctx.now())
-            try:
-                await send(ref)
-            finally:
-                self._meter.end(self.ctx.now())
-
-        return metered
+    def _sent(self, elements: int) -> None:
+        self.float32_bytes += self._numbers.size_bytes(elements)
 
     # ------------------------------------------------------------------------------------------------------- peers
-
-    def _outlet(self, peer: str) -> Outlet:
-        outlet = self._outlets.get(peer)
-        if outlet is None:
-            outlet = Outlet(
-                self.ctx.system.ref(peer, AGGREGATOR_PATH, Aggregator), lambda text: self.ctx.emit(Facts(text))
-            )
-            self._outlets[peer] = outlet
-            self.ctx.start_soon(outlet.run)
-        return outlet
 
     def _close_outlets(self, view: View) -> None:
         """End the ways out to those who are no members, do not ask to be, and have had all they were sent."""
         core = self._core
         others = () if core is None else (*core.contacts, *core.roster.joining)
         before = [rnd.view for rnd in self._rounds.values()]
-        stay = {*others, *(peer for known in (view, *before) for peer in known.peers())}
-        for peer in [p for p, outlet in self._outlets.items() if p not in stay and outlet.is_idle]:
-            self._outlets.pop(peer).close()
+        self._streams.keep({*others, *(peer for known in (view, *before) for peer in known.peers())})
 
     def _rewatch(self, peer: str) -> None:
         """Watch a member of the present view, again after it was down and is heard once more."""
@@ -1003,3 +927,24 @@ class Aggregator(Actor[Heard]):
         if seat is not None and peer not in self._watched and seat.view.find(peer) is not None:
             self._watched[peer] = self.ctx.now()
             self.ctx.watch(self.ctx.system.ref(peer, AGGREGATOR_PATH, Aggregator))
+
+    def _told(self, peer: str) -> Ref[Any]:
+        return self.ctx.system.ref(peer, AGGREGATOR_PATH, Aggregator)
+
+
+_Place = tuple[int, int, slice]
+"""Part and number of a chunk, and which slice of the vector it is."""
+
+
+def _in_turns(stock: Stock, last: int) -> Iterator[_Place]:
+    """Yield all chunks: the first of each part, then the second of each, so that every way out is busy at once.
+
+    Those of part number `last`, which travel nowhere as a rule, come at the end.
+    """
+    parts = [part for part in range(stock.parts) if part != last]
+    for index in range(max((len(stock.chunks[part]) for part in parts), default=0)):
+        for part in parts:
+            if index < len(stock.chunks[part]):
+                yield part, index, stock.chunks[part][index]
+    for index, cut in enumerate(stock.chunks[last]):
+        yield last, index, cut

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import weakref
+from collections import deque
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -12,6 +16,9 @@ from prime.trainer.metadata import TrainingConfig
 from prime.trainer.robust import chunks
 from prime.trainer.robust.rules import MEAN, Rule
 from prime.trainer.swarm.parts import CHUNK_ELEMENTS, GRAIN_ELEMENTS
+
+VECTORS_KEPT: Final = 2
+"""Of the memory of aggregates: one is being decoded to while the trainer still looks at the last one."""
 
 
 class Float32:
@@ -29,6 +36,7 @@ class Float32:
     ) -> None:
         self._scatter = scatter if scatter is not None else codec("int8")
         self._gather = gather if gather is not None else codec("int8")
+        self._pool = _Pool()
         self.feeds_back = feeds_back
 
     @classmethod
@@ -81,7 +89,7 @@ class Float32:
 
     def room(self, elements: int) -> _Room:
         """See `Numbers.room`."""
-        return _Room(self._gather, np.empty(elements, np.float32))
+        return _Room(self._gather, self._pool.vector(elements))
 
 
 class _Room:
@@ -91,6 +99,10 @@ class _Room:
         self._gather = gather
         self._whole = whole
 
+    def check(self, data: memoryview, cut: slice) -> None:
+        """See `Room.check`."""
+        self._gather.check(data, _elements(cut))
+
     def decode(self, data: memoryview, cut: slice) -> None:
         """See `Room.decode`."""
         self._gather.decode(data, _elements(cut), self._whole[cut])
@@ -98,6 +110,28 @@ class _Room:
     def vector(self) -> Vector:
         """See `Room.vector`."""
         return self._whole
+
+
+class _Pool:
+    """Memory of aggregates that nobody looks at any more: fresh pages cost more than the decoding into them."""
+
+    def __init__(self) -> None:
+        self._free: deque[memoryview] = deque(maxlen=VECTORS_KEPT)
+
+    def vector(self, elements: int) -> Vector:
+        """Return a float32[elements] whose memory comes back here once it, and all that shows a piece of it, is gone."""
+        memory = self._taken(4 * elements)
+        vector: Vector = np.frombuffer(memory, np.float32)
+        weakref.finalize(vector, self._free.append, memory).atexit = False
+        return vector
+
+    def _taken(self, size_bytes: int) -> memoryview:
+        while self._free:
+            with contextlib.suppress(IndexError):  # another thread was quicker
+                memory = self._free.pop()
+                if len(memory) == size_bytes:
+                    return memory
+        return np.empty(size_bytes, np.uint8).data
 
 
 def _gather_of(config: TrainingConfig) -> VectorCodec | Sums:

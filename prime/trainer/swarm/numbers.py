@@ -21,8 +21,12 @@ V_co = TypeVar("V_co", covariant=True)
 class Room(Protocol[V_co]):
     """Where the chunks of one vector are decoded to, in any order and each perhaps again."""
 
+    def check(self, data: memoryview, cut: slice) -> None:
+        """Raise `DecodeError` unless `data` is what `Numbers.reduce` writes for this chunk of some vector."""
+        ...
+
     def decode(self, data: memoryview, cut: slice) -> None:
-        """Put a reduced chunk into its place. Raises `DecodeError` unless `data` is what `Numbers.reduce` writes."""
+        """Put a reduced chunk into its place. Raises what `check` raises, and then leaves the place as it was."""
         ...
 
     def vector(self) -> V_co:

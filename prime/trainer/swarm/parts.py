@@ -50,30 +50,40 @@ Encoded = tuple[memoryview, ...]
 
 @attrs.define(eq=False)
 class Assembly:
-    """One part as its chunks arrive, in any order, each perhaps more than once. A part of no chunks is whole at once."""
+    """One part as its chunks come, in any order, each perhaps more than once; each is hashed a while after it came.
+
+    A part of no chunks is whole at once. One that is `refused` will never be.
+    """
 
     count: int
     found: dict[int, memoryview] = attrs.Factory(dict)
     hashes: dict[int, bytes] = attrs.Factory(dict)
+    refused: bool = False
 
     @property
     def is_whole(self) -> bool:
-        """Whether no chunk is missing."""
-        return len(self.found) == self.count
+        """Whether every chunk is here, and hashed."""
+        return not self.refused and len(self.hashes) == self.count
 
     @property
     def missing(self) -> tuple[int, ...]:
         """Return the numbers of the chunks that are not here."""
         return tuple(index for index in range(self.count) if index not in self.found)
 
-    def add(self, index: int, chunk: memoryview, hash_: bytes) -> bool:
-        """Take a chunk and its hash; `False` for one that is here already. Raises `DecodeError` where there is none."""
+    def add(self, index: int, chunk: memoryview) -> bool:
+        """Take a chunk; `False` for one that is here already. Raises `DecodeError` where a part has no such chunk."""
         if not 0 <= index < self.count:
             raise DecodeError(f"a part of {self.count} chunks has no chunk {index}")
-        if index in self.found:
+        if self.refused or index in self.found:
             return False
-        self.found[index], self.hashes[index] = chunk, hash_
+        self.found[index] = chunk
         return True
+
+    def refuse(self) -> None:
+        """Drop all of it, for good: no codec wrote a chunk of it."""
+        self.refused = True
+        self.found.clear()
+        self.hashes.clear()
 
     def encoded(self) -> Encoded:
         """Return the bytes of a part that is whole."""
@@ -82,6 +92,12 @@ class Assembly:
     def digest(self) -> bytes:
         """Return the hash of a part that is whole."""
         return part_digest(_in_order(self.hashes))
+
+
+def whole(encoded: Iterable[memoryview]) -> Assembly:
+    """Return the assembly of a part whose chunks are all here."""
+    found = dict(enumerate(encoded))
+    return Assembly(len(found), found, {index: digest(chunk) for index, chunk in found.items()})
 
 
 def _in_order(found: Mapping[int, T]) -> tuple[T, ...]:

@@ -133,11 +133,8 @@ class Observed(Aggregator):
         if isinstance(command, cmd.Persist) and isinstance(command.record, msg.Decided):
             say(kind="decided", **_value(command.record.value))
 
-    def _outlet(self, peer: str) -> Any:
-        outlet = super()._outlet(peer)
-        if not isinstance(outlet.ref, Told):
-            outlet.ref = Told(outlet.ref, self._observer)
-        return outlet
+    def _told(self, peer: str) -> Any:
+        return Told(super()._told(peer), self._observer)
 
 
 @attrs.define

@@ -49,11 +49,11 @@ def _is(*kinds: type) -> Callable[[Any], bool]:
 
 
 def _of_contribution(m: Any) -> bool:
-    return isinstance(m, msg.Chunk) and bool(m.contributor)
+    return isinstance(m, msg.Chunk) and not m.seal
 
 
 def _of_result(m: Any) -> bool:
-    return isinstance(m, msg.Chunk) and not m.contributor
+    return isinstance(m, msg.Chunk) and bool(m.seal)
 
 
 def _others_reduction(e: Any) -> bool:

@@ -236,8 +236,10 @@ def report(**changes: Any) -> msg.Report:
 
 SEAL = bytes(16)
 WRONG_REPORTS = [
-    ("a part too many", {"held": (msg.Holding(2, (ME,)),)}),
-    ("a stranger's bytes", {"held": (msg.Holding(0, (STRANGER,)),)}),
+    ("a part too many", {"held": (msg.Holding(2, (ME,), (HASH,)),)}),
+    ("a stranger's bytes", {"held": (msg.Holding(0, (STRANGER,), (HASH,)),)}),
+    ("a contribution without a hash", {"held": (msg.Holding(0, (ME, OTHER), (HASH,)),)}),
+    ("a contribution's hash of another size", {"held": (msg.Holding(0, (ME,), (b"short",)),)}),
     ("a hash of another size", {"reduced": (msg.Reduction(0, SEAL, b"short"),)}),
     ("a seal of another size", {"reduced": (msg.Reduction(0, b"short", HASH),)}),
     (

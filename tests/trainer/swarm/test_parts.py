@@ -13,7 +13,7 @@ from prime.trainer.codec.form import FORMS
 from prime.trainer.round import messages as msg
 from prime.trainer.round.ballot import Ballot
 from prime.trainer.round.records import read_record, write_record
-from prime.trainer.swarm.parts import GRAIN_ELEMENTS, Assembly, chunks, digest, digest_of, part_digest
+from prime.trainer.swarm.parts import GRAIN_ELEMENTS, Assembly, chunks, digest, digest_of, part_digest, whole
 
 
 def test_a_grain_is_whole_blocks_of_every_codec() -> None:
@@ -34,20 +34,31 @@ def test_chunks_in_any_order_and_twice_make_the_whole(pieces: list[bytes], rando
     order = [*range(len(pieces)), *range(len(pieces))]
     random.shuffle(order)
     assembly = Assembly(len(pieces))
-    new = [assembly.add(at, memoryview(pieces[at]), digest(pieces[at])) for at in order]
+    new = [assembly.add(at, memoryview(pieces[at])) for at in order]
     assert new.count(True) == len(pieces)
-    assert assembly.is_whole
     assert assembly.missing == ()
+    assert assembly.is_whole == (not pieces)  # none is hashed yet
+    assembly.hashes.update((at, digest(pieces[at])) for at in set(order))
+    assert assembly.is_whole
     assert [bytes(piece) for piece in assembly.encoded()] == pieces
     assert assembly.digest() == digest_of(pieces) == part_digest(map(digest, pieces))
+    assert whole(map(memoryview, pieces)).digest() == assembly.digest()
 
 
 @pytest.mark.parametrize("index", [-1, 2, 2**40])
 def test_a_chunk_that_a_part_has_not_is_refused(index: int) -> None:
     assembly = Assembly(2)
     with pytest.raises(DecodeError):
-        assembly.add(index, memoryview(b"x"), digest(b"x"))
+        assembly.add(index, memoryview(b"x"))
     assert assembly.missing == (0, 1)
+
+
+def test_what_is_refused_never_becomes_whole() -> None:
+    assembly = whole([memoryview(b"a"), memoryview(b"b")])
+    assembly.refuse()
+    assert not assembly.is_whole
+    assert not assembly.add(0, memoryview(b"a"))
+    assert not assembly.found
 
 
 def test_a_journal_record_comes_back_with_its_parts() -> None:

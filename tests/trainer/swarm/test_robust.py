@@ -25,6 +25,7 @@ from prime.trainer.swarm import plans
 from prime.trainer.swarm.aggregator import Aggregator, SwarmPlan
 from prime.trainer.swarm.audit import Finding, audit
 from prime.trainer.swarm.float32 import Float32
+from prime.trainer.swarm.parts import whole
 from prime.transport.identity import KeyPair
 from prime.transport.signing import KeySignatory
 
@@ -254,7 +255,7 @@ async def test_an_audit_shows_that_the_coefficients_are_not_those_of_the_contrib
 async def test_what_an_owner_no_longer_has_is_no_proof_against_it(autojump_clock: Any) -> None:
     async with swarm_of(Rule(), [Float32() for _ in range(3)]) as nodes:
         await contribute(nodes, honest(3))
-        nodes[0].actor._rounds[1].held.clear()
+        nodes[0].actor._rounds[1].contributions.clear()
         nodes[1].actor._rounds[1].offers.clear()
         findings = {finding.peer: finding for finding in await audited(nodes, 2)}
         peers = [node.key.peer for node in nodes]
@@ -265,12 +266,12 @@ async def test_what_an_owner_no_longer_has_is_no_proof_against_it(autojump_clock
 async def test_an_owner_cannot_show_other_chunks_in_the_name_of_a_contributor(autojump_clock: Any) -> None:
     async with swarm_of(Rule(), [Float32() for _ in range(3)]) as nodes:
         await contribute(nodes, honest(3))
-        held = nodes[0].actor._rounds[1].held
+        held = nodes[0].actor._rounds[1].contributions
         part = next(part for part, _ in held)
         forged = tuple(
             nodes[0].numbers.encode(np.ones(D, np.float32), cut) for cut in nodes[0].actor.audit_case().chunks[part]
         )
-        held[part, nodes[1].key.peer] = forged
+        held[part, nodes[1].key.peer] = whole(forged)
         findings = await audited(nodes, 2)
         peers = [node.key.peer for node in nodes]
     assert [f.judgement for f in findings].count("wrong") == 1

@@ -1,0 +1,96 @@
+"""What comes in is hashed, checked and decoded beside the mailbox, in the order in which it came."""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import attrs
+import trio
+
+from prime.errors import DecodeError
+from prime.trainer.swarm.numbers import Numbers
+from prime.trainer.swarm.parts import Assembly, digest
+from prime.trainer.swarm.stock import Ahead, Key, Stock
+from prime.trainer.swarm.work import BATCH_CHUNKS, compute
+
+
+@attrs.frozen(eq=False)
+class Arrival:
+    """A chunk that came."""
+
+    stock: Stock
+    key: Key
+    index: int
+    assembly: Assembly
+    data: memoryview
+
+    @property
+    def cut(self) -> slice:
+        """Return which slice of the vector it is."""
+        return self.stock.chunks[self.key[0]][self.index]
+
+
+class Intake:
+    """One node's intake. `on_whole` hears of each part that is complete, `on_bad` of each that no codec wrote."""
+
+    def __init__(
+        self,
+        numbers: Numbers[Any],
+        on_whole: Callable[[Stock, Key, Assembly], Awaitable[None]],
+        on_bad: Callable[[Stock, Key, DecodeError], None],
+    ) -> None:
+        self._numbers = numbers
+        self._on_whole = on_whole
+        self._on_bad = on_bad
+        self._arrivals: deque[Arrival] = deque()
+        self._news = trio.Event()
+
+    def take(self, arrival: Arrival) -> None:
+        """Queue a chunk that the stock has taken: each at most once, so the stock's bound is the queue's."""
+        self._arrivals.append(arrival)
+        self._news.set()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            while self._arrivals:
+                await self._digest()
+            self._news = trio.Event()
+            await self._news.wait()
+
+    async def _digest(self) -> None:
+        batch = [self._arrivals.popleft() for _ in range(min(BATCH_CHUNKS, len(self._arrivals)))]
+        for stock in {arrival.stock for arrival in batch if arrival.key[1]}:
+            if stock.ahead is None:
+                stock.ahead = Ahead(self._numbers.room(stock.elements))
+        elements = sum(arrival.cut.stop - arrival.cut.start for arrival in batch)
+        work: Callable[[], list[bytes | DecodeError]] = functools.partial(list, map(self._proved, batch))
+        for arrival, proof in zip(batch, await compute(work, self._numbers.size_bytes(elements)), strict=True):
+            await self._note(arrival, proof)
+
+    def _proved(self, arrival: Arrival) -> bytes | DecodeError:
+        """Return the chunk's hash, or why it is none."""
+        try:
+            if arrival.key[1]:
+                assert arrival.stock.ahead is not None  # noqa: S101 - made before the batch
+                arrival.stock.ahead.decode(arrival.key, arrival.index, arrival.data, arrival.cut)
+            else:
+                self._numbers.check(arrival.data, arrival.cut)
+        except DecodeError as error:
+            return error
+        return digest(arrival.data)
+
+    async def _note(self, arrival: Arrival, proof: bytes | DecodeError) -> None:
+        assembly = arrival.assembly
+        if assembly.refused:
+            return
+        if isinstance(proof, DecodeError):
+            assembly.refuse()
+            self._on_bad(arrival.stock, arrival.key, proof)
+            return
+        assembly.hashes[arrival.index] = proof
+        if assembly.is_whole:
+            await self._on_whole(arrival.stock, arrival.key, assembly)
