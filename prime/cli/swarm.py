@@ -450,10 +450,5 @@ AUDIT_S: Final = 600.0
 
 def enlist(app: typer.Typer) -> None:
     """Add the commands of this file to `prime train`."""
-    app.command()(recover)
-    app.command()(submit)
-    app.command()(status)
-    app.command()(watch)
-    app.command()(stop)
-    app.command()(audit)
-    app.command()(logs)
+    for command in (submit, status, watch, stop, logs, recover, audit):
+        app.command()(command)

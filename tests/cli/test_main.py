@@ -30,7 +30,7 @@ TREE: dict[str, dict[str, str]] = {
     "START": {"demo": "", "new": "", "doctor": ""},
     "NODE": {"node": "start stop status check peers", "status": "", "bootstrap": ""},
     "RUN": {
-        "train": "run init presets submit status watch stop logs recover",
+        "train": "run init presets submit status watch stop logs recover audit",
         "model": "push pull list verify roll-back export",
     },
     "NETWORK": {"dht": "get put find providers name stats", "peer": "ping ban"},
