@@ -1,30 +1,56 @@
 """The rules on encoded chunks: the middle of each coordinate's values, and the inner products of every two chunks.
 
-One chunk of each of R members at a time: the scratch is R chunks in float32, however long the vectors are. With the codec
-on numba the loops are compiled ones; otherwise numpy does the same arithmetic, and both give the same bits.
+A slab of each of R members at a time: the scratch is R slabs in float32, however long the vectors are, and stays in the
+caches. With the codec on numba the loops are compiled ones; otherwise numpy does the same arithmetic, and both give the
+same bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from prime.trainer.codec import Vector, VectorCodec
+from prime.trainer.codec import Codec, Vector, VectorCodec
+from prime.trainer.codec.engine import Encoded
 from prime.trainer.codec.vectors import BytesLike
-from prime.trainer.robust.lanes import LANES
+from prime.trainer.robust.lanes import LANES, SLAB_ELEMENTS
 from prime.trainer.robust.network import pairs
 
 Rows = npt.NDArray[np.float32]
-"""float32[R, D]: one chunk of each of R members, decoded."""
+"""float32[R, D]: the same elements of each of R members, decoded."""
 Square = npt.NDArray[np.float64]
 """float64[R, R]."""
 
 
-def decoded(codec: VectorCodec, chunks: Sequence[BytesLike], elements: int) -> Rows:
-    """Return the chunks' vectors as rows. Raises DecodeError for one that is no wire form of so many elements."""
-    rows_RD = np.empty((len(chunks), elements), np.float32)  # noqa: N806 - shape suffix: R members, D elements
+def slabs(codec: VectorCodec, chunks: Sequence[BytesLike], elements: int) -> Iterator[tuple[slice, Rows]]:
+    """Yield the chunks' vectors as rows, slab by slab, in one place. Raises DecodeError for one that is no wire form of so many elements."""
+    if not isinstance(codec, Codec) or not codec.form.scale_bytes or elements <= SLAB_ELEMENTS:
+        yield slice(0, elements), _whole(codec, chunks, elements)
+        return
+    for chunk in chunks:
+        codec.check(chunk, elements)
+    flats = [np.frombuffer(chunk, np.uint8) for chunk in chunks]
+    scratch = np.empty(len(chunks) * SLAB_ELEMENTS, np.float32)
+    for at in range(0, elements, SLAB_ELEMENTS):
+        cut = slice(at, min(at + SLAB_ELEMENTS, elements))
+        rows_RD = scratch[: len(chunks) * (cut.stop - at)].reshape(len(chunks), -1)  # noqa: N806 - R members, D elements
+        for row, flat in zip(rows_RD, flats, strict=True):
+            codec.engine.decode(codec.form, _slab_of(codec, flat, elements, cut), row)
+        yield cut, rows_RD
+
+
+def _slab_of(codec: Codec, flat: Encoded, elements: int, cut: slice) -> Encoded:
+    """Return the wire form of some of the elements: their codes and their scales, out of those of all."""
+    form, split = codec.form, codec.form.codes_bytes(elements)
+    codes = flat[form.codes_bytes(cut.start) : form.codes_bytes(cut.stop)]
+    size = form.scale_bytes
+    return np.concatenate([codes, flat[split + size * form.blocks(cut.start) : split + size * form.blocks(cut.stop)]])
+
+
+def _whole(codec: VectorCodec, chunks: Sequence[BytesLike], elements: int) -> Rows:
+    rows_RD = np.empty((len(chunks), elements), np.float32)  # noqa: N806 - as above
     for row, chunk in zip(rows_RD, chunks, strict=True):
         codec.decode(chunk, elements, row)
     return rows_RD
@@ -33,11 +59,13 @@ def decoded(codec: VectorCodec, chunks: Sequence[BytesLike], elements: int) -> R
 def middle(codec: VectorCodec, chunks: Sequence[BytesLike], elements: int, trim: int) -> Vector:
     """Return, by coordinate, the mean of the values that are left when `trim` are taken off each end (float32[elements]).
 
-    Memory: `len(chunks)` times the chunk in float32. Raises DecodeError.
+    Raises DecodeError.
     """
-    rows_RD = decoded(codec, chunks, elements)  # noqa: N806 - shape suffix
-    first, last = trim, len(chunks) - trim
-    return (_middle_numba if codec.engine.name == "numba" else middle_numpy)(rows_RD, first, last)
+    into, (first, last) = np.empty(elements, np.float32), (trim, len(chunks) - trim)
+    middle_of = _middle_numba if codec.engine.name == "numba" else middle_numpy
+    for cut, rows_RD in slabs(codec, chunks, elements):  # noqa: N806 - as above
+        into[cut] = middle_of(rows_RD, first, last)
+    return into
 
 
 def middle_numpy(rows_RD: Rows, first: int, last: int) -> Vector:  # noqa: N803 - shape suffix
@@ -60,13 +88,13 @@ def _middle_numba(rows_RD: Rows, first: int, last: int) -> Vector:  # noqa: N803
 
 
 def add_gram(codec: VectorCodec, chunks: Sequence[BytesLike], elements: int, into_RR: Square) -> None:  # noqa: N803 - shape suffix
-    """`into_RR += <x_i, x_j>` of every two chunks, in float64. Memory as `middle`. Raises DecodeError."""
-    rows_RD = decoded(codec, chunks, elements)  # noqa: N806 - shape suffix
+    """`into_RR += <x_i, x_j>` of every two chunks, in float64, slab by slab. Raises DecodeError."""
     if codec.engine.name == "numba":
         from prime.trainer.robust.loops import add_gram as add
     else:
         add = add_gram_numpy
-    add(rows_RD, into_RR)
+    for _, rows_RD in slabs(codec, chunks, elements):  # noqa: N806 - as above
+        add(rows_RD, into_RR)
 
 
 def add_gram_numpy(rows_RD: Rows, into_RR: Square) -> None:  # noqa: N803 - shape suffix

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from prime.errors import DecodeError
 from prime.trainer.codec import codec
 from prime.trainer.robust import chunks
+from prime.trainer.robust.lanes import SLAB_ELEMENTS
 
 pytest.importorskip("numba")
 FORMS = ("int8", "int4", "fp8", "fp16", "none")
@@ -41,6 +42,21 @@ def test_the_middle_is_the_median_and_trimming_nothing_the_mean(form: str) -> No
         decoded = np.array([codec(form).decode(row, 700) for row in inputs])
         assert np.allclose(chunks.middle(codec(form), inputs, 700, (rows - 1) // 2), np.median(decoded, axis=0))
         assert np.allclose(chunks.middle(codec(form), inputs, 700, 0), decoded.mean(axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_long_chunk_is_worked_on_in_slabs_with_the_same_result(form: str) -> None:
+    elements = 2 * SLAB_ELEMENTS + 777
+    inputs = encoded(form, 3, elements)
+    decoded = np.array([codec(form).decode(row, elements) for row in inputs])
+    grams = [np.zeros((3, 3)), np.zeros((3, 3))]
+    for engine, gram in zip(("numba", "numpy"), grams, strict=True):
+        assert np.array_equal(chunks.middle(codec(form, engine), inputs, elements, 1), np.median(decoded, axis=0))
+        chunks.add_gram(codec(form, engine), inputs, elements, gram)
+    assert np.array_equal(*grams)
+    assert np.allclose(grams[0], decoded.astype(np.float64) @ decoded.astype(np.float64).T, rtol=1e-9)
+    with pytest.raises(DecodeError):
+        chunks.middle(codec(form), [*inputs[:2], inputs[2][:-4]], elements, 1)
 
 
 def test_the_trimmed_mean_is_that_of_what_is_left() -> None:
