@@ -43,6 +43,8 @@ EVENT_S = 4.0
 AWAY_S = (1.0, 8.0)
 """How long one that was ended stays away."""
 PAUSE_S = (0.5, 4.0)
+SPARED_S = 60.0
+"""After its worker was killed a node keeps the next one so long: the fourth in two minutes ends a node, as it should."""
 END_S = 120.0
 """How long it may take until all are in again."""
 ROUNDS_END = 3
@@ -70,6 +72,7 @@ class Peer:
     is_witness: bool
     back_at: float | None = None
     wakes_at: float | None = None
+    spared_until: float = 0.0
 
     @property
     def is_here(self) -> bool:
@@ -176,6 +179,9 @@ class Soak:
 
     def kill_worker(self, peer: Peer) -> None:
         """Kill the worker alone: its node starts another."""
+        if self.now < peer.spared_until:
+            return
+        peer.spared_until = self.now + SPARED_S
         for worker in peer.node.workers:
             os.kill(worker, signal.SIGKILL)
 
