@@ -102,7 +102,8 @@ class Swarm:
         self.round = 1
         self.usual_s = 0.0
         """How long a round takes here, now, without a fault."""
-        self.carried: dict[int, tuple[int, float] | None] = {}
+        self.outcomes: dict[int, set[int] | None] = {}
+        """Who was in C, by round; None after an abort."""
         self.applied: dict[tuple[int, int], int] = {}
         """How often each contribution was applied, by member and round."""
 
@@ -153,7 +154,6 @@ class Swarm:
             self.members[index] = member
         else:
             self.members.append(member)
-        self.carried[index] = None  # what it carried was in its memory
         return member
 
     def _contacts(self, index: int) -> list[str]:
@@ -382,20 +382,25 @@ class Swarm:
         return self.folder / f"y-{index}-{self.round}"
 
     def _settle(self, shares: dict[int, float], *, committed: bool) -> None:
-        """Count what is applied now, as each member's ledger must have it."""
-        for member in self.members:
-            index = member.index
-            gave = member.last("contributes", round=self.round)  # also one that came too late to be sent is carried
-            if not committed or (gave is None and index not in shares):
-                continue
-            carried, own = self.carried[index], float(index + 1)
-            weight = own + (carried[1] if carried is not None else 0.0)
-            if index in shares:
-                assert shares[index] == weight, f"member {index} is weighed {shares[index]}, not {weight}"
-                self._apply(index, self.round)
-                if carried is not None:
-                    self._apply(index, carried[0])
-            self.carried[index] = None if index in shares or not member.is_alive else (self.round, own)
+        """Count what is applied now, as each contributor's ledger must have it."""
+        self.outcomes[self.round] = set(shares) if committed else None
+        for index, weight in shares.items():
+            carried = self._carried(index)
+            own = float(index + 1)
+            assert weight == (own if carried is None else 2 * own), f"member {index} is weighed {weight}, not {own}"
+            self._apply(index, self.round)
+            if carried is not None:
+                self._apply(index, carried)
+
+    def _carried(self, index: int) -> int | None:
+        """Return the round whose contribution a member carried into this one: the last one that it missed in this life."""
+        for round_ in range(self.round - 1, 0, -1):
+            found = self.outcomes[round_]
+            if found is not None and index in found:
+                return None
+            if found is not None and self.members[index].last("contributes", round=round_) is not None:
+                return round_
+        return None
 
     def _apply(self, index: int, round_: int) -> None:
         self.applied[index, round_] = self.applied.get((index, round_), 0) + 1
