@@ -126,10 +126,11 @@ def rule_of(config: TrainingConfig) -> Rule:
             f"train.byzantine_max is {rule.byzantine_max}, but a mean follows a single liar anywhere",
             hint="set train.aggregation to median, trimmed-mean, krum, multi-krum or centred-clipping",
         )
-    if fault := rule.fault(config.nodes_min, config.nodes_min):
+    asked = math.ceil(config.participation * config.nodes_min)
+    if fault := rule.fault(asked, asked):
         raise ConfigError(
-            f"train.nodes_min is {config.nodes_min}, and {fault.partition(',')[0]}: rounds of fewer decide nothing",
-            hint=f"set train.nodes_min to {rule.candidates_min} or more, or lower train.byzantine_max",
+            f"train.nodes_min is {config.nodes_min}, and {fault}: rounds of so few decide nothing",
+            hint="raise train.nodes_min (or train.participation), or lower train.byzantine_max",
         )
     return rule
 

@@ -211,8 +211,12 @@ def test_the_rule_of_a_run_is_its_configurations() -> None:
 
 
 def test_a_run_that_could_begin_with_too_few_members_for_its_rule_is_refused() -> None:
-    with pytest.raises(ConfigError, match="nodes_min is 8, and krum with byzantine_max 3 needs 9 members") as caught:
+    with pytest.raises(
+        ConfigError, match="nodes_min is 8, and krum .* needs 9 members to contribute, 8 are asked"
+    ) as caught:
         rule_of(TrainingConfig(aggregation="krum", byzantine_max=3, nodes_min=8))
-    assert "nodes_min to 9" in str(caught.value.hint)
+    assert "raise train.nodes_min" in str(caught.value.hint)
+    with pytest.raises(ConfigError, match="5 are asked"):
+        rule_of(TrainingConfig(aggregation="krum", byzantine_max=3, nodes_min=9, participation=0.5))
     with pytest.raises(ConfigError, match="a mean follows a single liar"):
         rule_of(TrainingConfig(byzantine_max=1))

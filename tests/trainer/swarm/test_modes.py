@@ -139,6 +139,7 @@ MODES: dict[str, dict[str, Any]] = {
     "DiLoCo without overlap": {"outer_optimiser": "sgd", "outer_learning_rate": 1.0, "overlap_steps": 0},
     "Adam": {"outer_optimiser": "adam", "outer_learning_rate": 0.2},
     "fragments": {"fragments": 4, "rounds": 12, "overlap_steps": 1},
+    "robust": {"aggregation": "median", "byzantine_max": 1, "norm_gate": 3.0, "fragments": 2, "rounds": 10},
     "federated": {"participation": 0.5, "local_epochs": 2, "batch_size": 8, "rounds": 8},
 }
 
@@ -160,6 +161,17 @@ async def test_all_members_hold_the_same_bits_after_every_round(mode: str, monke
         wanted = 2 if mode == "federated" else 4
         assert max(asked) == wanted  # in the first rounds a joiner may still be fetching the state
         assert asked[-1] == wanted
+
+
+async def test_a_node_audits_the_last_round_of_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    robust = {"aggregation": "centred-clipping", "byzantine_max": 1, "codec": "int4"}
+    async with swarm_of(3, monkeypatch, rounds=4, **robust) as swarm:
+        for training in swarm.trainings:
+            await training.done()
+        found = await swarm.trainings[1].audit()
+        assert (found.run, found.rule) == ("main", "centred-clipping")
+        assert found.round >= 4
+        assert [finding.judgement for finding in found.findings] == ["right"] * 4  # three parts, and the seal
 
 
 async def test_different_members_are_asked_from_round_to_round(monkeypatch: pytest.MonkeyPatch) -> None:
