@@ -4,7 +4,8 @@ A round of n members has two stretches with the seal between them. In the first 
 of S bytes sends its contribution to the others' parts, S (1 - f) at r bytes a second; in the second its reduced part to
 everyone, S f (n - 1). The second lasts until the last owner is done, so it is shortest when all are done at once: f in
 proportion to r. To give a slow member more than that would save it S df / r in the first stretch and cost
-S df (n - 1) / r in the second: never less. So the finishing time needs no search.
+S df (n - 1) / r in the second: never less. So the finishing time needs no search. Between two members both are equal,
+whatever f is: they share evenly, so that each reduces as much.
 
 Only sums, products and comparisons of floats: the same on every machine, so members agree without asking.
 """
@@ -20,13 +21,16 @@ from prime.trainer.round.view import Member, View
 RATE_STEP = 1.25
 """Rates are told in powers of this: a view changes when a link does, not when a measurement jitters."""
 RATE_MAX_BYTES_S = 1 << 40
+FAST_BYTES_S = 250_000_000
+"""A faster link is told as this: from here on it is arithmetic that a round waits for, and that is shared evenly."""
 
 
 def rounded(rate_bytes_s: float) -> int:
     """Return a measured rate as it is told: the nearest power of `RATE_STEP`, 0 for less than a byte a second."""
+    told = min(rate_bytes_s, FAST_BYTES_S)
     step, best = 1.0, 0.0
-    while step <= RATE_MAX_BYTES_S and step <= rate_bytes_s * RATE_STEP:
-        if abs(step - rate_bytes_s) < abs(best - rate_bytes_s):
+    while step <= told * RATE_STEP:
+        if abs(step - told) < abs(best - told):
             best = step
         step *= RATE_STEP
     return int(best)
@@ -44,6 +48,8 @@ def fractions(members: Sequence[Member]) -> tuple[float, ...]:
     rates = _known(members)
     if not any(rates):
         return (1 / len(rates),) * len(rates)
+    if len(rates) == 2 and all(rates):
+        return (0.5, 0.5)
     total = sum(rates)
     return tuple(rate / total for rate in rates)
 

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prime.trainer.round.partition import backups, cuts, differs, fractions, owners_of, rounded
+from prime.trainer.round.partition import FAST_BYTES_S, backups, cuts, differs, fractions, owners_of, rounded
 from prime.trainer.round.view import Member, view_of
 
 RATES = st.lists(st.one_of(st.none(), st.just(0), st.integers(1, 10**10)), min_size=1, max_size=12)
@@ -50,6 +50,11 @@ def test_members_that_measured_nothing_share_evenly_and_count_as_the_median_of_t
     assert fractions(members(0, 0)) == (0.5, 0.5)
 
 
+def test_two_share_evenly_whatever_their_links_as_neither_way_is_quicker() -> None:
+    assert fractions(members(5, 9)) == (0.5, 0.5)
+    assert fractions(members(0, 9)) == (0.0, 1.0)
+
+
 def test_nobody_finishes_earlier_with_another_partition() -> None:
     """The time of both stretches, for each partition on a grid: none beats the proportional one."""
     rates = (100.0, 50.0, 25.0)
@@ -89,8 +94,9 @@ def test_backups_are_shared_out_by_bandwidth() -> None:
 def test_rates_are_told_in_steps_of_a_quarter(rate: float) -> None:
     told = rounded(rate)
     assert rounded(told) == told
-    if 16 <= rate <= 1e12:
+    if 16 <= rate <= FAST_BYTES_S:
         assert 0.8 <= told / rate <= 1.25
+    assert told <= FAST_BYTES_S * 1.25
 
 
 def test_a_view_changes_for_a_quarter_more_or_less() -> None:

@@ -96,8 +96,9 @@ class Mortal(Aggregator):
 
 
 class Swarm:
-    def __init__(self, nursery: trio.Nursery, config: TrainingConfig) -> None:
+    def __init__(self, nursery: trio.Nursery, config: TrainingConfig, rates: tuple[int | None, ...] = ()) -> None:
         self.hub = Memory()
+        self.rates = rates
         self.config = config
         self.nursery = nursery
         self.nodes: list[Node] = []
@@ -131,7 +132,8 @@ class Swarm:
                 system.subscribe(node.report)
                 self.lives += not node.journal.records()  # a journal that is empty is another life
                 incarnation = self.lives
-                member = Member(node.key.peer, system.addresses, 1.0, incarnation)
+                rate_bytes_s = dict(zip(map(id, self.nodes), self.rates, strict=False)).get(id(node))
+                member = Member(node.key.peer, system.addresses, 1.0, incarnation, rate_bytes_s)
                 plan = SwarmPlan("run", member, found, tuple(contacts), nodes_min, TIMING)
                 node.address = system.addresses[0]
                 node.aggregator = await sup.spawn(
@@ -145,10 +147,12 @@ class Swarm:
 
 
 @asynccontextmanager
-async def swarm_of(count: int, config: TrainingConfig | None = None) -> AsyncIterator[Swarm]:
+async def swarm_of(
+    count: int, config: TrainingConfig | None = None, rates: tuple[int | None, ...] = ()
+) -> AsyncIterator[Swarm]:
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            swarm = Swarm(nursery, TrainingConfig() if config is None else config)
+            swarm = Swarm(nursery, TrainingConfig() if config is None else config, rates)
             for _ in range(count):
                 node = await swarm.add(nodes_min=count)
                 node.theta = np.zeros(D, np.float32)
@@ -187,6 +191,25 @@ async def test_rounds_commit_the_mean_everywhere_alike(count: int) -> None:
             error = np.linalg.norm(outcomes[0].aggregate - mean) / np.linalg.norm(mean)
             assert 0 < error < 0.02  # two quantisations to 8 bits
         assert len({node.theta.tobytes() for node in swarm.nodes}) == 1
+
+
+async def test_a_client_owns_nothing_and_the_others_by_their_bandwidth() -> None:
+    async with swarm_of(3, rates=(1_000_000, 3_000_000, 0)) as swarm:
+        for round_ in (1, 2):
+            for i, node in enumerate(swarm.nodes):
+                await node.aggregator.tell(plans.Contribute(round_, delta_of(i, round_), 1.0))
+            outcomes = [await node.committed(round_) for node in swarm.nodes]
+            assert all(outcome.included for outcome in outcomes)
+            assert len({outcome.aggregate.tobytes() for outcome in outcomes}) == 1
+            mean = sum(delta_of(i, round_) for i in range(3)) / 3
+            assert np.linalg.norm(outcomes[0].aggregate - mean) / np.linalg.norm(mean) < 0.02
+        made = {node.key.peer: node.living for node in swarm.nodes}
+        (rnd,) = [rnd for number, rnd in made[swarm.nodes[0].key.peer]._rounds.items() if number == 2]
+        owned = {m.peer: cut.stop - cut.start for m, cut in zip(rnd.view.members, rnd.cuts, strict=True)}
+        slow, fast, client = (owned[node.key.peer] for node in swarm.nodes)
+        assert client == 0
+        assert slow < fast
+        assert slow + fast == D
 
 
 @pytest.mark.parametrize(
