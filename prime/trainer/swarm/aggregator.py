@@ -423,10 +423,16 @@ class Aggregator(Actor[Heard]):
         stock = self._rounds.get(m.round)
         if stock is None or m.run != self._plan.run or m.epoch != stock.view.epoch:
             return True  # of another round or run: the core says so
+        if stock.verified.get(m.sender) == offer:
+            return True  # every report says it again: a signature is verified once
         if not self._keep_offer(stock, m.sender, offer.signed):
             return False
         said = open_offer(offer.signed)
-        return (said.weight, said.base, said.parts) == (offer.weight, offer.base, offer.parts)
+        if (said.weight, said.base, said.parts) != (offer.weight, offer.base, offer.parts):
+            self.ctx.emit(Facts(f"{m.sender} offers something else to round {m.round} than it signed: ignored"))
+            return False
+        stock.verified[m.sender] = offer
+        return True
 
     @on(msg.Vouch)
     def vouch(self, m: msg.Vouch) -> None:

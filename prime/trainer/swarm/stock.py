@@ -15,6 +15,7 @@ import attrs
 import trio
 
 from prime.errors import DecodeError
+from prime.trainer.round.messages import Offer
 from prime.trainer.round.partition import cuts
 from prime.trainer.round.view import View
 from prime.trainer.swarm.numbers import Numbers, Room
@@ -79,6 +80,8 @@ class Stock:
     """Results that are on their way while they are reduced: part, seal, to whom."""
     offers: dict[str, bytes] = attrs.Factory(dict)
     """What each contributor signed."""
+    verified: dict[str, Offer] = attrs.Factory(dict)
+    """What members report to this leader, and have signed."""
     ahead: Ahead | None = None
     over: bool = False
     _news: trio.Event = attrs.Factory(trio.Event)

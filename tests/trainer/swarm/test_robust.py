@@ -18,6 +18,7 @@ from prime.store import MemoryJournal
 from prime.trainer.codec import codec
 from prime.trainer.robust.rules import MEAN, Rule
 from prime.trainer.round import messages as msg
+from prime.trainer.round.ballot import FIRST
 from prime.trainer.round.terms import Terms
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.view import Member
@@ -28,6 +29,7 @@ from prime.trainer.swarm.float32 import Float32
 from prime.trainer.swarm.parts import whole
 from prime.transport.identity import KeyPair
 from prime.transport.signing import KeySignatory
+from prime.wire import signed_bytes
 
 D = 20_000
 TIMING = Timing(resend_s=0.05, suspect_s=2.0, stagger_s=0.1, seal_s=1.0, reduce_s=2.0, deadline_s=6.0, transfer_s=0.3)
@@ -304,3 +306,26 @@ async def test_what_members_contributed_is_shown_to_members_alone(autojump_clock
                 .system.ref(peer, "/train/aggregator", Aggregator)
                 .ask(msg.ShowPart("robust", 7, 0, ()), timeout=5)
             )
+
+
+async def test_an_offer_is_what_its_member_signed_and_only_its_first_one_counts(autojump_clock: Any) -> None:
+    async with swarm_of(Rule(), [Float32() for _ in range(2)]) as nodes:
+        leader = next(node for node in nodes if node.key.peer == node.actor._core.seat.order[0])
+        other = next(node for node in nodes if node is not leader)
+        rnd, peer = leader.actor._rounds[1], other.key.peer
+
+        def offer(weight: float, signed_weight: float, parts: tuple[bytes, ...]) -> msg.Offer:
+            said = msg.SignedOffer("robust", rnd.view.epoch, 1, signed_weight, b"b" * 32, parts)
+            return msg.Offer(weight, b"b" * 32, parts, signed_bytes(other.system.sign(said)))
+
+        def taken(one: msg.Offer) -> bool:
+            report = msg.Report("robust", rnd.view.epoch, 1, peer, 1, False, True, FIRST, one, (), (), (), None)
+            return bool(leader.actor._is_signed(report, one))
+
+        parts = (b"1" * 32, b"2" * 32)
+        assert not taken(msg.Offer(1.0, b"b" * 32, parts, b""))
+        good = offer(1.0, 1.0, parts)
+        assert not taken(attrs.evolve(good, weight=9.0))  # type: ignore[misc]  # a @record is an attrs class
+        assert taken(good) and taken(good)
+        assert not taken(offer(2.0, 2.0, parts))  # it signed another one before
+        assert rnd.offers[peer] == good.signed
