@@ -9,6 +9,7 @@ import pytest
 from prime import sim
 from prime.sim.plan import Crash, Partition, Pause, Plan
 from prime.sim.scenarios.round import training_round, training_round_feedback
+from prime.trainer.round import leading
 from prime.trainer.round import messages as msg
 from prime.trainer.round.records import read_record, write_record
 from prime.trainer.round.view import View
@@ -105,3 +106,21 @@ def test_a_late_contribution_that_nobody_keeps(monkeypatch: pytest.MonkeyPatch) 
     pauses = (Pause("n2", 3.1, 3.2), Pause("n1", 5.2, 3.4))
     crashes = (Crash("n3", 8.1, 0.2), Crash("n2", 8.6, 0.2), Crash("n1", 9.3, 0.1))
     assert "conserved" in found_by_drawing(Plan(actions=pauses + crashes, storm_s=12.0, params={"leaver": 0}))
+
+
+def test_an_owner_that_forgets_how_its_contributions_were_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Aggregator._reduced
+
+    def reduced(self: Any, stock: Any, ahead: Any, key: Any, inputs: Any, weights: Any, batch: Any) -> Any:
+        return honest(self, stock, ahead, key, inputs, [1.0 + i for i in range(len(weights))], batch)
+
+    monkeypatch.setattr(Aggregator, "_reduced", reduced)
+    judged = Plan(storm_s=8.0, params={"rule": 1, "leaver": 0, "rates": 0})
+    assert found_by_drawing(judged).split(":")[0] == "exact_sum"
+
+
+def test_a_leader_that_nobody_takes_over_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leading, "_open_ballot", lambda _desk, _seat: None)
+    crashes = tuple(Crash(f"n{i}", 3.0 + i, 20.0) for i in (1, 2))
+    plan = Plan(actions=crashes, storm_s=24.0, params={"size": 5, "leaver": 0, "rule": 0, "rates": 0})
+    assert found_by_drawing(plan).split(":")[0] == "in_time"
