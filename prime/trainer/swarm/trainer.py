@@ -22,6 +22,7 @@ from prime.trainer.outer.pace import Pace
 from prime.trainer.rank import RankWorker, open_rank
 from prime.trainer.round.settings import settings_of
 from prime.trainer.swarm import plans
+from prime.trainer.swarm.buffers import Buffers
 from prime.trainer.swarm.donor import HoldState
 from prime.trainer.swarm.progress import DecidedRound, Progress
 from prime.trainer.swarm.state import ChunkedState, OuterState, chunked, initial_state
@@ -133,6 +134,7 @@ class SwarmTrainer(Actor[Heard]):
         self._saves = saves
         self._saved_hash = b""
         self._outer = outer_optimiser(config)
+        self._buffers = Buffers()
         self._events: deque[Any] = deque()
         self._news = trio.Event()
         self._view: View | None = None
@@ -309,7 +311,8 @@ class SwarmTrainer(Actor[Heard]):
         tokens = self._pace.steps(self._round) * self._config.batch_size * self._config.context
         self._contributed = self._round
         self._pace.contribute(self._round)
-        await self._aggregator.tell(plans.Contribute(self._round, self._state.theta[cut] - local, float(tokens)))
+        delta = await trio.to_thread.run_sync(np.subtract, self._state.theta[cut], local)
+        await self._aggregator.tell(plans.Contribute(self._round, delta, float(tokens)))
 
     async def _wait(self) -> None:
         if not self._events:
@@ -390,7 +393,8 @@ class SwarmTrainer(Actor[Heard]):
         """Return the shared parameters and slots with the outer step made in one fragment of them."""
         if cut == slice(0, state.theta.size):
             return self._outer.apply(state.theta, state.slots, aggregate)
-        whole = tuple(vector.copy() for vector in (state.theta, *state.slots))  # others still read the present ones
+        present = (state.theta, *state.slots)  # others still read them
+        whole = tuple(map(self._buffers.copy, present))
         into = tuple(vector[cut] for vector in whole)
         self._outer.apply_into(into[0], into[1:], aggregate, into)
         return whole[0], whole[1:]
