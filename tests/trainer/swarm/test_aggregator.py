@@ -205,7 +205,9 @@ async def test_a_client_owns_nothing_and_the_others_by_their_bandwidth() -> None
             assert np.linalg.norm(outcomes[0].aggregate - mean) / np.linalg.norm(mean) < 0.02
         made = {node.key.peer: node.living for node in swarm.nodes}
         (rnd,) = [rnd for number, rnd in made[swarm.nodes[0].key.peer]._rounds.items() if number == 2]
-        owned = {m.peer: cut.stop - cut.start for m, cut in zip(rnd.view.members, rnd.cuts, strict=True)}
+        owned = {
+            m.peer: sum(c.stop - c.start for c in part) for m, part in zip(rnd.view.members, rnd.chunks, strict=True)
+        }
         slow, fast, client = (owned[node.key.peer] for node in swarm.nodes)
         assert client == 0
         assert slow < fast
