@@ -110,7 +110,8 @@ class Course:
                 self.losses[each.round] = each.held_out
         if run.round > self.round:
             self.round, self.advanced_at = run.round, now
-        self.silence_s = max(self.silence_s, now - self.advanced_at)
+        if self.round:  # before the first round the nodes start
+            self.silence_s = max(self.silence_s, now - self.advanced_at)
 
 
 class Soak:
