@@ -195,7 +195,7 @@ class TrainConfig:
     )
     outer_learning_rate: float = key(0.7, "Step size of the outer optimiser (eta); averaging has none.", low=0, high=10)
     outer_momentum: float = key(
-        0.9, "Momentum of the outer optimiser: mu of nesterov, beta 1 of adam.", low=0, high=0.9999
+        0.7, "Momentum of the outer optimiser: mu of nesterov, beta 1 of adam.", low=0, high=0.9999
     )
     outer_square_decay: float = key(0.99, "Decay of adam's mean square (beta 2).", low=0, high=0.999999)
     outer_epsilon: float = key(1e-6, "What adam adds to the root of its mean square.", low=1e-30, high=1)

@@ -70,7 +70,7 @@ class TrainingConfig:
     clip_norm: float = 1.0
     outer_optimiser: str = "nesterov"
     outer_learning_rate: float = 0.7
-    outer_momentum: float = 0.9
+    outer_momentum: float = 0.7
     outer_square_decay: float = 0.99
     outer_epsilon: float = 1e-6
     fragments: int = 1

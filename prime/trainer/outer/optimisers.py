@@ -100,7 +100,7 @@ class Nesterov(_Elementwise):
     """
 
     learning_rate: float = 0.7
-    momentum: float = 0.9
+    momentum: float = 0.7
     slots = 1
 
     def __attrs_post_init__(self) -> None:
