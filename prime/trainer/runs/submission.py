@@ -34,13 +34,14 @@ ROUNDS: Final = "swarm.rounds"
 def settings_of(loaded: Loaded[Job]) -> TrainingConfig:
     """Return what a run of this job is in a swarm.
 
-    It has as many rounds as the job has steps for, unless `swarm.rounds` says how many. Raises `ConfigError`.
+    It has as many rounds as the job has steps for, unless `swarm.rounds` says how many, or `swarm.local_epochs` how long
+    each of them is. Raises `ConfigError`.
     """
     job = loaded.config
     known = {field.name for field in attrs.fields(TrainingConfig)}  # type: ignore[arg-type]  # a @record is an attrs class
     swarm = {name: value for name, value in attrs.asdict(job.swarm).items() if name in known}
     taken: dict[str, Any] = {ours: loaded.value(theirs) for theirs, ours in MEANT.items()}
-    if loaded.origins[ROUNDS].kind == "default":
+    if loaded.origins[ROUNDS].kind == "default" and not job.swarm.local_epochs:
         swarm["rounds"] = -(-job.steps // job.swarm.inner_steps)
     options = {"model": dict(job.model_options), "data": dict(job.data_options)}
     text = json.dumps(options, sort_keys=True) if any(options.values()) else ""

@@ -30,6 +30,7 @@ def test_there_are_rounds_for_the_steps_of_the_job_unless_it_says_how_many(tmp_p
     assert job(tmp_path, "steps = 95\n[swarm]\ninner_steps = 10\n").rounds == 10
     assert job(tmp_path, "steps = 95\n[swarm]\ninner_steps = 10\nrounds = 3\n").rounds == 3
     assert settings_of(loaded_preset("charlm", {"swarm.rounds": 7})).rounds == 7
+    assert settings_of(loaded_preset("charlm", {"swarm.local_epochs": 1})).rounds == 20
 
 
 def test_options_of_model_and_data_travel_with_the_run(tmp_path: Path) -> None:
