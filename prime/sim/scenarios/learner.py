@@ -27,6 +27,7 @@ INNER_STEPS = 2
 STEP_S = (0.05, 0.4)
 ASK_S = 10.0
 RETRY_S = 1.0
+BEHIND_MAX = 32
 BIRTH = hashlib.sha256(b"the parameters that the founder begins with").digest()
 
 
@@ -103,6 +104,7 @@ class Learner(Actor[Any]):
         self._round = 0
         self._state_round = 0
         self._missed: plans.StateMissed | None = None
+        self._behind: deque[plans.CommitKept] = deque(maxlen=BEHIND_MAX)
         self._contributed = 0
         self._steps = 0
         self._steps_at_snapshot = 0
@@ -124,9 +126,13 @@ class Learner(Actor[Any]):
         plans.LeftView,
         plans.RoundStalled,
         plans.RoundResumed,
+        plans.CommitKept,
     )
     def hear(self, m: Any) -> None:
         """Queue what happened: it is looked at between steps."""
+        if isinstance(m, plans.CommitKept):
+            self._behind.append(m)
+            return
         self._events.append(m)
         self._wake()
 
@@ -247,7 +253,7 @@ class Learner(Actor[Any]):
 
     async def _fetch(self, missed: plans.StateMissed) -> None:
         state = self.state
-        if state is not None and state.round >= missed.round:
+        if state is not None and state.round >= missed.round and missed.base in (b"", state.hash):
             self._missed = None
             await self._aggregator.tell(plans.StateHeld(state.round, state.hash))
             return
@@ -261,7 +267,17 @@ class Learner(Actor[Any]):
             self._rebase()
         else:
             self.local, self._snapshot, self._steps = Sum(), Sum(), 0
-        await self._take(found)
+        await self._take(self._brought_forward(found))
+
+    def _brought_forward(self, state: State) -> State:
+        """Return a fetched state with what was decided while it was on its way."""
+        for kept in self._behind:
+            if kept.value.round > state.round and kept.value.base == state.hash:
+                aggregate = kept.join()
+                self._book.applies(self._life, kept.value, aggregate, state.hash)
+                state = state.after(kept.value.round, aggregate)
+        self._behind.clear()
+        return state
 
     async def _ask_all(self, missed: plans.StateMissed) -> State | None:
         """Return the newest state that a member of the view holds."""

@@ -738,7 +738,26 @@ class Aggregator(Actor[Heard]):
                 await self._settle_unseen(value.round, known=True, included=included)
             case cmd.CatchUp(round_, view, value, included, reason, base):
                 await self._settle_unseen(round_, known=value is not None, included=included)
+                if value is not None:
+                    self._keep_commit(value)
                 self._report(plans.StateMissed(round_, view, reason, base))
+
+    def _keep_commit(self, value: Value) -> None:
+        """Hand the bytes of a decision on to the trainer, which has to fetch the state before it: it may bring that forward."""
+        stock = self._rounds.get(value.round)
+        if stock is None or any(key not in stock.known for key in enumerate(value.parts)):
+            return
+        parts = [(stock.chunks[key[0]], stock.known[key][1]) for key in enumerate(value.parts)]
+        elements = stock.elements  # and nothing else of the round, which is forgotten
+
+        def join() -> Any:
+            room = self._numbers.room(elements)
+            for places, encoded in parts:
+                for place, piece in zip(places, encoded, strict=True):
+                    room.decode(piece, place)
+            return room.vector()
+
+        self._report(plans.CommitKept(value, join))
 
     async def _settle_unseen(self, round_: int, *, known: bool, included: bool) -> None:
         frozen = self._ledgers.in_flight()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 
@@ -24,6 +25,10 @@ from prime.wire import message
 
 DONOR_PATH = "/state/donor"
 STATES_KEPT = 2
+WANTED_MAX = 2
+"""Older states that are kept as long as somebody fetches them."""
+WANTED_S = 30.0
+"""How long after its last request a state counts as being fetched."""
 WAITING_MAX = 2 * WINDOW_MAX
 """Requests of one peer that wait; more are refused."""
 PEERS_MAX = 256
@@ -44,6 +49,7 @@ class _Kept:
     state: ChunkedState
     served: dict[str, int] = attrs.Factory(dict)
     """Chunks sent, by peer."""
+    asked_at: float = -math.inf
 
 
 @attrs.frozen
@@ -54,7 +60,7 @@ class _Wish:
 
 
 class Donor(Actor[HoldState | DescribeState | FetchStatePage | FetchStateChunk]):
-    """Serves the last committed state and the one before, so that a fetch can end while a round commits.
+    """Serves the last committed state and the one before, and any that is being fetched, so that a fetch can end.
 
     Those who fetch are served in turns, a chunk each. `rest_s` says how long to rest after a chunk: above 0 while the
     round needs the links, so that joiners slow it down by a bounded share.
@@ -76,12 +82,15 @@ class Donor(Actor[HoldState | DescribeState | FetchStatePage | FetchStateChunk])
         found = m.state.manifest
         others = [kept for kept in self._kept if kept.state.manifest.state_hash != found.state_hash]
         same = [kept.served for kept in self._kept if kept not in others]
-        self._kept = [_Kept(m.state, same[0] if same else {}), *others[: STATES_KEPT - 1]]
+        kept, older = others[: STATES_KEPT - 1], others[STATES_KEPT - 1 :]
+        wanted = [each for each in older if self.ctx.now() - each.asked_at <= WANTED_S][:WANTED_MAX]
+        self._kept = [_Kept(m.state, same[0] if same else {}), *kept, *wanted]
 
     @on(DescribeState)
     def describe(self, m: DescribeState) -> StatesHeld:
         """Answer what is held of the run, the newest first."""
-        return StatesHeld(tuple(kept.state.manifest for kept in self._kept if kept.state.manifest.run == m.run))
+        newest = self._kept[:STATES_KEPT]
+        return StatesHeld(tuple(kept.state.manifest for kept in newest if kept.state.manifest.run == m.run))
 
     @on(FetchStatePage)
     def fetch_page(self, m: FetchStatePage) -> StatePage:
@@ -97,6 +106,7 @@ class Donor(Actor[HoldState | DescribeState | FetchStatePage | FetchStateChunk])
         _check(m.index, len(kept.state.chunk_hashes), "chunk")
         self._check_appetite(kept, peer)
         kept.served[peer] = kept.served.get(peer, 0) + 1
+        kept.asked_at = self.ctx.now()
         later = self.ctx.defer()
         self._waiting.setdefault(peer, deque()).append(_Wish(later, kept, m.index))
         self._news.set()

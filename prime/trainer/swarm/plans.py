@@ -6,6 +6,7 @@ what was decided.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from prime.trainer.round.settings import Setting
@@ -144,11 +145,32 @@ class RoundResumed:
 
 
 @message
+class CommitKept:
+    """`value` was decided while the state that it starts from is not here, and its bytes are: `join` makes them the aggregate.
+
+    A state that is on its way when rounds go on is brought forward by these, as far as they follow one another.
+    """
+
+    value: Value
+    join: Callable[[], Vector]
+
+
+@message
 class StateSaved:
     """The state with this hash is on the disk: what is contributed from now on may build on it."""
 
     state_hash: bytes
 
 
-Outcome = ViewEntered | RoundCommitted | RoundAborted | StateMissed | LeftView | RunEnded | RoundStalled | RoundResumed
+Outcome = (
+    ViewEntered
+    | RoundCommitted
+    | RoundAborted
+    | StateMissed
+    | CommitKept
+    | LeftView
+    | RunEnded
+    | RoundStalled
+    | RoundResumed
+)
 """What the trainer hears."""

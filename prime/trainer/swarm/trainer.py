@@ -50,6 +50,8 @@ BATCHES_ROUND = 6
 MEASURE_STEPS = 20
 """Inner steps between two such measurements, where rounds come oftener."""
 RETRY_S = 1.0
+BEHIND_MAX = 32
+"""Decided rounds whose bytes are kept while a state is fetched."""
 SAMPLE_PROMPT = "def "
 SAMPLE_LENGTH = 320
 
@@ -93,6 +95,7 @@ Heard = (
     | plans.StateMissed
     | plans.LeftView
     | plans.RunEnded
+    | plans.CommitKept
     | plans.RoundStalled
     | plans.RoundResumed
     | plans.StateSaved
@@ -145,6 +148,7 @@ class SwarmTrainer(Actor[Heard]):
         self._cut: ChunkedState | None = None
         self._state_fetch: StateFetch | None = None
         self._fetching = trio.CancelScope()
+        self._behind: deque[plans.CommitKept] = deque(maxlen=BEHIND_MAX)
         self._missed: plans.StateMissed | None = None
         self._said: plans.StateMissed | None = None
         self._pace = Pace.of(Fragments(1), config.inner_steps, config.overlap_steps, waits=False)
@@ -165,6 +169,7 @@ class SwarmTrainer(Actor[Heard]):
         plans.StateMissed,
         plans.LeftView,
         plans.RunEnded,
+        plans.CommitKept,
         plans.RoundStalled,
         plans.RoundResumed,
         plans.StateSaved,
@@ -174,6 +179,9 @@ class SwarmTrainer(Actor[Heard]):
         """Queue what happened for the loop: it handles one thing at a time, between slices of inner steps."""
         if isinstance(m, Drain) and self._progress.phase == "starting":
             self._leave()  # in no view yet: nobody has to wait for torch to load
+            return
+        if isinstance(m, plans.CommitKept):
+            self._behind.append(m)
             return
         self._events.append(m)
         self._news.set()
@@ -493,12 +501,29 @@ class SwarmTrainer(Actor[Heard]):
         self._missed = None
         if fetched is not None:
             self.ctx.emit(StateFetched(fetched[0].round, fetched[1], self.ctx.now() - started))
-            await self._adopt(worker, fetched[0])
+            await self._adopt(
+                worker, await trio.to_thread.run_sync(self._brought_forward, fetched[0], tuple(self._behind))
+            )
+            self._behind.clear()
             return
         if self._progress.phase == "fetching":
             self._set_phase("training")
         assert self._state is not None  # noqa: S101 - only what is held can be confirmed
         await self._aggregator.tell(plans.StateHeld(self._state.round, self._state_hash))
+
+    def _brought_forward(self, state: OuterState, behind: tuple[plans.CommitKept, ...]) -> OuterState:
+        """Return a fetched state with the rounds applied that were decided while it was on its way.
+
+        Each names the state that it starts from, so where one is missing the next does not fit.
+        """
+        hash_ = state.state_hash()
+        for kept in behind:
+            value = kept.value
+            if value.round > state.round and value.base == hash_:
+                theta, slots = self._stepped(state, self._pace.fragments.cut_of(value.round), kept.join())
+                state = OuterState(value.round, value.epoch, theta, slots)
+                hash_ = state.state_hash()
+        return state
 
     async def _fetch_once(
         self, worker: RankWorker, missed: plans.StateMissed

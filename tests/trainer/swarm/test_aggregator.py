@@ -279,6 +279,10 @@ async def test_a_joiner_that_knows_one_member_is_let_in_by_whichever_leads_next(
             await trio.sleep(0.01)
         outcomes = await commit(members, round_)
         assert joiner.key.peer in outcomes[0].value.next_view.peers()
+        outcomes = await commit(members, round_ + 1)  # the joiner has no state yet, but hears of it as a member
+        kept = await joiner.until(lambda o: isinstance(o, plans.CommitKept) and o.value.round == round_ + 1)
+        assert kept.value == outcomes[0].value
+        assert np.array_equal(kept.join(), outcomes[0].aggregate)
 
 
 async def commit(nodes: list[Node], round_: int) -> list[Any]:

@@ -62,6 +62,18 @@ async def test_the_last_two_states_are_served() -> None:
             await ref.ask(FetchStateChunk("run", cut_of(6).manifest.state_hash, 0), timeout=5)
 
 
+async def test_a_state_that_is_being_fetched_is_kept_though_rounds_go_on() -> None:
+    async with asking() as (donor, (ref,)):
+        await donor.tell(HoldState(cut_of(6)))
+        wish = FetchStateChunk("run", cut_of(6).manifest.state_hash, 0)
+        for round_ in range(7, 12):
+            await ref.ask(wish, timeout=5)
+            await donor.tell(HoldState(cut_of(round_)))
+        await ref.ask(attrs.evolve(wish, index=1), timeout=5)
+        states = (await ref.ask(DescribeState("run"), timeout=5)).states
+        assert [manifest.round for manifest in states] == [11, 10]  # nobody begins with an old one
+
+
 async def test_an_aborted_round_costs_no_place() -> None:
     async with asking() as (donor, (ref,)):
         await donor.tell(HoldState(cut_of(6)))

@@ -344,6 +344,32 @@ async def test_what_is_in_a_missed_commit_is_not_contributed_again_after_an_abor
         assert np.array_equal(found.contributions[1].delta, np.full(SIZE, H, np.float32))
 
 
+async def test_a_state_that_was_long_on_its_way_is_brought_forward_by_the_rounds_since(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    old, one = OuterState(5, 1, np.full(SIZE, 7, np.float32), ()), np.ones(SIZE, np.float32)
+    after = OuterState(6, 1, old.theta - one, ())  # the bench's optimiser averages
+
+    async def fetch(_fetch: StateFetch, _peers: list[str], _round: int) -> tuple[OuterState, tuple[str]]:
+        await trio.sleep(20)
+        return old, ("other",)
+
+    monkeypatch.setattr(StateFetch, "fetch", fetch)
+    async with bench(monkeypatch) as found:
+        await trio.sleep(1)
+        share = (Share("other", 1.0),)
+        await found.ref.tell(plans.StateMissed(5, VIEW, "joined"))
+        await trio.sleep(8)
+        for round_, base in ((6, old.state_hash()), (7, after.state_hash()), (9, b"of a round that is not here")):
+            value = Value(round_, 1, base, share, (), VIEW, round_)
+            await found.ref.tell(plans.CommitKept(value, lambda: one))
+            await found.ref.tell(plans.StateMissed(round_, VIEW, "behind"))
+        await trio.sleep(25)
+        assert found.kept is not None
+        assert found.kept.round == 7
+        assert np.array_equal(found.kept.theta, old.theta - 2)
+
+
 async def test_a_drain_leaves_the_view_first(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
