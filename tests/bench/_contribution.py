@@ -20,13 +20,13 @@ def delta(index: int, round_: int, elements: int) -> Vector:
     return np.random.default_rng([index, round_]).standard_normal(elements, np.float32)
 
 
-def error_of(mean: Vector, round_: int) -> float:
+def error_of(mean: Vector, round_: int, nodes: int = NODES) -> float:
     """Return the relative error of a mean against the exact one."""
-    exact = [delta(index, round_, mean.size) for index in range(NODES)]
+    exact = [delta(index, round_, mean.size) for index in range(nodes)]
     wrong = whole = 0.0
     for at in range(0, mean.size, CHECK_ELEMENTS):
         piece = slice(at, at + CHECK_ELEMENTS)
-        true = sum(part[piece].astype(np.float64) for part in exact) / NODES
+        true = sum(part[piece].astype(np.float64) for part in exact) / nodes
         wrong += float(np.sum((mean[piece] - true) ** 2))
         whole += float(np.sum(true**2))
     return float((wrong / whole) ** 0.5)

@@ -1,4 +1,4 @@
-"""One of two processes that average by hivemind 1.1.12 with its 8-bit compression; `round.py` starts them.
+"""One of two processes that average by hivemind 1.1.12 without compression or with its 8-bit one; `round.py` starts them.
 
 It runs in hivemind's own environment and speaks like the other processes of that bench: after its address, for each pair
 of lines on standard input it averages once. Finding each other (`matchmaking`) is outside the time: only what lies
@@ -18,7 +18,7 @@ import torch
 from _contribution import NODES, answer, delta, digest, error_of
 from hivemind.averaging import DecentralizedAverager
 from hivemind.averaging.control import AveragingStage
-from hivemind.compression import Uniform8BitQuantization
+from hivemind.compression import NoCompression, Uniform8BitQuantization
 
 ERROR_MAX = 0.1
 """hivemind reports success also when it averaged nothing: then the error is that of one contribution, about 1."""
@@ -28,6 +28,7 @@ TIMEOUT_S = 120.0
 def main() -> None:
     """Average until standard input ends."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--child")
     parser.add_argument("--index", type=int)
     parser.add_argument("--join")
     parser.add_argument("--elements", type=int)
@@ -41,7 +42,7 @@ def main() -> None:
         start=True,
         prefix="bench",
         target_group_size=NODES,
-        compression=Uniform8BitQuantization(),
+        compression=NoCompression() if options.child == "round_hivemind" else Uniform8BitQuantization(),
         min_matchmaking_time=2.0,
         request_timeout=1.0,
     )

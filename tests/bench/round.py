@@ -4,9 +4,13 @@ Run: python tests/bench/round.py [--json] [--pairs 3] [--elements 25000000] [--c
 
 A round lasts from the contribution on both aggregators to the committed outcome on both, with its votes journalled by
 fsync. `round_memory` has both nodes in one process; `round_tcp` and `round_libp2p` have two processes over loopback, and
-so has gloo, whose time is that of summing and dividing by two. `round_hivemind_8bit` is `round_libp2p` against hivemind
-1.1.12, whose time is that of the averaging alone, without finding the group: it runs in the environment whose Python is
-`--hivemind-python` or the variable HIVEMIND_PYTHON. Ours and theirs take turns; values are medians.
+so has gloo, whose time is that of summing and dividing by two. `round_hivemind` and `round_hivemind_8bit` are
+`round_libp2p` against hivemind 1.1.12, whose time is that of the averaging alone, without finding the group: it runs in the
+environment whose Python is `--hivemind-python` or the variable HIVEMIND_PYTHON. `round_100mbit*` are two or four nodes over
+TLS, each in a network namespace (root) behind a link of 100 Mbit/s, against gloo on the same links; `_int4` scatters in
+4 bits and gathers in 8. `gradients` is how many contributions of a million elements in 8 bits an owner aggregates in a
+second, on one core and in memory, against the most that reading them from memory allows.
+Ours and theirs take turns; values are medians.
 `relative_error` is that of the aggregate against the exact mean in float64 (norm over norm, the worst of all rounds).
 """
 
@@ -35,6 +39,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # a fresh checkout needs no installation
 
 import attrs  # noqa: E402
+import numpy as np  # noqa: E402
 import trio  # noqa: E402
 from _contribution import NODES, answer, delta, digest, error_of  # noqa: E402
 from _report import machine, say, show  # noqa: E402
@@ -48,13 +53,42 @@ from prime.trainer.round.view import Member  # noqa: E402
 from prime.trainer.swarm import plans  # noqa: E402
 from prime.trainer.swarm.aggregator import Aggregator, SwarmPlan  # noqa: E402
 from prime.trainer.swarm.float32 import Float32  # noqa: E402
+from prime.trainer.swarm.parts import chunks  # noqa: E402
 
-HIVEMIND_CASE = "round_hivemind_8bit"
-CASES = ("round_memory", "round_tcp", "round_libp2p", HIVEMIND_CASE)
+HIVEMIND_CASES = {
+    "round_hivemind": ("hivemind 1.1.12 without compression", 6.0),
+    "round_hivemind_8bit": ("hivemind 1.1.12 Uniform8BitQuantization", 5.0),
+}
+
+
+@attrs.frozen
+class Shaped:
+    """A race over links of 100 Mbit/s: how many nodes, the codec to the owners, and what the ratio shall reach."""
+
+    nodes: int
+    codec: str
+    reach: float
+    limit: float
+
+
+SHAPED = {
+    "round_100mbit": Shaped(2, "int8", 3.5, 3.94),
+    "round_100mbit_int4": Shaped(2, "int4", 4.3, 5.07),
+    "round_100mbit_4": Shaped(4, "int8", 3.5, 3.94),
+    "round_100mbit_4_int4": Shaped(4, "int4", 4.3, 5.07),
+}
+GRADIENTS = "gradients"
+CASES = ("round_memory", "round_tcp", "round_libp2p", *HIVEMIND_CASES, *SHAPED, GRADIENTS)
 LISTEN = "/ip4/127.0.0.1/tcp/0"
 GLOO = "gloo all_reduce float32"
-HIVEMIND = "hivemind 1.1.12 Uniform8BitQuantization"
-HIVEMIND_REACH = 4.0
+HERE = Path(__file__).resolve().parent
+NETSIM = HERE.parent / "netsim" / "netsim.sh"
+SHAPED_S = 600.0
+SHAPED_PAIRS_MAX = 3
+"""A round of gloo in float32 takes about 9 s over such a link, among four 13 s."""
+GRADIENT_ELEMENTS = 1_000_000
+GRADIENTS_IN_ROUND = 64
+GRADIENT_TIMES = 9
 END_S = 10.0
 ANSWER_S = 300.0
 """How long a process may take for its start, or for one round, on a busy machine."""
@@ -248,12 +282,12 @@ def started(case: str, folder: Path, elements: int, hivemind: str = "") -> Any:
     """Run a contestant's processes for the length of the block."""
     program = [hivemind, str(Path(__file__).with_name("_hivemind_round.py"))]
     if not hivemind:
-        program = [sys.executable, __file__, "--child", case, "--folder", str(folder)]
+        program = [sys.executable, __file__, "--folder", str(folder)]
     with contextlib.ExitStack() as stack:
         processes: list[subprocess.Popen[str]] = []
         join = ""
         for index in range(1 if case == "round_memory" else NODES):
-            arguments = ["--index", str(index), "--join", join, "--elements", str(elements)]
+            arguments = ["--child", case, "--index", str(index), "--join", join, "--elements", str(elements)]
             process = subprocess.Popen(
                 [*program, *arguments],
                 stdin=subprocess.PIPE,
@@ -282,7 +316,8 @@ def end(process: subprocess.Popen[str]) -> None:
 
 def compare(case: str, pairs: int, elements: int, hivemind: str) -> dict[str, Any]:
     """Measure one case, in turns with its peer."""
-    name, peer, reach = (HIVEMIND, "hivemind", HIVEMIND_REACH) if case == HIVEMIND_CASE else (GLOO, "gloo", None)
+    name, reach = HIVEMIND_CASES.get(case, (GLOO, None))
+    peer = "hivemind" if case in HIVEMIND_CASES else "gloo"
     with tempfile.TemporaryDirectory(prefix="prime-bench-") as folder, contextlib.ExitStack() as stack:
         place = Path(folder)
         ours = stack.enter_context(started("round_libp2p" if peer == "hivemind" else case, place, elements))
@@ -314,11 +349,73 @@ def compare(case: str, pairs: int, elements: int, hivemind: str) -> dict[str, An
     }
 
 
+def shaped(case: str, pairs: int, elements: int) -> dict[str, Any]:
+    """Measure one case over links of a rate, in turns with gloo in the same processes."""
+    plan = SHAPED[case]
+    program = [sys.executable, str(HERE / "_round_shaped.py"), "--codec", plan.codec, "--elements", str(elements)]
+    ended = subprocess.run(
+        [str(NETSIM), str(plan.nodes), "100mbit", "0", "--", *program, "--pairs", str(pairs)],
+        stdout=subprocess.PIPE, text=True, timeout=SHAPED_S, check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "NETSIM_PYTHON": sys.executable},
+    )  # fmt: skip
+    found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    say(f"{case}: {found['seconds']:.3f} s, gloo {found['gloo_seconds']:.3f} s")
+    return {
+        "case": case,
+        "value": round(found["seconds"], 4),
+        "unit": "s",
+        "against": GLOO,
+        "ratio": round(found["gloo_seconds"] / found["seconds"], 3),
+        "reach": plan.reach,
+        "limit": plan.limit,
+        "against_value": round(found["gloo_seconds"], 4),
+        "relative_error": found["relative_error"],
+        "identical": found["identical"],
+        "elements": elements,
+        "pairs": pairs,
+    }
+
+
+def gradients() -> dict[str, Any]:
+    """Measure how many contributions of `GRADIENT_ELEMENTS` in 8 bits an owner aggregates in a second, on this thread."""
+    numbers, cuts = Float32(), chunks(slice(0, GRADIENT_ELEMENTS))
+    vectors = [delta(index, 1, GRADIENT_ELEMENTS) for index in range(GRADIENTS_IN_ROUND)]
+    encoded = [[numbers.encode(vector, cut) for vector in vectors] for cut in cuts]
+    weights = [1.0] * len(vectors)
+    flat = np.frombuffer(b"".join(data for row in encoded for data in row), np.uint8).view(np.uint64)
+    reducing, reading = [], []
+    for _ in range(GRADIENT_TIMES + 1):
+        began = time.perf_counter()
+        for row, cut in zip(encoded, cuts, strict=True):
+            for data in row:
+                numbers.check(data, cut)
+            numbers.reduce(row, weights, cut)
+        reducing.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        np.bitwise_or.reduce(flat)
+        reading.append(time.perf_counter() - began)
+    value, bound = (len(vectors) / statistics.median(times[1:]) for times in (reducing, reading))
+    return {
+        "case": GRADIENTS,
+        "value": round(value),
+        "unit": "contributions a second",
+        "against": "reading their bytes from memory",
+        "ratio": round(value / bound, 3),
+        "reach": None,
+        "limit": 1.0,
+        "against_value": round(bound),
+        "elements": GRADIENT_ELEMENTS,
+        "pairs": GRADIENT_TIMES,
+    }
+
+
 def missing_for(case: str, hivemind: str) -> str:
     """Return what a case lacks on this machine, in words."""
-    if case in {"round_libp2p", HIVEMIND_CASE} and not has("libp2p"):
+    if case in {"round_libp2p", *HIVEMIND_CASES} and not has("libp2p"):
         return "libp2p is not installed (pip install 'prime-actors[libp2p]')"
-    if case == HIVEMIND_CASE and shutil.which(hivemind or "") is None:
+    if case in SHAPED and (sys.platform != "linux" or os.geteuid() != 0 or not has("torch")):
+        return "links of a rate need network namespaces, hence Linux and root, and gloo needs torch"
+    if case in HIVEMIND_CASES and shutil.which(hivemind or "") is None:
         return "no Python with hivemind was named (--hivemind-python; tests/bench/README.md says how to make one)"
     return ""
 
@@ -334,7 +431,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--pairs", type=int, default=3, help="rounds of each, after one to warm up (default 3)")
     parser.add_argument("--elements", type=int, default=25_000_000, help="size of the vector (default 25 million)")
-    parser.add_argument("--cases", nargs="*", choices=CASES, default=CASES)
+    parser.add_argument("--cases", "--case", nargs="*", choices=CASES, default=CASES)
     parser.add_argument(
         "--hivemind-python",
         default=os.environ.get("HIVEMIND_PYTHON", ""),
@@ -361,7 +458,12 @@ def bench(options: argparse.Namespace) -> None:
         if missing := missing_for(case, options.hivemind_python):
             say(f"{case}: left out, {missing}")
             continue
-        results.append(compare(case, options.pairs, options.elements, options.hivemind_python))
+        if case == GRADIENTS:
+            results.append(gradients())
+        elif case in SHAPED:
+            results.append(shaped(case, min(options.pairs, SHAPED_PAIRS_MAX), options.elements))
+        else:
+            results.append(compare(case, options.pairs, options.elements, options.hivemind_python))
     show("round", results, before, as_json=options.json)
 
 

@@ -141,7 +141,18 @@ class Aggregator(Actor[Heard]):
         self._recovered: dict[int, tuple[msg.Accepted, list[memoryview]]] = {}
         self._ledgers: Ledgers[Any] = Ledgers(self._fragment_of)
         self._intake = Intake(numbers, self._note_whole, self._note_bad)
-        self._streams: Streams
+        self._meter = Meter()
+        self._streams = Streams(
+            plan.run,
+            plan.member.peer,
+            self._told,
+            lambda outlet: self.ctx.start_soon(outlet.run),
+            lambda text: self.ctx.emit(Facts(text)),
+            self._meter,
+            self._now,
+            self._sent,
+        )
+        self._chunk_at: dict[str, float] = {}
         self._watched: dict[str, float] = {}
         self._looking: set[str] = set()
         self._linked: set[str] = set()
@@ -153,7 +164,6 @@ class Aggregator(Actor[Heard]):
         self._vote: tuple[msg.Accepted, list[memoryview]] | None = None
         self._pending: plans.Contribute | None = None
         self.journal_bytes_max = JOURNAL_BYTES_MAX
-        self._meter = Meter()
         self.float32_bytes = 0
 
     @property
@@ -163,16 +173,6 @@ class Aggregator(Actor[Heard]):
     async def started(self) -> None:
         """Learn when links come and go."""
         self._unsubscribe = self.ctx.system.subscribe(self._observe)
-        self._streams = Streams(
-            self._plan.run,
-            self._me,
-            self._told,
-            lambda outlet: self.ctx.start_soon(outlet.run),
-            lambda text: self.ctx.emit(Facts(text)),
-            self._meter,
-            self.ctx.now,
-            self._sent,
-        )
         self.ctx.start_soon(self._intake.run)
         self.ctx.start_soon(self._beat)
 
@@ -522,6 +522,7 @@ class Aggregator(Actor[Heard]):
     async def down(self, m: Down) -> None:
         """Note that a member's aggregator ended, or that the link to it was lost."""
         self._watched.pop(m.peer, None)
+        self._chunk_at.pop(m.peer, None)
         self._streams.drop(m.peer)
         self._look_later(m.peer)
         await self._step(cmd.PeerDown(m.peer))
@@ -561,6 +562,7 @@ class Aggregator(Actor[Heard]):
         stock = self._stock_of(m)
         if stock is None:
             return
+        self._chunk_at[m.sender] = self.ctx.now()
         key = (m.part, m.seal, m.sender)
         try:
             is_new = stock.put(key, m.index, m.data)
@@ -584,7 +586,8 @@ class Aggregator(Actor[Heard]):
         if assembly is None or assembly.refused:
             return
         if not assembly.is_whole:
-            if assembly.missing:  # else they are being looked at
+            quiet = self.ctx.now() - self._chunk_at.get(m.sender, float("-inf")) >= self._plan.timing.transfer_s
+            if assembly.missing and quiet:  # else they are being looked at, or on their way behind others
                 self._streams.want(stock, m.part, m.seal, m.hash, assembly.missing, m.sender)
         elif assembly.digest() != m.hash:
             what = "a reduced part" if m.seal else "its contribution"
@@ -933,6 +936,9 @@ class Aggregator(Actor[Heard]):
         for key in stock.keys_of(part, hash_):
             return stock.results[key]
         return whole(encoded)
+
+    def _now(self) -> float:
+        return self.ctx.now()
 
     def _sent(self, elements: int) -> None:
         self.float32_bytes += self._numbers.size_bytes(elements)
