@@ -509,7 +509,7 @@ async def test_local_epochs_are_steps_over_the_nodes_own_data(
 async def test_adam_keeps_two_slots_in_the_state(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
-    async with bench(monkeypatch, outer_optimiser="adam", outer_learning_rate=0.5) as found:
+    async with bench(monkeypatch, outer_optimiser="adam", outer_learning_rate=0.5, outer_momentum=0.9) as found:
         await trio.sleep(1)
         await enter(found, 1)
         await trio.sleep(50)
