@@ -158,7 +158,7 @@ def _chunks(seen: MemberStatus | None) -> str:
 def _state(member: RunMember, seen: MemberStatus | None) -> str:
     if member.age_s > LATE_S and member.standing in ("joining", "member"):
         return f"silent for {duration(member.age_s)}"
-    if seen is not None and not seen.alive:
+    if seen is not None and not seen.alive and member.standing in ("joining", "member"):
         return "silent"
     if seen is None or member.standing != "member":
         state = _STANDINGS[member.standing]

@@ -351,6 +351,8 @@ class SwarmTrainer(Actor[Heard]):
                 await self._drain()
 
     def _note_stall(self, event: plans.RoundStalled | plans.RoundResumed) -> None:
+        if self._progress.phase == "done":
+            return  # others go their ways, and nothing is left to decide
         self._stalled = isinstance(event, plans.RoundStalled)
         said = (event.reason, event.hint) if isinstance(event, plans.RoundStalled) else ("", "")
         self._progress.stalled, self._progress.hint = said
@@ -465,6 +467,7 @@ class SwarmTrainer(Actor[Heard]):
         await worker.load(theta)
         self._progress.text_last = await worker.write(SAMPLE_PROMPT, SAMPLE_LENGTH, self._config.seed)
         self._progress.loss_last = loss
+        self._progress.stalled = self._progress.hint = ""
         self._set_phase("done")
         self.ctx.emit(RunDone(self._progress.round, loss, self._progress.state_hash))
 
