@@ -24,7 +24,7 @@ import trio  # noqa: E402
 from prime import Tcp, open_system  # noqa: E402
 from prime.node.training import Training, open_trainer  # noqa: E402
 from prime.trainer import pipe  # noqa: E402
-from prime.trainer.metadata import TrainingConfig  # noqa: E402
+from prime.trainer.metadata import ModelMetadata, TensorLayout, TrainingConfig  # noqa: E402
 from prime.trainer.swarm import trainer  # noqa: E402
 from prime.trainer.swarm.trainer import RoundDecided  # noqa: E402
 from prime.trainer.swarm.transfer import StateFetched  # noqa: E402
@@ -45,6 +45,7 @@ class Worker:
 
     def __init__(self, elements: int, pace_s: float, rank: int) -> None:
         self.elements = elements
+        self.metadata = ModelMetadata("vector", elements, (TensorLayout("vector", (elements,), "float32"),))
         self._pace_s = pace_s
         self._random = np.random.default_rng(rank)
         self._local, self._base, self._shared = np.zeros((3, elements), np.float32)
