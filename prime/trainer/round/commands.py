@@ -86,7 +86,7 @@ class ResultHeld:
 
 @attrs.frozen
 class StateReady:
-    """This node holds the committed state after `round`; `state_hash` is over parameters and momentum."""
+    """This node holds the committed state after `round`; `state_hash` is over parameters and the outer optimiser's slots."""
 
     round: int
     state_hash: bytes

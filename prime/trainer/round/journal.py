@@ -89,10 +89,10 @@ def compact(records: Sequence[msg.Record]) -> list[msg.Record]:
     last = decided[-1].value.round if decided else -1
     boots = [r for r in records if isinstance(r, msg.Booted)]
     kept = {id(r) for r in decided[-8:] + boots[-1:]}
-    return [r for r in records if id(r) in kept or __still_needed(r, last)]
+    return [r for r in records if id(r) in kept or _still_needed(r, last)]
 
 
-def __still_needed(record: msg.Record, last: int) -> bool:
+def _still_needed(record: msg.Record, last: int) -> bool:
     match record:
         case msg.Born():
             return True

@@ -40,7 +40,7 @@ class FurtherContacts:
 
 @message
 class StateHeld:
-    """This node holds the committed state after `round`, with that hash over parameters and momentum."""
+    """This node holds the committed state after `round`, with that hash over parameters and the outer optimiser's slots."""
 
     round: int
     state_hash: bytes
@@ -85,7 +85,7 @@ class ViewEntered:
 
 @message
 class RoundCommitted:
-    """`value` was decided; `aggregate` is the weighted mean delta over its contributors."""
+    """`value` was decided; `aggregate` is what the run's rule made of its contributors' deltas. `included`: this node is one."""
 
     value: Value
     aggregate: Vector

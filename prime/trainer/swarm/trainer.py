@@ -1,7 +1,7 @@
 """The trainer: the actor that drives one rank worker through inner steps, rounds and outer steps.
 
 Control flows down as plans and comes up as facts: the aggregator says what was decided, the worker what it measured;
-the trainer holds the shared state (parameters and momentum after the last decided round) and nothing else.
+the trainer holds the shared state (parameters and the outer optimiser's slots after the last decided round) and its own pace.
 """
 
 from __future__ import annotations
