@@ -56,4 +56,5 @@ def _fault(norm_per_token: float, usual: float, norm_gate: float) -> str:
 def median(values: Sequence[float]) -> float:
     """Return the median: of an even number, the mean of the two in the middle."""
     ordered, half = sorted(values), len(values) // 2
-    return ordered[half] if len(ordered) % 2 else 0.5 * ordered[half - 1] + 0.5 * ordered[half]
+    low, high = ordered[(len(ordered) - 1) // 2], ordered[half]
+    return low if low == high else 0.5 * low + 0.5 * high  # halves of the smallest floats are 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +16,9 @@ from prime.trainer.round.view import Share, Value, View
 
 KEPT_MAX = 4096
 """Reductions, and Gram matrices, that are remembered of one member in one round: far more than its parts and ballots."""
+
+GRAM_MAX = 1e100
+"""Inner products are below it: of 2^40 pairs of finite float32 the sum is. What a rule makes of such ones is finite too."""
 
 
 @attrs.define
@@ -40,7 +42,7 @@ class Standing:
         for holding in report.held:
             self.held.setdefault(holding.part, {}).update(zip(holding.senders, holding.hashes, strict=False))
         for gram in report.grams:
-            if all(math.isfinite(entry) for entry in gram.entries):  # of finite contributions they are
+            if all(abs(entry) <= GRAM_MAX for entry in gram.entries):
                 self.grams[gram.part, gram.seal] = gram.entries
             _forget(self.grams, KEPT_MAX)
         for reduction in report.reduced:

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from prime.errors import ConfigError
 from prime.trainer.metadata import AGGREGATIONS, TrainingConfig
+from prime.trainer.robust.gates import median
 from prime.trainer.robust.rules import SCORE_MAX, Rule, Verdict, byzantine_admitted, coefficients, rule_of
+from prime.trainer.round.leader import GRAM_MAX
 
 BY_CONTRIBUTION = ("krum", "multi-krum", "centred-clipping")
 
@@ -220,3 +222,25 @@ def test_a_run_that_could_begin_with_too_few_members_for_its_rule_is_refused() -
         rule_of(TrainingConfig(aggregation="krum", byzantine_max=3, nodes_min=9, participation=0.5))
     with pytest.raises(ConfigError, match="a mean follows a single liar"):
         rule_of(TrainingConfig(byzantine_max=1))
+
+
+PRODUCTS = st.sampled_from((0.0, 1.0, -1.0, 5e-324, 1e50, GRAM_MAX, -GRAM_MAX)) | st.floats(-GRAM_MAX, GRAM_MAX)
+WEIGHTS = st.sampled_from((1.0, 5e-324, 1e308)) | st.floats(0, exclude_min=True, allow_infinity=False)
+
+
+@given(name=st.sampled_from(AGGREGATIONS), gate=st.sampled_from((0.0, 3.0)), drawn=st.data())
+def test_whatever_owners_say_the_products_are_and_members_their_weights_there_is_a_verdict(
+    name: str, gate: float, drawn: st.DataObject
+) -> None:
+    n = drawn.draw(st.integers(1, 7))
+    gram = [[0.0] * n for _ in range(n)]
+    for i in range(n):
+        for j in range(i, n):
+            gram[i][j] = gram[j][i] = drawn.draw(PRODUCTS)
+    weights = drawn.draw(st.lists(WEIGHTS, min_size=n, max_size=n))
+    verdicts = coefficients(Rule(name, drawn.draw(st.integers(0, 3)), gate), gram, weights)
+    assert all(0 <= v.coefficient < math.inf and 0 <= v.score <= SCORE_MAX for v in verdicts)
+
+
+def test_the_smallest_weights_have_a_median() -> None:
+    assert median([5e-324, 5e-324]) == 5e-324

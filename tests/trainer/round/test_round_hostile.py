@@ -271,9 +271,10 @@ def test_a_members_results_are_bounded_over_all_its_reports() -> None:
     assert len(core.seat.standings[OTHER].reduced) == KEPT_MAX
 
 
-def test_inner_products_that_are_no_numbers_are_as_good_as_none() -> None:
+@pytest.mark.parametrize("entry", [math.nan, math.inf, 1e308, -1e308])
+def test_inner_products_that_no_contributions_have_are_as_good_as_none(entry: float) -> None:
     core = seated()
-    hear(core, report(grams=(msg.PartGram(0, SEAL, (math.nan, 0.0, 1.0)), msg.PartGram(1, SEAL, (1.0, 0.0, 1.0)))))
+    hear(core, report(grams=(msg.PartGram(0, SEAL, (entry, 0.0, 1.0)), msg.PartGram(1, SEAL, (1.0, 0.0, 1.0)))))
     assert core.seat is not None
     assert list(core.seat.standings[OTHER].grams) == [(1, SEAL)]
 
