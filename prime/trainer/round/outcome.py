@@ -59,7 +59,8 @@ def hear_commit(desk: Desk, commit: msg.Commit) -> None:
     seat = desk.seat
     if not _may_tell(desk, commit.sender):
         return
-    fault = value_fault(value, seat.view) if seat is not None and value.round == desk.round else record_fault(value)
+    is_ours = seat is not None and value.round == desk.round
+    fault = value_fault(value, seat.view, seat.state_round) if seat is not None and is_ours else record_fault(value)
     if fault:
         desk.warn(commit.sender, f"{commit.sender} sent a decision that cannot be: {fault}")
     elif seat is None:

@@ -111,10 +111,16 @@ def record_fault(value: Value) -> str:
     return view_fault(value.next_view)
 
 
-def value_fault(value: Value, view: View) -> str:
-    """Say why this cannot be the decision of a round of `view`."""
-    if value.epoch != view.epoch or value.next_view.epoch not in (view.epoch, view.epoch + 1):
+def value_fault(value: Value, view: View, state_round: int) -> str:
+    """Say why this cannot be the decision of a round of `view` that starts from the state after `state_round`."""
+    if value.epoch != view.epoch or not _follows(value.next_view, view):
         return "a view follows the one before"
+    if value.state_round != (value.round if value.shares else state_round):
+        return "a sum makes another state, an abort does not"
     if value.parts and len(value.parts) != len(view.members):
         return "there is one part for each member"
     return record_fault(value) or shares_fault(value.shares, view.peers())
+
+
+def _follows(following: View, view: View) -> bool:
+    return following == view or (following.run == view.run and following.epoch == view.epoch + 1)

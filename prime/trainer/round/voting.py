@@ -73,7 +73,8 @@ def hear_seal(desk: Desk, seal: msg.Seal, seat: Seat) -> None:
 
 def hear_propose(desk: Desk, propose: msg.Propose, seat: Seat) -> None:
     """Take the value of the ballot followed."""
-    if _stale(desk, seat, propose) or propose.value.round != desk.round or value_fault(propose.value, seat.view):
+    value = propose.value
+    if _stale(desk, seat, propose) or value.round != desk.round or value_fault(value, seat.view, seat.state_round):
         return
     follow(desk, seat, propose.ballot, propose.owners)
     if seat.proposal is None or seat.proposal.ballot < propose.ballot:

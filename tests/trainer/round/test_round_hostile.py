@@ -88,6 +88,10 @@ WRONG_VALUES = [
     ("nobody left", attrs.evolve(SUM, next_view=View("run", 4, ()))),  # type: ignore[misc]
     ("twins", attrs.evolve(SUM, next_view=View("run", 4, (member(ME), member(ME))))),  # type: ignore[misc]
     ("unsorted", attrs.evolve(SUM, next_view=View("run", 4, (member(OTHER), member(ME))))),  # type: ignore[misc]
+    ("another run", attrs.evolve(SUM, next_view=View("other", 4, VIEW.members))),  # type: ignore[misc]
+    ("two views of one number", attrs.evolve(SUM, next_view=View("run", 3, (member(OTHER),)))),  # type: ignore[misc]
+    ("a sum without a state", attrs.evolve(SUM, state_round=0)),  # type: ignore[misc]
+    ("an abort with a state", attrs.evolve(ABORT, state_round=1)),  # type: ignore[misc]
     ("a leap", attrs.evolve(SUM, next_view=View("run", 9, VIEW.members))),  # type: ignore[misc]
 ]
 
