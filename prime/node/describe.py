@@ -8,25 +8,24 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from prime.actor import System
+from prime.node.links import links_of
 from prime.observe.messages import MemberStatus, NodeStatus, RoundStatus, RunStatus
 from prime.observe.status import supervisor_status
-from prime.process.network import Routes
 from prime.trainer.round.messages import ROUND_TAGS, STATE_TAGS
 from prime.trainer.swarm.tally import NOTHING, Tally
-from prime.transport.links import Links
 from prime.version import __version__
 
 if TYPE_CHECKING:
     from prime.node.training import Training
     from prime.trainer.swarm.progress import Progress
+    from prime.transport.links import Links
 
 
 def describe_node(
     system: System, *, name: str, uptime_s: float, training: Training | None, rounds_after: int
 ) -> NodeStatus:
     """Return the node's status; `training` is its part in a run, if it has one; `rounds_after` bounds the history."""
-    network = system.network.outer if isinstance(system.network, Routes) else system.network
-    links = network if isinstance(network, Links) else None
+    links = links_of(system)
     judge = links.reachability if links is not None else None
     return NodeStatus(
         peer=system.peer,

@@ -29,11 +29,11 @@ from prime.errors import (
     UnreachableError,
     WorldError,
 )
+from prime.node.links import links_of
 from prime.node.run_files import RunLog, write_run
 from prime.node.runs import RunsActor
 from prime.node.succession import JOURNAL, FoundSuccessor, JoinSuccessor, Succession, check_successor, succeed
 from prime.node.training import Training, open_trainer, timing_of, training_config
-from prime.process.network import Routes
 from prime.trainer.metadata import TrainingConfig
 from prime.trainer.round.messages import ROUND_TAGS, STATE_TAGS
 from prime.trainer.runs import board as runs
@@ -50,7 +50,6 @@ from prime.trainer.runs.messages import (
 )
 from prime.trainer.swarm.report import RunFigures, swarm_report
 from prime.trainer.swarm.saved import STATES_FOLDER
-from prime.transport.links import Links
 
 BEAT_S: Final = 2.0
 """How often a node says again where it stands."""
@@ -236,7 +235,7 @@ class RunHost:
             order, self._succession = self._succession, None
             await succeed(folder, order)
             self._say(f"goes on in the run {order.run}")
-            others = () if isinstance(order, FoundSuccessor) else (*_links(self._system), *contacts)
+            others = () if isinstance(order, FoundSuccessor) else (*_linked(self._system), *contacts)
             await self._train_once(notice, others, folder, stay=stay)
 
     async def _train_once(self, notice: RunNotice, contacts: Sequence[str], folder: Path, *, stay: bool) -> None:
@@ -303,7 +302,6 @@ class RunHost:
             log.close()
 
     async def _report(self, notice: RunNotice, training: Training, outcome: str) -> None:
-        members = next((known.members for known in self.known().runs if known.run == notice.run), ())
         figures = RunFigures(
             run=notice.run,
             founder=notice.founder,
@@ -313,7 +311,7 @@ class RunHost:
             sent_bytes=training.sent_bytes(ROUND_TAGS),
             float32_bytes=training.float32_bytes,
             state_bytes=training.sent_bytes(STATE_TAGS),
-            names={member.peer: member.name for member in members},
+            names={member.peer: member.name for member in self._members(notice.run)},
         )
         report = swarm_report(training.progress, notice.settings, figures)
         await trio.to_thread.run_sync(write_run, report, training, self._run_folder(notice.run))
@@ -325,8 +323,10 @@ class RunHost:
         return not lives and any(member.standing == "done" for member in others)
 
     def _others(self, run: str) -> list[RunMember]:
-        members = next((known.members for known in self.known().runs if known.run == run), ())
-        return [member for member in members if member.peer != self._system.peer]
+        return [member for member in self._members(run) if member.peer != self._system.peer]
+
+    def _members(self, run: str) -> tuple[RunMember, ...]:
+        return next((known.members for known in self.known().runs if known.run == run), ())
 
     def _needed(self, run: str) -> bool:
         """Tell whether a member that lives has not come to the run's end yet."""
@@ -338,7 +338,7 @@ class RunHost:
             return ()
         others = [member for member in notice.members if member.peer != self._system.peer]
         active = [member for member in others if member.standing in runs.ACTIVE] or others
-        linked = set(_links(self._system))
+        linked = set(_linked(self._system))
         near = [member.peer for member in active if member.peer in linked]
         return (*near, *(address for member in active if member.peer not in linked for address in member.addresses))
 
@@ -347,7 +347,7 @@ class RunHost:
     def _step(self, event: runs.Event) -> None:
         for command in self._board.step(event, trio.current_time()):
             match command:
-                case runs.Share(notice, to, besides):
+                case runs.PassOn(notice, to, besides):
                     self._share(notice, (to,) if to else self._some(besides))
                 case runs.Take(notice):
                     self._go(notice)
@@ -368,7 +368,7 @@ class RunHost:
 
     def _some(self, besides: Sequence[str]) -> list[str]:
         """Return the linked peers that are told now: all, or of very many some in turn; they pass on what is new."""
-        peers = [peer for peer in _links(self._system) if peer not in besides]
+        peers = [peer for peer in _linked(self._system) if peer not in besides]
         if len(peers) <= FANOUT_MAX:
             return peers
         self._turn = (self._turn + FANOUT_MAX) % len(peers)
@@ -412,8 +412,7 @@ class RunHost:
 
     async def _tidy(self, run: str) -> None:
         """Remove what a member needs as long as a run goes on, once it is done here: its journal and its states."""
-        members = next((known.members for known in self.known().runs if known.run == run), ())
-        if any(member.peer == self._system.peer and member.standing == "done" for member in members):
+        if any(member.peer == self._system.peer and member.standing == "done" for member in self._members(run)):
             await trio.to_thread.run_sync(_remove_working_files, self._run_folder(run))
 
     def _resume(self) -> None:
@@ -438,9 +437,9 @@ def _standing(training: Training) -> tuple[Standing, str]:
             return "member", training.progress.stalled
 
 
-def _links(system: System) -> tuple[str, ...]:
-    network = system.network.outer if isinstance(system.network, Routes) else system.network
-    return network.peers if isinstance(network, Links) else ()
+def _linked(system: System) -> tuple[str, ...]:
+    links = links_of(system)
+    return links.peers if links is not None else ()
 
 
 def _stamp_ms() -> int:

@@ -16,9 +16,8 @@ import trio
 from prime.actor import Actor, System, on
 from prime.actor.contract import PeerId
 from prime.errors import PrimeError, RefusedError, WorldError
+from prime.node.links import links_of
 from prime.observe.messages import LINK_PATH, Bulk, GiveBulk, LinkMeasured, MeasureLinks, Ping, TakeBulk
-from prime.process.network import Routes
-from prime.transport.links import Links
 
 PIECE_BYTES: Final = 256 << 10
 """Bytes of one message: about a chunk of a round in 8 bits."""
@@ -103,14 +102,14 @@ async def measure_all(
     system: System, peers: tuple[str, ...], seconds: float, bytes_max: int
 ) -> tuple[LinkMeasured, ...]:
     """Measure the links to these peers, or all there are, one after the other: together they would share one way."""
-    links = _links(system)
+    links = links_of(system)
     chosen = peers or (links.peers if links is not None else ())
     return tuple([await measure(system, peer, seconds, bytes_max) for peer in chosen])
 
 
 async def measure(system: System, peer: str, seconds: float, bytes_max: int) -> LinkMeasured:
     """Measure the link to a peer for `seconds` each way, with at most `bytes_max` each way. What fails is its `error`."""
-    links = _links(system)
+    links = links_of(system)
     carrier = links.carrier(PeerId(peer)) if links is not None else None
     found = LinkMeasured(
         peer=peer,
@@ -164,8 +163,3 @@ async def _goodput(ask: Callable[[], Awaitable[object]], seconds: float, bytes_m
         for _ in range(WINDOW):
             nursery.start_soon(keep_asking)
     return moved / max(last - began, 1e-9), moved
-
-
-def _links(system: System) -> Links | None:
-    network = system.network.outer if isinstance(system.network, Routes) else system.network
-    return network if isinstance(network, Links) else None

@@ -11,9 +11,8 @@ import trio
 from prime.actor import System
 from prime.config import Config
 from prime.errors import ConfigError
-from prime.process.network import Routes
+from prime.node.links import links_of
 from prime.transport import neighbours as core
-from prime.transport.links import Links
 from prime.transport.mdns import Lan, open_lan, own_interfaces
 from prime.transport.multiaddr import TcpPlace, parse_address
 
@@ -26,7 +25,8 @@ class Neighbourhood:
         self._config = config
         self._system = system
         self._run = core.run_digest(config.train.run)
-        self._transport = _transport_name(system)
+        links = links_of(system)
+        self._transport = links.transport_name if links is not None else ""
         everywhere = config.transport.listen.startswith("/ip4/0.0.0.0/")
         self._hosts = _near_hosts(system.addresses, everywhere=everywhere)
 
@@ -71,11 +71,6 @@ async def open_neighbourhood(system: System, config: Config) -> AsyncIterator[Ne
         neighbourhood = Neighbourhood(lan, system, config)
         await neighbourhood.announce(member=False)
         yield neighbourhood
-
-
-def _transport_name(system: System) -> str:
-    network = system.network.outer if isinstance(system.network, Routes) else system.network
-    return network.transport_name if isinstance(network, Links) else ""
 
 
 def _near_hosts(addresses: tuple[str, ...], *, everywhere: bool) -> tuple[tuple[str, int], ...]:

@@ -21,8 +21,8 @@ from prime.actor.groups import one_error
 from prime.config import Config, TrainConfig, derive
 from prime.errors import ActorUsageError, ConfigError, DataError, NotFoundError, RefusedError, WorldError
 from prime.node.contacts import DIAL_DEADLINE_S, dial_silent, find_contacts
+from prime.node.links import links_of
 from prime.node.succession import JOURNAL, FoundSuccessor, settled_run
-from prime.process.network import Routes
 from prime.store.journal import FileJournal, MemoryJournal
 from prime.trainer.codec import Vector
 from prime.trainer.metadata import TrainingConfig
@@ -30,7 +30,7 @@ from prime.trainer.robust.rules import rule_of
 from prime.trainer.round.records import is_untrained, run_of
 from prime.trainer.round.terms import Terms
 from prime.trainer.round.timing import Timing
-from prime.trainer.round.validity import ADDRESS_CHARACTERS_MAX, ADDRESSES_MAX
+from prime.trainer.round.validity import fit_addresses
 from prime.trainer.round.view import Member
 from prime.trainer.runs.messages import PartFinding, RoundAudit
 from prime.trainer.swarm.aggregator import AGGREGATOR_PATH, Aggregator, SwarmPlan
@@ -43,7 +43,6 @@ from prime.trainer.swarm.saved import STATES_FOLDER, StateFolder
 from prime.trainer.swarm.state import CHUNK_SIZE_BYTES, ChunkedState, OuterState
 from prime.trainer.swarm.tally import Spent
 from prime.trainer.swarm.trainer import TRAINER_PATH, Drain, RunDone, SwarmTrainer
-from prime.transport.links import Links
 
 _PHASES = {"encode": "encode", "gathering": "send", "reducing": "reduce", "voting": "vote", "stalled": "stalled"}
 """What a round's time went into, by its phases: contributions are sent while they are gathered."""
@@ -278,8 +277,8 @@ class Training:
 
 
 def _sent(system: System) -> dict[int, int]:
-    network = system.network.outer if isinstance(system.network, Routes) else system.network
-    return dict(network.sent_bytes) if isinstance(network, Links) else {}
+    links = links_of(system)
+    return dict(links.sent_bytes) if links is not None else {}
 
 
 @contextlib.asynccontextmanager
@@ -312,7 +311,7 @@ async def open_trainer(
     terms = Terms(rule=rule_of(config), participation=config.participation)
     named, run = run, run if folder is None else await settled_run(folder, run)
     found = await find_contacts(system, contacts, DIAL_DEADLINE_S)
-    fit = tuple(each for each in system.addresses if len(each) <= ADDRESS_CHARACTERS_MAX)[:ADDRESSES_MAX]
+    fit = fit_addresses(system.addresses)
     rate_bytes_s = 0 if client or not fit else None
     member = Member(system.peer, fit, 1.0, secrets.randbits(48) + 1, rate_bytes_s)
     waits = timing if timing is not None else _usual_timing(config)

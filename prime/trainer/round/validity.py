@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from prime.trainer.round.leader import KEPT_MAX
 from prime.trainer.round.messages import Report
@@ -36,9 +36,19 @@ def member_fault(member: Member) -> str:
         return f"a member's weight is above 0 and at most {WEIGHT_MAX:g}, not {member.weight:g}"
     if member.rate_bytes_s is not None and not 0 <= member.rate_bytes_s <= RATE_MAX_BYTES_S:
         return f"a member's bandwidth is from 0 to {RATE_MAX_BYTES_S} bytes a second, not {member.rate_bytes_s}"
-    if len(member.addresses) > ADDRESSES_MAX or any(len(a) > ADDRESS_CHARACTERS_MAX for a in member.addresses):
+    return addresses_fault(member.addresses)
+
+
+def addresses_fault(addresses: Collection[str]) -> str:
+    """Say why these cannot be the addresses of one member."""
+    if len(addresses) > ADDRESSES_MAX or any(len(each) > ADDRESS_CHARACTERS_MAX for each in addresses):
         return f"a member has at most {ADDRESSES_MAX} addresses of at most {ADDRESS_CHARACTERS_MAX} characters"
     return ""
+
+
+def fit_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
+    """Return the addresses that others take: so many, and of such a length."""
+    return tuple(each for each in addresses if len(each) <= ADDRESS_CHARACTERS_MAX)[:ADDRESSES_MAX]
 
 
 def view_fault(view: View) -> str:

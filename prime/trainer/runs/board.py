@@ -14,7 +14,7 @@ import attrs
 
 from prime.errors import NotFoundError, RefusedError, UsageError
 from prime.trainer.metadata import TrainingConfig
-from prime.trainer.round.validity import ADDRESS_CHARACTERS_MAX, ADDRESSES_MAX
+from prime.trainer.round.validity import addresses_fault, fit_addresses
 from prime.trainer.runs.acceptance import Acceptance
 from prime.trainer.runs.messages import RunMember, RunNotice, RunsKnown, Standing, run_name
 
@@ -83,7 +83,7 @@ Event = Heard | Stood | Freed | Linked | Beat
 
 
 @attrs.frozen
-class Share:
+class PassOn:
     """Tell of a run: to one peer, or to all but those in `besides`."""
 
     notice: RunNotice
@@ -105,7 +105,7 @@ class Complain:
     text: str
 
 
-Command = Share | Take | Complain
+Command = PassOn | Take | Complain
 
 
 # --------------------------------------------------------------------------------------------------------- the board
@@ -207,7 +207,7 @@ class Board:
                 self.taking = ""
                 return list(self._take(now))
             case Linked(peer):
-                return [Share(known.notice(now), to=peer) for known in self._known.values()]
+                return [PassOn(known.notice(now), to=peer) for known in self._known.values()]
             case Beat(stamp_ms, addresses):
                 return [*self._beat(stamp_ms, addresses, now), *self._take(now)]
 
@@ -224,7 +224,7 @@ class Board:
             return
         news = [member for member in notice.members[:MEMBERS_MAX] if self._note(known, sender, member, now)]
         if news:
-            yield Share(known.notice(now), besides=(sender,))
+            yield PassOn(known.notice(now), besides=(sender,))
 
     def _note(self, known: _Known, sender: str, member: RunMember, now: float) -> bool:
         """Note one member's word; tell whether it says something new, which others should hear too."""
@@ -253,7 +253,7 @@ class Board:
         before = known.words.get(self.peer)
         self._stand(known, event, now)
         if before is None or _said(before.member) != _said(known.words[self.peer].member):
-            yield Share(known.notice(now))
+            yield PassOn(known.notice(now))
 
     def _stand(self, known: _Known, event: Stood, now: float) -> None:
         why = event.why[:TEXT_CHARACTERS_MAX]
@@ -270,7 +270,7 @@ class Board:
         if known is not None:
             said = known.words[self.peer].member
             self._stand(known, Stood(known.run, said.standing, said.why, said.round), now)
-            yield Share(known.notice(now))
+            yield PassOn(known.notice(now))
 
     # ------------------------------------------------------------------------------------------------ what to take
 
@@ -286,7 +286,7 @@ class Board:
                 continue
             self.taking = known.run
             self._stand(known, Stood(known.run, "joining"), now)
-            yield Share(known.notice(now))
+            yield PassOn(known.notice(now))
             yield Take(known.notice(now))
 
     def _is_open(self, known: _Known, now: float) -> bool:
@@ -354,16 +354,11 @@ def notice_fault(notice: RunNotice) -> str:
 
 def member_fault(member: RunMember) -> str:
     """Say why this cannot be a member's word."""
-    if len(member.addresses) > ADDRESSES_MAX or any(len(each) > ADDRESS_CHARACTERS_MAX for each in member.addresses):
-        return "too many addresses, or too long ones"
+    if fault := addresses_fault(member.addresses):
+        return fault
     if not _short((member.peer, member.name, member.why)) or member.round < 0 or not 0 <= member.age_s < FORGET_S:
         return "a text is too long, or a figure is none"
     return ""
-
-
-def fit_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
-    """Return the addresses that others take: so many, and of such a length."""
-    return tuple(each for each in addresses if len(each) <= ADDRESS_CHARACTERS_MAX)[:ADDRESSES_MAX]
 
 
 def _aged(member: RunMember, age_s: float) -> RunMember:

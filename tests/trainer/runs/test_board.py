@@ -23,7 +23,7 @@ from prime.trainer.runs.board import (
     Freed,
     Heard,
     Linked,
-    Share,
+    PassOn,
     Stood,
     Take,
     notice_fault,
@@ -103,7 +103,7 @@ def test_two_runs_of_one_name_are_told_apart_by_their_full_names() -> None:
 def test_a_free_node_takes_part_in_what_it_hears_and_says_so() -> None:
     subject = board()
     commands = subject.step(Heard("F", notice(members=[word("F")])), 0.0)
-    assert kinds(commands) == [Share, Share, Take]
+    assert kinds(commands) == [PassOn, PassOn, Take]
     assert subject.taking == notice().run
     assert standings(subject) == {"F": "member", "me": "joining"}
 
@@ -181,7 +181,7 @@ def test_a_node_s_latest_word_counts_and_news_are_passed_on_once() -> None:
     assert old == []
     news = subject.step(Heard("F", notice(members=[word("G", "member", 6)])), 2.0)
     assert standings(subject)["G"] == "member"
-    assert [(c.besides, c.to) for c in news if isinstance(c, Share)] == [(("F",), "")]
+    assert [(c.besides, c.to) for c in news if isinstance(c, PassOn)] == [(("F",), "")]
     assert subject.step(Heard("H", notice(members=[word("G", "member", 6)])), 3.0) == []
 
 
@@ -218,7 +218,7 @@ def test_a_node_says_again_where_it_stands_and_silence_is_seen() -> None:
     subject = board()
     subject.step(Heard("F", notice(members=[word("F")])), 0.0)
     subject.step(Stood(notice().run, "member", round=7), 1.0)
-    (share,) = [c for c in subject.step(Beat(5000, ("/ip4/192.0.2.7/tcp/7",)), 20.0) if isinstance(c, Share)]
+    (share,) = [c for c in subject.step(Beat(5000, ("/ip4/192.0.2.7/tcp/7",)), 20.0) if isinstance(c, PassOn)]
     own = next(member for member in share.notice.members if member.peer == "me")
     assert (own.standing, own.round, own.addresses, own.age_s) == ("member", 7, ("/ip4/192.0.2.7/tcp/7",), 0.0)
     assert own.stamp_ms >= 5000
@@ -235,7 +235,7 @@ def test_a_run_of_which_nobody_speaks_is_forgotten() -> None:
 def test_a_new_link_is_told_of_every_run() -> None:
     subject = board(Acceptance(runs=False))
     subject.step(Heard("F", notice(members=[word("F")])), 0.0)
-    assert [(c.to, c.notice.run) for c in subject.step(Linked("N"), 1.0) if isinstance(c, Share)] == [
+    assert [(c.to, c.notice.run) for c in subject.step(Linked("N"), 1.0) if isinstance(c, PassOn)] == [
         ("N", notice().run)
     ]
 
