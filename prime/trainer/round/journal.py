@@ -79,26 +79,14 @@ def refounded(records: Sequence[msg.Record], me: Member, held: int) -> tuple[str
     return new.run, [msg.Born(me), msg.Entered(max(round_, held + 1), new, min(state_round, held))]
 
 
-def compact(records: Sequence[msg.Record]) -> list[msg.Record]:
-    """Return the records that `recover` still needs, in their order.
+def compacted(
+    birth: Sequence[msg.Record], entered: msg.Entered, vote: msg.Accepted | None, decided: msg.Decided
+) -> list[msg.Record]:
+    """Return all of a journal that `recover` still needs once a round is decided: who we are, and the decision.
 
-    Kept are the birth, the last boot, the newest decisions, the votes of the round under way, and those of the last
-    decided round with their bytes, so that they can be served after a restart.
+    With them stays the vote for that round, if there was one, as its bytes may still have to be applied or served; and
+    `entered`, that is in which view it was, and from which state.
     """
-    decided = [r for r in records if isinstance(r, msg.Decided)]
-    last = decided[-1].value.round if decided else -1
-    boots = [r for r in records if isinstance(r, msg.Booted)]
-    kept = {id(r) for r in decided[-8:] + boots[-1:]}
-    return [r for r in records if id(r) in kept or _still_needed(r, last)]
-
-
-def _still_needed(record: msg.Record, last: int) -> bool:
-    match record:
-        case msg.Born():
-            return True
-        case msg.Entered(round_, _, _):
-            return round_ >= last
-        case msg.Promised(round_, _) | msg.Accepted(round_, _, _):
-            return round_ >= last
-        case _:
-            return False
+    if vote is None or not vote.round == entered.round == decided.value.round:
+        return [*birth, decided]
+    return [*birth, entered, vote, decided]

@@ -22,7 +22,7 @@ from prime.errors import DecodeError, LocalProtocolError, NotFoundError, Refused
 from prime.trainer.outer.fragments import Fragments
 from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
-from prime.trainer.round.journal import refounded
+from prime.trainer.round.journal import compacted, refounded
 from prime.trainer.round.records import read_record, write_record
 from prime.trainer.round.round import RoundCore
 from prime.trainer.round.status import Status, phase_of
@@ -161,7 +161,7 @@ class Aggregator(Actor[Heard]):
         self._wake: Any = None
         self._events: deque[cmd.Event] = deque()
         self._stepping = False
-        self._vote: tuple[msg.Accepted, list[memoryview]] | None = None
+        self._vote: tuple[msg.Accepted | None, list[memoryview]] = (None, [])
         self._pending: plans.Contribute | None = None
         self.journal_bytes_max = JOURNAL_BYTES_MAX
         self.float32_bytes = 0
@@ -239,7 +239,7 @@ class Aggregator(Actor[Heard]):
             terms=plan.terms,
         )
         if core.previous is not None:  # the last outcome may still have to be applied, or served
-            self._open_round(core.previous.round, core.previous.view)
+            self._open_round(core.previous.round, core.previous.view, core.previous.state_round)
         return core
 
     @on(plans.StateHeld)
@@ -720,13 +720,13 @@ class Aggregator(Actor[Heard]):
         await self._journal.append(write_record(record, payloads))
 
     def _compacted(self, decided: msg.Decided) -> list[bytes]:
-        """Return all that a restart still needs: who we are, the decision, and the bytes we voted for."""
-        records = [write_record(record, []) for record in self._birth.values()]
-        rnd = self._rounds.get(decided.value.round)
-        if rnd is not None and self._vote is not None and self._vote[0].round == decided.value.round:
-            records.append(write_record(msg.Entered(decided.value.round, rnd.view, decided.value.state_round), []))
-            records.append(write_record(*self._vote))
-        return [*records, write_record(decided, [])]
+        """Return all that a restart still needs, with the bytes that this member voted for."""
+        birth, (vote, payloads) = tuple(self._birth.values()), self._vote
+        stock = self._rounds.get(decided.value.round)
+        if stock is None:  # it jumped: it was in no such round
+            return [write_record(record, []) for record in (*birth, decided)]
+        records = compacted(birth, msg.Entered(stock.round, stock.view, stock.state_round), vote, decided)
+        return [write_record(record, payloads if record is vote else []) for record in records]
 
     async def _settle(self, command: cmd.Apply | cmd.Keep | cmd.Settle | cmd.CatchUp) -> None:
         match command:
@@ -790,11 +790,12 @@ class Aggregator(Actor[Heard]):
         stock.ahead = None
         return await compute(functools.partial(ahead.finish, parts), self._numbers.size_bytes(stock.elements))
 
-    def _open_round(self, round_: int, view: View) -> None:
-        stock = self._rounds[round_] = Stock.of(round_, view, self._elements_of(round_), self._numbers)
+    def _open_round(self, round_: int, view: View, state_round: int) -> None:
+        stock = self._rounds[round_] = Stock.of(round_, view, state_round, self._elements_of(round_), self._numbers)
         vote, payloads = self._recovered.pop(round_, (None, []))
         if vote is None:
             return
+        self._vote = (vote, payloads)
         value, rest = vote.value, iter(payloads)
         seal = seal_digest(round_, value.base, value.shares)
         for part, hash_ in enumerate(value.parts):
@@ -814,7 +815,7 @@ class Aggregator(Actor[Heard]):
 
     async def _enter(self, command: cmd.EnterView) -> None:
         round_, view = command.round, command.view
-        self._open_round(round_, view)
+        self._open_round(round_, view, command.state_round)
         for old in [r for r in self._rounds if r < round_ - 1]:
             self._rounds.pop(old).close()
         self._learn(view)

@@ -69,6 +69,7 @@ class Stock:
 
     round: int
     view: View
+    state_round: int
     elements: int
     chunks: tuple[tuple[slice, ...], ...]
     own: dict[int, Assembly] = attrs.Factory(dict)
@@ -87,10 +88,10 @@ class Stock:
     _news: trio.Event = attrs.Factory(trio.Event)
 
     @classmethod
-    def of(cls, round_: int, view: View, elements: int, numbers: Numbers[Any]) -> Stock:
-        """Return the empty stock of a round whose vector has that many elements."""
+    def of(cls, round_: int, view: View, state_round: int, elements: int, numbers: Numbers[Any]) -> Stock:
+        """Return the empty stock of a round that starts from the state after `state_round`, and carries `elements`."""
         parts = cuts(elements, view.members, numbers.grain)
-        return cls(round_, view, elements, tuple(chunks(part, numbers.chunk_elements) for part in parts))
+        return cls(round_, view, state_round, elements, tuple(chunks(part, numbers.chunk_elements) for part in parts))
 
     @property
     def parts(self) -> int:

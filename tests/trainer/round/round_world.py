@@ -20,7 +20,7 @@ from prime.sim import HeapNode, HeapWorld, NetworkFaults, Plan, Program
 from prime.sim.decision import Decisions
 from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
-from prime.trainer.round.journal import compact
+from prime.trainer.round.journal import compacted
 from prime.trainer.round.round import RoundCore
 from prime.trainer.round.terms import DEFAULT_TERMS, Terms
 from prime.trainer.round.timing import Timing
@@ -47,6 +47,27 @@ class Sym:
 
 
 ZERO = Sym(())
+
+
+def written_anew(disk: list[msg.Record]) -> list[msg.Record]:
+    """Return a journal as it is when its last decision, with contributions or not, has replaced all before it."""
+    at = max((i for i, record in enumerate(disk) if isinstance(record, msg.Decided)), default=None)
+    if at is None:
+        return disk
+    before, decided = disk[:at], disk[at]
+    birth = [next(r for r in before if isinstance(r, msg.Born)), [r for r in before if isinstance(r, msg.Booted)][-1]]
+    vote = next((r for r in reversed(before) if isinstance(r, msg.Accepted)), None)
+    entered = None
+    for record in before:
+        match record:
+            case msg.Entered():
+                entered = record
+            case msg.Decided(value):
+                entered = msg.Entered(value.round + 1, value.next_view, value.state_round)
+            case _:
+                pass
+    kept = [*birth, decided] if entered is None else compacted(birth, entered, vote, decided)
+    return [*kept, *disk[at + 1 :]]
 
 
 def hash_of(*things: object) -> bytes:
@@ -215,7 +236,7 @@ class World:
         if node.core is not None:
             return
         if self.random.random() < 0.5:
-            node.disk = compact(node.disk)
+            node.disk = written_anew(node.disk)
         entered = any(isinstance(r, msg.Entered | msg.Decided) for r in node.disk)
         if peer == "a" and not entered and self.last_round < 0:
             self.found("a", self.founders)  # it died before its run began: nobody has heard of it

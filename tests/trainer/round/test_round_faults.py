@@ -17,7 +17,6 @@ from prime.trainer.robust.rules import Rule
 from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
 from prime.trainer.round.ballot import Ballot
-from prime.trainer.round.journal import compact
 from prime.trainer.round.round import RoundCore
 from prime.trainer.round.terms import Terms
 from prime.trainer.round.view import Member, Value
@@ -34,6 +33,7 @@ from round_world import (  # type: ignore[import-not-found]
     next_round,
     says,
     survivors_commit,
+    written_anew,
 )
 
 # ---------------------------------------------------------------------------------------------------------- properties
@@ -327,7 +327,7 @@ def test_a_compacted_journal_recovers_the_same_member() -> None:
     world = World(15).swarm(3)
     world.until(lambda: len(world.commits()) > 12)
     for node in world.nodes.values():
-        whole, short = node.disk, compact(node.disk)
+        whole, short = node.disk, written_anew(node.disk)
         assert len(short) < len(whole) / 2
         member = world.member(node)
         full, brief = (RoundCore.recover(member, RUN, world.timing, r) for r in (whole, short))

@@ -25,7 +25,7 @@ SEAL = b"s" * 16
 
 
 def stock() -> Stock:
-    return Stock.of(1, VIEW, 60, NUMBERS)
+    return Stock.of(1, VIEW, 0, 60, NUMBERS)
 
 
 def pieces(of: Stock, part: int, name: str = "x") -> list[memoryview]:
