@@ -3,6 +3,7 @@
 | file | what it holds |
 |---|---|
 | `rules.py` | the rules by name, how many liars each admits, and its coefficients from a Gram matrix; pure, without numpy |
+| `gram.py` | a Gram matrix under way: entries of its upper triangle, added in one order; pure, without numpy |
 | `gates.py` | what a contribution must pass before any rule: its norm per token, the cap on its weight; pure, without numpy |
 | `network.py` | a sorting network for a few rows: which pairs are put in order, one after the other; pure |
 | `chunks.py` | the rules that work coordinate by coordinate, and partial Gram matrices, on encoded chunks |

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import attrs
 
 from prime.trainer.robust.gates import capped
+from prime.trainer.robust.gram import added, entry_count, square
 from prime.trainer.round.ballot import NONE, Ballot
 from prime.trainer.round.messages import Offer, Promise, Report, Seal
 from prime.trainer.round.view import Share, Value, View
@@ -130,23 +130,16 @@ def gram_of(
     standings: Mapping[str, Standing], owners: tuple[str, ...], seal: bytes, candidates: int
 ) -> tuple[list[list[float]], set[int]]:
     """Return the Gram matrix that the owners have reported for the seal, summed in part order, and the parts missing."""
-    gram = [[0.0] * candidates for _ in range(candidates)]
+    found: list[Sequence[float]] = []
     missing: set[int] = set()
     for part, owner in enumerate(owners):
         standing = standings.get(owner)
         entries = standing.grams.get((part, seal), ()) if standing is not None else ()
-        if len(entries) != candidates * (candidates + 1) // 2:
+        if len(entries) != entry_count(candidates):
             missing.add(part)
         else:
-            _add(gram, entries)
-    return gram, missing
-
-
-def _add(gram: list[list[float]], entries: Sequence[float]) -> None:
-    for (row, column), entry in zip(itertools.combinations_with_replacement(range(len(gram)), 2), entries, strict=True):
-        gram[row][column] += entry
-        if row != column:
-            gram[column][row] += entry
+            found.append(entries)
+    return square(candidates, added(candidates, found)), missing
 
 
 def reductions(standings: Mapping[str, Standing], owners: tuple[str, ...], seal: bytes) -> dict[int, bytes]:

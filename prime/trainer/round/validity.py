@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Collection, Iterable, Sequence
 
+from prime.trainer.robust.gram import entry_count
 from prime.trainer.round.leader import KEPT_MAX
 from prime.trainer.round.messages import Report
 from prime.trainer.round.partition import RATE_MAX_BYTES_S
@@ -96,7 +97,7 @@ def _results_fault(report: Report, parts: int) -> str:
         return "an owner has no more results than parts and ballots"
     if not all(0 <= r.part < parts and len(r.hash) == HASH_BYTES and len(r.seal) == SEAL_BYTES for r in report.reduced):
         return "a result is of a part and a seal"
-    entries_max = parts * (parts + 1) // 2
+    entries_max = entry_count(parts)
     if not all(
         0 <= g.part < parts and len(g.seal) == SEAL_BYTES and len(g.entries) <= entries_max for g in report.grams
     ):

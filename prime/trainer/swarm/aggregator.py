@@ -20,6 +20,7 @@ from prime.actor import Actor, Down, Ref, on
 from prime.actor.contract import Journal
 from prime.errors import DecodeError, LocalProtocolError, NotFoundError, RefusedError
 from prime.trainer.outer.fragments import Fragments
+from prime.trainer.robust.gram import added
 from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
 from prime.trainer.round.journal import compacted, refounded
@@ -837,16 +838,16 @@ class Aggregator(Actor[Heard]):
         if stock is None:
             return
         inputs = [stock.contributions[command.part, share.peer] for share in command.shares]
-        total = [0.0] * (len(inputs) * (len(inputs) + 1) // 2)
+        found: list[list[float]] = []
         for index, cut in enumerate(stock.chunks[command.part]):
             work = functools.partial(self._numbers.multiply, [one.found[index] for one in inputs], cut)
             try:
-                entries = await compute(work, self._numbers.size_bytes(cut.stop - cut.start) * len(inputs))
+                found.append(await compute(work, self._numbers.size_bytes(cut.stop - cut.start) * len(inputs)))
             except DecodeError as error:
                 self.ctx.emit(Facts(f"round {command.round}, part {command.part}: {error}"))
                 return
-            total = [a + b for a, b in zip(total, entries, strict=True)]
-        await self._step(cmd.GramReady(command.round, command.part, command.seal, tuple(total)))
+        entries = tuple(added(len(inputs), found))
+        await self._step(cmd.GramReady(command.round, command.part, command.seal, entries))
 
     async def _reduce(self, command: cmd.Reduce) -> None:
         """Reduce a part chunk by chunk, each on its way to everyone while the next ones are made."""

@@ -19,17 +19,17 @@ import trio
 
 from prime.actor import Ref, System
 from prime.errors import DecodeError, LocalProtocolError, WorldError
+from prime.trainer.robust.gram import added, square
 from prime.trainer.robust.rules import Rule, coefficients
 from prime.trainer.round import messages as msg
 from prime.trainer.round.view import Share, Value, View, counted
 from prime.trainer.swarm.numbers import Numbers
 from prime.trainer.swarm.parts import digest, part_digest
+from prime.trainer.swarm.work import compute
 from prime.wire import open_signed, signed
 
 ASK_S = 30.0
 """How long an owner may take to show one chunk."""
-_INLINE_BYTES = 1 << 20
-"""Numeric work on less than this stays on the loop, as in the aggregator."""
 TOGETHER = 8
 """Chunks that are asked for at the same time."""
 
@@ -97,9 +97,7 @@ async def audit(system: System, case: AuditCase) -> tuple[Finding, ...]:
     done = [await _audit_part(system, case, part, owner) for part, owner in enumerate(case.owners)]
     findings = [finding for finding, _ in done]
     if case.rule.measured and all(finding.judgement == "right" for finding in findings):
-        findings.append(
-            _audit_coefficients(case, [math.fsum(column) for column in zip(*(p for _, p in done), strict=True)])
-        )
+        findings.append(_audit_coefficients(case, [products for _, products in done]))
     return tuple(findings)
 
 
@@ -118,21 +116,22 @@ async def _recomputed(owner: _Owner) -> list[float]:
     case, shares = owner.case, owner.shares
     offers = await owner.offers()
     hashes: list[list[bytes]] = [[] for _ in shares]
-    reduced, products = [], [0.0] * _triangle(len(shares))
+    reduced: list[bytes] = []
+    products: list[list[float]] = []
     for index, cut in enumerate(case.chunks[owner.part]):
         row = await owner.chunks(index)
         for each, data in zip(hashes, row, strict=True):
             each.append(digest(data))
         work = functools.partial(_chunk_done, case, shares, row, cut)
         size_bytes = case.numbers.size_bytes(cut.stop - cut.start) * len(row)
-        done = work() if size_bytes < _INLINE_BYTES else await trio.to_thread.run_sync(work)
-        reduced.append(done[0])
-        products = [a + b for a, b in zip(products, done[1], strict=True)] if case.rule.measured else []
+        hash_, entries = await compute(work, size_bytes)
+        reduced.append(hash_)
+        products.append(entries)
     for share, offer, each in zip(shares, offers, hashes, strict=True):
         _compare(case, owner.part, share, offer, part_digest(each))
     if part_digest(reduced) != case.value.parts[owner.part]:
         raise _WrongError("the contributions, as their senders signed them, give another reduction than it said")
-    return products
+    return added(len(shares), products) if case.rule.measured else []
 
 
 def _chunk_done(
@@ -159,10 +158,10 @@ def _compare(case: AuditCase, part: int, share: Share, offer: msg.SignedOffer, s
         )
 
 
-def _audit_coefficients(case: AuditCase, products: Sequence[float]) -> Finding:
+def _audit_coefficients(case: AuditCase, products: Sequence[Sequence[float]]) -> Finding:
     """Compare the coefficients that the leader named with those of the contributions themselves."""
     shares = case.value.shares
-    gram = _square(products, len(shares))
+    gram = square(len(shares), added(len(shares), products))
     verdicts = coefficients(case.rule, gram, [share.weight for share in shares])
     for share, verdict in zip(shares, verdicts, strict=True):
         if not math.isclose(share.counts, verdict.coefficient, rel_tol=1e-6, abs_tol=1e-9):
@@ -172,19 +171,6 @@ def _audit_coefficients(case: AuditCase, products: Sequence[float]) -> Finding:
             )
             return Finding(-1, case.leader, "wrong", reason)
     return Finding(-1, case.leader, "right")
-
-
-def _triangle(n: int) -> int:
-    return n * (n + 1) // 2
-
-
-def _square(products: Sequence[float], n: int) -> list[list[float]]:
-    """Return the symmetric matrix whose upper triangle, row by row, are these products."""
-    gram, rest = [[0.0] * n for _ in range(n)], iter(products)
-    for i in range(n):
-        for j in range(i, n):
-            gram[i][j] = gram[j][i] = next(rest)
-    return gram
 
 
 class _Owner:
