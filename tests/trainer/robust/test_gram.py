@@ -18,9 +18,8 @@ def test_the_triangle_of_a_symmetric_matrix_gives_it_back(n: int) -> None:
 
 
 def test_the_order_of_the_parts_is_that_of_the_sum() -> None:
-    parts = [[1e16], [1.0], [1.0], [-1e16]]
-    assert added(1, parts) == [0.0]
-    assert added(1, parts[::-1]) == [2.0]
+    assert added(1, [[1e16], [-1e16], [1.0]]) == [1.0]
+    assert added(1, [[1.0], [1e16], [-1e16]]) == [0.0]
     assert added(2, []) == [0.0, 0.0, 0.0]
 
 
