@@ -499,7 +499,7 @@ class Aggregator(Actor[Heard]):
         if data is None:
             raise NotFoundError(
                 f"no chunk {m.index} of {m.contributor}'s part {m.part} of round {m.round} is held here",
-                hint="ask the part's owner, before the round after the next is decided",
+                hint="ask the part's owner, before the next round is decided",
             )
         return msg.ShownChunk(data)
 
