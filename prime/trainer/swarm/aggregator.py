@@ -200,7 +200,7 @@ class Aggregator(Actor[Heard]):
         core.settings = m.settings
         self._stepping = True
         await self._carry_out(core.start(self.ctx.now()))
-        self._stepping = False
+        await self._take_events(core)
         if core.seat is None:
             await self._step(cmd.JoinRun(self._plan.contacts))
 
@@ -247,7 +247,6 @@ class Aggregator(Actor[Heard]):
     async def state_held(self, m: plans.StateHeld) -> None:
         """Note which state contributions start from."""
         await self._step(cmd.StateReady(m.round, m.state_hash))
-        await self._contribute_pending()
 
     @on(plans.Contribute)
     async def contribute(self, m: plans.Contribute) -> None:
@@ -257,6 +256,9 @@ class Aggregator(Actor[Heard]):
         """
         core = self._core
         if core is None:
+            return
+        if self._stepping:
+            self._pending = m  # the round before may not be settled, nor the state noted that this one starts from
             return
         if m.round < core.round:
             self._missed(core, m)
@@ -269,6 +271,12 @@ class Aggregator(Actor[Heard]):
             frozen = self._ledgers.of(m.round).freeze(m.round, m.delta, m.weight)
             stock.own = {part: Assembly(len(cuts)) for part, cuts in enumerate(stock.chunks)}
             self.ctx.start_soon(self._scatter, stock, frozen, base[1])
+
+    async def _contribute_pending(self) -> None:
+        """Look again at a contribution that could not be taken when it came."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            await self.contribute(pending)
 
     async def _scatter(self, stock: Stock, frozen: Frozen[Any], base: bytes) -> None:
         """Encode a contribution, each chunk on its way to its owner while the next ones are made; then offer it."""
@@ -310,12 +318,6 @@ class Aggregator(Actor[Heard]):
 
     def _own_part(self, stock: Stock) -> int:
         return stock.view.peers().index(self._me)
-
-    async def _contribute_pending(self) -> None:
-        """Look again at a contribution that could not be taken when it came."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            await self.contribute(pending)
 
     def _missed(self, core: RoundCore, m: plans.Contribute) -> None:
         """Keep what came too late for its round; after an abort the trainer still has it, in its next delta."""
@@ -649,12 +651,15 @@ class Aggregator(Actor[Heard]):
         if self._core is None:
             return  # before `Begin` it is nobody's: what matters is sent again
         self._events.append(event)
-        if self._stepping:
-            return
+        if not self._stepping:
+            await self._take_events(self._core)
+
+    async def _take_events(self, core: RoundCore) -> None:
         self._stepping = True
         while self._events:
-            await self._carry_out(self._core.step(self._events.popleft(), self.ctx.now()))
+            await self._carry_out(core.step(self._events.popleft(), self.ctx.now()))
         self._stepping = False
+        await self._contribute_pending()
 
     async def _carry_out(self, commands: list[cmd.Command]) -> None:
         for command in commands:
@@ -828,7 +833,6 @@ class Aggregator(Actor[Heard]):
         if rate_bytes_s is not None:
             await self._step(cmd.RateMeasured(rate_bytes_s))
         self._report(plans.ViewEntered(round_, view, command.state_round, command.chosen))
-        await self._contribute_pending()
 
     # -------------------------------------------------------------------------------------------- numbers and bytes
 

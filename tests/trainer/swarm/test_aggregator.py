@@ -23,6 +23,7 @@ from prime.trainer.round.view import Member
 from prime.trainer.swarm import plans
 from prime.trainer.swarm.aggregator import AGGREGATOR_PATH, Aggregator, SwarmPlan
 from prime.trainer.swarm.float32 import Float32
+from prime.trainer.swarm.work import compute as work_compute
 from prime.transport.identity import KeyPair
 
 D = 70_000
@@ -251,6 +252,32 @@ async def test_what_a_codec_left_out_comes_with_later_rounds_of_its_fragment(cod
             assert np.linalg.norm(owed[0]) > 0
             kept = (sums[0, fragment] + sums[1, fragment] - owed[0] - owed[1]) / 2
             assert np.abs(kept - arrived[fragment]).max() < 1e-5
+
+
+async def test_a_contribution_waits_until_the_round_before_is_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also at a member that has the bytes of the decision last, and is slow to see what its own ones left out."""
+
+    async def compute(work: Callable[[], Any], size_bytes: int) -> Any:
+        name = getattr(getattr(work, "func", None), "__name__", "")
+        await trio.sleep(0.2 if name == "residual" else 0.0)
+        return await work_compute(work, size_bytes)
+
+    async with swarm_of(3, TrainingConfig(codec="int4")) as swarm:
+        monkeypatch.setattr("prime.trainer.swarm.aggregator.compute", compute)
+        intake = swarm.nodes[2].living._intake
+        digest = intake._digest
+
+        async def digest_late() -> None:
+            await trio.sleep(0.3 if any(arrival.key[1] for arrival in intake._arrivals) else 0.0)
+            await digest()
+
+        monkeypatch.setattr(intake, "_digest", digest_late)
+        for round_ in (1, 2):
+            for i, node in enumerate(swarm.nodes):
+                await node.aggregator.tell(plans.Contribute(round_, delta_of(i, round_), 1.0))
+            outcomes = [await node.committed(round_) for node in reversed(swarm.nodes)]
+            assert all(outcome.included for outcome in outcomes)
+        assert not [f for node in swarm.nodes for f in node.heard if isinstance(f, ActorFailed)]
 
 
 async def test_an_aggregator_that_is_started_again_owes_nothing() -> None:
