@@ -1,20 +1,29 @@
-"""Finding the first members of a run: addresses are dialled until one answers."""
+"""Finding the first members of a run, whose addresses are dialled until one answers, and keeping links with those known."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import attrs
 import trio
 
 from prime.actor import System
-from prime.errors import UnreachableError, WorldError
+from prime.errors import PrimeError, UnreachableError, WorldError
+from prime.process.network import Routes
+from prime.transport.links import Links
+from prime.transport.multiaddr import parse_address
 
 DIAL_RETRY_S = 0.5
 DIAL_AGAIN_S = 2.0
 """Between two tries of an address while another one has answered."""
 DIAL_DEADLINE_S = 30.0
 """How long addresses that nobody listens on yet are tried."""
+
+LINK_AGAIN_S = 3.0
+"""Between two tries of addresses whose peer has no link."""
+DIALS_MAX = 8
+"""Addresses that are dialled at once."""
 
 
 @attrs.frozen
@@ -64,6 +73,42 @@ async def dial_silent(
         if found:
             await on_found(tuple(dict.fromkeys(found.values())))
             addresses = [address for address in addresses if address not in found]
+
+
+async def keep_linked(system: System, wanted: Callable[[], Iterable[str]], *, every_s: float = LINK_AGAIN_S) -> None:
+    """Dial each of the `wanted` addresses whose peer has no link, again and again, until the caller cancels it.
+
+    A peer that was started again does not know who had a link with it, and may have another address than before: so
+    those who know one have to come to it. An address without a peer's id means the peer that answered there first.
+    """
+    peers: dict[str, str] = {}
+    while True:
+        await trio.sleep(every_s)
+        linked = set(linked_peers(system))
+        missing = [each for each in dict.fromkeys(wanted()) if (peers.get(each) or _peer_in(each)) not in linked]
+        async with trio.open_nursery() as nursery:
+            for address in missing[:DIALS_MAX]:
+                nursery.start_soon(_dial, system, address, peers)
+
+
+async def _dial(system: System, address: str, peers: dict[str, str]) -> None:
+    if system.network is not None:
+        with contextlib.suppress(PrimeError):
+            peers[address] = await system.network.dial(address)
+
+
+def _peer_in(address: str) -> str:
+    """Return the id of the peer that an address names, or an empty text."""
+    try:
+        return parse_address(address).peer or ""
+    except PrimeError:
+        return ""
+
+
+def linked_peers(system: System) -> tuple[str, ...]:
+    """Return the peers that there is a link to."""
+    network = system.network.outer if isinstance(system.network, Routes) else system.network
+    return network.peers if isinstance(network, Links) else ()
 
 
 async def _dial_each(system: System, addresses: Sequence[str]) -> tuple[dict[str, str], list[WorldError]]:

@@ -29,6 +29,7 @@ from prime.errors import (
     UnreachableError,
     WorldError,
 )
+from prime.node.contacts import keep_linked
 from prime.node.links import links_of
 from prime.node.run_files import RunLog, write_run
 from prime.node.runs import RunsActor
@@ -51,6 +52,8 @@ from prime.trainer.runs.messages import (
 from prime.trainer.swarm.report import RunFigures, swarm_report
 from prime.trainer.swarm.saved import STATES_FOLDER
 
+KEEP_S: Final = 5.0
+"""How often a node looks whether its run's members are still where its record says."""
 BEAT_S: Final = 2.0
 """How often a node says again where it stands."""
 LOOK_S: Final = 0.2
@@ -84,6 +87,9 @@ class RunHost:
         accepted = Acceptance(config.runs.accept, config.runs.accept_functions)
         self._board = runs.Board(system.peer, config.node.name, accepted, _stamp_ms())
         self._outbox: dict[str, dict[str, RunNotice]] = {}
+        self._kept: dict[str, RunMember] = {}
+        self._kept_run = ""
+        self._disk = trio.Lock()
         self._turn = 0
         self._nursery: trio.Nursery | None = None
         self._next: RunNotice | None = None
@@ -189,6 +195,8 @@ class RunHost:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._beat)
+            nursery.start_soon(keep_linked, self._system, self._wanted)
+            nursery.start_soon(self._keep_members)
             if own:
                 await self._take_own(contacts)
             else:
@@ -214,6 +222,7 @@ class RunHost:
         try:
             contacts = self._contacts(notice)
             self._say(f"takes part in the run {notice.run}")
+            self._kept, self._kept_run = {member.peer: member for member in notice.members}, notice.run
             await self._keep_record(notice, over=False)
             await self._train(notice, contacts, self._run_folder(notice.run), stay=False)
             await self._tidy(notice.run)
@@ -221,6 +230,7 @@ class RunHost:
             again = isinstance(error, UnreachableError)
             self._say(f"cannot take part in {notice.run}: {error}")
             self._stand(notice.run, "cannot", _first_line(error), again=again)
+        self._kept_run = ""
         if not self._stop.is_set():
             await self._keep_record(notice, over=True)
         self._step(runs.Freed())
@@ -342,6 +352,34 @@ class RunHost:
         near = [member.peer for member in active if member.peer in linked]
         return (*near, *(address for member in active if member.peer not in linked for address in member.addresses))
 
+    def _wanted(self) -> tuple[str, ...]:
+        """Return the addresses that there should be a link to: those of the configuration, and of the run's members."""
+        members = self._members_known().values() if self.taking else ()
+        return (*self._config.transport.join, *(address for member in members for address in member.addresses))
+
+    def _members_known(self) -> dict[str, RunMember]:
+        """Return the others in the run that is taken part in: as they say now, or else as the record has them."""
+        said = {member.peer: member for member in self._others(self.taking)}
+        merged = {**self._kept, **said}.values()
+        there = [m for m in merged if m.standing in runs.ACTIVE and m.addresses and m.peer != self._system.peer]
+        latest = sorted(there, key=lambda member: -member.stamp_ms)[: runs.MEMBERS_MAX]
+        return {member.peer: member for member in latest}
+
+    async def _keep_members(self) -> None:
+        """Keep on the disk where the members of the run are now: whoever is started again has to find one of them."""
+        while True:
+            await trio.sleep(KEEP_S)
+            found = self._members_known()
+            notice = next((each for each in self.known().runs if each.run == self._kept_run), None)
+            if notice is None or _places(found) == _places(self._kept):
+                continue
+            self._kept = found
+            fresh = attrs.evolve(notice, members=tuple(found.values()))  # type: ignore[misc]  # a @record
+            try:
+                await self._keep_record(fresh, over=False)
+            except ConfigError as error:
+                self._system.emit(RunComplaint(str(error)))
+
     # ----------------------------------------------------------------------------------------------------- the board
 
     def _step(self, event: runs.Event) -> None:
@@ -408,7 +446,9 @@ class RunHost:
         found = {"run": notice.run, "founder": notice.founder, "nonce": notice.nonce, "over": over}
         settings = attrs.asdict(notice.settings)  # type: ignore[arg-type]  # as above
         text = json.dumps({**found, "settings": settings, "members": contacts}, indent=2)
-        await trio.to_thread.run_sync(_write, folder, text)
+        async with self._disk:
+            if over or self._kept_run == notice.run:
+                await trio.to_thread.run_sync(_write, folder, text)
 
     async def _tidy(self, run: str) -> None:
         """Remove what a member needs as long as a run goes on, once it is done here: its journal and its states."""
@@ -440,6 +480,10 @@ def _standing(training: Training) -> tuple[Standing, str]:
 def _linked(system: System) -> tuple[str, ...]:
     links = links_of(system)
     return links.peers if links is not None else ()
+
+
+def _places(members: dict[str, RunMember]) -> dict[str, tuple[str, ...]]:
+    return {peer: member.addresses for peer, member in members.items()}
 
 
 def _stamp_ms() -> int:
