@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from prime.cli.output import console, say
+from prime.cli.words import many
 from prime.sim.history import VIOLATES
 from prime.sim.notation import special
 from prime.sim.plan import nodes_of
@@ -60,11 +61,7 @@ def lines(outcome: Outcome, plan: Path | None = None) -> Iterator[str]:
 
 
 def _events(outcome: Outcome) -> str:
-    return _many(outcome.events, "event")
-
-
-def _many(count: int, name: str) -> str:
-    return f"{count:,} {name}{'' if count == 1 else 's'}"
+    return many(outcome.events, "event")
 
 
 def command(verb: str, outcome: Outcome, plan: Path | None = None) -> str:
@@ -87,8 +84,8 @@ def faults(plan: Plan, until_s: float) -> Iterator[str]:
 def size(plan: Plan) -> str:
     """Return how much goes wrong in a plan, in words."""
     settings = len(_network(plan)) + len(special(plan.disk))
-    without = f", {_many(len(plan.without), 'node')} left out" if plan.without else ""
-    return f"{_many(len(plan.actions), 'action')}, {_many(settings, 'setting')} of network and disk{without}"
+    without = f", {many(len(plan.without), 'node')} left out" if plan.without else ""
+    return f"{many(len(plan.actions), 'action')}, {many(settings, 'setting')} of network and disk{without}"
 
 
 def _network(plan: Plan) -> dict[str, Any]:

@@ -138,7 +138,7 @@ def _built(notice: RunNotice) -> bool:
 
 
 def _submitted(notice: RunNotice, node: str | None) -> list[str]:
-    from prime.cli.swarm_view import many
+    from prime.cli.words import many
 
     settings, there = notice.settings, sum(member.standing in ("joining", "member") for member in notice.members)
     missing = settings.nodes_min - there

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from prime.cli.output import console, json_line, say
+from prime.cli.words import many, plain
 from prime.trainer.track.report import duration, size
 
 if TYPE_CHECKING:
@@ -216,16 +217,6 @@ def named(text: str, names: Mapping[str, str]) -> str:
     for peer, name in names.items():
         text = text.replace(peer, f"{name} (…{peer[-PEER_SHOWN:]})")
     return plain(text)
-
-
-def many(count: int, name: str) -> str:
-    """Return a number of things."""
-    return f"{count:,} {name}" if count == 1 else f"{count:,} {name}s"
-
-
-def plain(text: str) -> str:
-    """Return a text from elsewhere so that no control character of it reaches a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def fact_words(fact: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prime.cli.output import console, say
+from prime.cli.words import many, plain
 from prime.trainer.facts import (
     CheckpointSaved,
     Evaluated,
@@ -212,7 +213,7 @@ def words(fact: Fact, course: Course) -> str:
 
 def _generation_words(fact: GenerationBegan) -> str:
     over = f", {fact.strategy} over {fact.backend}" if fact.backend else ""
-    return f"generation {fact.generation}: {_many(fact.world, 'rank')} on {fact.device}{over}, from step {fact.step}"
+    return f"generation {fact.generation}: {many(fact.world, 'rank')} on {fact.device}{over}, from step {fact.step}"
 
 
 def _evaluated_words(fact: Evaluated) -> str:
@@ -229,12 +230,12 @@ def _lost_words(fact: RankLost) -> str:
 
 
 def _awaited_words(fact: HostAwaited) -> str:
-    why = f": {_printable(fact.text)}" if fact.text else ""
+    why = f": {plain(fact.text)}" if fact.text else ""
     return f"waits for host {fact.host}, for up to {duration(fact.wait_s)}{why}"
 
 
 def _joined_words(fact: HostJoined) -> str:
-    return f"host {fact.host}, {_printable(fact.name)}, is there with {_many(fact.ranks, 'rank')}"
+    return f"host {fact.host}, {plain(fact.name)}, is there with {many(fact.ranks, 'rank')}"
 
 
 def _stopping_words(fact: RunStopping) -> str:
@@ -242,13 +243,13 @@ def _stopping_words(fact: RunStopping) -> str:
 
 
 def _dropped_words(fact: TrackerDropped) -> str:
-    return f"tracker {fact.tracker} was dropped: {_printable(fact.error)}"
+    return f"tracker {fact.tracker} was dropped: {plain(fact.error)}"
 
 
 def _began_words(fact: RunBegan) -> str:
     since = f", on from step {fact.resumed_step}" if fact.resumed_step else ""
-    spares = f" and {_many(fact.spares, 'spare')}" if fact.spares else ""
-    return f"run {fact.name}: {fact.steps} steps on {_many(fact.world, 'rank')}{spares}{since}, in {fact.folder}"
+    spares = f" and {many(fact.spares, 'spare')}" if fact.spares else ""
+    return f"run {fact.name}: {fact.steps} steps on {many(fact.world, 'rank')}{spares}{since}, in {fact.folder}"
 
 
 def _step_words(course: Course) -> str:
@@ -260,18 +261,9 @@ def _step_words(course: Course) -> str:
     return ", ".join(parts)
 
 
-def _many(count: int, name: str) -> str:
-    return f"{count} {name}" if count == 1 else f"{count} {name}s"
-
-
 def _cause(fact: RankLost) -> str:
     last = (fact.text.strip().splitlines() or [""])[-1]
-    return f"{fact.cause} ({_printable(last)})" if last else fact.cause
-
-
-def _printable(text: str) -> str:
-    """Return a text from elsewhere so that no control character of it reaches a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return f"{fact.cause} ({plain(last)})" if last else fact.cause
 
 
 def _nats(value: float | None) -> str:
@@ -457,7 +449,7 @@ def _checkpoint(course: Course, now_s: float) -> str:
 
 def _generation(course: Course) -> str:
     number = course.generation.generation if course.generation else 0
-    text = f"{number}, {_many(course.restarts, 'restart')}"
+    text = f"{number}, {many(course.restarts, 'restart')}"
     if course.lost:
         last = course.lost[-1]
         text += f"; the last one: rank {last.rank} {last.cause} after step {last.step:,}"
@@ -473,9 +465,9 @@ def _ranks(course: Course, shown: int) -> RenderableType:
         table.add_row(*_rank_row(seen))
     parts: list[RenderableType] = [table]
     if len(ordered) > shown:
-        parts.append(Text(f"and {_many(len(ordered) - shown, 'rank')} more", style="dim"))
+        parts.append(Text(f"and {many(len(ordered) - shown, 'rank')} more", style="dim"))
     if course.spares:
-        parts.append(Text(f"{_many(len(course.spares), 'spare')} ready to stand in", style="dim"))
+        parts.append(Text(f"{many(len(course.spares), 'spare')} ready to stand in", style="dim"))
     return Group(*parts)
 
 

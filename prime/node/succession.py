@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -18,7 +18,8 @@ from urllib.parse import quote
 import attrs
 import trio
 
-from prime.errors import UsageError, WorldError
+from prime.errors import UsageError
+from prime.store.files import disk_errors
 from prime.store.journal import FileJournal
 from prime.trainer.round import messages as msg
 from prime.trainer.round.records import run_of, write_record
@@ -85,7 +86,7 @@ async def settled_run(folder: Path, run: str) -> str:
 
 
 def _choose(folder: Path, run: str) -> None:
-    with _errors(folder):
+    with disk_errors(folder, "node.state_dir names a folder of your own"):
         draft = folder / f"{_CHOSEN}.new"
         draft.write_text(run, encoding="utf-8")
         draft.replace(folder / _CHOSEN)
@@ -100,7 +101,7 @@ def _chosen(folder: Path) -> str:
 
 def _set_aside(folder: Path, run: str) -> None:
     """Rename what an earlier run left: its states first, as they count only beside its journal."""
-    with _errors(folder):
+    with disk_errors(folder, "node.state_dir names a folder of your own"):
         for name in (STATES_FOLDER, JOURNAL):
             if (folder / name).exists():
                 (folder / name).rename(_free(folder / f"{name}.{quote(run, safe='~@')}"))
@@ -109,13 +110,3 @@ def _set_aside(folder: Path, run: str) -> None:
 def _free(path: Path) -> Path:
     names = itertools.chain([path], (path.with_name(f"{path.name}.{number}") for number in itertools.count(2)))
     return next(each for each in names if not each.exists())
-
-
-@contextlib.contextmanager
-def _errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise WorldError(
-            f"{folder}: {error.strerror or error}", hint="node.state_dir names a folder of your own"
-        ) from error

@@ -8,19 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Protocol, TypeAlias, TypeVar
 
 import trio
+
+from prime.errors import WorldError
 
 T = TypeVar("T")
 
 Work: TypeAlias = Generator[None, None, T]
 """Blocking calls with a `yield` before each, and what they come to."""
 
+_FULL_HINT = "free space on that disk, or move the node's state folder"
 _CHUNK_BYTES = 1 << 30
 """What one call is asked to write at most; Linux writes 2 GiB at once at most."""
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path, hint: str = _FULL_HINT) -> Iterator[None]:
+    """Raise a disk's refusal within the block as a `WorldError` that names the place and the next step."""
+    try:
+        yield
+    except OSError as error:
+        raise WorldError(f"{path}: {error.strerror or error}", hint=hint) from error
 
 
 class Files(Protocol):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import trio
 
-from prime.errors import CorruptedError, WorldError
-from prime.store.files import Files, SystemFiles, Work, make_folders, write_all
+from prime.errors import CorruptedError
+from prime.store.files import Files, SystemFiles, Work, disk_errors, make_folders, write_all
 from prime.store.framing import MAGIC, Scan, framed, scan
 
 T = TypeVar("T")
@@ -67,7 +67,7 @@ class FileJournal:
         Raises `CorruptedError` for damage anywhere else and `WorldError` where the disk refuses.
         """
         disk = SystemFiles() if files is None else files
-        with _errors(path):
+        with disk_errors(path):
             return await disk.run(lambda: cls._open(path, disk))
 
     @classmethod
@@ -160,7 +160,7 @@ class FileJournal:
 
         Raises `CorruptedError` if what was written is there no more, and `WorldError` where the disk refuses.
         """
-        with _errors(self._path):
+        with disk_errors(self._path):
             data = self._files.read(self._path)
         if self._lock.locked():  # a worker thread changes the file just now
             return list(scan(data, str(self._path)).records)
@@ -179,12 +179,12 @@ class FileJournal:
 
     def close(self) -> None:
         """Close the file; raises `WorldError` where the disk refuses, and then it is closed too."""
-        with _errors(self._path):
+        with disk_errors(self._path):
             self._files.close(self._handle)
 
     async def _run(self, start: Callable[[], Work[T]]) -> T:
         async with self._lock:
-            with _errors(self._path), trio.CancelScope(shield=True):
+            with disk_errors(self._path), trio.CancelScope(shield=True):
                 result = await self._files.run(start)
         return result
 
@@ -205,13 +205,3 @@ def _rewritten(files: Files, handle: int, data: bytes, found: Scan) -> Work[None
         yield from write_all(files, handle, memoryview(data)[at : found.whole_bytes], at)
     else:
         yield from write_all(files, handle, MAGIC, 0)
-
-
-@contextlib.contextmanager
-def _errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise WorldError(
-            f"{path}: {error.strerror or error}", hint="free space on that disk, or move the node's state folder"
-        ) from error

@@ -7,10 +7,8 @@ writes, or joins, leaves nothing that would be taken for a state. The last two a
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -18,8 +16,8 @@ import attrs
 import numpy as np
 import trio
 
-from prime.errors import CorruptedError, PrimeError, WorldError
-from prime.store.files import Files, SystemFiles, Work, make_folders, write_all
+from prime.errors import CorruptedError, PrimeError
+from prime.store.files import Files, SystemFiles, Work, disk_errors, make_folders, write_all
 from prime.trainer.round.messages import StateManifest
 from prime.trainer.round.view import lineage
 from prime.trainer.swarm.state import (
@@ -65,7 +63,7 @@ class StateFolder:
     async def save(self, cut: ChunkedState) -> None:
         """Put a state on the disk, then forget all but the last two. Raises `WorldError` where the disk refuses."""
         async with self._lock:
-            with _errors(self._folder):
+            with disk_errors(self._folder):
                 await self._files.run(lambda: self._save(cut))
 
     def _save(self, cut: ChunkedState) -> Work[None]:
@@ -93,7 +91,7 @@ class StateFolder:
 
     async def find(self, run: str) -> Found:
         """Read the newest sound state of a run, or of one that it succeeds. Raises `WorldError` where the disk refuses."""
-        with _errors(self._folder):
+        with disk_errors(self._folder):
             return await self._files.run(lambda: self._find(run))
 
     def _find(self, run: str) -> Work[Found]:
@@ -169,13 +167,3 @@ def _damaged(path: Path, why: str) -> CorruptedError:
         f"{path}: this is no sound state: {why}",
         hint="the one before it is used, or other members' state: see the disk",
     )
-
-
-@contextlib.contextmanager
-def _errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise WorldError(
-            f"{folder}: {error.strerror or error}", hint="free space on that disk, or move the node's state folder"
-        ) from error
