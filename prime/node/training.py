@@ -308,7 +308,7 @@ async def open_trainer(
     """
     if system.network is None:
         raise ActorUsageError("a system without a network cannot train", hint="open_system(transport=prime.Tcp(...))")
-    terms = Terms(rule=rule_of(config), participation=config.participation)
+    terms = terms_of(config)
     named, run = run, run if folder is None else await settled_run(folder, run)
     found = await find_contacts(system, contacts, DIAL_DEADLINE_S)
     fit = fit_addresses(system.addresses)
@@ -362,6 +362,16 @@ def training_config(config: Config) -> TrainingConfig:
     """Return the [train] section as the trainer takes it; keys that both have are equal by name."""
     names = {field.name for field in attrs.fields(TrainingConfig)}  # type: ignore[arg-type]  # a @record is an attrs class
     return TrainingConfig(**{k: v for k, v in attrs.asdict(config.train).items() if k in names})
+
+
+def terms_of(config: TrainingConfig) -> Terms:
+    """Return what the leaders of a run's rounds hold to."""
+    return Terms(
+        rule=rule_of(config),
+        participation=config.participation,
+        rounds=config.rounds,
+        contributors_final_min=config.contributors_final_min,
+    )
 
 
 def timing_of(config: Config) -> Timing:

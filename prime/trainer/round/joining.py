@@ -15,7 +15,7 @@ from prime.trainer.round.view import lineage
 def on_join_run(desk: Desk, event: cmd.JoinRun) -> None:
     """Ask these peers too to be let in."""
     desk.know(event.contacts)
-    desk.joining = desk.seat is None
+    desk.joining = desk.seat is None and not desk.over
     desk.ticked_at = float("-inf")
 
 
@@ -53,7 +53,8 @@ def hear_join(desk: Desk, join: msg.Join) -> None:
     if fault:
         desk.send(peer, msg.Refuse(desk.run, desk.round, desk.me.peer, fault, b""))
         return
-    if not desk.seat.view.has(join.member) and not desk.roster.want_in(join.member, desk.now):
+    barred = not (desk.over or desk.seat.view.has(join.member))
+    if barred and not desk.roster.want_in(join.member, desk.now):
         reason = "too many nodes are waiting to join: try again later"
         desk.send(peer, msg.Refuse(desk.run, desk.round, desk.me.peer, reason, b""))
         return

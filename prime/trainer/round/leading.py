@@ -241,7 +241,7 @@ def _try_propose(desk: Desk, seat: Seat, lead: Lead, seal: msg.Seal) -> None:
         return
     parts = tuple(hashes[part] for part in range(len(seal.owners)))
     follow = _next_view(desk, seat, [s.peer for s in seal.shares])
-    last = bool(desk.roster.ending)
+    last = bool(desk.roster.ending) or desk.terms.is_last(desk.round, len(seal.shares))
     value = Value(desk.round, seat.view.epoch, seal.base, seal.shares, parts, follow, desk.round, last)
     _propose(desk, seat, lead, value, ())
 

@@ -100,6 +100,8 @@ def _hear_commit_outside(desk: Desk, value: Value) -> None:
     if value.next_view.has(desk.me):
         desk.leaving = not desk.joining  # let in after it changed its mind: it votes until it is let out again
         _jump(desk, value)
+    elif value.last:
+        _jump(desk, value)  # nobody will be let in any more: all that is left to have is the final state
 
 
 def _jump(desk: Desk, value: Value) -> None:
@@ -107,7 +109,7 @@ def _jump(desk: Desk, value: Value) -> None:
     desk.do(cmd.Persist(msg.Decided(value)))
     seat, desk.seat, desk.previous, desk.applying = desk.seat, None, None, None
     desk.behind = True
-    if seat is not None or value.next_view.has(desk.me):
+    if seat is not None or value.last or value.next_view.has(desk.me):
         reason = "joined" if seat is None else f"missed the outcome of round {seat.round}"
         desk.do(cmd.CatchUp(value.state_round, value.next_view, None, included=False, reason=reason))
     desk.decisions.clear()  # what is remembered has no gaps
@@ -154,15 +156,15 @@ def _note_demotion(desk: Desk, view: View) -> None:
 
 
 def _leave_view(desk: Desk, value: Value) -> None:
-    """Stand outside: after leaving for good, otherwise asking to be let in again."""
+    """Stand outside: after leaving for good, or the end of the run; otherwise asking to be let in again."""
     desk.know(value.next_view.peers())
-    desk.joining, left = not desk.leaving, desk.leaving
+    desk.joining, left = not (desk.leaving or value.last), desk.leaving
     desk.leaving = False
     desk.roster.leaving.discard(desk.me.peer)
     desk.behind = True
     give_up_applying(desk)
-    reason = "left" if left else "left out of the view: not heard from in time"
-    desk.do(cmd.Outside(desk.round, reason, rejoining=not left))
+    reason = "left" if left or value.last else "left out of the view: not heard from in time"
+    desk.do(cmd.Outside(desk.round, reason, rejoining=desk.joining))
 
 
 def try_apply(desk: Desk) -> None:
@@ -258,3 +260,9 @@ def send_commit(desk: Desk, to: str, round_: int) -> None:
 def restart_catch_up(seat: Seat) -> cmd.CatchUp:
     """Return the wish for the state that a member which came back starts from."""
     return cmd.CatchUp(seat.state_round, seat.view, None, included=False, reason="restarted")
+
+
+def final_catch_up(desk: Desk) -> cmd.CatchUp:
+    """Return the wish for the state that a run which is over ended with."""
+    last = desk.decisions[max(desk.decisions)]
+    return cmd.CatchUp(last.state_round, last.next_view, None, included=False, reason="restarted")

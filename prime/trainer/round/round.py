@@ -103,6 +103,7 @@ class RoundCore(Desk):
                     self.do(outcome.restart_catch_up(self.seat))
         if self.over:
             self.do(cmd.Ended(self.round - 1))
+            self.do(outcome.final_catch_up(self))
         self._advance()
         return self.out
 

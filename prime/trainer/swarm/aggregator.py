@@ -418,7 +418,7 @@ class Aggregator(Actor[Heard]):
         """Learn where the members are that a contact named: each has to hear our wish, as each leads a round now and then."""
         core = self._core
         view = commit.value.next_view
-        if core is not None and core.joining and commit.sender in core.contacts and not view_fault(view):
+        if core is not None and core.seat is None and commit.sender in core.contacts and not view_fault(view):
             self._learn(view)
 
     def _is_signed(self, m: msg.Report, offer: msg.Offer) -> bool:

@@ -442,15 +442,13 @@ class SwarmTrainer(Actor[Heard]):
 
     async def _note(self, worker: RankWorker, value: Value, theta: Vector, loss: float | None) -> None:
         """Measure on held-out text where that is this member's turn, record the round, and end the run if it was the last."""
-        enough = len(value.shares) >= self._config.contributors_final_min
-        last = value.last or (value.round >= self._config.rounds and enough)
         held_out = None
-        if last:
+        if value.last:
             held_out = await worker.evaluate(theta, BATCHES_WHOLE)
         elif self._is_measured(value.round) and value.contributors()[0] == self.ctx.system.peer:
             held_out = await worker.evaluate(theta, BATCHES_ROUND)
         self._record(value, loss, held_out)
-        if last and held_out is not None:
+        if value.last and held_out is not None:
             await self._finish(worker, theta, held_out)
 
     def _is_measured(self, round_: int) -> bool:
@@ -558,8 +556,7 @@ class SwarmTrainer(Actor[Heard]):
         else:
             await self._rebase(worker, state.theta, slice(0, state.theta.size))
         await self._take(state)
-        over = state.round >= self._config.rounds and not self._config.contributors_final_min
-        if over or (self._ended is not None and state.round >= self._ended):
+        if self._ended is not None and state.round >= self._ended:
             await self._finish(worker, state.theta, await worker.evaluate(state.theta, BATCHES_WHOLE))
         elif self._progress.phase == "fetching":
             self._set_phase("training")

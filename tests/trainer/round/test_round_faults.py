@@ -211,6 +211,49 @@ def test_a_member_that_was_down_at_the_end_learns_of_it_and_says_so_after_each_s
     assert "b" in ended(world)
 
 
+def cut_off(world: World, peer: str) -> None:
+    world.cuts = {frozenset((peer, other)) for other in world.nodes if other != peer}
+
+
+@pytest.mark.parametrize("left", ["abc", "a", "b"])
+def test_one_that_was_left_out_before_the_end_comes_to_it_at_any_member_that_is_still_there(left: str) -> None:
+    world = World(8, terms=Terms(rounds=12)).swarm(4)
+    assert world.last_round < 9
+    cut_off(world, "d")
+    world.until(lambda: ended(world) == ["a", "b", "c"])
+    last = world.commits()[-1]
+    assert last.last
+    assert last.round == 12
+    assert "d" not in last.next_view.peers()
+    world.until(lambda: all(world.nodes[p].state == (12, world.states[12]) for p in "abc"))
+    for peer in set("abc") - set(left):
+        world.crash(peer)
+    world.cuts = set()
+    world.until(lambda: "d" in ended(world) and world.nodes["d"].state == (12, world.states[12]))
+    assert not world.core("d").joining
+    world.crash("d")
+    world.nodes["d"].log.clear()
+    world.restart("d")
+    assert "d" in ended(world)
+    assert not world.core("d").joining
+
+
+def test_one_that_comes_when_the_run_is_over_gets_its_last_state() -> None:
+    world = World(8, terms=Terms(rounds=7)).swarm(3)
+    world.until(lambda: ended(world) == ["a", "b", "c"])
+    world.join("d", "b")
+    world.until(lambda: "d" in ended(world) and world.nodes["d"].state == (7, world.states[7]))
+    assert world.last_round == 7
+
+
+def test_a_run_ends_with_the_first_round_that_has_enough_contributors() -> None:
+    world = World(8, terms=Terms(rounds=3, contributors_final_min=3))
+    world.swarm(3)
+    world.until(lambda: ended(world) == ["a", "b", "c"])
+    enough = [value.round for value in world.commits() if value.round >= 3 and len(value.shares) >= 3]
+    assert [value.round for value in world.commits() if value.last] == enough[:1] == [world.last_round]
+
+
 def test_a_contribution_from_another_state_is_refused_by_name_and_its_member_catches_up() -> None:
     world = World(9).swarm(3)
     round_, _leader, (victim, _other) = next_round(world)

@@ -83,6 +83,8 @@ class Modes:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, slow: dict[int, float]) -> None:
         self.hub = Memory()
+        self.stack = contextlib.AsyncExitStack()
+        self.address = ""
         self.trainings: list[Training] = []
         self.states: dict[int, set[bytes]] = {}
         self.decided: list[tuple[int, tuple[str, ...]]] = []
@@ -106,6 +108,10 @@ class Modes:
             self.decided.append((fact.round, fact.contributors))
 
 
+def config_of(**settings: Any) -> TrainingConfig:
+    return TrainingConfig(**{"inner_steps": 8, "rounds": 6, "outer_optimiser": "average", **settings})
+
+
 @contextlib.asynccontextmanager
 async def swarm_of(
     count: int,
@@ -117,11 +123,9 @@ async def swarm_of(
 ) -> AsyncIterator[Modes]:
     """Run that many nodes in one run; `slow` says by how much which of them is slower than the others."""
     found = Modes(monkeypatch, slow or {})
-    config = TrainingConfig(
-        **{"nodes_min": count, "inner_steps": 8, "rounds": 6, "outer_optimiser": "average", **settings}
-    )
+    config = config_of(nodes_min=count, **settings)
     with trio.fail_after(120):
-        async with contextlib.AsyncExitStack() as stack:
+        async with found.stack as stack:
             address = ""
             for index in range(count):
                 system: System = await stack.enter_async_context(open_system(transport=found.hub, seed=index))
@@ -129,7 +133,7 @@ async def swarm_of(
                 contacts = [address] if address else []
                 opened = open_trainer(system, config, contacts=contacts, timing=timing)
                 found.trainings.append(await stack.enter_async_context(opened))
-                address = address or system.addresses[0]
+                address = found.address = address or system.addresses[0]
             yield found
 
 
@@ -180,3 +184,22 @@ async def test_different_members_are_asked_from_round_to_round(monkeypatch: pyte
             await training.done()
         assert {len(contributors) for _, contributors in swarm.decided} == {1}
         assert len({contributors for _, contributors in swarm.decided}) > 1
+
+
+async def test_a_node_that_comes_after_the_end_gets_the_final_state_from_whoever_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with swarm_of(3, monkeypatch, rounds=4) as swarm:
+        for training in swarm.trainings:
+            await training.done()
+        for training in swarm.trainings[1:]:
+            assert await training.leave(5)
+        system = await swarm.stack.enter_async_context(open_system(transport=swarm.hub, seed=99))
+        opened = open_trainer(system, config_of(nodes_min=3, rounds=4), contacts=[swarm.address], timing=TIMING)
+        late = await swarm.stack.enter_async_context(opened)
+        with trio.fail_after(30):
+            await late.done()
+        assert late.round == 4
+        assert late.parameters is not None
+        assert late.parameters.tobytes() == swarm.trainings[0].parameters.tobytes()  # type: ignore[union-attr]
+        assert len(swarm.states[4]) == 1
