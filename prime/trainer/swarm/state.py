@@ -27,9 +27,6 @@ CHUNK_SIZE_BYTES: Final = 256 * 1024
 PAGE_CHUNKS: Final = 1024
 """Chunk hashes in one page: 32 KiB of them stand for 256 MiB of state."""
 HASH_SIZE_BYTES: Final = 32
-SLOTS_MAX: Final = 8
-"""Vectors that an outer optimiser may keep beside the parameters."""
-ELEMENTS_MAX: Final = 1 << 40
 _STATE_HEADER: Final = b"prime outer state 2\n"
 _PARAMETERS_HEADER: Final = b"prime parameters 1\n"
 
