@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 import prime
 from prime.actor.messages import Items
 from prime.errors import DecodeError, SignatureError
-from prime.testing.strategies import messages_of, values_of
+from prime.testing.strategies import values_of
 from prime.trainer.metadata import ModelMetadata, TensorLayout, TrainingConfig
-from prime.trainer.pipe import Built, Describe, Setup
 from prime.transport.identity import KeyPair
 from prime.transport.signing import open_signed
 from prime.wire import Ask, Payload, decode_value, dumps, encode_value, from_plain, loads, message, record, to_plain
@@ -71,13 +70,13 @@ MODELS = st.lists(st.lists(st.integers(0, 2**20), max_size=2), min_size=1, max_s
 )
 
 
-def drawn(cls: type) -> st.SearchStrategy[Any]:
-    """Draw a message; where what its own validators take is narrow, from what they take."""
-    return messages_of(cls, config=CONFIGS) if cls is Setup else messages_of(cls)
+NARROW = {TrainingConfig: CONFIGS, ModelMetadata: MODELS}
+"""Classes of which hardly any value that is drawn field by field is one."""
 
 
-def drawn_answer(cls: type) -> st.SearchStrategy[Any]:
-    return messages_of(Built, metadata=MODELS) if cls is Describe else values_of(reply_type(cls))
+def drawn(annotation: Any) -> st.SearchStrategy[Any]:
+    """Draw a message or an answer; where what validators take is narrow, from what they take."""
+    return values_of(annotation, kinds=NARROW)
 
 
 DRAWN = settings(max_examples=25, suppress_health_check=list(HealthCheck))
@@ -154,7 +153,7 @@ def test_its_answer_comes_back(cls: type) -> None:
     kind = reply_type(cls)
 
     @DRAWN
-    @given(drawn_answer(cls))
+    @given(drawn(kind))
     def holds(sent: Any) -> None:
         payloads: list[memoryview] = []
         plain, carried = _carried(encode_value(kind, sent, payloads), payloads)
@@ -164,7 +163,7 @@ def test_its_answer_comes_back(cls: type) -> None:
 
 
 def _signed(cls: type) -> st.SearchStrategy[Any]:
-    return messages_of(cls).map(lambda drawn: sign(drawn, Signatory()))
+    return drawn(cls).map(lambda drawn: sign(drawn, Signatory()))
 
 
 @pytest.mark.parametrize("cls", [Vouched, *(cls for cls in ALL if is_signed(cls))], ids=rule_name)
