@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from prime.actor import Actor, Later, on
-from prime.errors import PrimeError, RefusedError
+from prime.errors import PrimeError, RefusedError, UsageError
 from prime.trainer.runs.messages import (
     AuditRun,
     EndRun,
@@ -49,7 +50,8 @@ class RunsActor(Actor[ShareRun | SubmitRun | ListRuns | LeaveRun | EndRun | Reco
     def submit_run(self, m: SubmitRun) -> RunNotice:
         """Found a run here."""
         self._check_sender()
-        return self._host.submit(m.name, m.settings)
+        with _told():
+            return self._host.submit(m.name, m.settings)
 
     @on(ListRuns)
     def list_runs(self, _: ListRuns) -> RunsKnown:
@@ -61,19 +63,22 @@ class RunsActor(Actor[ShareRun | SubmitRun | ListRuns | LeaveRun | EndRun | Reco
     def leave_run(self, m: LeaveRun) -> str:
         """Leave a run, this node alone."""
         self._check_sender()
-        return self._host.leave(m.run)
+        with _told():
+            return self._host.leave(m.run)
 
     @on(EndRun)
     async def end_run(self, m: EndRun) -> str:
         """End a run for all."""
         self._check_sender()
-        return await self._host.end(m.run)
+        with _told():
+            return await self._host.end(m.run)
 
     @on(RecoverRun)
     def recover_run(self, m: RecoverRun) -> str:
         """Go on in the run's successor."""
         self._check_sender()
-        return self._host.recover(m.as_new)
+        with _told():
+            return self._host.recover(m.as_new)
 
     @on(AuditRun)
     def audit_run(self, m: AuditRun) -> Later:
@@ -85,7 +90,8 @@ class RunsActor(Actor[ShareRun | SubmitRun | ListRuns | LeaveRun | EndRun | Reco
 
     async def _audit(self, run: str, later: Later) -> None:
         try:
-            later.reply(await self._host.audit(run))
+            with _told():
+                later.reply(await self._host.audit(run))
         except PrimeError as error:
             later.fail(error)
 
@@ -99,3 +105,12 @@ class RunsActor(Actor[ShareRun | SubmitRun | ListRuns | LeaveRun | EndRun | Reco
                 "a node takes such orders only on its own machine",
                 hint="run the command there, as the user that runs the node",
             )
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Make of an order that cannot be right a refusal: it is told to the user who gave it, and no fault of this actor."""
+    try:
+        yield
+    except UsageError as error:
+        raise RefusedError(str(error), hint=error.hint) from error

@@ -12,6 +12,7 @@ from typing import Any, Final
 import attrs
 
 from prime.config.layers import Loaded
+from prime.errors import ConfigError
 from prime.trainer.job import Job
 from prime.trainer.metadata import TrainingConfig
 
@@ -45,7 +46,24 @@ def settings_of(loaded: Loaded[Job]) -> TrainingConfig:
         swarm["rounds"] = -(-job.steps // job.swarm.inner_steps)
     options = {"model": dict(job.model_options), "data": dict(job.data_options)}
     text = json.dumps(options, sort_keys=True) if any(options.values()) else ""
-    return TrainingConfig(**swarm, **taken, options=text)
+    try:
+        return TrainingConfig(**swarm, **taken, options=text)
+    except ConfigError as error:
+        hint = "`prime train init` writes a job.toml with every key, its meaning and its range"
+        raise ConfigError(_of_job(str(error), loaded), hint=hint) from error
+
+
+def _of_job(text: str, loaded: Loaded[Job]) -> str:
+    """Return a complaint about settings as one about the job's key, with the place that set it."""
+    class_, _, rest = text.partition(".")
+    name, _, fault = rest.partition(" ")
+    if class_ != TrainingConfig.__name__:
+        return text
+    theirs = {ours: key for key, ours in MEANT.items()}
+    key = theirs.get(name, f"swarm.{name}")
+    origin = loaded.origins.get(key)
+    place = f"{origin}: " if origin is not None and origin.kind != "default" else ""
+    return f"{place}{key} {fault}"
 
 
 def unmeant(loaded: Loaded[Job]) -> tuple[str, ...]:

@@ -53,6 +53,16 @@ def test_a_value_out_of_range_is_refused_with_its_line(tmp_path: Path) -> None:
         load_job(tmp_path / "job.toml")
 
 
+def test_values_that_cannot_be_together_are_refused_by_the_job_s_key_and_its_place(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"job.toml:3: swarm.fragments is 9: it must be at most inner_steps"
+    ) as raised:
+        job(tmp_path, "[swarm]\ninner_steps = 5\nfragments = 9\n")
+    assert "prime train init" in raised.value.hint
+    with pytest.raises(ConfigError, match=r"^--set \(flag\): swarm.fragments is 9"):
+        job(tmp_path, "[swarm]\ninner_steps = 5\n", **{"swarm.fragments": 9})
+
+
 def test_what_somebody_set_and_a_swarm_has_no_use_for_is_named(tmp_path: Path) -> None:
     (tmp_path / "job.toml").write_text('steps = 5\n[parallel]\nranks = 2\n[compression]\ncodec = "int4"\n')
     found = unmeant(loaded_job(tmp_path / "job.toml", {"checkpoint.every_steps": 5}))
