@@ -89,8 +89,8 @@ def _hear_of_a_jump(desk: Desk, seat: Seat, commit: msg.Commit) -> None:
 
 
 def _may_tell(desk: Desk, sender: str) -> bool:
-    """Tell whose word on a decision counts: members of our view, those we asked, and whom they named."""
-    return sender in desk.contacts or (desk.seat is not None and desk.seat.view.find(sender) is not None)
+    """Tell whose word on a decision counts: that of our view's members; outside, of those we asked, and whom they named."""
+    return sender in desk.contacts if desk.seat is None else desk.seat.view.find(sender) is not None
 
 
 def _hear_commit_outside(desk: Desk, value: Value) -> None:

@@ -76,6 +76,19 @@ def test_an_outsider_believes_only_those_it_asked_and_whom_they_named() -> None:
     assert persisted(hear(core, msg.Commit("run", OTHER, let_in, 1))) == [msg.Decided(let_in)]
 
 
+def test_a_member_is_told_its_rounds_by_members_only() -> None:
+    """Two sides of a partition can each found the same successor; a node that was told of both is in one of them."""
+    core = RoundCore.join(member("c"), "run", Timing())
+    core.start(0.0)
+    core.step(cmd.JoinRun((ME, OTHER)), 0.0)
+    mine, theirs = (View("run", 4, (member(founder), member("c"))) for founder in (ME, OTHER))
+    hear(core, msg.Commit("run", ME, attrs.evolve(ABORT, next_view=mine), 1))  # type: ignore[misc]
+    assert core.round == 2
+    other = attrs.evolve(ABORT, round=2, epoch=4, next_view=View("run", 5, theirs.members))  # type: ignore[misc]
+    assert not persisted(hear(core, msg.Commit("run", OTHER, other, 1)))
+    assert persisted(hear(core, msg.Commit("run", ME, other, 1)))
+
+
 WRONG_VALUES = [
     ("epoch", attrs.evolve(SUM, epoch=4)),  # type: ignore[misc]
     ("a part too few", attrs.evolve(SUM, parts=(HASH,))),  # type: ignore[misc]
