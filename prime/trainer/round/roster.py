@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 import attrs
 
 from prime.trainer.round.rhythm import Rhythm
+from prime.trainer.round.validity import MEMBERS_MAX
 from prime.trainer.round.view import Member, View, next_view
 
 PENDING_MAX = 256
@@ -91,4 +92,11 @@ class Roster:
         """
         alive = len(view.members) - len(set(suspected))
         out = self.leaving | (set(suspected) - set(kept) if alive >= view.majority() else set())
-        return next_view(view, out, {peer: member for peer, (member, _) in self.joining.items()}, rates)
+        return next_view(view, out, self._let_in(view), rates)
+
+    def _let_in(self, view: View) -> dict[str, Member]:
+        """Return the joiners that there is room for, those that have asked longest first; a next life takes its old place."""
+        known = set(view.peers())
+        fresh = [peer for peer in self.joining if peer not in known]
+        out = set(fresh[max(MEMBERS_MAX - len(known), 0) :])
+        return {peer: member for peer, (member, _) in self.joining.items() if peer not in out}

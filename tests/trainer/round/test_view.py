@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from prime.errors import UsageError
 from prime.trainer.round.ballot import FIRST, NONE, Ballot
 from prime.trainer.round.partition import owners_of
+from prime.trainer.round.roster import Roster
+from prime.trainer.round.validity import MEMBERS_MAX, view_fault
 from prime.trainer.round.view import Member, Share, Value, View, next_view, recovered, seal_digest, view_of
 
 NAMES = st.sets(st.sampled_from("abcdefgh"), min_size=1)
@@ -96,3 +98,16 @@ def test_the_digest_sees_every_field() -> None:
 def test_ballots_are_ordered_by_counter_then_rank() -> None:
     assert NONE < FIRST < Ballot(1, 1) < Ballot(2, 0)
     assert str(Ballot(4, 2)) == "4.2"
+
+
+@pytest.mark.parametrize("members", [MEMBERS_MAX - 2, MEMBERS_MAX])
+def test_a_view_grows_no_larger_than_one_may_be(members: int) -> None:
+    full = View("run", 3, tuple(member(f"{number:04}") for number in range(members)))
+    roster = Roster()
+    for peer in ("z", "y", "x", "0001"):
+        roster.want_in(member(peer, 2), 0.0)
+    following = roster.next_view(full, (), (), {})
+    assert len(following.members) == MEMBERS_MAX
+    assert not view_fault(following)
+    assert following.has(member("0001", 2))
+    assert [peer for peer in following.peers() if peer in "xyz"] == ["y", "z"][: MEMBERS_MAX - members]
