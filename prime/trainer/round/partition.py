@@ -20,7 +20,8 @@ from prime.trainer.round.view import Member, View
 
 RATE_STEP = 1.25
 """Rates are told in powers of this: a view changes when a link does, not when a measurement jitters."""
-RATE_MAX_BYTES_S = 1 << 40
+RATE_MAX_BYTES_S = 1 << 29
+"""More than any link is told as: who says that it is faster would own nearly all of the vector."""
 FAST_BYTES_S = 250_000_000
 """A faster link is told as this: from here on it is arithmetic that a round waits for, and that is shared evenly."""
 
