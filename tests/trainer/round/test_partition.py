@@ -87,6 +87,7 @@ def test_a_lost_part_goes_to_its_named_backup(rates: list[int | None], lost: set
 def test_backups_are_shared_out_by_bandwidth() -> None:
     assert backups(members(100, 100, 100)) == (1, 2, 0)
     assert backups(members(1000, 1, 1)) == (1, 0, 0)  # a fast member backs all that is not its own
+    assert backups(members(100, 100, 1, 1)) == (1, 0, 0, 1)  # of two fast ones not all by the first
     assert backups(members(7)) == (0,)
 
 

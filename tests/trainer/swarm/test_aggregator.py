@@ -20,6 +20,7 @@ from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.view import Member
+from prime.trainer.swarm import aggregator as aggregator_module
 from prime.trainer.swarm import plans
 from prime.trainer.swarm.aggregator import AGGREGATOR_PATH, Aggregator, SwarmPlan
 from prime.trainer.swarm.float32 import Float32
@@ -366,6 +367,26 @@ async def test_all_that_lose_their_power_apply_the_last_round_from_their_journal
         for node, before in zip(swarm.nodes, decided, strict=True):
             after = await node.until(lambda o: isinstance(o, plans.RoundCommitted) and o.value.round == 2)
             assert np.array_equal(after.aggregate, before.aggregate)
+
+
+async def test_a_vote_that_a_member_had_from_its_disk_stays_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It voted, died, heard the outcome when it was back, and died once more before the state after it was saved."""
+    monkeypatch.setattr(aggregator_module, "JOURNAL_BYTES_MAX", 0)
+    async with swarm_of(3) as swarm:
+        await commit(swarm.nodes, 1)
+        entered = await swarm.nodes[0].until(lambda o: isinstance(o, plans.ViewEntered) and o.round == 2)
+        (voter,) = [node for node in swarm.nodes if node.key.peer == entered.view.order(2)[-1]]
+        voter.dies_at = lambda c: isinstance(c, cmd.Send) and isinstance(c.message, msg.Ready)
+        for i, node in enumerate(swarm.nodes):
+            await node.aggregator.tell(plans.Contribute(2, delta_of(i, 2), 1.0))
+        decided = [await node.committed(2) for node in swarm.nodes if node is not voter]
+        voter.dies_at = lambda _: False
+        for _ in range(2):
+            await swarm.add(node=voter)
+            await voter.hold()
+            after = await voter.until(lambda o: isinstance(o, plans.RoundCommitted) and o.value.round == 2)
+            assert np.array_equal(after.aggregate, decided[0].aggregate)
+            voter.scope.cancel()
 
 
 async def test_two_of_which_one_dies_commit_nothing_and_say_so() -> None:

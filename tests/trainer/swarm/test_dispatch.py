@@ -7,7 +7,7 @@ from typing import Any
 import trio
 import trio.testing
 
-from prime.trainer.swarm.dispatch import Job, Outlet
+from prime.trainer.swarm.dispatch import OFFERED_MAX, Job, Outlet
 
 
 class Peer:
@@ -40,3 +40,11 @@ async def test_an_outlet_sends_until_it_is_closed(autojump_clock: trio.testing.M
         await trio.sleep(1)
         assert nursery.child_tasks == frozenset()
     assert sorted(peer.told) == ["bulk", "letter"]
+
+
+def test_what_was_sent_once_is_remembered_of_the_latest() -> None:
+    outlet = Outlet(Peer(), lambda _: None)  # type: ignore[arg-type]
+    assert all(outlet.first_time((number,)) for number in range(OFFERED_MAX + 1))
+    assert not outlet.first_time((OFFERED_MAX,))
+    assert not outlet.first_time((1,))
+    assert outlet.first_time((0,))

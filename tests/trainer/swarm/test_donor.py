@@ -74,6 +74,19 @@ async def test_a_state_that_is_being_fetched_is_kept_though_rounds_go_on() -> No
         assert [manifest.round for manifest in states] == [11, 10]  # nobody begins with an old one
 
 
+async def test_of_many_states_that_are_being_fetched_the_latest_are_kept() -> None:
+    async with asking() as (donor, (ref,)):
+        cuts = [cut_of(round_) for round_ in range(1, 7)]
+        for cut in cuts:
+            await donor.tell(HoldState(cut))
+            await ref.ask(FetchStateChunk("run", cut.manifest.state_hash, 0), timeout=5)
+        for cut in cuts[2:]:
+            await ref.ask(FetchStateChunk("run", cut.manifest.state_hash, 1), timeout=5)
+        for cut in cuts[:2]:
+            with pytest.raises(NotFoundError, match="no longer held"):
+                await ref.ask(FetchStateChunk("run", cut.manifest.state_hash, 1), timeout=5)
+
+
 async def test_an_aborted_round_costs_no_place() -> None:
     async with asking() as (donor, (ref,)):
         await donor.tell(HoldState(cut_of(6)))

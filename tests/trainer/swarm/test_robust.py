@@ -254,6 +254,17 @@ async def test_an_audit_shows_that_the_coefficients_are_not_those_of_the_contrib
     assert "was given the coefficient" in findings[-1].reason
 
 
+async def test_an_audit_shows_that_a_weight_is_not_the_one_that_was_signed(autojump_clock: Any) -> None:
+    async with swarm_of(Rule(), [Float32() for _ in range(3)]) as nodes:
+        await contribute(nodes, honest(3))
+        case = nodes[1].actor.audit_case()
+        assert case is not None
+        shares = tuple(attrs.evolve(share, weight=2 * share.weight) for share in case.value.shares)
+        findings = await audit(nodes[1].system, attrs.evolve(case, value=attrs.evolve(case.value, shares=shares)))
+    assert [finding.judgement for finding in findings] == ["wrong"] * 3  # though the mean is the same
+    assert all("signed weight" in finding.reason for finding in findings)
+
+
 async def test_what_an_owner_no_longer_has_is_no_proof_against_it(autojump_clock: Any) -> None:
     async with swarm_of(Rule(), [Float32() for _ in range(3)]) as nodes:
         await contribute(nodes, honest(3))
