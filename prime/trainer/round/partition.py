@@ -34,7 +34,7 @@ def rounded(rate_bytes_s: float) -> int:
         if abs(step - told) < abs(best - told):
             best = step
         step *= RATE_STEP
-    return int(best)
+    return round(best)
 
 
 def differs(known: int | None, measured: int) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from prime.trainer.round.partition import FAST_BYTES_S, backups, cuts, differs, fractions, owners_of, rounded
@@ -92,6 +92,8 @@ def test_backups_are_shared_out_by_bandwidth() -> None:
 
 
 @given(st.floats(0, 1e13))
+@example(2.5)
+@example(6.0)
 def test_rates_are_told_in_steps_of_a_quarter(rate: float) -> None:
     told = rounded(rate)
     assert rounded(told) == told
