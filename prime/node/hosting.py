@@ -232,7 +232,7 @@ class RunHost:
             self._stand(notice.run, "cannot", _first_line(error), again=again)
         self._kept_run = ""
         if not self._stop.is_set():
-            await self._keep_record(notice, over=True)
+            await self._try_record(notice, over=True)
         self._step(runs.Freed())
 
     async def _train(self, notice: RunNotice, contacts: Sequence[str], folder: Path, *, stay: bool) -> None:
@@ -375,10 +375,7 @@ class RunHost:
                 continue
             self._kept = found
             fresh = attrs.evolve(notice, members=tuple(found.values()))  # type: ignore[misc]  # a @record
-            try:
-                await self._keep_record(fresh, over=False)
-            except ConfigError as error:
-                self._system.emit(RunComplaint(str(error)))
+            await self._try_record(fresh, over=False)
 
     # ----------------------------------------------------------------------------------------------------- the board
 
@@ -449,6 +446,13 @@ class RunHost:
         async with self._disk:
             if over or self._kept_run == notice.run:
                 await trio.to_thread.run_sync(_write, folder, text)
+
+    async def _try_record(self, notice: RunNotice, *, over: bool) -> None:
+        """As `_keep_record`; a disk that refuses is told of, and ends nothing."""
+        try:
+            await self._keep_record(notice, over=over)
+        except ConfigError as error:
+            self._system.emit(RunComplaint(str(error)))
 
     async def _tidy(self, run: str) -> None:
         """Remove what a member needs as long as a run goes on, once it is done here: its journal and its states."""

@@ -1,0 +1,34 @@
+"""What a node does about runs where its own disk is in the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import trio
+import trio.testing
+
+from prime.config import Config
+from prime.node.hosting import RunHost
+from prime.node.system import open_system
+from prime.trainer.metadata import TrainingConfig
+from prime.transport.memory import Memory
+
+
+async def test_a_disk_that_takes_no_record_keeps_the_node_from_the_run_and_ends_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file, where the folder should be")
+    said: list[str] = []
+    found: Any = SimpleNamespace(state=tmp_path / "state")
+    async with open_system(transport=Memory()) as system, trio.open_nursery() as nursery:
+        host = RunHost(system, Config(), found, said.append, trio.Event())
+        nursery.start_soon(lambda: host.serve(own=False, contacts=()))
+        await trio.testing.wait_all_tasks_blocked()
+        run = host.submit("one", TrainingConfig(nodes_min=1)).run
+        with trio.fail_after(10):
+            while host.taking or not said[1:]:  # noqa: ASYNC110 - a board is looked at
+                await trio.sleep(0.01)
+        assert said[1].startswith(f"cannot take part in {run}: ")
+        assert "cannot be written" in said[1]
+        assert host.submit("two", TrainingConfig(nodes_min=1)).run.startswith("two@")
+        nursery.cancel_scope.cancel()
