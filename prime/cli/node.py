@@ -73,7 +73,7 @@ def start(
 ) -> None:
     """Run a node: with --join, or --mdns, it links with others, and takes part in the runs that they tell of.
 
-    With settings of a run of its own ([train], --nodes-min, --data) it founds that one, or joins it. Ctrl-C once drains,
+    With settings of a run of its own (a section train, --nodes-min, --data) it founds that one, or joins it. Ctrl-C once drains,
     twice stops.
     """
     run_one(

@@ -105,19 +105,26 @@ def _loaded(job: str | None, preset: str | None, flags: dict[str, object]) -> An
 async def _submit(socket: Path, name: str, settings: Any, *, wait_s: float) -> tuple[RunNotice, str]:
     import trio
 
+    from prime.errors import DeadlineError, LinkLostError, UnreachableError
     from prime.node.client import open_runs
     from prime.trainer.runs.messages import ListRuns, SubmitRun
 
     async with open_runs(socket) as (_, runs):
         notice = await runs.ask(SubmitRun(name, settings), timeout=ASK_S)
-        with trio.move_on_after(wait_s):
-            while True:
-                known = await runs.ask(ListRuns(), timeout=ASK_S)
-                found = next((one for one in known.runs if one.run == notice.run), notice)
-                if _built(found):
-                    return found, known.folder
-                await trio.sleep(POLL_S)
-        known = await runs.ask(ListRuns(), timeout=ASK_S)
+        try:
+            with trio.move_on_after(wait_s):
+                while True:
+                    known = await runs.ask(ListRuns(), timeout=ASK_S)
+                    found = next((one for one in known.runs if one.run == notice.run), notice)
+                    if _built(found):
+                        return found, known.folder
+                    await trio.sleep(POLL_S)
+            known = await runs.ask(ListRuns(), timeout=ASK_S)
+        except (LinkLostError, DeadlineError) as error:
+            raise UnreachableError(
+                f"run {notice.run} is founded, but the node does not answer any more: {error}",
+                hint="`prime train status` says how it goes, unless the node has ended; started again it goes on in the run",
+            ) from error
         return notice, known.folder
 
 
@@ -145,7 +152,7 @@ def _submitted(notice: RunNotice, node: str | None) -> list[str]:
     wait = f"waits for {many(missing, 'more node')}" if missing > 0 else "starts now"
     return [
         f"run {notice.run} is founded, and {wait}",
-        f"  {settings.rounds} rounds of {settings.inner_steps} steps, from {many(settings.nodes_min, 'node')} on",
+        f"  {many(settings.rounds, 'round')} of {many(settings.inner_steps, 'step')}, from {many(settings.nodes_min, 'node')} on",
         f"  watch it with: prime train watch {notice.run.partition('@')[0]}" + (f" --node {node}" if node else ""),
     ]
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from prime.cli.output import console, json_line, say
 from prime.cli.words import many, plain
-from prime.trainer.track.report import duration, size
+from prime.trainer.track.report import duration, in_times, size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -123,7 +123,10 @@ def _doing(run: RunStatus) -> str:
     if run.phase in _PHASES:
         return _PHASES[run.phase]
     what = _ROUND.get(run.round_phase, run.round_phase)
-    return f"now {what}: step {run.round_step} of {run.inner_steps}, {run.tokens_per_s:,.0f} tokens/s"
+    steps = f"step {min(run.round_step, run.inner_steps)} of {run.inner_steps}"
+    if (beyond := run.round_step - run.inner_steps) > 0:
+        steps += f" and {beyond:,} of the next"
+    return f"now {what}: {steps}, {run.tokens_per_s:,.0f} tokens/s"
 
 
 def _table(notice: RunNotice, known: RunsKnown, run: RunStatus | None) -> Iterator[str]:
@@ -188,7 +191,7 @@ def sent(run: RunStatus) -> str:
     if run.wire_bytes and run.float32_bytes:
         text += f", float32 {run.float32_bytes / run.wire_bytes:.2f} times as much"
     if run.wire_bytes and run.every_step_bytes:
-        text += f", in each step {run.every_step_bytes / run.wire_bytes:,.0f} times"
+        text += f", in each step {in_times(run.every_step_bytes / run.wire_bytes)} times"
     return text
 
 

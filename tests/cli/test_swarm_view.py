@@ -160,3 +160,10 @@ def test_whose_contribution_was_left_out_is_said_with_the_reason_and_others_with
     lines = list(swarm_view.lines(node_status(attrs.evolve(run, members=judged)), ALL))  # type: ignore[misc]
     assert any("node-a" in line and line.endswith("score 1.0") for line in lines)
     assert any("node-b" in line and line.endswith(f"left out: {reason}") for line in lines)
+
+
+def test_steps_beyond_a_round_are_those_of_the_next_and_a_small_ratio_is_no_zero() -> None:
+    run = run_status(round_step=26, inner_steps=20, wire_bytes=100, float32_bytes=50, every_step_bytes=30)
+    text = "\n".join(swarm_view.lines(node_status(run), known(member("b"))))
+    assert "step 20 of 20 and 6 of the next" in text
+    assert "float32 0.50 times as much, in each step 0.3 times" in text

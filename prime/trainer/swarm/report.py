@@ -9,7 +9,7 @@ import attrs
 
 from prime.trainer.metadata import TrainingConfig
 from prime.trainer.swarm.progress import Progress
-from prime.trainer.track.report import duration, size
+from prime.trainer.track.report import duration, in_times, size
 
 SCHEMA = 1
 PEER_SHOWN = 8
@@ -136,7 +136,7 @@ def _bytes_text(sent: Mapping[str, Any]) -> str:
     if sent["ratio_float32"]:
         text += f", float32 {sent['ratio_float32']:.2f} times that"
     if sent["ratio_every_step"]:
-        text += f", in each step {sent['ratio_every_step']:,.0f} times"
+        text += f", in each step {in_times(sent['ratio_every_step'])} times"
     return text
 
 

@@ -209,3 +209,8 @@ def size(size_bytes: float) -> str:
         if size_bytes >= one:
             return f"{size_bytes / one:.1f} {unit}"
     return f"{size_bytes:.0f} bytes"
+
+
+def in_times(ratio: float) -> str:
+    """Return how many times something is as much: whole numbers from ten on, two figures below."""
+    return f"{ratio:,.0f}" if ratio >= 9.5 else f"{ratio:.2g}"
