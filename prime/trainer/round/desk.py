@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
+from prime.trainer.round.patience import Patience
 from prime.trainer.round.roster import Roster
 from prime.trainer.round.seat import Seat
 from prime.trainer.round.settings import Setting
@@ -51,6 +52,8 @@ class Desk:
         self.round = 0
         self.decisions: dict[int, Value] = {}
         self.roster = Roster()
+        self.patience = Patience()
+        self.decided_at = -math.inf
         self.behind = True
         self.own_base: tuple[int, bytes] | None = None
         self.leaving = False

@@ -62,7 +62,10 @@ def learn(standings: dict[str, Standing], report: Report) -> None:
 
 @attrs.define
 class Lead:
-    """One ballot under this member's lead. `free`: phase 1 left the choice of the value to us."""
+    """One ballot under this member's lead. `free`: phase 1 left the choice of the value to us.
+
+    `enough_at`: since when a seal was possible; `arrived_at`: when each contribution was whole.
+    """
 
     view: View
     ballot: Ballot
@@ -76,6 +79,8 @@ class Lead:
     digest: bytes = b""
     holders: tuple[str, ...] = ()
     readys: set[str] = attrs.Factory(set)
+    enough_at: float | None = None
+    arrived_at: dict[str, float] = attrs.Factory(dict)
 
     def promised(self) -> bool:
         """Tell whether a majority answered phase 1."""

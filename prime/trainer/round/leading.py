@@ -12,6 +12,7 @@ from prime.trainer.round.ballot import FIRST, NONE, Ballot
 from prime.trainer.round.desk import Desk
 from prime.trainer.round.leader import Lead
 from prime.trainer.round.partition import owners_of
+from prime.trainer.round.patience import worth_s
 from prime.trainer.round.seat import Seat
 from prime.trainer.round.validity import report_fault, shares_fault
 from prime.trainer.round.view import Share, Value, View, seal_digest
@@ -114,16 +115,46 @@ def _try_seal(desk: Desk, seat: Seat, lead: Lead) -> None:
     needed = desk.timing.quorum * seat.view.weight(chosen)
     fault = desk.terms.rule.fault(len(shares), len(chosen))
     enough = seat.view.weight([s.peer for s in shares]) >= needed and not fault
-    if shares and enough and (over or not _awaited(desk, seat, chosen - set(offers))):
+    if shares and enough and (over or not _is_patient(desk, seat, lead, set(offers), chosen)):
+        _learn_lateness(desk, seat, lead, set(offers), chosen)
         final = not desk.terms.rule.measured
         _seal(desk, seat, lead, msg.Seal(*desk.head(seat), lead.ballot, lead.owners, base, shares, final))
     elif over or _all_came_back(desk, seat):
         _give_up_sealing(desk, seat, lead, needed, fault if shares else "")
 
 
-def _awaited(desk: Desk, seat: Seat, late: Collection[str]) -> bool:
-    """Tell whether somebody is waited for of those who were asked to contribute and have not yet."""
-    return any(expects(seat, peer) for peer in set(late) - liveness.suspected(desk, seat))
+def _is_patient(desk: Desk, seat: Seat, lead: Lead, here: set[str], chosen: Collection[str]) -> bool:
+    """Tell whether to wait on for those who were asked to contribute and have not yet; stragglers only as long as it pays."""
+    lead.enough_at = desk.now if lead.enough_at is None else lead.enough_at
+    for peer in here:
+        lead.arrived_at.setdefault(peer, desk.now)
+    awaited = _awaited(desk, seat, set(chosen) - here)
+    if not awaited or not desk.patience.are_stragglers(awaited):
+        return bool(awaited)
+    return desk.now < lead.enough_at + _worth_s(desk, seat, lead.enough_at, here, awaited)
+
+
+def _awaited(desk: Desk, seat: Seat, late: Collection[str]) -> set[str]:
+    """Return who may still contribute of those who have not yet."""
+    return {peer for peer in set(late) - liveness.suspected(desk, seat) if expects(seat, peer)}
+
+
+def _worth_s(desk: Desk, seat: Seat, enough_at: float, here: Collection[str], late: Collection[str]) -> float:
+    """Return how long after there was enough to seal it pays to wait for the members that are late."""
+    weights = seat.view.weight(here), seat.view.weight(late)
+    return worth_s(enough_at - desk.decided_at, *weights, least_s=desk.timing.seal_min_s)
+
+
+def _learn_lateness(desk: Desk, seat: Seat, lead: Lead, here: set[str], chosen: Collection[str]) -> None:
+    """Remember who came later than it was worth waiting for, or has not come at all."""
+    enough_at = lead.enough_at
+    if enough_at is not None:
+        for peer in here if len(here) > 1 else ():
+            late_s = lead.arrived_at.get(peer, desk.now) - enough_at
+            late = late_s > _worth_s(desk, seat, enough_at, here - {peer}, {peer})
+            desk.patience.learn(peer, desk.round, late=late)
+    for peer in _awaited(desk, seat, set(chosen) - here):
+        desk.patience.learn(peer, desk.round, late=True)
 
 
 def _all_came_back(desk: Desk, seat: Seat) -> bool:

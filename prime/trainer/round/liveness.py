@@ -73,6 +73,8 @@ def notice_pause(desk: Desk) -> None:
             desk.roster.forgive(away_s)
             seat.leader_heard_at += away_s
             seat.leading_since += away_s
+            if seat.lead is not None and seat.lead.enough_at is not None:
+                seat.lead.enough_at += away_s
     desk.stepped_at = desk.now
 
 

@@ -123,7 +123,7 @@ def _catch_up(desk: Desk, value: Value, reason: str) -> cmd.CatchUp:
 
 def _move_on(desk: Desk, value: Value) -> None:
     desk.remember(value)
-    desk.round = value.round + 1
+    desk.round, desk.decided_at = value.round + 1, desk.now
     liveness.end_stall(desk)
     if value.last:
         desk.ending = False
@@ -136,6 +136,7 @@ def _move_on(desk: Desk, value: Value) -> None:
     desk.seat = sit(desk.round, value.next_view, value.state_round)
     desk.behind = desk.behind and desk.base is None
     desk.roster.lapse(value.next_view, desk.now, desk.timing.join_ttl_s)
+    desk.patience.keep(value.next_view.peers())
     desk.last_report = None
     desk.warnings.clear()
     desk.words.clear()

@@ -30,6 +30,9 @@ class Timing:
     """Between one would-be leader and the next."""
     seal_s: float = attrs.field(default=10.0, validator=attrs.validators.gt(0))
     """How long the leader waits for living members that have not contributed."""
+    seal_min_s: float = attrs.field(default=1.0, validator=attrs.validators.ge(0))
+    """How long it waits at least for those that have often been late (`patience.py`), counted from when there was enough
+    to seal; between this and `seal_s` it is as long as they are worth."""
     reduce_s: float = attrs.field(default=5.0, validator=attrs.validators.gt(0))
     """How long owners may take after the seal before their parts move on."""
     deadline_s: float = attrs.field(default=20.0, validator=attrs.validators.gt(0))

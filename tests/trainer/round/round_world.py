@@ -168,6 +168,8 @@ class World:
         self.rules = Decisions(RUN)
         self.training = True
         self.pace_s = 1.0
+        self.paces_s: dict[str, float] = {}
+        """Of those that are not as fast as the others."""
         self.notice_s = 0.0
         self.before: Callable[[Node, cmd.Command], bool] = lambda _n, _c: False
 
@@ -471,7 +473,8 @@ class World:
         if core is None or core.seat is None or not self.training or node.plans == core.round:
             return
         round_ = node.plans = core.round
-        node.machine.later(self.pace_s * (0.5 + self.random.random()), self.contribute, node, round_)
+        pace_s = self.paces_s.get(node.peer, self.pace_s)
+        node.machine.later(pace_s * (0.5 + self.random.random()), self.contribute, node, round_)
 
     def contribute(self, node: Node, round_: int) -> None:
         core = node.core

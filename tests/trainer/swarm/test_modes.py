@@ -6,9 +6,11 @@ The worker is a stand-in that goes down a paraboloid of its own; everything else
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 import trio
@@ -176,6 +178,18 @@ async def test_a_node_audits_the_last_round_of_its_run(monkeypatch: pytest.Monke
         assert (found.run, found.rule) == ("main", "centred-clipping")
         assert found.round >= 4
         assert [finding.judgement for finding in found.findings] == ["right"] * 4  # three parts, and the seal
+
+
+async def test_a_straggler_contributes_what_it_has_and_all_hold_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    timing = attrs.evolve(TIMING, seal_min_s=0.05)
+    async with swarm_of(3, monkeypatch, slow={2: 30.0}, timing=timing, rounds=12) as swarm:
+        for training in swarm.trainings:
+            await training.done()
+        rounds = dict(swarm.decided)
+        counts = Counter(peer for contributors in rounds.values() for peer in contributors)
+        assert len(counts) == 3  # whoever was left out at times is in the sum of later rounds
+        assert all(len(contributors) >= 2 for contributors in rounds.values())
+        assert all(len(hashes) == 1 for hashes in swarm.states.values())
 
 
 async def test_different_members_are_asked_from_round_to_round(monkeypatch: pytest.MonkeyPatch) -> None:
