@@ -126,6 +126,7 @@ class TrainingConfig:
         _require(
             not (middle and self.codec == "topk"), "aggregation", repr(self.aggregation), "another rule with codec topk"
         )
+        self._check_momentum()
         _require(
             self.norm_gate == 0 or 1 <= self.norm_gate < float("inf"), "norm_gate", self.norm_gate, "0, or 1 or more"
         )
@@ -137,6 +138,16 @@ class TrainingConfig:
         _require(
             len(self.options) <= OPTIONS_MAX, "options", f"{len(self.options)} characters", f"{OPTIONS_MAX} at most"
         )
+
+    def _check_momentum(self) -> None:
+        """Refuse to count twice: what waits in a sparse codec's residual comes rounds later, as a momentum does."""
+        has_momentum = self.outer_optimiser in ("nesterov", "adam") and self.outer_momentum > 0
+        if self.codec == "topk" and self.feeds_back and has_momentum:
+            raise ConfigError(
+                f"codec topk with error feedback and outer_optimiser {self.outer_optimiser} of momentum "
+                f"{self.outer_momentum:g} count what was learnt twice: the residual is a momentum already",
+                hint='set train.outer_optimiser = "sgd" with train.outer_learning_rate = 1, or train.outer_momentum = 0',
+            )
 
 
 def _tables(options: str) -> dict[str, dict[str, Any]]:

@@ -113,10 +113,26 @@ def test_a_shape_of_many_huge_sizes_is_refused_at_once() -> None:
     ],
 )
 def test_error_feedback_is_on_where_a_codec_leaves_out_much(codec: str, choice: str, feeds_back: bool) -> None:
-    assert TrainingConfig(codec=codec, error_feedback=choice).feeds_back == feeds_back
+    config = TrainingConfig(codec=codec, error_feedback=choice, outer_optimiser="sgd")
+    assert config.feeds_back == feeds_back
+
+
+@pytest.mark.parametrize("optimiser", ["nesterov", "adam"])
+def test_a_sparse_codecs_residual_takes_no_momentum_beside_it(optimiser: str) -> None:
+    with pytest.raises(ConfigError, match="count what was learnt twice") as refused:
+        TrainingConfig(codec="topk", outer_optimiser=optimiser)
+    assert 'train.outer_optimiser = "sgd"' in refused.value.hint
+    TrainingConfig(codec="topk", outer_optimiser=optimiser, outer_momentum=0)
+    TrainingConfig(codec="topk", outer_optimiser=optimiser, error_feedback="off")
+    TrainingConfig(codec="int4", outer_optimiser=optimiser)
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "average"])
+def test_an_outer_optimiser_without_momentum_goes_with_a_sparse_codec(optimiser: str) -> None:
+    assert TrainingConfig(codec="topk", outer_optimiser=optimiser).feeds_back
 
 
 @pytest.mark.parametrize("aggregation", ["median", "trimmed-mean"])
 def test_the_middle_of_what_most_leave_out_is_refused(aggregation: str) -> None:
     with pytest.raises(ConfigError, match="aggregation is .* another rule with codec topk"):
-        TrainingConfig(codec="topk", aggregation=aggregation)
+        TrainingConfig(codec="topk", outer_optimiser="sgd", aggregation=aggregation)

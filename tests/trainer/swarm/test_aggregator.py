@@ -221,7 +221,7 @@ async def test_a_client_owns_nothing_and_the_others_by_their_bandwidth() -> None
 )
 async def test_a_round_in_each_codec(codec: str, worst: float) -> None:
     gather = codec if codec in ("none", "fp16") else "auto"
-    async with swarm_of(2, TrainingConfig(codec=codec, gather_codec=gather)) as swarm:
+    async with swarm_of(2, TrainingConfig(codec=codec, gather_codec=gather, outer_optimiser="sgd")) as swarm:
         for i, node in enumerate(swarm.nodes):
             await node.aggregator.tell(plans.Contribute(1, delta_of(i, 1), 1.0))
         outcomes = [await node.committed(1) for node in swarm.nodes]
@@ -233,7 +233,7 @@ async def test_a_round_in_each_codec(codec: str, worst: float) -> None:
 @pytest.mark.parametrize("codec", ["int4", "topk"])
 @pytest.mark.parametrize("fragments", [1, 2])
 async def test_what_a_codec_left_out_comes_with_later_rounds_of_its_fragment(codec: str, fragments: int) -> None:
-    config = TrainingConfig(codec=codec, gather_codec="none", fragments=fragments)
+    config = TrainingConfig(codec=codec, gather_codec="none", fragments=fragments, outer_optimiser="sgd")
     size = D // fragments
     sums = np.zeros((2, fragments, size))
     arrived = np.zeros((fragments, size))
