@@ -2,13 +2,15 @@
 
 A file is a line that names the format, the length of its head and the head's SHA-256, the head (the manifest and the
 chunks' hashes), and the state's bytes. It gets its name once all of it is on the disk, so a node that dies while it
-writes, or joins, leaves nothing that would be taken for a state. The last two are kept.
+writes, or joins, leaves nothing that would be taken for a state. The last two are kept; where a round changed a part of the
+state, the older one's file becomes the new one's, and only the chunks in which they differ are written.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -59,6 +61,7 @@ class StateFolder:
         self._folder = folder
         self._files = SystemFiles() if files is None else files
         self._lock = trio.Lock()
+        self._written: dict[str, tuple[int, tuple[bytes, ...]]] = {}
 
     async def save(self, cut: ChunkedState) -> None:
         """Put a state on the disk, then forget all but the last two. Raises `WorldError` where the disk refuses."""
@@ -69,25 +72,48 @@ class StateFolder:
     def _save(self, cut: ChunkedState) -> Work[None]:
         files, draft = self._files, self._folder / _DRAFT
         yield from make_folders(files, self._folder)
+        head = _head(cut)
+        stale = yield from self._begin(cut, len(head))
         yield
         handle = files.open(draft)
         try:
-            yield
-            files.truncate(handle, 0)
-            end = yield from write_all(files, handle, _head(cut), 0)
-            for index in range(len(cut.chunk_hashes)):
-                end = yield from write_all(files, handle, cut.chunk(index), end)
+            if len(stale) == len(cut.chunk_hashes):
+                yield
+                files.truncate(handle, 0)
+            yield from write_all(files, handle, head, 0)
+            for index in stale:
+                yield from write_all(files, handle, cut.chunk(index), len(head) + index * CHUNK_SIZE_BYTES)
             yield
             files.sync(handle)
         finally:
             files.close(handle)
         yield
-        files.replace(draft, self._folder / self._next_name(cut.manifest))
+        name = self._next_name(cut.manifest)
+        files.replace(draft, self._folder / name)
+        self._written[name] = len(head), cut.chunk_hashes
         yield
         files.sync_folder(self._folder)
         for name in self._names()[STATES_KEPT:]:
             yield
             files.remove(self._folder / name)
+            self._written.pop(name, None)
+
+    def _begin(self, cut: ChunkedState, head_size_bytes: int) -> Work[Sequence[int]]:
+        """Return the chunks to be written: those in which the oldest file differs, if that is worth it, or all of them.
+
+        That file is no state from then on, before a byte of it changes. The newest one stays, and it is of the last
+        decided round but one at the least.
+        """
+        every, name = range(len(cut.chunk_hashes)), next(iter(self._names()[STATES_KEPT - 1 :]), "")
+        size_bytes, hashes = self._written.pop(name, (0, ()))
+        stale = [index for index in every if hashes[index : index + 1] != cut.chunk_hashes[index : index + 1]]
+        if size_bytes != head_size_bytes or len(hashes) != len(every) or 2 * len(stale) > len(every):
+            return every
+        yield
+        self._files.replace(self._folder / name, self._folder / _DRAFT)
+        yield
+        self._files.sync_folder(self._folder)
+        return stale
 
     async def find(self, run: str) -> Found:
         """Read the newest sound state of a run, or of one that it succeeds. Raises `WorldError` where the disk refuses."""

@@ -17,7 +17,14 @@ from round_world import World  # type: ignore[import-not-found]
 
 SLOW_S = 12.0
 TIMING = Timing(
-    resend_s=0.1, transfer_s=0.4, suspect_s=1.0, stagger_s=0.3, seal_s=30.0, seal_min_s=1.1, reduce_s=1.0, deadline_s=60.0
+    resend_s=0.1,
+    transfer_s=0.4,
+    suspect_s=1.0,
+    stagger_s=0.3,
+    seal_s=30.0,
+    seal_min_s=1.1,
+    reduce_s=1.0,
+    deadline_s=60.0,
 )
 times = st.floats(0.01, 1e4)
 weights = st.floats(0.1, 100)

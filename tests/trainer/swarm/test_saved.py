@@ -12,6 +12,7 @@ from prime.errors import WorldError
 from prime.sim.disk import Disk
 from prime.sim.plan import DiskFaults
 from prime.sim.streams import Streams
+from prime.store.files import SystemFiles
 from prime.trainer.swarm.saved import StateFolder
 from prime.trainer.swarm.state import CHUNK_SIZE_BYTES, ChunkedState, OuterState, chunked
 
@@ -83,6 +84,72 @@ async def test_a_crash_at_any_call_leaves_the_state_before_or_the_new_one(power:
         outcomes.add(found.state.round)
         calls += 1
     assert 3 in outcomes
+    assert calls < 60
+
+
+class Counting(SystemFiles):
+    """Counts the bytes written."""
+
+    written = 0
+
+    def write(self, handle: int, data: bytes | memoryview, at: int) -> int:
+        taken = super().write(handle, data, at)
+        self.written += taken
+        return taken
+
+
+def touched(round_: int, chunks: int = 8) -> ChunkedState:
+    """Return a state of which each round changes the next quarter."""
+    theta = np.zeros(chunks * CHUNK_SIZE_BYTES // 4, np.float32)
+    for each in range(1, round_ + 1):
+        start = (each % 4) * theta.size // 4
+        theta[start : start + theta.size // 4] = each
+    return chunked("run", OuterState(round_, 4, theta, ()))
+
+
+async def test_of_a_state_that_changed_in_part_only_that_part_is_written(tmp_path: Path) -> None:
+    files = Counting()
+    folder = StateFolder(tmp_path, files)
+    sizes = []
+    for round_ in range(1, 10):
+        before = files.written
+        await folder.save(touched(round_))
+        sizes.append((files.written - before) // CHUNK_SIZE_BYTES)
+        found = await StateFolder(tmp_path).find("run")
+        assert found.faults == ()
+        assert found.state is not None
+        assert found.state.state_hash() == touched(round_).manifest.state_hash
+    assert sizes == [8, 8, *[4] * 7]  # the file of the round before the last lacks two quarters
+    assert set(files.names(tmp_path)) == {f"{round_:012d}-round-{round_}.state" for round_ in (8, 9)}
+    files.remove(tmp_path / "000000000009-round-9.state")
+    found = await StateFolder(tmp_path).find("run")
+    assert found.state is not None
+    assert found.state.round == 8  # it is whole as well
+
+
+@pytest.mark.parametrize("power", [True, False])
+async def test_a_crash_while_a_part_is_written_leaves_a_state_of_the_last_rounds(
+    power: bool, autojump_clock: object
+) -> None:
+    calls = 0
+    outcomes: set[int] = set()
+    while 4 not in outcomes:
+        disk = Disk("a", Streams(calls), WORST)
+        folder = StateFolder(Path("/states"), disk.files())
+        for round_ in (2, 3):
+            await folder.save(touched(round_))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_save_quietly, folder, touched(4))
+            await trio.sleep(WORST.latency_s * (calls + 0.5))
+            disk.crash(power=power)
+        found = await StateFolder(Path("/states"), disk.files()).find("run")
+        assert found.state is not None
+        assert found.faults == ()
+        assert found.state.round in (3, 4)
+        assert found.state.state_hash() == touched(found.state.round).manifest.state_hash
+        outcomes.add(found.state.round)
+        calls += 1
+    assert outcomes == {3, 4}
     assert calls < 60
 
 
