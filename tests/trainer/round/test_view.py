@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from prime.errors import UsageError
 from prime.trainer.round.ballot import FIRST, NONE, Ballot
 from prime.trainer.round.partition import owners_of
-from prime.trainer.round.roster import Roster
+from prime.trainer.round.roster import PENDING_MAX, Roster
 from prime.trainer.round.validity import MEMBERS_MAX, view_fault
 from prime.trainer.round.view import Member, Share, Value, View, next_view, recovered, seal_digest, view_of
 
@@ -111,3 +111,27 @@ def test_a_view_grows_no_larger_than_one_may_be(members: int) -> None:
     assert not view_fault(following)
     assert following.has(member("0001", 2))
     assert [peer for peer in following.peers() if peer in "xyz"] == ["y", "z"][: MEMBERS_MAX - members]
+
+
+@pytest.mark.parametrize(("participation", "asked"), [(1.0, 5), (0.5, 3), (0.41, 3), (0.4, 2), (0.01, 1)])
+def test_of_the_members_a_fraction_is_asked_rounded_up(participation: float, asked: int) -> None:
+    members = view("abcde")
+    chosen = [members.chosen(round_, participation) for round_ in range(40)]
+    assert {len(peers) for peers in chosen} == {asked}
+    assert set().union(*chosen) == set("abcde")  # each has its turn
+
+
+def test_wishes_to_join_are_bounded_and_those_that_are_there_are_renewed() -> None:
+    roster = Roster()
+    assert all(roster.want_in(member(f"m{number}"), 0.0) for number in range(PENDING_MAX))
+    assert not roster.want_in(member("late"), 1.0)
+    assert roster.want_in(member("m0"), 1.0)
+    assert len(roster.joining) == PENDING_MAX
+
+
+def test_a_time_in_which_nobody_listened_is_no_silence_of_anybody() -> None:
+    roster = Roster()
+    roster.hear("a", 1.0)
+    assert roster.silence_s("a", 0.0, 11.0) == 10.0
+    roster.forgive(8.0)
+    assert roster.silence_s("a", 0.0, 11.0) == 2.0
