@@ -193,18 +193,48 @@ class ProcessHost(Protocol):
         ...
 
 
+@attrs.frozen
+class Staged:
+    """Bytes that lie beside a journal: in which of its spools, from where on, how many, and their SHA-256."""
+
+    spool: int
+    at: int
+    size_bytes: int
+    hash: bytes
+
+
+@attrs.frozen
+class StagedRecord:
+    """A record whose end was staged before: it is read back as `body` and the bytes of `pieces`, one after the other."""
+
+    body: bytes
+    pieces: tuple[Staged, ...]
+
+
+Entry = bytes | memoryview | StagedRecord
+"""What a journal is given to keep as one record."""
+
+
 class Journal(Protocol):
     """An append-only log that survives a crash: what `append` returned from is on the disk."""
 
-    def append(self, record: bytes | memoryview) -> Awaitable[None]:
-        """Write one record and fsync it."""
+    def append(self, record: Entry) -> Awaitable[None]:
+        """Write one record and fsync it, with what it has staged."""
+        ...
+
+    def stage(self, group: int, pieces: Sequence[tuple[bytes | memoryview, bytes]]) -> Awaitable[tuple[Staged, ...]]:
+        """Write bytes, each with its SHA-256, for a record to come, which then has little left to fsync.
+
+        They are on the disk once the `append` of a record that has them returned. What no record has goes with the next
+        `replace`, or a crash, and when a record of another `group` than the last two would have it.
+        """
         ...
 
     def records(self) -> Sequence[bytes]:
         """Return every whole record, oldest first; a torn last record is left out."""
         ...
 
-    def replace(self, records: Sequence[bytes | memoryview]) -> Awaitable[None]:
+    def replace(self, records: Sequence[Entry]) -> Awaitable[None]:
         """Put these records in the place of all, whole or not at all, even across a crash."""
         ...
 

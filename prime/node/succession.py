@@ -20,7 +20,7 @@ import trio
 
 from prime.errors import UsageError
 from prime.store.files import disk_errors
-from prime.store.journal import FileJournal
+from prime.store.journal import FileJournal, spool_of
 from prime.trainer.round import messages as msg
 from prime.trainer.round.records import run_of, write_record
 from prime.trainer.round.view import lineage
@@ -102,9 +102,13 @@ def _chosen(folder: Path) -> str:
 def _set_aside(folder: Path, run: str) -> None:
     """Rename what an earlier run left: its states first, as they count only beside its journal."""
     with disk_errors(folder, "node.state_dir names a folder of your own"):
-        for name in (STATES_FOLDER, JOURNAL):
-            if (folder / name).exists():
-                (folder / name).rename(_free(folder / f"{name}.{quote(run, safe='~@')}"))
+        if (folder / STATES_FOLDER).exists():
+            (folder / STATES_FOLDER).rename(_free(folder / f"{STATES_FOLDER}.{quote(run, safe='~@')}"))
+        if (folder / JOURNAL).exists():
+            aside = _free(folder / f"{JOURNAL}.{quote(run, safe='~@')}")
+            (folder / JOURNAL).rename(aside)
+            if spool_of(folder / JOURNAL).exists():
+                spool_of(folder / JOURNAL).rename(_free(spool_of(aside)))
 
 
 def _free(path: Path) -> Path:

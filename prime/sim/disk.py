@@ -214,6 +214,11 @@ class SimulatedFiles:
             self._check_room()
         file.sync()
 
+    def begin_sync(self, handle: int, at: int, size_bytes: int) -> None:  # noqa: ARG002 - it may be there anyhow
+        """See `Files.begin_sync`: sectors reach this disk before their sync in any order, asked for or not."""
+        self._check()
+        self._file(handle)
+
     def close(self, handle: int) -> None:
         """See `Files.close`. It never fails: the system forgets the handle first."""
         self._open.pop(handle, None)

@@ -11,11 +11,11 @@ from prime.sim.plan import Crash, Partition, Pause, Plan
 from prime.sim.scenarios.round import training_round, training_round_feedback
 from prime.trainer.round import leading
 from prime.trainer.round import messages as msg
-from prime.trainer.round.records import read_record, write_record
+from prime.trainer.round.records import write_record
 from prime.trainer.round.view import View
-from prime.trainer.swarm import aggregator
 from prime.trainer.swarm.aggregator import Aggregator
 from prime.trainer.swarm.carry import Ledger
+from prime.trainer.swarm.spooler import Spooler
 
 SEEDS = 30
 
@@ -43,15 +43,21 @@ def test_a_vote_before_its_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_vote_without_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aggregator, "write_record", lambda record, _parts: write_record(record, []))
+    async def entry(_self: Any, _stock: Any, record: msg.Accepted, _payloads: Any) -> bytes:
+        return write_record(record, [])
+
+    monkeypatch.setattr(Spooler, "entry", entry)
     assert found_by_drawing().split(":")[0] == "bytes_on_disk"
 
 
 def test_a_vote_whose_bytes_are_left_out_when_the_journal_is_written_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = Aggregator._compacted
 
-    def compacted(self: Any, decided: msg.Decided) -> list[bytes]:
-        return [write_record(read_record(record)[0], []) for record in honest(self, decided)]
+    def compacted(self: Any, decided: msg.Decided) -> list[Any]:
+        vote, _ = self._vote
+        if vote is not None:
+            self._vote = (vote, write_record(vote, []))
+        return honest(self, decided)
 
     monkeypatch.setattr(Aggregator, "_compacted", compacted)
     assert found_by_drawing().split(":")[0] == "bytes_on_disk"

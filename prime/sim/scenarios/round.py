@@ -15,6 +15,7 @@ import attrs
 import trio
 
 from prime.actor import Mailbox, Ref, Restart, System, on
+from prime.actor.contract import Entry, Staged, StagedRecord
 from prime.actor.facts import ActorFailed
 from prime.errors import CorruptedError, RestartLimitError, UnreachableError, ViolationError, WorldError
 from prime.node.contacts import DIAL_DEADLINE_S, Contacts, dial_silent, find_contacts
@@ -83,6 +84,7 @@ class WitnessedJournal:
         self.life = self._life = life
         self._book = book
         self._known = known
+        self._staged: dict[Staged, bytes] = {}
         self.find()
 
     def find(self) -> None:
@@ -94,16 +96,27 @@ class WitnessedJournal:
         for record in records:
             self._take(record)
 
-    async def append(self, record: bytes | memoryview) -> None:
+    async def append(self, record: Entry) -> None:
         """See `contract.Journal.append`."""
         await self._inner.append(record)
-        self._take(bytes(record))
+        self._take(self._whole(record))
 
-    async def replace(self, records: Sequence[bytes | memoryview]) -> None:
+    async def stage(self, group: int, pieces: Sequence[tuple[bytes | memoryview, bytes]]) -> tuple[Staged, ...]:
+        """See `contract.Journal.stage`."""
+        found = await self._inner.stage(group, pieces)
+        self._staged.update(zip(found, (bytes(data) for data, _ in pieces), strict=True))
+        return found
+
+    async def replace(self, records: Sequence[Entry]) -> None:
         """See `contract.Journal.replace`."""
         await self._inner.replace(records)
         for record in records:
-            self._take(bytes(record))
+            self._take(self._whole(record))
+
+    def _whole(self, record: Entry) -> bytes:
+        if isinstance(record, StagedRecord):
+            return record.body + b"".join(self._staged[piece] for piece in record.pieces)
+        return bytes(record)
 
     def records(self) -> list[bytes]:
         """See `contract.Journal.records`."""
@@ -132,6 +145,7 @@ class Witnessed(Aggregator):
     def __init__(self, plan: SwarmPlan, journal: WitnessedJournal, life: Life, swarm: Swarm, report: Any) -> None:
         super().__init__(plan, journal, report, swarm.numbers)
         self.journal_bytes_max = JOURNAL_BYTES_MAX
+        self._spooler.bytes_min = swarm.spooled_bytes_min
         self.life = self._life = life
         self._swarm = swarm
 
@@ -187,6 +201,8 @@ class Swarm:
         self.leaver = ("", *(node.name for node in self.nodes))[world.choose("leaver", 0, size)]
         """Who leaves the run in order, and comes back; nobody, if empty."""
         self.leaves_s = min(world.choose("leaves", 2, 12), 0.5 * world.plan.storm_s)
+        self.spooled_bytes_min = world.choose("spooled", 0, 1) << 30
+        """From how many bytes on a vote is staged: always or never."""
         self._is_founded = True
         self.journals: dict[str, WitnessedJournal] = {}
         self._known: dict[str, dict[bytes, int]] = {node.name: {} for node in self.nodes}

@@ -10,13 +10,19 @@ from prime.trainer.round import messages as msg
 from prime.wire import Limits, dumps, from_plain, loads, to_plain
 from prime.wire.frame import FrameParser, pack
 
-_LIMITS = Limits(payload_size_bytes_max=2**32 - 1, frame_size_bytes_max=2**40)
+_LIMITS = Limits(payload_size_bytes_max=2**32 - 1, payload_count_max=2**16 - 1, frame_size_bytes_max=2**40)
 """A journal is this node's own: its parts may be as large as the model."""
 
 
 def write_record(record: msg.Record, payloads: Sequence[memoryview]) -> bytes:
     """Return the bytes of one record with the parts that belong to it."""
     return b"".join(pack(dumps(to_plain(record, [])), payloads, _LIMITS))
+
+
+def head_of(record: msg.Record, payloads: Sequence[memoryview]) -> bytes:
+    """Return the beginning of what `write_record` returns: all but the parts, which follow one after the other."""
+    pieces = pack(dumps(to_plain(record, [])), payloads, _LIMITS)
+    return b"".join(pieces[: len(pieces) - sum(payload.nbytes > 0 for payload in payloads)])
 
 
 def run_of(journal: Sequence[bytes]) -> str:

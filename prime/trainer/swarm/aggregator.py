@@ -17,7 +17,7 @@ import attrs
 import trio
 
 from prime.actor import Actor, Down, Ref, on
-from prime.actor.contract import Journal
+from prime.actor.contract import Entry, Journal
 from prime.errors import DecodeError, LocalProtocolError, NotFoundError, RefusedError
 from prime.trainer.outer.fragments import Fragments
 from prime.trainer.robust.gram import added
@@ -38,6 +38,7 @@ from prime.trainer.swarm.intake import Arrival, Intake
 from prime.trainer.swarm.meter import Meter
 from prime.trainer.swarm.numbers import Numbers
 from prime.trainer.swarm.parts import Assembly, Encoded, digest, whole
+from prime.trainer.swarm.spooler import Spooler
 from prime.trainer.swarm.stock import Ahead, Key, Stock
 from prime.trainer.swarm.streams import Streams
 from prime.trainer.swarm.tally import NOTHING, Spent, Tally
@@ -141,7 +142,8 @@ class Aggregator(Actor[Heard]):
         self._rounds: dict[int, Stock] = {}
         self._recovered: dict[int, tuple[msg.Accepted, list[memoryview]]] = {}
         self._ledgers: Ledgers[Any] = Ledgers(self._fragment_of)
-        self._intake = Intake(numbers, self._note_whole, self._note_bad)
+        self._spooler = Spooler(journal)
+        self._intake = Intake(numbers, self._note_whole, self._note_bad, self._spool)
         self._meter = Meter()
         self._streams = Streams(
             plan.run,
@@ -162,7 +164,7 @@ class Aggregator(Actor[Heard]):
         self._wake: Any = None
         self._events: deque[cmd.Event] = deque()
         self._stepping = False
-        self._vote: tuple[msg.Accepted | None, list[memoryview]] = (None, [])
+        self._vote: tuple[msg.Accepted | None, Entry] = (None, b"")
         self._pending: plans.Contribute | None = None
         self.journal_bytes_max = JOURNAL_BYTES_MAX
         self.float32_bytes = 0
@@ -175,6 +177,7 @@ class Aggregator(Actor[Heard]):
         """Learn when links come and go."""
         self._unsubscribe = self.ctx.system.subscribe(self._observe)
         self.ctx.start_soon(self._intake.run)
+        self.ctx.start_soon(self._spooler.run)
         self.ctx.start_soon(self._beat)
 
     async def stopping(self) -> None:
@@ -712,27 +715,35 @@ class Aggregator(Actor[Heard]):
                 self.ctx.emit(Facts(text))
 
     async def _persist(self, record: msg.Record) -> None:
-        payloads: list[memoryview] = []
+        entry: Entry
         if isinstance(record, msg.Accepted):
             rnd = self._rounds[record.round]
             parts = enumerate(record.value.parts)
             payloads = [chunk for part, hash_ in parts for chunk in rnd.known[part, hash_][1]]
-            self._vote = (record, payloads)
+            entry = await self._spooler.entry(rnd, record, payloads)
+            self._vote = (record, entry)
+        else:
+            entry = write_record(record, [])
         if isinstance(record, msg.Decided) and self._journal.size_bytes > self.journal_bytes_max:
             await self._journal.replace(self._compacted(record))
             return
         if isinstance(record, msg.Born | msg.Booted):
             self._birth[type(record)] = record
-        await self._journal.append(write_record(record, payloads))
+        await self._journal.append(entry)
 
-    def _compacted(self, decided: msg.Decided) -> list[bytes]:
+    def _spool(self, stock: Stock, key: Key, data: memoryview, hash_: bytes) -> None:
+        """Put a reduced chunk beside the journal early, where a vote on the round would have many."""
+        if self._numbers.size_bytes(stock.elements) >= self._spooler.bytes_min:
+            self._spooler.add(stock, key, data, hash_)
+
+    def _compacted(self, decided: msg.Decided) -> list[Entry]:
         """Return all that a restart still needs, with the bytes that this member voted for."""
-        birth, (vote, payloads) = tuple(self._birth.values()), self._vote
+        birth, (vote, entry) = tuple(self._birth.values()), self._vote
         stock = self._rounds.get(decided.value.round)
         if stock is None:  # it jumped: it was in no such round
             return [write_record(record, []) for record in (*birth, decided)]
         records = compacted(birth, msg.Entered(stock.round, stock.view, stock.state_round), vote, decided)
-        return [write_record(record, payloads if record is vote else []) for record in records]
+        return [entry if record is vote else write_record(record, []) for record in records]
 
     async def _settle(self, command: cmd.Apply | cmd.Keep | cmd.Settle | cmd.CatchUp) -> None:
         match command:
@@ -801,7 +812,7 @@ class Aggregator(Actor[Heard]):
         vote, payloads = self._recovered.pop(round_, (None, []))
         if vote is None:
             return
-        self._vote = (vote, payloads)
+        self._vote = (vote, write_record(vote, payloads))
         value, rest = vote.value, iter(payloads)
         seal = seal_digest(round_, value.base, value.shares)
         for part, hash_ in enumerate(value.parts):
@@ -888,6 +899,7 @@ class Aggregator(Actor[Heard]):
             for index, data, hash_ in await compute(work, size):
                 result.add(index, data)
                 result.hashes[index] = hash_
+                self._spool(stock, (command.part, command.seal, self._me), data, hash_)
             stock.grow()
 
     def _reduced(

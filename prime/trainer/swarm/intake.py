@@ -34,17 +34,22 @@ class Arrival:
 
 
 class Intake:
-    """One node's intake. `on_whole` hears of each part that is complete, `on_bad` of each that no codec wrote."""
+    """One node's intake. `on_whole` hears of each part that is complete, `on_bad` of each that no codec wrote.
+
+    `on_reduced` hears of each chunk of a reduced part that is one.
+    """
 
     def __init__(
         self,
         numbers: Numbers[Any],
         on_whole: Callable[[Stock, Key, Assembly], Awaitable[None]],
         on_bad: Callable[[Stock, Key, DecodeError], None],
+        on_reduced: Callable[[Stock, Key, memoryview, bytes], None],
     ) -> None:
         self._numbers = numbers
         self._on_whole = on_whole
         self._on_bad = on_bad
+        self._on_reduced = on_reduced
         self._arrivals: deque[Arrival] = deque()
         self._news = trio.Event()
 
@@ -92,5 +97,7 @@ class Intake:
             self._on_bad(arrival.stock, arrival.key, proof)
             return
         assembly.hashes[arrival.index] = proof
+        if arrival.key[1]:
+            self._on_reduced(arrival.stock, arrival.key, arrival.data, proof)
         if assembly.is_whole:
             await self._on_whole(arrival.stock, arrival.key, assembly)

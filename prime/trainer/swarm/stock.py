@@ -153,6 +153,16 @@ class Stock:
         found = ((key, one) for key, one in self.results.items() if key[0] == part and one.is_whole)
         return {key for key, one in found if one.digest() == hash_}
 
+    def hashes_of(self, parts: Sequence[bytes]) -> list[bytes] | None:
+        """Return the hashes of all chunks of these parts, in order; `None` where they are not all known."""
+        found: list[bytes] = []
+        for part, hash_ in enumerate(parts):
+            keys = self.keys_of(part, hash_)
+            if self.chunks[part] and not keys:
+                return None
+            found += [self.results[key].hashes[index] for key in [*keys][:1] for index in range(len(self.chunks[part]))]
+        return found
+
     def grow(self) -> None:
         """Wake those who wait for the next chunk of what is being made here."""
         self._news.set()

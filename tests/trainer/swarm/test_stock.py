@@ -40,7 +40,10 @@ async def taken(of: Stock, key: Key, chunks: dict[int, memoryview], *, order: li
         await trio.lowlevel.checkpoint()
         found.append((key, assembly.digest()))
 
-    intake = Intake(NUMBERS, on_whole, lambda _stock, key, error: found.append((key, type(error))))
+    def on_bad(_stock: Stock, key: Key, error: DecodeError) -> None:
+        found.append((key, type(error)))
+
+    intake = Intake(NUMBERS, on_whole, on_bad, lambda *_: None)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(intake.run)
         for index in order:
