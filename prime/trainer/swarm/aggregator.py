@@ -84,6 +84,14 @@ class Facts:
     text: str
 
 
+@attrs.frozen
+class _Watch:
+    """Since when a member's aggregator is watched, and what ends that."""
+
+    since: float
+    end: Callable[[], None]
+
+
 Heard = (
     msg.Report
     | msg.Prepare
@@ -156,7 +164,7 @@ class Aggregator(Actor[Heard]):
             self._sent,
         )
         self._chunk_at: dict[str, float] = {}
-        self._watched: dict[str, float] = {}
+        self._watched: dict[str, _Watch] = {}
         self._looking: set[str] = set()
         self._linked: set[str] = set()
         self._unsubscribe: Callable[[], None] = lambda: None
@@ -542,8 +550,9 @@ class Aggregator(Actor[Heard]):
         self._looking.discard(m.peer)
         if self._core is None or m.peer not in self._core.roster.down:
             return
-        since = self._watched.get(m.peer)
-        if since is not None and m.peer in self._linked and self.ctx.now() - since >= self._plan.timing.suspect_s:
+        watch = self._watched.get(m.peer)
+        steady_s = 0.0 if watch is None else self.ctx.now() - watch.since
+        if watch is not None and m.peer in self._linked and steady_s >= self._plan.timing.suspect_s:
             await self._step(cmd.PeerUp(m.peer))
             return
         self._rewatch(m.peer)
@@ -964,18 +973,24 @@ class Aggregator(Actor[Heard]):
     # ------------------------------------------------------------------------------------------------------- peers
 
     def _close_outlets(self, view: View) -> None:
-        """End the ways out to those who are no members, do not ask to be, and have had all they were sent."""
+        """End the ways out to those who are no members, do not ask to be, and have had all they were sent.
+
+        Who is no member any more is watched no more either.
+        """
         core = self._core
         others = () if core is None else (*core.contacts, *core.roster.joining)
         before = [rnd.view for rnd in self._rounds.values()]
-        self._streams.keep({*others, *(peer for known in (view, *before) for peer in known.peers())})
+        members = {peer for known in (view, *before) for peer in known.peers()}
+        self._streams.keep({*others, *members})
+        for peer in self._watched.keys() - members:
+            self._watched.pop(peer).end()
 
     def _rewatch(self, peer: str) -> None:
         """Watch a member of the present view, again after it was down and is heard once more."""
         seat = self._core.seat if self._core is not None else None
         if seat is not None and peer not in self._watched and seat.view.find(peer) is not None:
-            self._watched[peer] = self.ctx.now()
-            self.ctx.watch(self.ctx.system.ref(peer, AGGREGATOR_PATH, Aggregator))
+            end = self.ctx.watch(self.ctx.system.ref(peer, AGGREGATOR_PATH, Aggregator))
+            self._watched[peer] = _Watch(self.ctx.now(), end)
 
     def _told(self, peer: str) -> Ref[Any]:
         return self.ctx.system.ref(peer, AGGREGATOR_PATH, Aggregator)

@@ -18,12 +18,14 @@ from prime.store import MemoryJournal
 from prime.trainer.metadata import TrainingConfig
 from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
+from prime.trainer.round.records import read_record
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.view import Member
 from prime.trainer.swarm import aggregator as aggregator_module
 from prime.trainer.swarm import plans
 from prime.trainer.swarm.aggregator import AGGREGATOR_PATH, Aggregator, SwarmPlan
 from prime.trainer.swarm.float32 import Float32
+from prime.trainer.swarm.parts import digest_of
 from prime.trainer.swarm.work import compute as work_compute
 from prime.transport.identity import KeyPair
 
@@ -319,6 +321,36 @@ async def test_a_joiner_that_knows_one_member_is_let_in_by_whichever_leads_next(
         kept = await joiner.until(lambda o: isinstance(o, plans.CommitKept) and o.value.round == round_ + 1)
         assert kept.value == outcomes[0].value
         assert np.array_equal(kept.join(), outcomes[0].aggregate)
+
+
+async def test_who_left_the_run_is_watched_no_more() -> None:
+    async with swarm_of(3) as swarm:
+        *others, leaver = swarm.nodes
+        await leaver.aggregator.tell(plans.LeaveSwarm())
+        for round_ in range(1, 6):
+            outcomes = await commit(swarm.nodes if round_ == 1 else others, round_)
+            if leaver.key.peer not in outcomes[0].value.next_view.peers():
+                break
+        for later in (round_ + 1, round_ + 2):
+            await commit(others, later)
+        for node, other in zip(others, reversed(others), strict=True):
+            assert set(node.living._watched) == {other.key.peer}
+
+
+async def test_a_vote_of_which_some_bytes_are_staged_early_is_whole_in_the_journal() -> None:
+    async with swarm_of(2) as swarm:
+        for node in swarm.nodes:
+            node.living._spooler.bytes_min = 0
+        for round_ in (1, 2, 3):
+            outcomes = await commit(swarm.nodes, round_)
+            for node in swarm.nodes:
+                votes = [read_record(data) for data in node.journal.records()]
+                vote, payloads = [one for one in votes if isinstance(one[0], msg.Accepted)][-1]
+                assert vote.value == outcomes[0].value
+                chunks = iter(payloads)
+                cuts = node.living._rounds[round_].chunks
+                hashes = tuple(digest_of([next(chunks) for _ in part]) for part in cuts)
+                assert hashes == vote.value.parts
 
 
 async def commit(nodes: list[Node], round_: int) -> list[Any]:
