@@ -23,6 +23,8 @@ ANSWER_S = 60.0
 """How long anything may take on a machine that is busy with other tests."""
 BUSY_ROUNDS = 3
 """What is left of a round is done beside other tests: so many usual rounds of room."""
+LATE_S = 3.0
+"""Under the shortest deadline of a round (`reduce_s`): so none has ended it. The bench of kills prints the seconds."""
 ROUNDS_MAX = 12
 """How many rounds it may take until all are in again."""
 ERROR_MAX = 0.02
@@ -304,9 +306,8 @@ class Swarm:
     def kill(self, points: dict[int, str], *, back: bool = False) -> list[dict[str, Any]]:
         """Kill each of these members at its point of a round, which the others end; return how they did.
 
-        They must end it with all their own contributions, no later than a second after the first heard of the death,
-        beside what a round takes here. A broken link tells them of it. With `back` each is started again at once, in
-        the middle of that round.
+        They must end it with all their own contributions, and not by a deadline: a broken link tells them of the death.
+        With `back` each is started again at once, in the middle of that round.
         """
         return self._struck(points, signal.SIGKILL, back=back)
 
@@ -323,7 +324,7 @@ class Swarm:
         committed = {peer for peer, _ in outcomes[0]["shares"]}
         assert committed >= {self.peers[m.index] for m in survivors}, self.story()
         late_s = max(o["at"] for o in outcomes) - last - self._detected_s(survivors, last, signal_)
-        assert late_s < 1.0 + BUSY_ROUNDS * self.usual_s, f"{late_s:.2f} s late\n{self.story()}"
+        assert late_s < LATE_S + BUSY_ROUNDS * self.usual_s, f"{late_s:.2f} s late\n{self.story()}"
         return outcomes
 
     def begin(self, points: dict[int, str], signal_: signal.Signals = signal.SIGKILL) -> float:
