@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
-import select
 import shutil
 import signal
 import subprocess
@@ -32,6 +30,7 @@ sys.path.insert(0, str(ROOT))  # a fresh checkout needs no installation
 sys.path.insert(0, str(ROOT / "tests" / "trainer" / "kills"))
 
 import numpy as np  # noqa: E402
+from _lines import heard, tell  # noqa: E402
 from _report import machine, say, show  # noqa: E402
 from swarm import Swarm, running  # noqa: E402
 
@@ -98,11 +97,11 @@ def averaged(point: str, elements: int, python: str, folder: Path) -> dict[str, 
         for process in processes:
             tell(process)
         for process in processes:
-            heard(process)
+            heard(process, ANSWER_S)
         started = time.monotonic()
         for process in processes:
             tell(process)
-        answers = [heard(process) for process in processes[:-1]]
+        answers = [heard(process, ANSWER_S) for process in processes[:-1]]
         if processes[-1].wait(ANSWER_S) != -signal.SIGKILL:
             raise SystemExit(f"hivemind never came to {point}")
     return {
@@ -114,11 +113,11 @@ def averaged(point: str, elements: int, python: str, folder: Path) -> dict[str, 
 
 
 @contextlib.contextmanager
-def averagers(point: str, elements: int, python: str, folder: Path) -> Iterator[list[subprocess.Popen[str]]]:
+def averagers(point: str, elements: int, python: str, folder: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Run hivemind's processes for the length of the block."""
     program = [python, str(Path(__file__).with_name("_hivemind_kill.py"))]
     with contextlib.ExitStack() as stack:
-        processes: list[subprocess.Popen[str]] = []
+        processes: list[subprocess.Popen[bytes]] = []
         join = ""
         for index in range(NODES):
             arguments = ["--index", str(index), "--join", join, "--elements", str(elements), "--folder", str(folder)]
@@ -127,36 +126,17 @@ def averagers(point: str, elements: int, python: str, folder: Path) -> Iterator[
                 [*program, *arguments, *death],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                text=True,
+                bufsize=0,
                 start_new_session=True,  # hivemind has processes of its own, which end with it
             )
             stack.callback(end, process)
             processes.append(process)
-            address = heard(process)["address"]
+            address = heard(process, ANSWER_S)["address"]
             join = join or address
         yield processes
 
 
-def tell(process: subprocess.Popen[str]) -> None:
-    """Let a process go on."""
-    assert process.stdin is not None
-    process.stdin.write("go\n")
-    process.stdin.flush()
-
-
-def heard(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Return a process's next line."""
-    assert process.stdout is not None
-    if not select.select([process.stdout], [], [], ANSWER_S)[0]:
-        raise SystemExit(f"a process of the bench said nothing for {ANSWER_S:g} s")
-    line = process.stdout.readline()
-    if not line:
-        raise SystemExit(f"a process of the bench ended with status {process.wait()}: its error stands above")
-    answer: dict[str, Any] = json.loads(line)
-    return answer
-
-
-def end(process: subprocess.Popen[str]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
     """Leave nothing of a process."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

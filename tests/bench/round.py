@@ -22,7 +22,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import select
 import shutil
 import signal
 import statistics
@@ -42,6 +41,7 @@ import attrs  # noqa: E402
 import numpy as np  # noqa: E402
 import trio  # noqa: E402
 from _contribution import NODES, answer, delta, digest, error_of  # noqa: E402
+from _lines import heard, tell  # noqa: E402
 from _report import machine, say, show  # noqa: E402
 
 import prime  # noqa: E402
@@ -242,7 +242,7 @@ async def questions() -> AsyncIterator[str]:
 class Group:
     """The processes of one contestant, between which rounds are measured."""
 
-    def __init__(self, processes: list[subprocess.Popen[str]]) -> None:
+    def __init__(self, processes: list[subprocess.Popen[bytes]]) -> None:
         self.processes = processes
         self.hashes: set[str] = set()
         self.identical = True
@@ -253,28 +253,14 @@ class Group:
         """Run one round (its contributions are made first, outside the time) and return how long it took."""
         for _ in range(2):
             for process in self.processes:
-                assert process.stdin is not None
-                process.stdin.write("go\n")
-                process.stdin.flush()
-            answers = [heard(process) for process in self.processes]
+                tell(process)
+            answers = [heard(process, ANSWER_S) for process in self.processes]
         took: float = max(a["end"] for a in answers) - min(a["start"] for a in answers)
         self.identical = self.identical and len({hash_ for a in answers for hash_ in a["hashes"]}) == 1
         if counts:
             self.times.append(took)
             self.errors.append(max(a["error"] for a in answers))
         return took
-
-
-def heard(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Return a process's next line: it says one for each that it hears, so none is buffered while this waits."""
-    assert process.stdout is not None
-    if not select.select([process.stdout], [], [], ANSWER_S)[0]:
-        raise SystemExit(f"a process of the bench said nothing for {ANSWER_S:g} s")
-    line = process.stdout.readline()
-    if not line:
-        raise SystemExit(f"a process of the bench ended with status {process.wait()}: its error stands above")
-    found: dict[str, Any] = json.loads(line)
-    return found
 
 
 @contextlib.contextmanager
@@ -284,7 +270,7 @@ def started(case: str, folder: Path, elements: int, hivemind: str = "") -> Any:
     if not hivemind:
         program = [sys.executable, __file__, "--folder", str(folder)]
     with contextlib.ExitStack() as stack:
-        processes: list[subprocess.Popen[str]] = []
+        processes: list[subprocess.Popen[bytes]] = []
         join = ""
         for index in range(1 if case == "round_memory" else NODES):
             arguments = ["--child", case, "--index", str(index), "--join", join, "--elements", str(elements)]
@@ -292,16 +278,16 @@ def started(case: str, folder: Path, elements: int, hivemind: str = "") -> Any:
                 [*program, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                text=True,
+                bufsize=0,
                 start_new_session=True,  # hivemind has processes of its own, which end with it
             )
             stack.callback(end, process)
             processes.append(process)
-            join = heard(process)["address"]
+            join = heard(process, ANSWER_S)["address"]
         yield Group(processes)
 
 
-def end(process: subprocess.Popen[str]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
     """End a process, which the end of its input asks for, and leave nothing of it."""
     assert process.stdin is not None
     process.stdin.close()
