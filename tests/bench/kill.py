@@ -63,10 +63,10 @@ def ours(points: list[str], elements: int) -> dict[str, Any]:
 
 def killed(swarm: Swarm, point: str) -> dict[str, Any]:
     """Run a round in which one is killed at a point."""
-    victim, round_ = swarm.victim(POINTS[point]), swarm.round
-    outcomes = swarm.kill({victim: POINTS[point]})
+    strike = swarm.kill(POINTS[point])
+    (victim,), outcomes = strike.victims, strike.outcomes
     struck = swarm.members[victim].last("point")
-    one, other = (swarm.folder / f"mean-{round_}-{m.index}" for m in swarm.alive())
+    one, other = (swarm.folder / f"mean-{strike.round}-{m.index}" for m in swarm.alive())
     result = {
         "distance": distance(one, other),
         "committed": all(outcome["committed"] for outcome in outcomes),

@@ -116,6 +116,8 @@ class Observed(Aggregator):
         self._observer = observer
 
     async def _step(self, event: cmd.Event) -> None:
+        if self._observer.is_lost(event):
+            return
         self._observer.passes(EVENT, event)
         if isinstance(event, cmd.PeerDown):
             say(kind="down", peer=event.peer)
@@ -215,6 +217,11 @@ class Learner:
             case {"do": "arm", "point": point, "round": round_, "signal": signal_}:
                 observer.arm(point, round_, signal_)
                 say(kind="armed", round=round_)
+            case {"do": "disarm"}:
+                say(kind="disarmed", round=observer.disarm())
+            case {"do": "deafen", "kind": kind, "round": round_}:
+                observer.deaf = (kind, round_)
+                say(kind="deaf", round=round_)
             case {"do": "contribute", "round": round_, "weight": weight}:
                 delta = await trio.to_thread.run_sync(delta_of, self.index, round_, self.elements)
                 say(kind="contributes", round=round_)

@@ -100,10 +100,23 @@ class Observer:
     left: int = 0
     writing: bool = False
     """Whether what the point names is being written just now."""
+    deaf: tuple[str, int] = ("", 0)
+    """Messages of which kind and round do not arrive."""
 
     def arm(self, point: str, round_: int, signal_: int) -> None:
         """From now on the point of that round is the end (or, with SIGSTOP, a pause)."""
         self.armed, self.round, self.signal, self.left = point, round_, signal_, POINTS[point].count
+
+    def disarm(self) -> int:
+        """From now on no point is the end; return the round in which one would have been."""
+        self.armed = ""
+        return self.round
+
+    def is_lost(self, event: Any) -> bool:
+        """Tell whether an event is the arrival of a message that gets lost."""
+        if not isinstance(event, cmd.Received):
+            return False
+        return (type(event.message).__name__, _round_of(event)) == self.deaf
 
     def passes(self, where: str, thing: Any) -> None:
         """Take note of a thing at one of its places; may not return."""

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import attrs
 import numpy as np
-from points import ANY, LEADER, POINTS  # type: ignore[import-not-found]
+from points import LEADER, MEMBER, POINTS  # type: ignore[import-not-found]
 
 PROGRAM = Path(__file__).with_name("member.py")
 ANSWER_S = 60.0
@@ -27,6 +27,8 @@ LATE_S = 3.0
 """Under the shortest deadline of a round (`reduce_s`): so none has ended it. The bench of kills prints the seconds."""
 ROUNDS_MAX = 12
 """How many rounds it may take until all are in again."""
+TRIES_MAX = 6
+"""In how many rounds a member may be past its point before it comes by: a majority of the others can be faster."""
 ERROR_MAX = 0.02
 """Two quantisations to 8 bits of a normal distribution, with room: the error's norm over the mean's."""
 TIMING = {
@@ -79,6 +81,16 @@ class Process:
 
 def _fits(told: dict[str, Any], kind: str, fields: dict[str, Any]) -> bool:
     return told["kind"] == kind and all(told.get(name) == value for name, value in fields.items())
+
+
+@attrs.frozen
+class Strike:
+    """Whom a signal met at its point of a round, and how the others ended that round."""
+
+    round: int
+    victims: tuple[int, ...]
+    outcomes: list[dict[str, Any]]
+    tries: int
 
 
 class Swarm:
@@ -166,14 +178,16 @@ class Swarm:
         told = self.heard(index, "address")
         self.addresses[index], self.peers[index] = told["address"], told["peer"]
 
-    def restart(self, index: int) -> None:
-        """Start a dead member again at once, with its journal."""
-        self.start(index)
-        self.address(index)
+    def restart(self, *indexes: int) -> None:
+        """Start dead members again at once, with their journals."""
+        for index in indexes:
+            self.start(index)
+            self.address(index)
 
-    def resume(self, index: int) -> None:
-        """Let a stopped member go on."""
-        self.members[index].popen.send_signal(signal.SIGCONT)
+    def resume(self, *indexes: int) -> None:
+        """Let stopped members go on."""
+        for index in indexes:
+            self.members[index].popen.send_signal(signal.SIGCONT)
 
     def alive(self, *without: int) -> list[Process]:
         """Return the members that live, without these."""
@@ -203,7 +217,7 @@ class Swarm:
     def heard(self, index: int, kind: str, **fields: Any) -> dict[str, Any]:
         """Wait until a member has told this in its present life."""
         member = self.members[index]
-        self.until(lambda: member.last(kind, **fields) is not None or not member.is_alive)
+        self.until(lambda: member.last(kind, **fields) is not None or member.is_over)
         told = member.last(kind, **fields)
         assert told is not None, f"member {index} ended\n{self.story()}"
         return told
@@ -228,19 +242,24 @@ class Swarm:
         indexes = {peer: index for index, peer in self.peers.items()}
         return [indexes[peer] for peer in entered["order"]]
 
-    def victim(self, point: str) -> int:
-        """Return who dies at a point: the leader, or a member that is no founder if it may be anyone."""
+    def victims(self, points: Sequence[str]) -> tuple[int, ...]:
+        """Return who is struck at each of these points: the leader, or one that is no founder if it may be anyone."""
         order = self.order()
-        if POINTS[point].role == LEADER:
-            return order[0]
-        if POINTS[point].role == ANY:
-            return max(order)
-        return order[-1]
+        chosen: list[int] = []
+        for role in (POINTS[point].role for point in points):
+            by_role = {LEADER: order[:1], MEMBER: order[:0:-1]}.get(role, sorted(order, reverse=True))
+            chosen.append(next(index for index in by_role if index not in chosen))
+        return tuple(chosen)
 
     def arm(self, index: int, point: str, signal_: int = signal.SIGKILL) -> None:
         """Make a member get a signal at a point of the coming round."""
         self.members[index].order(do="arm", point=point, round=self.round, signal=int(signal_))
         self.heard(index, "armed", round=self.round)
+
+    def deafen(self, index: int, kind: str) -> None:
+        """Let every message of a kind of the coming round be lost on its way to a member."""
+        self.members[index].order(do="deafen", kind=kind, round=self.round)
+        self.heard(index, "deaf", round=self.round)
 
     def ready(self) -> list[Process]:
         """Return who could contribute to the coming round now."""
@@ -303,38 +322,81 @@ class Swarm:
         with contextlib.suppress(AssertionError):
             self.until(lambda: all(self._is_ready(m) for m in wanted), 2.0)
 
-    def kill(self, points: dict[int, str], *, back: bool = False) -> list[dict[str, Any]]:
-        """Kill each of these members at its point of a round, which the others end; return how they did.
+    def kill(self, *points: str, back: bool = False) -> Strike:
+        """Kill a member at each of these points of a round, which the others end; return how they did.
 
         They must end it with all their own contributions, and not by a deadline: a broken link tells them of the death.
-        With `back` each is started again at once, in the middle of that round.
+        With `back` each is started again at once, in the middle of that round. A round that a majority ends before all
+        came to their points must end as well as any; another is begun then, with victims by the roles of that one.
         """
-        return self._struck(points, signal.SIGKILL, back=back)
+        return self._strike(points, signal.SIGKILL, back=back)
 
-    def stop(self, points: dict[int, str]) -> list[dict[str, Any]]:
-        """Make each of these members stand still instead: only its silence tells of it."""
-        return self._struck(points, signal.SIGSTOP)
+    def stop(self, *points: str) -> Strike:
+        """Make a member stand still at each of these points instead: only its silence tells of it."""
+        return self._strike(points, signal.SIGSTOP)
 
-    def _struck(self, points: dict[int, str], signal_: signal.Signals, *, back: bool = False) -> list[dict[str, Any]]:
-        survivors = [m for m in self.ready() if m.index not in points]
-        last = self.begin(points, signal_)
-        for index in points if back else ():
+    def _strike(self, points: Sequence[str], signal_: signal.Signals, *, back: bool = False) -> Strike:
+        for tries in range(1, TRIES_MAX + 1):
+            round_, victims = self.round, self.victims(points)
+            struck, outcomes = self._struck(dict(zip(victims, points, strict=True)), signal_, back=back)
+            if len(struck) == len(points):
+                return Strike(round_, victims, outcomes, tries)
+            self._recover([] if back else struck, signal_)
+        raise AssertionError(f"not all came by {points} in {TRIES_MAX} rounds\n{self.story()}")
+
+    def _recover(self, struck: Sequence[int], signal_: signal.Signals) -> None:
+        (self.restart if signal_ == signal.SIGKILL else self.resume)(*struck)
+        self.all_in()
+
+    def _struck(
+        self, points: dict[int, str], signal_: signal.Signals, *, back: bool
+    ) -> tuple[list[int], list[dict[str, Any]]]:
+        """Run a round in which these may get a signal; return who got one, and how the others ended it."""
+        others = [m.index for m in self.ready() if m.index not in points]
+        at = self._begun(points, signal_)
+        for index in at if back else ():
             self.start(index)
-        outcomes = self.decided(survivors)
+        outcomes = self.decided([self.members[i] for i in (*others, *points) if i not in at])
         committed = {peer for peer, _ in outcomes[0]["shares"]}
-        assert committed >= {self.peers[m.index] for m in survivors}, self.story()
+        assert committed >= {self.peers[index] for index in others}, self.story()
+        if at:
+            self._check_in_time(outcomes, max(at.values()), [self.members[i] for i in others], signal_)
+        return list(at), outcomes
+
+    def _check_in_time(
+        self, outcomes: Sequence[dict[str, Any]], last: float, survivors: Sequence[Process], signal_: signal.Signals
+    ) -> None:
         late_s = max(o["at"] for o in outcomes) - last - self._detected_s(survivors, last, signal_)
         assert late_s < LATE_S + BUSY_ROUNDS * self.usual_s, f"{late_s:.2f} s late\n{self.story()}"
-        return outcomes
 
-    def begin(self, points: dict[int, str], signal_: signal.Signals = signal.SIGKILL) -> float:
-        """Begin a round in which each of these gets a signal at its point; return when the last one did."""
+    def begin(self, points: dict[int, str]) -> None:
+        """Begin a round in which each of these dies at its point, and wait until all have."""
+        assert len(self._begun(points, signal.SIGKILL)) == len(points), self.story()
+
+    def _begun(self, points: dict[int, str], signal_: signal.Signals) -> dict[int, float]:
+        """Begin a round in which each of these gets a signal at its point; return when each got it that came by."""
+        round_ = self.round
         for index, point in points.items():
             self.arm(index, point, signal_)
         self.contribute(self.ready())
-        last = max(self.heard(index, "point", round=self.round)["struck_at"] for index in points)
-        self.until(lambda: signal_ == signal.SIGSTOP or not any(self.members[i].is_alive for i in points))
-        return float(last)
+        self.until(lambda: all(self._is_past(self.members[index], round_) for index in points))
+        found = {index: self._struck_at(index, round_) for index in points}
+        at = {index: struck_at for index, struck_at in found.items() if struck_at is not None}
+        self.until(lambda: signal_ == signal.SIGSTOP or not any(self.members[i].is_alive for i in at))
+        return at
+
+    def _is_past(self, member: Process, round_: int) -> bool:
+        """Tell whether a member came to its point, or to the end of that round."""
+        return member.is_over or member.last("point", round=round_) is not None or self._is_through(member, round_)
+
+    def _struck_at(self, index: int, round_: int) -> float | None:
+        """Return when a member got its signal; one that did not yet gets none any more."""
+        member = self.members[index]
+        member.order(do="disarm")
+        self.until(lambda: member.is_over or any(member.last(kind, round=round_) for kind in ("point", "disarmed")))
+        point = member.last("point", round=round_)
+        assert point is not None or not member.is_over, f"member {index} ended\n{self.story()}"
+        return None if point is None else float(point["struck_at"])
 
     def counts(self, index: int) -> dict[str, Any]:
         """Return what a member's process has of tasks, descriptors and memory."""
