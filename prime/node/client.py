@@ -11,6 +11,7 @@ import trio
 
 from prime.actor import Ref, System
 from prime.errors import NotFoundError, UnreachableError
+from prime.node.control import CONTROL_LIMITS
 from prime.node.link import LinkActor
 from prime.node.runs import RunsActor
 from prime.node.system import open_system
@@ -43,7 +44,7 @@ async def open_client() -> AsyncIterator[Connect]:
     The function raises `NotFoundError` if no node is there, and what `Network.dial` raises.
     """
     with tempfile.TemporaryDirectory(prefix="prime-") as folder:
-        async with open_system(transport=Unix(Path(folder) / "c.sock")) as system:
+        async with open_system(transport=Unix(Path(folder) / "c.sock"), limits=CONTROL_LIMITS) as system:
 
             async def connect(socket: Path) -> Ref[GetStatus | StopNode]:
                 return system.ref(await _dialled(system, socket), STATUS_PATH, StatusActor)
@@ -64,7 +65,7 @@ async def open_runs(socket: Path) -> AsyncIterator[tuple[Ref[GetStatus | StopNod
     Raises as the function of `open_client`.
     """
     with tempfile.TemporaryDirectory(prefix="prime-") as folder:
-        async with open_system(transport=Unix(Path(folder) / "c.sock")) as system:
+        async with open_system(transport=Unix(Path(folder) / "c.sock"), limits=CONTROL_LIMITS) as system:
             peer = await _dialled(system, socket)
             yield system.ref(peer, STATUS_PATH, StatusActor), system.ref(peer, RUNS_PATH, RunsActor)
 
@@ -73,7 +74,7 @@ async def open_runs(socket: Path) -> AsyncIterator[tuple[Ref[GetStatus | StopNod
 async def open_links(socket: Path) -> AsyncIterator[tuple[Ref[GetStatus | StopNode], LinksRef]]:
     """As `open_runs`, with a ref to the actor that measures links."""
     with tempfile.TemporaryDirectory(prefix="prime-") as folder:
-        async with open_system(transport=Unix(Path(folder) / "c.sock")) as system:
+        async with open_system(transport=Unix(Path(folder) / "c.sock"), limits=CONTROL_LIMITS) as system:
             peer = await _dialled(system, socket)
             yield system.ref(peer, STATUS_PATH, StatusActor), system.ref(peer, LINK_PATH, LinkActor)
 

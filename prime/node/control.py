@@ -9,12 +9,20 @@ from prime.actor.contract import PeerId
 from prime.errors import RefusedError
 from prime.observe.messages import LINK_PATH, STATUS_PATH
 from prime.trainer.runs.messages import RUNS_PATH
+from prime.transport.link import LinkLimits
 
 if TYPE_CHECKING:
     from prime.actor import System
     from prime.actor.contract import ReplySlot
 
 T = TypeVar("T")
+
+CONTROL_LIMITS: Final = LinkLimits(greeting_s=20.0, heartbeat_timeout_s=60.0)
+"""Bounds of a link over the control socket, at both its ends.
+
+A node that compiles its kernels or imports torch stands still for seconds, longer than a far peer may be silent. Its user
+waits for it: a process that has ended closes the socket, and that is seen at once.
+"""
 
 OPEN: Final = (STATUS_PATH, RUNS_PATH, LINK_PATH)
 """Actors that the node's own user may speak to."""

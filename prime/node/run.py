@@ -22,7 +22,7 @@ from prime.actor import System
 from prime.actor.groups import one_error
 from prime.config import Config, Places, derive, places
 from prime.errors import ConfigError, MissingExtraError
-from prime.node.control import ControlInbound
+from prime.node.control import CONTROL_LIMITS, ControlInbound
 from prime.node.describe import describe_node
 from prime.node.link import LinkActor
 from prime.node.neighbourhood import Neighbourhood, open_neighbourhood
@@ -208,7 +208,7 @@ class _Node:
 
     @contextlib.asynccontextmanager
     async def _serving_control(self, nursery: trio.Nursery) -> AsyncIterator[None]:
-        links = Links(Unix(self._places.control_socket), KeyPair.generate(), emit=lambda _: None)
+        links = Links(Unix(self._places.control_socket), KeyPair.generate(), limits=CONTROL_LIMITS, emit=lambda _: None)
         scope = trio.CancelScope()
         await nursery.start(_serve, links, ControlInbound(self._system), scope)
         try:

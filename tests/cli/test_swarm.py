@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -346,3 +347,25 @@ def test_a_link_to_nowhere_cannot_be_measured(prime: Any, nowhere: Path) -> None
     assert "hint: " in err
     assert prime("bench", "link", "--config", nowhere)[0] == 6
     assert prime("bench", "link", "--codec", "int9", "--config", nowhere)[0] == 3
+
+
+@pytest.mark.nightly
+def test_a_node_that_stands_still_for_seconds_is_waited_for(
+    prime: Any, swarm: tuple[Free, Free], data: Path, tmp_path: Path
+) -> None:
+    until(lambda: swarm[0].running.poll() is None and not status(prime, swarm[0])["taking"], 40, "a free node")
+    file = job(tmp_path, data, SLOW, rounds=2, nodes_min=1)
+    command = [sys.executable, "-m", "prime", "train", "submit", str(file), "--name", "still", "--json"]
+    with subprocess.Popen(
+        [*command, "--config", str(swarm[0].file)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+    ) as submitting:  # fmt: skip
+        until(lambda: status(prime, swarm[0])["taking"], 40, "the run's founding")
+        swarm[0].running.send_signal(signal.SIGSTOP)
+        try:
+            time.sleep(12)  # twice what a silent far peer is given, and more than an ask
+        finally:
+            swarm[0].running.send_signal(signal.SIGCONT)
+        out, err = submitting.communicate(timeout=120)
+    assert submitting.returncode == 0, err
+    assert json.loads(out)["run"].startswith("still@")
