@@ -30,6 +30,8 @@ BUILD_S: Final = 240.0
 """How long `submit` waits for the node to build the model: torch is imported, the data read."""
 POLL_S: Final = 0.25
 ASK_S: Final = 10.0
+STILL_S: Final = 60.0
+"""How long a node may stand still, as it does while it compiles, before who waits for it gives it up."""
 WATCH_S: Final = 0.5
 EVERY_ROUND: Final = -1
 
@@ -114,12 +116,12 @@ async def _submit(socket: Path, name: str, settings: Any, *, wait_s: float) -> t
         try:
             with trio.move_on_after(wait_s):
                 while True:
-                    known = await runs.ask(ListRuns(), timeout=ASK_S)
+                    known = await runs.ask(ListRuns(), timeout=STILL_S)
                     found = next((one for one in known.runs if one.run == notice.run), notice)
                     if _built(found):
                         return found, known.folder
                     await trio.sleep(POLL_S)
-            known = await runs.ask(ListRuns(), timeout=ASK_S)
+            known = await runs.ask(ListRuns(), timeout=STILL_S)
         except (LinkLostError, DeadlineError) as error:
             raise UnreachableError(
                 f"run {notice.run} is founded, but the node does not answer any more: {error}",
@@ -146,6 +148,7 @@ def _built(notice: RunNotice) -> bool:
 
 def _submitted(notice: RunNotice, node: str | None) -> list[str]:
     from prime.cli.words import many
+    from prime.trainer.round.names import base_name
 
     settings, there = notice.settings, sum(member.standing in ("joining", "member") for member in notice.members)
     missing = settings.nodes_min - there
@@ -153,7 +156,7 @@ def _submitted(notice: RunNotice, node: str | None) -> list[str]:
     return [
         f"run {notice.run} is founded, and {wait}",
         f"  {many(settings.rounds, 'round')} of {many(settings.inner_steps, 'step')}, from {many(settings.nodes_min, 'node')} on",
-        f"  watch it with: prime train watch {notice.run.partition('@')[0]}" + (f" --node {node}" if node else ""),
+        f"  watch it with: prime train watch {base_name(notice.run)}" + (f" --node {node}" if node else ""),
     ]
 
 
@@ -236,8 +239,8 @@ async def _ask_both(refs: Any, rounds_after: int) -> tuple[NodeStatus, RunsKnown
     from prime.trainer.runs.messages import ListRuns
 
     try:
-        known = await refs[1].ask(ListRuns(), timeout=ASK_S)
-        return await refs[0].ask(GetStatus(rounds_after), timeout=ASK_S), known
+        known = await refs[1].ask(ListRuns(), timeout=STILL_S)
+        return await refs[0].ask(GetStatus(rounds_after), timeout=STILL_S), known
     except WorldError as error:
         raise UnreachableError(
             f"the node does not answer any more: {error}", hint="look at its log; `prime node start` goes on in its run"
@@ -392,6 +395,7 @@ def _folder_of(name: str, config: Path | None, node: str | None) -> Path:
 
     from prime.config import load, places
     from prime.errors import NotFoundError, UsageError
+    from prime.trainer.round.names import base_name
     from prime.trainer.runs.board import found_run
 
     loaded = load(config, flags={"node.name": node} if node else {})
@@ -403,7 +407,7 @@ def _folder_of(name: str, config: Path | None, node: str | None) -> Path:
         except NotFoundError:
             pass
     kept = sorted(folder.iterdir(), key=lambda one: one.stat().st_mtime) if folder.is_dir() else []
-    fitting = [one for one in kept if not name or name in (one.name, one.name.partition("@")[0])]
+    fitting = [one for one in kept if not name or name in (one.name, base_name(one.name))]
     exact = [one for one in fitting if one.name == name]
     if not fitting:
         names = ", ".join(one.name for one in kept) or "none"

@@ -6,6 +6,7 @@ Keys carry their unit last (`ping_interval_s`). Orders between deadlines that ca
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -37,6 +38,8 @@ def _join_fault(addresses: tuple[str, ...]) -> str:
     return ""
 
 
+_SUCCESSOR: Final = re.compile(r"~[0-9]{1,9}-[0-9a-f]{8}\Z")
+
 _BASE58: Final = frozenset("123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz")
 
 
@@ -67,8 +70,7 @@ def _name_fault(name: str) -> str:
 
 
 def _run_fault(run: str) -> str:
-    name, mark, number = run.partition("~")
-    return _name_fault(name if not mark or number.isdigit() else "")
+    return _name_fault(_SUCCESSOR.sub("", run))
 
 
 @frozen
@@ -166,7 +168,9 @@ class TrainConfig:
     """The training run that this node takes part in."""
 
     run: str = key(
-        "main", "The run to take part in; every node of it names the same. `main~1` succeeds `main`.", check=_run_fault
+        "main",
+        "The run to take part in; every node of it names the same. `main~1-5f0c1a9b` succeeds `main`.",
+        check=_run_fault,
     )
     model: str = key("", "`module:function` that builds the model; empty: the built-in character transformer.")
     rounds: int = key(20, "Rounds until the run is done.", low=1, high=10_000_000)

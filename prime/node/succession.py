@@ -1,6 +1,6 @@
 """The successor of a run: the operator's only way on when a majority of the members is gone for good.
 
-`main~1` succeeds `main`. A survivor founds it, alone, from the state that it holds, under a new view epoch; members of
+`main~1-5f0c1a9b` succeeds `main`. A survivor founds it, alone, from the state that it holds, under a new view epoch; members of
 `main` refuse it, and it them, until they join it as new members. Nobody guesses it: a partition looks the same as a death.
 
 A node's folder is of one run at a time, whatever its configuration calls it: what is there of an earlier one is set aside.
@@ -22,8 +22,8 @@ from prime.errors import UsageError
 from prime.store.files import disk_errors
 from prime.store.journal import FileJournal, spool_of
 from prime.trainer.round import messages as msg
+from prime.trainer.round.names import lineage
 from prime.trainer.round.records import run_of, write_record
-from prime.trainer.round.view import lineage
 from prime.trainer.swarm.saved import STATES_FOLDER
 
 JOURNAL: Final = "rounds.journal"
@@ -50,11 +50,12 @@ Succession = FoundSuccessor | JoinSuccessor
 
 
 def check_successor(old: str, new: str) -> None:
-    """Raise `UsageError` unless `new` succeeds `old`, at once or later."""
-    if lineage(new)[0] != lineage(old)[0] or lineage(new)[1] <= lineage(old)[1]:
+    """Raise `UsageError` unless `new` succeeds what `old` does: a later run, or another survivor's of the same number."""
+    name, number = lineage(old)
+    if new == old or lineage(new)[0] != name or lineage(new)[1] < max(number, 1):
         raise UsageError(
             f"{new!r} does not succeed the run {old!r}, which this node is in",
-            hint=f"a successor is called {lineage(old)[0]}~{lineage(old)[1] + 1}, or higher; who founded it says which",
+            hint=f"a successor is called {name}~{number + 1}-… or higher; `prime train status` on a node that is in it says",
         )
 
 
@@ -79,7 +80,9 @@ async def settled_run(folder: Path, run: str) -> str:
         known = run_of(journal.records())
     chosen = await trio.to_thread.run_sync(_chosen, folder)
     own = lineage(run)[0]
-    newest = max((each for each in (run, known, chosen) if each and lineage(each)[0] == own), key=lineage, default=run)
+    # of several with one number the one that this node was told of last: by an order, by its configuration, by its journal
+    fitting = (each for each in (chosen, run, known) if each and lineage(each)[0] == own)
+    newest = max(fitting, key=lambda each: lineage(each)[1], default=run)
     if known and known != newest and lineage(known)[0] == own:
         await trio.to_thread.run_sync(_set_aside, folder, known)
     return newest

@@ -14,6 +14,7 @@ import pytest
 
 from prime.config import set_value
 from prime.testing.nodes import NodeProcess, environment, until, write_text
+from prime.trainer.round.names import lineage
 
 TASK = Path(__file__).with_name("tiny_task.py")
 LONG = {"train.model": f"{TASK}:slow", "train.rounds": 1_000_000, "train.inner_steps": 4, "train.nodes_min": 3}
@@ -105,7 +106,8 @@ def test_the_survivor_of_three_goes_on_in_a_successor_which_the_others_join_as_n
 
     done = recover(survivor, "--new-view")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["run"] == "main~1"
+    successor = json.loads(done.stdout)["run"]
+    assert lineage(successor) == ("main", 1)
     alone = survivor.until_run(lambda run: any(each.committed for each in run.history), "a commit by itself")
     assert [member.peer for member in alone.members] == [survivor.peer]
     first = next(each for each in alone.history if each.committed)
@@ -113,9 +115,9 @@ def test_the_survivor_of_three_goes_on_in_a_successor_which_the_others_join_as_n
 
     one.start(survivor.address)
     one.ready()
-    until(lambda: "prime train recover --as-new main~1" in one.log, 40, "the refusal by name")
-    assert recover(one, "--as-new", "main~1").returncode == 0
-    changed = set_value(two.file.read_text(encoding="utf-8"), "train.run", "main~1", file="b")
+    until(lambda: f"prime train recover --as-new {successor}" in one.log, 40, "the refusal by name")
+    assert recover(one, "--as-new", successor).returncode == 0
+    changed = set_value(two.file.read_text(encoding="utf-8"), "train.run", successor, file="b")
     two.file.write_text(changed, encoding="utf-8")
     two.start(survivor.address)
     two.ready()

@@ -6,10 +6,10 @@ from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
 from prime.trainer.round import outcome, scatter
 from prime.trainer.round.desk import Desk
+from prime.trainer.round.names import lineage
 from prime.trainer.round.seat import Seat
 from prime.trainer.round.settings import settings_fault
 from prime.trainer.round.validity import member_fault
-from prime.trainer.round.view import lineage
 
 
 def on_join_run(desk: Desk, event: cmd.JoinRun) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 
 from prime.errors import UsageError
+from prime.trainer.round.names import successor
 from prime.wire import dumps, encode_value, record
 
 
@@ -176,22 +177,14 @@ def next_view(
     return View(view.run, view.epoch + 1, members)
 
 
-def lineage(run: str) -> tuple[str, int]:
-    """Return the name that a run has in common with its successors, and the how manieth of them it is.
-
-    `main~2` is the second successor of `main`, which is ("main", 0).
-    """
-    name, mark, number = run.rpartition("~")
-    return (name, int(number)) if mark and number.isascii() and number.isdigit() else (run, 0)
-
-
 def recovered(view: View, survivors: Iterable[Member]) -> View:
     """Return the operator's way out of a lost majority: a view of `survivors` alone, of the run's successor.
 
     Members of the old run refuse the new one until they join it as new, so the two can never mix.
     """
-    name, number = lineage(view.run)
-    return view_of(f"{name}~{number + 1}", view.epoch + 1, survivors)
+    members = tuple(survivors)
+    founders = (f"{member.peer} {member.incarnation}" for member in members)
+    return view_of(successor(view.run, founders), view.epoch + 1, members)
 
 
 def _rendezvous(run: str, round_: int, peer: str) -> bytes:

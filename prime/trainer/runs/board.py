@@ -14,6 +14,7 @@ import attrs
 
 from prime.errors import NotFoundError, RefusedError, UsageError
 from prime.trainer.metadata import TrainingConfig
+from prime.trainer.round.names import base_name, lineage
 from prime.trainer.round.validity import addresses_fault, fit_addresses
 from prime.trainer.runs.acceptance import Acceptance
 from prime.trainer.runs.messages import RunMember, RunNotice, RunsKnown, Standing, run_name
@@ -138,7 +139,7 @@ class _Known:
 
     @property
     def name(self) -> str:
-        return self.run.partition("@")[0]
+        return base_name(self.run)
 
 
 class Board:
@@ -157,8 +158,10 @@ class Board:
     # -------------------------------------------------------------------------------------------------- what is asked
 
     def known(self, now: float) -> RunsKnown:
-        """Return every run, with how long ago each member was heard of."""
-        return RunsKnown(self.peer, self.taking, tuple(known.notice(now) for known in self._known.values()))
+        """Return every run, with how long ago each member was heard of: the one taken part in, then the latest first."""
+        latest = list(self._known.values())[::-1]
+        latest.sort(key=lambda known: known.run != self.taking)
+        return RunsKnown(self.peer, self.taking, tuple(known.notice(now) for known in latest))
 
     def find(self, name: str) -> str:
         """Return the full name of the run that a name means; empty: the one this node takes part in.
@@ -325,7 +328,7 @@ def found_run(runs: RunsKnown, name: str) -> str:
     if not name and runs.taking:
         return runs.taking
     names = [notice.run for notice in runs.runs]
-    fitting = [run for run in names if not name or name in (run, run.partition("@")[0])]
+    fitting = [run for run in names if not name or name in (run, base_name(run))]
     if name in fitting:
         return name
     if len(fitting) > 1:
@@ -342,12 +345,12 @@ def found_run(runs: RunsKnown, name: str) -> str:
 
 def notice_fault(notice: RunNotice) -> str:
     """Say why this cannot be a run."""
-    name = notice.run.partition("@")[0]
+    name = base_name(notice.run)
     if not name or len(name) > NAME_CHARACTERS_MAX or not name.replace("-", "").replace("_", "").isalnum():
         return "its name is none"
     if not _short((notice.founder, notice.nonce, notice.settings.model, notice.settings.data)):
         return "a text in it is too long"
-    if notice.run != run_name(name, notice.founder, notice.nonce, notice.settings):
+    if lineage(notice.run)[0] != run_name(name, notice.founder, notice.nonce, notice.settings):
         return "its name is not that of its settings"
     return ""
 

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from prime.trainer.metadata import TrainingConfig
+from prime.trainer.round.names import base_name
 from prime.trainer.swarm.progress import Progress
 from prime.trainer.track.report import duration, in_times, size
 
@@ -40,7 +41,7 @@ def swarm_report(progress: Progress, settings: TrainingConfig, figures: RunFigur
     return {
         "schema": SCHEMA,
         "run": figures.run,
-        "name": figures.run.partition("@")[0],
+        "name": base_name(figures.run),
         "founder": figures.founder,
         "outcome": figures.outcome,
         "round": progress.round,

@@ -21,7 +21,7 @@ import trio
 from prime.errors import CorruptedError, PrimeError
 from prime.store.files import Files, SystemFiles, Work, disk_errors, make_folders, write_all
 from prime.trainer.round.messages import StateManifest
-from prime.trainer.round.view import lineage
+from prime.trainer.round.names import lineage
 from prime.trainer.swarm.state import (
     CHUNK_SIZE_BYTES,
     HASH_SIZE_BYTES,

@@ -15,6 +15,7 @@ from prime.trainer.round.ballot import Ballot
 from prime.trainer.round.desk import WARNING_CHARACTERS_MAX, WARNINGS_MAX
 from prime.trainer.round.journal import refounded
 from prime.trainer.round.leader import KEPT_MAX
+from prime.trainer.round.names import lineage
 from prime.trainer.round.round import RoundCore
 from prime.trainer.round.seat import RESULTS_MAX
 from prime.trainer.round.timing import Timing
@@ -312,7 +313,7 @@ def test_a_refounded_run_goes_on_from_the_last_decided_state_under_another_name(
         msg.Decided(attrs.evolve(SUM, next_view=THREE)),
     ]  # type: ignore[misc]
     run, journal = refounded(records, member(ME), 1)
-    assert run == "run~1"
+    assert lineage(run) == ("run", 1)
     core = RoundCore.recover(member(ME), run, Timing(), journal)
     core.start(0.0)
     assert core.seat is not None
@@ -320,7 +321,7 @@ def test_a_refounded_run_goes_on_from_the_last_decided_state_under_another_name(
     old = hear(core, msg.Query("run", 3, 2, OTHER))
     (answer,) = [c.message for c in old if isinstance(c, cmd.Send)]
     assert isinstance(answer, msg.Refuse)
-    assert "trains run 'run~1', not 'run'" in answer.reason
+    assert f"trains run {run!r}, not 'run'" in answer.reason
     hear(core, msg.Join(run, member(OTHER)))
     for now in range(2, 60):
         core.step(cmd.Tick(), float(now))

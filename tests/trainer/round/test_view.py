@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from prime.errors import UsageError
 from prime.trainer.round.ballot import FIRST, NONE, Ballot
+from prime.trainer.round.names import lineage
 from prime.trainer.round.partition import owners_of
 from prime.trainer.round.roster import PENDING_MAX, Roster
 from prime.trainer.round.validity import MEMBERS_MAX, view_fault
@@ -66,8 +67,14 @@ def test_the_last_member_cannot_be_left_out() -> None:
 
 def test_a_recovered_view_is_another_run() -> None:
     once = recovered(view("abc"), [member("a")])
-    assert (once.run, once.epoch, once.peers()) == ("run~1", 4, ("a",))
-    assert recovered(once, [member("a")]).run == "run~2"
+    assert (lineage(once.run), once.epoch, once.peers()) == (("run", 1), 4, ("a",))
+    assert lineage(recovered(once, [member("a")]).run) == ("run", 2)
+
+
+def test_the_successors_that_two_survivors_found_have_different_names() -> None:
+    names = {recovered(view("abc"), [survivor]).run for survivor in (member("a"), member("b"), member("a", 2))}
+    assert len(names) == 3
+    assert {lineage(name) for name in names} == {("run", 1)}
 
 
 @pytest.mark.parametrize("peers", ["", "aa"])

@@ -9,6 +9,7 @@ import pytest
 
 from prime.errors import NotFoundError, RefusedError, UsageError
 from prime.trainer.metadata import TrainingConfig
+from prime.trainer.round.names import base_name
 from prime.trainer.runs.acceptance import ALL, Acceptance
 from prime.trainer.runs.board import (
     AGAIN_S,
@@ -223,6 +224,13 @@ def test_a_node_says_again_where_it_stands_and_silence_is_seen() -> None:
     assert (own.standing, own.round, own.addresses, own.age_s) == ("member", 7, ("/ip4/192.0.2.7/tcp/7",), 0.0)
     assert own.stamp_ms >= 5000
     assert next(member for member in share.notice.members if member.peer == "F").age_s == 20.0
+
+
+def test_what_is_known_begins_with_the_run_taken_part_in_and_goes_back_in_time() -> None:
+    subject = board()
+    for name in ("one", "two", "three", "four"):
+        subject.step(Heard("F", notice(name, members=[word("F")])), 0.0)
+    assert [base_name(known.run) for known in subject.known(0.0).runs] == ["one", "four", "three", "two"]
 
 
 def test_a_run_of_which_nobody_speaks_is_forgotten() -> None:

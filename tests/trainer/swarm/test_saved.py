@@ -40,7 +40,7 @@ async def test_the_last_state_comes_back_with_its_round_and_epoch(tmp_path: Path
     assert state.theta.flags.writeable  # torch takes no other
     assert len(list((tmp_path / "deep" / "states").iterdir())) == 2
     assert (await folder.find("other")).state is None
-    assert (await folder.find("run~1")).state is not None, "a successor goes on from it"
+    assert (await folder.find("run~1-00c0ffee")).state is not None, "a successor goes on from it"
 
 
 async def test_a_damaged_state_is_named_and_the_one_before_it_taken(tmp_path: Path) -> None:
