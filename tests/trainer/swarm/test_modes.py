@@ -93,9 +93,9 @@ class Modes:
         hold = trainer.SwarmTrainer._hold
         ranks = iter(range(100))
 
-        async def held(actor: Any, state: Any, cut: Any) -> None:
-            self.states.setdefault(state.round, set()).add(state.state_hash())
-            await hold(actor, state, cut)
+        async def held(actor: Any, state: Any) -> None:
+            self.states.setdefault(state.round, set()).add(state.state.state_hash())
+            await hold(actor, state)
 
         @contextlib.asynccontextmanager
         async def open_rank(_system: Any, _config: Any, _rank: int) -> AsyncIterator[Walker]:
