@@ -63,19 +63,22 @@ def shown() -> list[tuple[str, str]]:
 def test_commands_stand_in_the_tree_and_in_its_order() -> None:
     planned = [(panel, name) for panel, names in TREE.items() for name in names]
     assert list(TREE) == list(PANELS)
-    assert [place for place in planned if place in shown()] == shown()
+    found = shown()
+    assert [place for place in planned if place in found] == found
 
 
 def test_subcommands_stand_in_the_tree_and_in_its_order() -> None:
+    commands = group().commands
     for panel, name in shown():
-        command = group().commands[name]
+        command = commands[name]
         subcommands = list(command.commands) if isinstance(command, TyperGroup) else []
         assert subcommands == [word for word in TREE[panel][name].split() if word in subcommands]
 
 
 def test_every_command_offers_json() -> None:
-    leaves = [(name, command) for name, command in group().commands.items() if not isinstance(command, TyperGroup)]
-    for name, parent in group().commands.items():
+    commands = group().commands
+    leaves = [(name, command) for name, command in commands.items() if not isinstance(command, TyperGroup)]
+    for name, parent in commands.items():
         if isinstance(parent, TyperGroup):
             leaves += [(f"{name} {word}", command) for word, command in parent.commands.items()]
     assert leaves
