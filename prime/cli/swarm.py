@@ -147,6 +147,7 @@ def _built(notice: RunNotice) -> bool:
 
 
 def _submitted(notice: RunNotice, node: str | None) -> list[str]:
+    from prime.cli.swarm_view import shape
     from prime.cli.words import many
     from prime.trainer.round.names import base_name
 
@@ -155,7 +156,7 @@ def _submitted(notice: RunNotice, node: str | None) -> list[str]:
     wait = f"waits for {many(missing, 'more node')}" if missing > 0 else "starts now"
     return [
         f"run {notice.run} is founded, and {wait}",
-        f"  {many(settings.rounds, 'round')} of {many(settings.inner_steps, 'step')}, from {many(settings.nodes_min, 'node')} on",
+        f"  {shape(settings)}, from {many(settings.nodes_min, 'node')} on",
         f"  watch it with: prime train watch {base_name(notice.run)}" + (f" --node {node}" if node else ""),
     ]
 
@@ -262,13 +263,14 @@ def _tell_end(notice: RunNotice, known: RunsKnown, *, as_json: bool) -> None:
     import json
 
     from prime.errors import RunFailedError
+    from prime.node.run_files import run_folder
     from prime.trainer.swarm.report import rows
     from prime.trainer.track.files import REPORT
 
     own = next((member for member in notice.members if member.peer == known.peer), None)
     if own is not None and own.standing == "cannot":
         raise RunFailedError(f"this node cannot take part in {notice.run}: {own.why}", hint="others may: see `status`")
-    folder = Path(known.folder) / notice.run
+    folder = run_folder(Path(known.folder), notice.run)
     try:
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -297,25 +299,37 @@ def stop(
 
     from prime.trainer.runs.messages import EndRun, LeaveRun
 
-    async def ask(socket: Path) -> tuple[str, str]:
+    async def ask(socket: Path) -> tuple[str, bool, str]:
         from prime.node.client import open_runs
         from prime.observe.messages import GetStatus
 
         async with open_runs(socket) as (status_, runs):
-            name = await runs.ask(LeaveRun(run) if leave else EndRun(run), timeout=ASK_S)
+            if leave:
+                name, called_off = await runs.ask(LeaveRun(run), timeout=ASK_S), False
+            else:
+                ending = await runs.ask(EndRun(run), timeout=ASK_S)
+                name, called_off = ending.run, ending.called_off
             found = await status_.ask(GetStatus(rounds_after=ROUND_LAST), timeout=ASK_S)
-            return name, found.run.stalled if found.run is not None else ""
+            return name, called_off, found.run.stalled if found.run is not None else ""
 
-    name, stalled = trio.run(ask, socket_of(config, node))
-    text = (
-        f"the node leaves {name} once its round in hand is over"
-        if leave
-        else f"{name} ends with the next round that its members decide"
-    )
-    if stalled:
-        text += f"\nnothing is decided now: {stalled}"
+    name, called_off, stalled = trio.run(ask, socket_of(config, node))
     event = "run.leaving" if leave else "run.ending"
-    emit({"event": event, "run": name, "stalled": stalled}, text, as_json=as_json)
+    result = {"event": event, "run": name, "called_off": called_off, "stalled": stalled}
+    emit(result, "\n".join(_stopping(name, leave=leave, called_off=called_off, stalled=stalled)), as_json=as_json)
+
+
+def _stopping(name: str, *, leave: bool, called_off: bool, stalled: str) -> list[str]:
+    from prime.cli.words import plain
+
+    if leave:
+        return [f"the node leaves {name} once its round in hand is over"]
+    if called_off:
+        return [f"{name} is called off: it had no round yet"]
+    ends = f"{name} ends with the next round that its members decide"
+    if not stalled:
+        return [ends]
+    kept = "the wish is kept, also when this node is started again; `prime train stop --leave` takes this node out now"
+    return [ends, f"nothing is decided now: {plain(stalled)}", kept]
 
 
 def recover(
@@ -395,7 +409,7 @@ def _folder_of(name: str, config: Path | None, node: str | None) -> Path:
 
     from prime.config import load, places
     from prime.errors import NotFoundError, UsageError
-    from prime.trainer.round.names import base_name
+    from prime.trainer.round.names import base_name, lineage
     from prime.trainer.runs.board import found_run
 
     loaded = load(config, flags={"node.name": node} if node else {})
@@ -406,6 +420,7 @@ def _folder_of(name: str, config: Path | None, node: str | None) -> Path:
             name = found_run(known, "")
         except NotFoundError:
             pass
+    name = lineage(name)[0]  # a successor goes on in its run's folder
     kept = sorted(folder.iterdir(), key=lambda one: one.stat().st_mtime) if folder.is_dir() else []
     fitting = [one for one in kept if not name or name in (one.name, base_name(one.name))]
     exact = [one for one in fitting if one.name == name]

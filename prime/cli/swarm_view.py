@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from prime.observe.messages import MemberStatus, NodeStatus, RunStatus
+    from prime.trainer.metadata import TrainingConfig
     from prime.trainer.runs.messages import RunMember, RunNotice, RunsKnown
 
 PEER_SHOWN: Final = 8
@@ -94,7 +95,7 @@ def run_frame(found: NodeStatus, notice: RunNotice, known: RunsKnown) -> Iterato
     yield f"run {notice.run}" + ("" if here else ", in which this node takes no part now")
     yield (
         f"  {plain(settings.model) or 'charlm'} on {plain(settings.data) or 'the data of its model'}, "
-        f"{many(settings.rounds, 'round')} of {many(settings.inner_steps, 'step')}, {many(settings.nodes_min, 'node')} at least"
+        f"{shape(settings)}, {many(settings.nodes_min, 'node')} at least"
     )
     names = {member.peer: member.name for member in notice.members}
     run = found.run if here else None
@@ -103,6 +104,17 @@ def run_frame(found: NodeStatus, notice: RunNotice, known: RunsKnown) -> Iterato
     yield from _table(notice, known, run)
     if run is not None:
         yield from _after(run, names)
+
+
+def shape(settings: TrainingConfig) -> str:
+    """Say how many rounds a run has, and what a node does for each of them."""
+    rounds, parts = many(settings.rounds, "round"), settings.fragments
+    if settings.local_epochs:
+        passes = "a pass" if settings.local_epochs == 1 else f"{settings.local_epochs:,} passes"
+        return f"{rounds} of {passes} over each node's own data" + (f" in {parts} parts" if parts > 1 else "")
+    least, rest = divmod(settings.inner_steps, parts)
+    steps = f"{least:,} or {least + 1:,} steps" if rest else many(least, "step")
+    return f"{rounds} of {steps}" + (f" for one of {parts} fragments" if parts > 1 else "")
 
 
 def run_lines(run: RunStatus, names: Mapping[str, str]) -> Iterator[str]:

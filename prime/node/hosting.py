@@ -30,19 +30,22 @@ from prime.errors import (
     WorldError,
 )
 from prime.node.contacts import keep_linked
+from prime.node.ending import WISH
 from prime.node.links import links_of
-from prime.node.run_files import RunLog, write_run
+from prime.node.run_files import RunLog, run_folder, write_run
 from prime.node.runs import RunsActor
 from prime.node.succession import JOURNAL, FoundSuccessor, JoinSuccessor, Succession, check_successor, succeed
 from prime.node.training import Training, open_trainer, timing_of, training_config
 from prime.trainer.metadata import TrainingConfig
 from prime.trainer.round.messages import ROUND_TAGS, STATE_TAGS
+from prime.trainer.round.names import lineage
 from prime.trainer.runs import board as runs
 from prime.trainer.runs.acceptance import Acceptance
 from prime.trainer.runs.messages import (
     BUILDS,
     RUNS_PATH,
     RoundAudit,
+    RunEnding,
     RunMember,
     RunNotice,
     RunsKnown,
@@ -130,19 +133,25 @@ class RunHost:
         self._leave.set()
         return run
 
-    async def end(self, name: str) -> str:
+    async def end(self, name: str) -> RunEnding:
         """End a run for all, with the round that its members decide next; one that has not begun, at once.
 
-        Raises as `leave`.
+        Raises as `leave`, and `RefusedError` at a node that others have not let in yet.
         """
         run = self._own(name)
         training = self.training
         if training is not None and training.progress.epoch > 0:
             await training.end()
-        else:
-            self._called_off = True
-            self._leave.set()
-        return run
+            return RunEnding(run, called_off=False)
+        members = [one for one in self._others(run) if one.standing == "member" and one.age_s < runs.STALE_S]
+        if members:
+            raise RefusedError(
+                f"{run} goes on elsewhere, and this node is not in it yet",
+                hint=f"ask a node that is in it, such as {members[0].name}; --leave gives up joining",
+            )
+        self._called_off = True
+        self._leave.set()
+        return RunEnding(run, called_off=True)
 
     async def audit(self, name: str) -> RoundAudit:
         """Audit the last decided round of a run. Raises as `leave`, and `NotFoundError` where there is none to audit."""
@@ -225,14 +234,14 @@ class RunHost:
             self._kept, self._kept_run = {member.peer: member for member in notice.members}, notice.run
             await self._keep_record(notice, over=False)
             await self._train(notice, contacts, self._run_folder(notice.run), stay=False)
-            await self._tidy(notice.run)
+            await self._tidy(self._board.taking)
         except PrimeError as error:
             again = isinstance(error, UnreachableError)
-            self._say(f"cannot take part in {notice.run}: {error}")
-            self._stand(notice.run, "cannot", _first_line(error), again=again)
+            self._say(f"cannot take part in {self._board.taking}: {error}")
+            self._stand(self._board.taking, "cannot", _first_line(error), again=again)
         self._kept_run = ""
         if not self._stop.is_set():
-            await self._try_record(notice, over=True)
+            await self._try_record(attrs.evolve(notice, run=self._board.taking), over=True)  # type: ignore[misc]  # a @record
         self._step(runs.Freed())
 
     async def _train(self, notice: RunNotice, contacts: Sequence[str], folder: Path, *, stay: bool) -> None:
@@ -263,9 +272,20 @@ class RunHost:
         try:
             with self._recorded(notice):
                 async with taking_part as self.training:
-                    await self._until_over(notice, self.training, stay=stay)
+                    await self._until_over(await self._settled(notice, self.training.run), self.training, stay=stay)
         finally:
             self.training = None
+
+    async def _settled(self, notice: RunNotice, run: str) -> RunNotice:
+        """Return the notice of the run that the node's folder is of: of a successor the others are told, too."""
+        if run == self._board.taking:
+            return attrs.evolve(notice, run=run)  # type: ignore[misc]  # a @record is an attrs class
+        self._step(runs.Succeeded(self._board.taking, run))
+        succeeding: RunNotice = attrs.evolve(notice, run=run, members=())  # type: ignore[misc]  # as above
+        if self._kept_run:
+            self._kept, self._kept_run = {}, run
+            await self._try_record(succeeding, over=False)
+        return succeeding
 
     async def _until_over(self, notice: RunNotice, training: Training, *, stay: bool) -> None:
         async with trio.open_nursery() as nursery:
@@ -344,7 +364,7 @@ class RunHost:
 
     def _contacts(self, notice: RunNotice) -> tuple[str, ...]:
         """Return who may let this node in: nobody where it founds the run."""
-        if notice.founder == self._system.peer:
+        if notice.founder == self._system.peer and not lineage(notice.run)[1]:
             return ()
         others = [member for member in notice.members if member.peer != self._system.peer]
         active = [member for member in others if member.standing in runs.ACTIVE] or others
@@ -434,7 +454,7 @@ class RunHost:
     # -------------------------------------------------------------------------------------------------- what is kept
 
     def _run_folder(self, run: str) -> Path:
-        return self._folder / RUNS / run
+        return run_folder(self._folder / RUNS, run)
 
     async def _keep_record(self, notice: RunNotice, *, over: bool) -> None:
         """Note on the disk that this node is in a run, so that it goes on in it when it is started again."""
@@ -525,6 +545,7 @@ def _write(folder: Path, text: str) -> None:
 def _remove_working_files(folder: Path) -> None:
     with contextlib.suppress(OSError):
         (folder / JOURNAL).unlink(missing_ok=True)
+        (folder / WISH).unlink(missing_ok=True)
     shutil.rmtree(folder / STATES_FOLDER, ignore_errors=True)
 
 

@@ -17,6 +17,7 @@ from prime.errors import MissingExtraError
 from prime.node.training import Training
 from prime.store.files import SystemFiles
 from prime.trainer.checkpoint.flat import write_model
+from prime.trainer.round.names import lineage
 from prime.trainer.track.files import CURVES, REPORT
 
 EVENTS: Final = "events.jsonl"
@@ -24,6 +25,11 @@ EARLIER: Final = "events.1.jsonl"
 EVENTS_BYTES_MAX: Final = 8 << 20
 """A file of facts that is larger becomes the earlier one, and the one before that goes."""
 _ROOMS: Final = ("prime.trainer.", "prime.node.")
+
+
+def run_folder(runs: Path, run: str) -> Path:
+    """Return where a node keeps what a run leaves behind, in its folder of all `runs`: a successor goes on in its run's."""
+    return runs / lineage(run)[0]
 
 
 class RunLog:

@@ -14,6 +14,7 @@ from prime.trainer.runs.messages import (
     LeaveRun,
     ListRuns,
     RecoverRun,
+    RunEnding,
     RunNotice,
     RunsKnown,
     ShareRun,
@@ -67,7 +68,7 @@ class RunsActor(Actor[ShareRun | SubmitRun | ListRuns | LeaveRun | EndRun | Reco
             return self._host.leave(m.run)
 
     @on(EndRun)
-    async def end_run(self, m: EndRun) -> str:
+    async def end_run(self, m: EndRun) -> RunEnding:
         """End a run for all."""
         self._check_sender()
         with _told():

@@ -21,12 +21,14 @@ from prime.actor.groups import one_error
 from prime.config import Config, TrainConfig, derive
 from prime.errors import ActorUsageError, ConfigError, DataError, NotFoundError, RefusedError, WorldError
 from prime.node.contacts import DIAL_DEADLINE_S, dial_silent, find_contacts
+from prime.node.ending import is_wished, keep_wish
 from prime.node.links import links_of
 from prime.node.succession import JOURNAL, FoundSuccessor, settled_run
 from prime.store.journal import FileJournal, MemoryJournal
 from prime.trainer.codec import Vector
 from prime.trainer.metadata import TrainingConfig
 from prime.trainer.robust.rules import rule_of
+from prime.trainer.round.names import lineage
 from prime.trainer.round.records import is_untrained, run_of
 from prime.trainer.round.terms import Terms
 from prime.trainer.round.timing import Timing
@@ -70,18 +72,28 @@ class StateUnsaved:
     hint: str
 
 
+@attrs.frozen
+class WishUnsaved:
+    """The wish for the end of the run could not be put on the disk: if this node ends before it is decided, it is lost."""
+
+    text: str
+    hint: str
+
+
 class Training:
     """One node's part in a run, as `open_trainer` gives it."""
 
     def __init__(
-        self, system: System, config: TrainingConfig, plan: SwarmPlan, journal: Journal, saved: StateFolder | None
+        self, system: System, config: TrainingConfig, plan: SwarmPlan, journal: Journal, folder: Path | None
     ) -> None:
         self._system = system
         self._config = config
         self._plan = plan
         self._journal = journal
         self._state: OuterState | None = None
-        self._saved = saved
+        self._folder = folder
+        self._saved = None if folder is None else StateFolder(folder / STATES_FOLDER)
+        self._ending = False
         self._unsaved: ChunkedState | None = None
         self._saved_hash = b""
         self._news = trio.Event()
@@ -152,10 +164,22 @@ class Training:
         return self._left.is_set()
 
     async def end(self) -> None:
-        """Ask that the run end for all its members, with the next round that they decide with contributions."""
+        """Ask that the run end for all its members, with the next round that they decide with contributions.
+
+        The wish stays until they have, over this node's own restarts too.
+        """
+        self._ending = True
+        self._say_ending()
+        if self._folder is not None:
+            try:
+                await trio.to_thread.run_sync(keep_wish, self._folder, self.run)
+            except WorldError as error:
+                self._system.emit(WishUnsaved(str(error), error.hint))
+
+    def _say_ending(self) -> None:
         ref = self._system.whereis(AGGREGATOR_PATH)
-        if ref is not None:
-            await ref.tell(EndSwarm())
+        if self._ending and ref is not None:
+            ref.tell_nowait(EndSwarm())
 
     async def audit(self) -> RoundAudit:
         """Recompute the last decided round from what its owners show: who reduced something else is named.
@@ -174,6 +198,8 @@ class Training:
     async def spawn(self, states: Supervisor, sup: Supervisor) -> None:
         """Start donor, aggregator and trainer (called by `open_trainer`)."""
         donor = await states.spawn(lambda: Donor(self._rest_s), "donor")
+        if self._folder is not None:
+            self._ending = await trio.to_thread.run_sync(is_wished, self._folder, self.run)
         aggregator = await sup.spawn(self._new_aggregator, "aggregator", mailbox=_BUSY)
         records = self._journal.records()
         founder = self._plan.found and is_untrained(records)
@@ -221,6 +247,7 @@ class Training:
         """Hand an outcome to whatever trainer lives now: through its path, as it starts after the aggregator."""
         if isinstance(outcome, ViewEntered):
             self._dialling.cancel()
+            self._say_ending()
         ref = self._system.whereis(TRAINER_PATH)
         if ref is not None:
             ref.tell_nowait(outcome)
@@ -317,10 +344,9 @@ async def open_trainer(
     waits = timing if timing is not None else _usual_timing(config)
     plan = SwarmPlan(run, member, not contacts, found.peers, config.nodes_min, waits, terms)
     async with _open_journal(folder) as journal, system.supervisor("state") as states, _train(system) as sup:
-        if not contacts and run != named and not run_of(journal.records()):
+        if not contacts and (run != named or lineage(run)[1]) and not run_of(journal.records()):
             raise ConfigError(f"{run} is joined through a member, and none is named", hint="--join its address")
-        saved = None if folder is None else StateFolder(folder / STATES_FOLDER)
-        training = Training(system, config, plan, journal, saved)
+        training = Training(system, config, plan, journal, folder)
         unsubscribe = system.subscribe(training.observe)
         try:
             async with one_error(), trio.open_nursery() as nursery:

@@ -127,6 +127,8 @@ class TrainingConfig:
             not (middle and self.codec == "topk"), "aggregation", repr(self.aggregation), "another rule with codec topk"
         )
         self._check_momentum()
+        steps = self.outer_optimiser == "average" or 0 < self.outer_learning_rate <= 10
+        _require(steps, "outer_learning_rate", self.outer_learning_rate, "above 0 and at most 10")
         _require(
             self.norm_gate == 0 or 1 <= self.norm_gate < float("inf"), "norm_gate", self.norm_gate, "0, or 1 or more"
         )

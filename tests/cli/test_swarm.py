@@ -237,6 +237,29 @@ def test_stop_ends_the_run_for_all_with_one_model(prime: Any, swarm: tuple[Free,
 # ----------------------------------------------------------------------------------------------------- what goes wrong
 
 
+def test_a_run_without_a_round_is_called_off_for_all(
+    prime: Any, swarm: tuple[Free, Free], data: Path, tmp_path: Path, first: str
+) -> None:
+    until(lambda: not any(status(prime, node)["taking"] for node in swarm), 40, "free nodes")
+    file = job(tmp_path, data, SLOW, rounds=2, nodes_min=3)
+    code, _, err = prime("train", "submit", file, "--name", "early", "--config", swarm[0].file, "--no-wait")
+    assert code == 0, err
+    code, out, _ = prime("train", "stop", "early", "--config", swarm[0].file)
+    assert code == 0
+    assert "is called off: it had no round yet" in out
+    until(lambda: not any(status(prime, node)["taking"] for node in swarm), 40, "free nodes")
+
+
+def test_too_few_nodes_for_a_rule_are_refused_before_anybody_hears_of_the_run(
+    prime: Any, nowhere: Path, tmp_path: Path, data: Path
+) -> None:
+    file = job(tmp_path, data, SLOW, nodes_min=4, byzantine_max=1)
+    file.write_text(file.read_text() + 'aggregation = "krum"\n')
+    code, out, err = prime("train", "submit", file, "--config", nowhere)
+    assert (code, out) == (3, "")
+    assert "swarm.nodes_min is 4, and krum with byzantine_max 1 needs 5 members to contribute" in err
+
+
 def test_a_node_that_cannot_load_the_model_says_why_and_the_others_go_on(
     prime: Any, swarm: tuple[Free, Free], data: Path, tmp_path: Path, first: str
 ) -> None:
@@ -275,6 +298,7 @@ def test_below_a_majority_a_stop_is_noted_and_leaving_helps(
     code, out, _ = prime("train", "stop", "--config", swarm[0].file)
     assert code == 0
     assert "nothing is decided now: " in out
+    assert "the wish is kept" in out
     code, out, _ = prime("train", "stop", "third", "--leave", "--config", swarm[0].file)
     assert code == 0
     until(lambda: standings(prime, swarm[0], "third")["anna"] == "left", 60, "its leaving")

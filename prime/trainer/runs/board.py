@@ -58,6 +58,14 @@ class Stood:
 
 
 @attrs.frozen
+class Succeeded:
+    """This node goes on in the `successor` of a run that it took part in."""
+
+    run: str
+    successor: str
+
+
+@attrs.frozen
 class Freed:
     """This node is done with the run that it took part in, and may take another."""
 
@@ -77,7 +85,7 @@ class Beat:
     addresses: tuple[str, ...]
 
 
-Event = Heard | Stood | Freed | Linked | Beat
+Event = Heard | Stood | Succeeded | Freed | Linked | Beat
 
 
 # ----------------------------------------------------------------------------------------------------------- commands
@@ -206,6 +214,8 @@ class Board:
                 return [*self._hear(sender, notice, now), *self._take(now)]
             case Stood():
                 return list(self._stood(event, now))
+            case Succeeded(run, successor):
+                return list(self._succeeded(run, successor, now))
             case Freed():
                 self.taking = ""
                 return list(self._take(now))
@@ -246,6 +256,13 @@ class Board:
         if direct != word.direct and now - word.heard_at < STALE_S:
             return direct
         return member.stamp_ms > word.member.stamp_ms
+
+    def _succeeded(self, run: str, successor: str, now: float) -> Iterator[Command]:
+        known = self._known.get(run)
+        if known is None:
+            return
+        yield from self._stood(Stood(run, "left", f"goes on in {successor}"), now)
+        yield PassOn(self.enter(RunNotice(successor, known.founder, known.nonce, known.settings, ()), now))
 
     def _stood(self, event: Stood, now: float) -> Iterator[Command]:
         known = self._known.get(event.run)
@@ -323,14 +340,15 @@ class Board:
 def found_run(runs: RunsKnown, name: str) -> str:
     """Return the full name of the run that `name` means among those known.
 
-    An empty one means the run that is taken part in, or the only one there is. Raises `NotFoundError`, and `UsageError` where several have that name.
+    An empty one means the run that is taken part in, or the only one there is; of several of a name the one that is
+    taken part in, or the last successor. Raises `NotFoundError`, and `UsageError` where several are left.
     """
-    if not name and runs.taking:
-        return runs.taking
     names = [notice.run for notice in runs.runs]
-    fitting = [run for run in names if not name or name in (run, base_name(run))]
-    if name in fitting:
+    if name in names:
         return name
+    fitting = _latest([run for run in names if not name or name == base_name(run)])
+    if runs.taking and (not name or runs.taking in fitting):
+        return runs.taking
     if len(fitting) > 1:
         raise UsageError(f"{len(fitting)} runs fit: {', '.join(fitting)}", hint="name one of them in full")
     if not fitting:
@@ -341,6 +359,12 @@ def found_run(runs: RunsKnown, name: str) -> str:
         )
         raise NotFoundError(f"there is no run {name}".rstrip(), hint=known)
     return fitting[0]
+
+
+def _latest(names: list[str]) -> list[str]:
+    """Leave out the runs that have a successor."""
+    last = dict(sorted(map(lineage, names)))
+    return [run for run in names if lineage(run)[1] == last[lineage(run)[0]]]
 
 
 def notice_fault(notice: RunNotice) -> str:

@@ -87,9 +87,17 @@ class LeaveRun(Ask[str]):
     run: str
 
 
+@record
+class RunEnding:
+    """How a run ends: with the next round that its members decide, or at once, as it had none yet (`called_off`)."""
+
+    run: str
+    called_off: bool
+
+
 @message(tag=0x194)
-class EndRun(Ask[str]):
-    """End the run, for all that take part; the answer is its full name. Control socket only.
+class EndRun(Ask[RunEnding]):
+    """End the run, for all that take part. Control socket only.
 
     The members decide it with the round under way, so that all end with one state.
     """

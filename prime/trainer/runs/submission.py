@@ -7,6 +7,7 @@ job says of ranks, checkpoints and trackers is of one machine's training, and ha
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Final
 
 import attrs
@@ -15,6 +16,7 @@ from prime.config.layers import Loaded
 from prime.errors import ConfigError
 from prime.trainer.job import Job
 from prime.trainer.metadata import TrainingConfig
+from prime.trainer.robust.rules import rule_of
 
 MEANT: Final = {
     "model": "model",
@@ -30,40 +32,49 @@ MEANT: Final = {
 """Keys of a job outside of [swarm] that a swarm's run takes as they are, and what they are called there."""
 _TAKEN: Final = frozenset((*MEANT, "name", "steps", "model_options", "data_options"))
 ROUNDS: Final = "swarm.rounds"
+_KEY: Final = re.compile(r"\btrain\.([a-z_]+)")
+_WORD: Final = re.compile(r"[a-z_]+(?:\.[a-z_]+)?")
 
 
 def settings_of(loaded: Loaded[Job]) -> TrainingConfig:
     """Return what a run of this job is in a swarm.
 
-    It has as many rounds as the job has steps for, unless `swarm.rounds` says how many, or `swarm.local_epochs` how long
-    each of them is. Raises `ConfigError`.
+    It has as many rounds as the job has steps for (with fragments that is several for H steps), unless `swarm.rounds` says how many, or `swarm.local_epochs` how long
+    each of them is. Raises `ConfigError`, also for a rule of aggregation that so few nodes cannot carry out.
     """
     job = loaded.config
     known = {field.name for field in attrs.fields(TrainingConfig)}  # type: ignore[arg-type]  # a @record is an attrs class
     swarm = {name: value for name, value in attrs.asdict(job.swarm).items() if name in known}
     taken: dict[str, Any] = {ours: loaded.value(theirs) for theirs, ours in MEANT.items()}
     if loaded.origins[ROUNDS].kind == "default" and not job.swarm.local_epochs:
-        swarm["rounds"] = -(-job.steps // job.swarm.inner_steps)
+        swarm["rounds"] = -(-job.steps * job.swarm.fragments // job.swarm.inner_steps)
     options = {"model": dict(job.model_options), "data": dict(job.data_options)}
     text = json.dumps(options, sort_keys=True) if any(options.values()) else ""
     try:
-        return TrainingConfig(**swarm, **taken, options=text)
+        made = TrainingConfig(**swarm, **taken, options=text)
+        rule_of(made)
     except ConfigError as error:
-        hint = "`prime train init` writes a job.toml with every key, its meaning and its range"
-        raise ConfigError(_of_job(str(error), loaded), hint=hint) from error
+        raise _of_job(error, loaded) from error
+    return made
 
 
-def _of_job(text: str, loaded: Loaded[Job]) -> str:
-    """Return a complaint about settings as one about the job's key, with the place that set it."""
+def _of_job(error: ConfigError, loaded: Loaded[Job]) -> ConfigError:
+    """Return a complaint about settings as one about the job's keys, with the place that set the first of them."""
+    text, hint = str(error), error.hint
     class_, _, rest = text.partition(".")
-    name, _, fault = rest.partition(" ")
-    if class_ != TrainingConfig.__name__:
-        return text
-    theirs = {ours: key for key, ours in MEANT.items()}
-    key = theirs.get(name, f"swarm.{name}")
-    origin = loaded.origins.get(key)
+    if class_ == TrainingConfig.__name__:
+        text, hint = f"train.{rest}", "`prime train init` writes a job.toml with every key, its meaning and its range"
+    text, hint = (_KEY.sub(_renamed, each) for each in (text, hint))
+    named = next((name for name in _WORD.findall(text) if name in loaded.origins), "")
+    origin = loaded.origins.get(named)
     place = f"{origin}: " if origin is not None and origin.kind != "default" else ""
-    return f"{place}{key} {fault}"
+    return ConfigError(f"{place}{text}", hint=hint)
+
+
+def _renamed(found: re.Match[str]) -> str:
+    """Return what a job calls a key of a node's [train] section."""
+    theirs = {ours: key for key, ours in MEANT.items()}
+    return theirs.get(found[1], f"swarm.{found[1]}")
 
 
 def unmeant(loaded: Loaded[Job]) -> tuple[str, ...]:

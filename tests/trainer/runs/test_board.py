@@ -26,6 +26,7 @@ from prime.trainer.runs.board import (
     Linked,
     PassOn,
     Stood,
+    Succeeded,
     Take,
     notice_fault,
 )
@@ -107,6 +108,36 @@ def test_a_free_node_takes_part_in_what_it_hears_and_says_so() -> None:
     assert kinds(commands) == [PassOn, PassOn, Take]
     assert subject.taking == notice().run
     assert standings(subject) == {"F": "member", "me": "joining"}
+
+
+def test_who_goes_on_in_a_successor_says_so_and_a_free_node_takes_part_in_it() -> None:
+    subject, fresh = board(), Board("other", "theirs", Acceptance())
+    run = subject.submit("run", SETTINGS, "00", 0.0).run
+    successor = f"{run}~1-00c0ffee"
+    told = [c.notice for c in subject.step(Succeeded(run, successor), 1.0) if isinstance(c, PassOn)]
+    assert subject.taking == successor
+    assert [(each.run, [(m.standing, m.why) for m in each.members]) for each in told] == [
+        (run, [("left", f"goes on in {successor}")]),
+        (successor, [("joining", "")]),
+    ]
+    assert [notice_fault(each) for each in told] == ["", ""]
+    for each in told:
+        fresh.step(Heard("me", each), 2.0)
+    assert fresh.taking == successor
+
+
+def test_of_a_run_and_its_successors_a_name_means_the_last_one() -> None:
+    subject = board(Acceptance(runs=False))
+    first = notice(members=[word("F")])
+    for run in (f"{first.run}~2-00c0ffee", first.run, f"{first.run}~1-00c0ffee"):
+        subject.step(Heard("F", attrs.evolve(first, run=run)), 0.0)  # type: ignore[misc]  # a @record is an attrs class
+    assert subject.find("run") == f"{first.run}~2-00c0ffee"
+    assert subject.find(first.run) == first.run
+
+
+def test_a_successor_of_another_digest_is_not_noted() -> None:
+    forged = attrs.evolve(notice(members=[word("F")]), run="run@0123456789ab~1-00c0ffee")  # type: ignore[misc]  # as above
+    assert kinds(board().step(Heard("F", forged), 0.0)) == [Complain]
 
 
 def test_a_run_that_nobody_takes_part_in_any_more_is_not_taken() -> None:

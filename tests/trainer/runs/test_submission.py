@@ -31,6 +31,7 @@ def test_there_are_rounds_for_the_steps_of_the_job_unless_it_says_how_many(tmp_p
     assert job(tmp_path, "steps = 95\n[swarm]\ninner_steps = 10\nrounds = 3\n").rounds == 3
     assert settings_of(loaded_preset("charlm", {"swarm.rounds": 7})).rounds == 7
     assert settings_of(loaded_preset("charlm", {"swarm.local_epochs": 1})).rounds == 20
+    assert job(tmp_path, "steps = 95\n[swarm]\ninner_steps = 10\nfragments = 4\n").rounds == 38
 
 
 def test_options_of_model_and_data_travel_with_the_run(tmp_path: Path) -> None:
@@ -61,6 +62,30 @@ def test_values_that_cannot_be_together_are_refused_by_the_job_s_key_and_its_pla
     assert "prime train init" in raised.value.hint
     with pytest.raises(ConfigError, match=r"^--set \(flag\): swarm.fragments is 9"):
         job(tmp_path, "[swarm]\ninner_steps = 5\n", **{"swarm.fragments": 9})
+
+
+@pytest.mark.parametrize(
+    ("rule", "byzantine_max", "needed"),
+    [("median", 2, 5), ("trimmed-mean", 2, 5), ("krum", 1, 5), ("multi-krum", 2, 7), ("centred-clipping", 3, 7)],
+)
+def test_too_few_nodes_for_a_rule_are_refused_with_how_many_it_takes(
+    tmp_path: Path, rule: str, byzantine_max: int, needed: int
+) -> None:
+    text = f'[swarm]\naggregation = "{rule}"\nbyzantine_max = {byzantine_max}\nnodes_min = {needed}\n'
+    assert job(tmp_path, text).aggregation == rule
+    with pytest.raises(ConfigError, match=rf"job.toml:4: swarm.nodes_min is .* needs {needed} members") as raised:
+        job(tmp_path, text.replace(f"= {needed}\n", f"= {needed - 1}\n"))
+    assert "raise swarm.nodes_min" in raised.value.hint
+    with pytest.raises(ConfigError, match="are asked"):
+        job(tmp_path, f"{text}participation = 0.5\n")
+
+
+def test_what_a_job_sets_twice_over_is_refused_with_its_own_hint(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="count what was learnt twice") as raised:
+        job(tmp_path, '[swarm]\ncodec = "topk"\n')
+    assert 'set swarm.outer_optimiser = "sgd"' in raised.value.hint
+    with pytest.raises(ConfigError, match="outer_learning_rate is 0.0: it must be above 0"):
+        job(tmp_path, "[swarm]\nouter_learning_rate = 0.0\n")
 
 
 def test_what_somebody_set_and_a_swarm_has_no_use_for_is_named(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -22,6 +23,7 @@ from prime.trainer import pipe
 from prime.trainer.metadata import ModelMetadata, TensorLayout, TrainingConfig
 from prime.trainer.round.timing import Timing
 from prime.trainer.swarm import trainer
+from prime.transport.identity import KeyPair
 from prime.transport.memory import Memory
 
 D = 10_000
@@ -167,6 +169,35 @@ async def test_all_members_hold_the_same_bits_after_every_round(mode: str, monke
         wanted = 2 if mode == "federated" else 4
         assert max(asked) == wanted  # in the first rounds a joiner may still be fetching the state
         assert asked[-1] == wanted
+
+
+async def test_a_wish_for_the_end_outlives_the_node_that_was_told_of_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Modes(monkeypatch, {})
+    config, timing = config_of(nodes_min=2, rounds=10_000), attrs.evolve(TIMING, suspect_s=0.5)
+    hub, keys = Memory(), [KeyPair.generate(), KeyPair.generate()]
+
+    @contextlib.asynccontextmanager
+    async def node(index: int, *contacts: str) -> AsyncIterator[tuple[System, Training]]:
+        async with (
+            open_system(transport=hub, key=keys[index]) as system,
+            open_trainer(system, config, contacts=contacts, timing=timing, folder=tmp_path / str(index)) as training,
+        ):
+            yield system, training
+
+    with trio.fail_after(60):
+        async with node(0) as (system, told):
+            async with node(1, system.addresses[0]) as (_, other):
+                while min(told.round, other.round) < 1:  # noqa: ASYNC110 - a node is looked at
+                    await trio.sleep(0.05)
+            while not told.progress.stalled:  # noqa: ASYNC110 - as above
+                await trio.sleep(0.05)
+            await told.end()
+        async with node(0) as (system, told), node(1, system.addresses[0]) as (_, other):
+            await told.done()
+            await other.done()
+            assert told.progress.state_hash == other.progress.state_hash
 
 
 async def test_a_node_audits_the_last_round_of_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
