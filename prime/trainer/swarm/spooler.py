@@ -78,12 +78,13 @@ class Spooler:
 
     async def entry(self, stock: Stock, record: msg.Accepted, payloads: list[memoryview]) -> Entry:
         """Return what to append for a vote: all its bytes are staged by then, if it has many."""
-        if sum(map(len, payloads)) < self.bytes_min:
+        size = sum(map(len, payloads))
+        if size < self.bytes_min:
             return write_record(record, payloads)
         async with self._lock:
             now = self._now if self._now.round == stock.round else Spooled(stock.round)
             known = stock.hashes_of(record.value.parts)
-            hashes = await compute(functools.partial(list, map(digest, payloads)), 1 << 30) if known is None else known
+            hashes = await compute(functools.partial(list, map(digest, payloads)), size) if known is None else known
             now.waiting.clear()
             await self._stage(now, [one for one in zip(payloads, hashes, strict=True) if len(one[0])])
             pieces = tuple(now.staged[hash_] for data, hash_ in zip(payloads, hashes, strict=True) if len(data))
