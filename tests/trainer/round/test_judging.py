@@ -76,6 +76,46 @@ def test_fewer_contributions_than_the_rule_needs_abort_the_round_and_say_so() ->
     assert any("krum with byzantine_max 1 needs 5 members to contribute, 4 are asked" in text for text in warnings)
 
 
+def test_a_rule_that_lets_no_contribution_count_aborts_the_round_at_once_and_says_so() -> None:
+    world = World(6, terms=Terms(rule=Rule("mean", norm_gate=0.1)))  # nobody's norm is a tenth of the median one
+    world.found("a", 3)
+    for name in "bc":
+        world.join(name, "a")
+    world.until(lambda: world.last_round >= 4)
+    assert not world.commits()
+    assert [value.shares for value in world.decided.values()] == [()] * len(world.decided)
+    told = {c.text for n in world.nodes.values() for c in n.log if isinstance(c, cmd.Warn)}
+    assert any("is aborted: mean lets no contribution count (some contribution counts)" in text for text in told), told
+    for round_ in (2, 3, 4):  # the leader waits for no deadline, and no second ballot is opened for it
+        assert world.decided_at[round_] - world.active_at[round_] < world.timing.seal_s
+        assert {key[1] for key in world.votes if key[0] == round_} == {(1, 0)}
+    for node in world.nodes.values():
+        world.check_mass(node)
+        assert node.ledger.dropped == 0
+
+
+def test_what_a_rule_let_nobody_count_is_contributed_again_once_it_may() -> None:
+    world = World(6, terms=GATED).swarm(3)
+    strict = Terms(rule=Rule("mean", norm_gate=0.1))
+    for node in world.nodes.values():
+        assert node.core is not None
+        node.core.terms = strict
+    aborted = world.last_round + 1
+    world.until(lambda: world.last_round >= aborted + 1)
+    assert world.decided[aborted + 1].aborted
+    for node in world.nodes.values():
+        assert node.core is not None
+        node.core.terms = GATED
+    before = len(world.commits())
+    world.until(lambda: len(world.commits()) > before)
+    names = {
+        name
+        for s in world.commits()[-1].shares
+        for name, _ in world.frozen[world.commits()[-1].round, s.peer, 0][0].terms
+    }
+    assert {f"{peer}.{world.nodes[peer].machine.lives}.{aborted + 1}" for peer in "abc"} <= names
+
+
 def test_a_first_seal_that_comes_again_does_not_undo_the_final_one() -> None:
     world = World(5, Faults(double=0.9), terms=Terms(rule=Rule("median"))).swarm(3)
     before = len(world.commits())
