@@ -636,11 +636,24 @@ def _quiet(world: World) -> None:
     view = world.decided[world.last_round].next_view if world.decided else None
     able = view is None or sum(_intact(world, m) for m in view.members) >= view.majority()
     able = able and any(n.disk_state is not None for n in world.nodes.values())  # the one copy may have been lost
+    able = able and _is_known(world)
     end = world.now + (40.0 if able else 5.0)
     while world.now < end and len(world.commits()) < before + 2:
         world.run(1.0)
     if able:
         assert len(world.commits()) >= before + 2, "no progress in the quiet period"
+
+
+def _is_known(world: World) -> bool:
+    """Tell whether the newest decision is on a disk, or was made by members who would decide it again.
+
+    Else whoever was let in by it is nobody to those who did not hear of it.
+    """
+    last = world.last_round
+    before = world.decided[last - 1].next_view if last - 1 in world.decided else None
+    again = before is not None and sum(_intact(world, m) for m in before.members) >= before.majority()
+    told = any(isinstance(r, msg.Decided) and r.value.round == last for n in world.nodes.values() for r in n.disk)
+    return last < 0 or again or told
 
 
 def _intact(world: World, member: Member) -> bool:

@@ -357,6 +357,11 @@ def test_a_round_in_which_everyone_was_suspected_once_goes_on_with_those_that_li
     chaos(392, 3, seconds=20.0, terms=Terms(rule=Rule("mean", norm_gate=2.0)))
 
 
+def test_a_run_whose_newest_decision_was_on_a_lost_disk_alone_is_not_asked_to_go_on() -> None:
+    """Whoever was let in by that decision is nobody to those who did not hear of it."""
+    chaos(7000730, 2, seconds=25.0)
+
+
 def test_a_journal_of_another_peer_or_run_is_refused() -> None:
     world = World(14).swarm(1)
     disk = world.nodes["a"].disk
