@@ -31,6 +31,12 @@ class Spell:
         return True
 
 
+def require(holds: object, said: str) -> None:
+    """Raise `AssertionError` unless something holds; `python -O` leaves out `assert` statements, and not this."""
+    if not holds:
+        raise AssertionError(said)
+
+
 def problem(check: Check) -> str | None:
     """Return what is wrong, for a text after a name; `None` if all is well."""
     try:

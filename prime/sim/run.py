@@ -178,10 +178,16 @@ def run(seed: int, scenario: Scenario, plan: Plan | None = None) -> Outcome:
     """Run a scenario under a seed, and a plan (drawn from the seed by default). Not inside another Trio run.
 
     The same seed, scenario, plan and version of Python give the same trace. Raises `UsageError` for a Trio on which the
-    simulator was not tried, a seed below 0 and a plan of other nodes; what fails inside the run is in the outcome.
+    simulator was not tried, a seed below 0, a plan of other nodes, and under `python -O` for a scenario that is not
+    Prime's own; what fails inside the run is in the outcome.
     """
     if not isinstance(scenario, Scenario):
         raise UsageError(f"{scenario!r} is no scenario", hint="decorate it with @prime.sim.scenario")
+    if not __debug__ and not scenario.name.startswith(f"{SHIPPED}."):
+        raise UsageError(
+            f"this Python leaves out assertions, by which {scenario.name} may say what must hold",
+            hint="run it without -O and PYTHONOPTIMIZE",
+        )
     if seed < 0:
         raise UsageError(f"no seed is {seed}", hint="seeds are whole numbers from 0")
     chosen = draw(seed, scenario.space) if plan is None else plan

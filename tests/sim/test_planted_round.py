@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from prime import sim
 from prime.sim.plan import Crash, Partition, Pause, Plan
-from prime.sim.scenarios.round import training_round, training_round_feedback
+from prime.sim.scenarios.round import training_round, training_round_feedback, training_round_fragments
 from prime.trainer.round import leading
 from prime.trainer.round import messages as msg
 from prime.trainer.round.records import write_record
@@ -100,6 +103,11 @@ def test_a_residual_that_an_abort_forgets(monkeypatch: pytest.MonkeyPatch) -> No
     assert found_by_drawing(scenario=training_round_feedback).split(":")[0] == "fed_back"
 
 
+def test_a_carried_delta_that_comes_with_another_fragment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Aggregator, "_fragment_of", lambda _self, _round: 0)
+    assert found_by_drawing(scenario=training_round_fragments).split(":")[0] == "one_fragment"
+
+
 def test_half_of_the_members_for_a_majority(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(View, "majority", lambda self: max(len(self.members) // 2, 1))
     halves = Plan(actions=(Partition(("n1", "n2"), 4.0, 6.0),), storm_s=12.0, params={"size": 4, "leaver": 0})
@@ -107,12 +115,47 @@ def test_half_of_the_members_for_a_majority(monkeypatch: pytest.MonkeyPatch) -> 
     assert {error.split(":")[0] for error in found} <= {"carried_on", "majority_ready", "one_decision"}, found
 
 
+PAUSES = (Pause("n2", 3.1, 3.2), Pause("n1", 5.2, 3.4))
+CRASHES = (Crash("n3", 8.1, 0.2), Crash("n2", 8.6, 0.2), Crash("n1", 9.3, 0.1))
+LATE = Plan(actions=PAUSES + CRASHES, storm_s=12.0, params={"leaver": 0})
+"""A member pauses until its contribution comes too late for its round."""
+
+
 def test_a_late_contribution_that_nobody_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Aggregator, "_missed", lambda _self, _core, _m: None)
-    pauses = (Pause("n2", 3.1, 3.2), Pause("n1", 5.2, 3.4))
-    crashes = (Crash("n3", 8.1, 0.2), Crash("n2", 8.6, 0.2), Crash("n1", 9.3, 0.1))
-    plan = Plan(actions=pauses + crashes, storm_s=12.0, params={"leaver": 0})
-    assert "conserved" in found_by_drawing(plan, start=8)
+    assert "conserved" in found_by_drawing(LATE, start=8)
+
+
+OPTIMIZED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from prime import sim
+from prime.errors import UsageError
+from prime.trainer.swarm.aggregator import Aggregator
+from test_planted_round import LATE, found_by_drawing
+
+assert False, "this Python has assertions"
+Aggregator._missed = lambda _self, _core, _m: None
+print(found_by_drawing(LATE, start=8))
+
+@sim.scenario(nodes=1)
+async def body(world):
+    assert False
+
+try:
+    print(sim.run(0, body).ok)
+except UsageError as error:
+    print(error)
+"""
+
+
+def test_without_assertions_what_is_shipped_still_fails_and_what_a_user_wrote_is_refused() -> None:
+    command = [sys.executable, "-O", "-c", OPTIMIZED, str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "conserved" in lines[0]
+    assert lines[-1].startswith("this Python leaves out assertions, by which __main__:body may say what must hold")
 
 
 def test_an_owner_that_forgets_how_its_contributions_were_judged(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ from prime.actor.facts import DeadLetter
 from prime.actor.mailbox import Full
 from prime.errors import PrimeError
 from prime.sim import plan as p
+from prime.sim.invariants import require
 from prime.sim.run import scenario
 from prime.sim.scenarios import post_books as books
 from prime.sim.scenarios.patience import stood_still_s
@@ -245,17 +246,17 @@ class Offices:
     def check_settled(self) -> None:
         """Raise `AssertionError` unless all clients have stopped."""
         busy = {office.node.name: office.busy for office in self.living if office.busy}
-        assert not busy, f"clients that still wait: {busy}"  # noqa: S101 - what `World.eventually` takes
+        require(not busy, f"clients that still wait: {busy}")
 
     def check_accounts(self) -> None:
         """Raise `AssertionError` if a tell is missing."""
         missing = list(self.books.missing(office.life for office in self.living))
-        assert not missing, missing[0]  # noqa: S101 - what `World.eventually` takes
+        require(not missing, next(iter(missing), ""))
 
     def check_clean(self) -> None:
         """Raise `AssertionError` unless every node looked behind itself and found nothing."""
         left = {office.node.name: office.leftovers for office in self.living if office.leftovers != ""}
-        assert not left, str(left)  # noqa: S101 - what `World.eventually` takes
+        require(not left, str(left))
 
 
 async def _left_behind(office: Office, before: dict[str, int]) -> str:

@@ -18,12 +18,14 @@ from prime.actor import Actor, Ref, on
 from prime.errors import NotFoundError, WorldError
 from prime.sim.exact import Sum
 from prime.sim.scenarios.ledgers import ELEMENTS, Book, Life
+from prime.trainer.outer.pace import Pace
 from prime.trainer.round.view import Value, View
 from prime.trainer.swarm import plans
 from prime.wire import Ask, message, record
 
 KEEPER_PATH = "/state/donor"
 INNER_STEPS = 2
+"""Between two rounds; a period of all fragments is so many times as long."""
 STEP_S = (0.05, 0.4)
 ASK_S = 10.0
 RETRY_S = 1.0
@@ -106,11 +108,12 @@ class Learner(Actor[Any]):
         self._missed: plans.StateMissed | None = None
         self._behind: deque[plans.CommitKept] = deque(maxlen=BEHIND_MAX)
         self._contributed = 0
-        self._steps = 0
-        self._steps_at_snapshot = 0
+        self._ended: int | None = None
+        self._fragments = book.fragments
+        self._pace = Pace.of(self._fragments, INNER_STEPS * self._fragments.count, -1, waits=False)
         self._snapshot = Sum()
-        self.local = Sum()
-        """What the local parameters are away from the shared ones."""
+        self.local = [Sum()] * self._fragments.count
+        """What the local parameters are away from the shared ones, in each fragment."""
         life.produced.clear()  # a learner that failed took its own with it
         memory.learner = self
 
@@ -126,6 +129,7 @@ class Learner(Actor[Any]):
         plans.LeftView,
         plans.RoundStalled,
         plans.RoundResumed,
+        plans.RunEnded,
         plans.CommitKept,
     )
     def hear(self, m: Any) -> None:
@@ -146,6 +150,15 @@ class Learner(Actor[Any]):
         """Whether everything that was heard is done."""
         return not self._events and self._missed is None
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run is over for this node: it knows so, and holds the final state."""
+        return self._ended is not None and self.state is not None and self.state.round >= self._ended
+
+    def owed(self) -> frozenset[str]:
+        """Return the deltas that are in the local parameters and in no shared ones."""
+        return frozenset().union(*(local.names() for local in self.local))
+
     def _wake(self) -> None:
         self._news.set()
 
@@ -153,7 +166,7 @@ class Learner(Actor[Any]):
         state = self.state
         if state is None and self._founder:
             state = State(0, BIRTH)
-        await self._aggregator.tell(plans.Begin(ELEMENTS))
+        await self._aggregator.tell(plans.Begin(ELEMENTS, self._fragments.count))
         if state is not None:
             await self._take(state)
         while True:
@@ -176,32 +189,34 @@ class Learner(Actor[Any]):
         state = self.state
         return (
             self._memory.is_training
+            and not self.has_ended
             and self._view is not None
             and state is not None
             and self._state_round <= state.round < max(self._round, 1)
         )
 
     def _may_contribute(self) -> bool:
-        return self._is_ready() and self._contributed < self._round and self._steps >= INNER_STEPS
+        return self._is_ready() and self._contributed < self._round and self._pace.is_due(self._round)
 
     def _may_train(self) -> bool:
-        limit = INNER_STEPS
-        if self._contributed == self._round:
-            limit = min(limit + self._steps_at_snapshot, 2 * limit)
-        return self._is_ready() and self._steps < limit
+        return self._is_ready() and self._pace.room(self._round, stalled=False) > 0
 
     async def _step(self) -> None:
+        """Learn something in each fragment."""
         await trio.sleep(self._random.uniform(*STEP_S))
         self._life.steps += 1
-        name = f"{self._life.node.name}.{self._life.number}.{self._life.steps}"
-        self._life.produced.add(name)
-        self.local = self.local + Sum.of(name)
-        self._steps += 1
+        for fragment in range(self._fragments.count):
+            name = self._book.name_of(self._life, fragment)
+            self._life.produced.add(name)
+            self.local[fragment] = self.local[fragment] + Sum.of(name)
+        self._pace.made += 1
 
     async def _contribute(self) -> None:
-        self._snapshot = self.local
-        self._contributed, self._steps_at_snapshot = self._round, self._steps
-        await self._aggregator.tell(plans.Contribute(self._round, self._snapshot, float(self._steps)))
+        round_ = self._round
+        self._snapshot, steps = self.local[self._fragments.of_round(round_)], self._pace.steps(round_)
+        self._contributed = round_
+        self._pace.contribute(round_)
+        await self._aggregator.tell(plans.Contribute(round_, self._snapshot, float(steps)))
 
     async def _wait(self) -> None:
         if not self._events:
@@ -220,6 +235,8 @@ class Learner(Actor[Any]):
                 self._missed = event
             case plans.LeftView():
                 self._view = None
+            case plans.RunEnded(round_):
+                self._ended = round_
             case _:
                 pass
 
@@ -235,14 +252,15 @@ class Learner(Actor[Any]):
         state = self.state
         if state is not None and value.state_round <= state.round < value.round:
             await self._take(State(value.round, state.hash))
-        if self._contributed == value.round:  # an earlier one may be in a sum whose state is still to come
-            self._snapshot, self._steps_at_snapshot = Sum(), 0
+        if self._pace.abort(value.round):  # an earlier one may be in a sum whose state is still to come
+            self._snapshot = Sum()
 
     def _rebase(self) -> None:
-        self.local = self.local - self._snapshot
+        """Begin from the new state, with the steps made since the snapshot that went into it."""
+        out = self._fragments.of_round(self._contributed)
+        self.local[out] = self.local[out] - self._snapshot
         self._snapshot = Sum()
-        self._steps = self._steps - self._steps_at_snapshot if self._contributed else self._steps
-        self._steps_at_snapshot = 0
+        self._pace.settle()
 
     async def _take(self, state: State) -> None:
         self._book.holds_state(self._life, state.round, state.hash)
@@ -266,7 +284,8 @@ class Learner(Actor[Any]):
         if state is not None:
             self._rebase()
         else:
-            self.local, self._snapshot, self._steps = Sum(), Sum(), 0
+            self.local, self._snapshot = [Sum()] * self._fragments.count, Sum()
+            self._pace.restart()
         await self._take(self._brought_forward(found))
 
     def _brought_forward(self, state: State) -> State:

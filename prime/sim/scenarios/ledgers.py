@@ -16,12 +16,16 @@ from prime.errors import ViolationError
 from prime.sim.decision import Decisions
 from prime.sim.exact import Exact, Sum
 from prime.sim.world import Node, World
+from prime.trainer.outer.fragments import Fragments
 from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
 from prime.trainer.round.partition import cuts
 from prime.trainer.round.view import Value, counted
 from prime.trainer.swarm.carry import Frozen, Ledger
 from prime.trainer.swarm.parts import chunks, digest_of
+
+Settlement = cmd.Apply | cmd.Keep | cmd.Settle | cmd.CatchUp
+"""What the core says of an outcome."""
 
 ELEMENTS = 60
 """Of the vectors of a simulated run: enough for several chunks of each part."""
@@ -36,8 +40,8 @@ class Life:
     steps: int = 0
     produced: set[str] = attrs.Factory(set)
     dropped: set[str] = attrs.Factory(set)
-    unsent: Sum = attrs.field(factory=Sum)
-    """What rounds took of it, less what arrived of that."""
+    unsent: dict[int, Sum] = attrs.Factory(dict)
+    """What rounds took of each fragment, less what arrived of that."""
 
     @property
     def is_over(self) -> bool:
@@ -48,9 +52,10 @@ class Life:
 class Book:
     """Everything that the members of one run decided, contributed and applied. A broken rule fails the world."""
 
-    def __init__(self, world: World, run: str, numbers: Exact) -> None:
+    def __init__(self, world: World, run: str, numbers: Exact, fragments: int = 1) -> None:
         self.world = world
         self.numbers = numbers
+        self.fragments = Fragments(ELEMENTS, fragments)
         self.rules = Decisions(run)
         self.values: dict[int, Value] = {}
         self.frozen: dict[tuple[int, str], Frozen[Sum]] = {}
@@ -74,6 +79,11 @@ class Book:
     def commits(self) -> int:
         """Return how many rounds committed."""
         return sum(not value.aborted for value in self.values.values())
+
+    def name_of(self, life: Life, fragment: int) -> str:
+        """Return the name of the delta that a life's newest step made in a fragment."""
+        step = f"{life.node.name}.{life.number}.{life.steps}"
+        return step if self.fragments.count == 1 else f"{step}.{fragment}"
 
     # ------------------------------------------------------------------------------------------- what a member does
 
@@ -109,7 +119,7 @@ class Book:
         known = self.states.setdefault(round_, state)
         self.check(lambda: _hold("one_state", known == state, f"{life.node.name} has another state after {round_}"))
 
-    def settles(self, life: Life, before: Ledger[Sum], command: cmd.Command, after: Ledger[Sum]) -> None:
+    def settles(self, life: Life, before: Ledger[Sum], command: Settlement, after: Ledger[Sum]) -> None:
         """Take what a member does to what it owes: it was applied, is carried, or was dropped and counted."""
         self.check(lambda: self._settled(life, before, command, after))
 
@@ -140,7 +150,8 @@ class Book:
 
     def _cuts(self, value: Value) -> tuple[slice, ...]:
         """Return the parts of a round's vector: the decision before fixed its view."""
-        return cuts(ELEMENTS, self.values[value.round - 1].next_view.members, self.numbers.grain)
+        elements = self.fragments.elements_of(value.round)
+        return cuts(elements, self.values[value.round - 1].next_view.members, self.numbers.grain)
 
     def _reduced(self, value: Value) -> tuple[list[bytes], Sum]:
         shares = counted(value.shares)
@@ -173,6 +184,7 @@ class Book:
             frozen = self.frozen.get((value.round, share.peer))
             _hold("contributors", frozen is not None, f"{share.peer} did not contribute to round {value.round}")
             if frozen is not None:
+                self._of_fragment(value.round, mixed(frozen))
                 _hold("exact_sum", frozen.weight == share.weight, f"{share.peer} weighs {share.weight}")
                 for name in sorted(mixed(frozen).names()):
                     earlier = self.spent.setdefault(name, value.round)
@@ -180,7 +192,14 @@ class Book:
         hashes, _ = self._reduced(value)
         _hold("exact_sum", tuple(hashes) == value.parts, f"round {value.round} decides other bytes")
 
-    def _settled(self, life: Life, before: Ledger[Sum], command: cmd.Command, after: Ledger[Sum]) -> None:
+    def _of_fragment(self, round_: int, contribution: Sum) -> None:
+        """Hold that what a round adds was learnt in the fragment that it carries."""
+        if self.fragments.count > 1:
+            end = f".{self.fragments.of_round(round_)}"
+            strange = [name for name in contribution.names() if not name.endswith(end)]
+            _hold("one_fragment", not strange, f"round {round_} adds {sorted(strange)}")
+
+    def _settled(self, life: Life, before: Ledger[Sum], command: Settlement, after: Ledger[Sum]) -> None:
         frozen = before.frozen
         held = names(before)
         rest = held - names(after)
@@ -205,21 +224,29 @@ class Book:
         self._count(life, before, after, rest)
         self._feed_back(life, before, command, after)
 
-    def _feed_back(self, life: Life, before: Ledger[Sum], command: cmd.Command, after: Ledger[Sum]) -> None:
+    def _feed_back(self, life: Life, before: Ledger[Sum], command: Settlement, after: Ledger[Sum]) -> None:
         """Hold that what bytes left out of contributions is what is owed, to a fraction, or was lost and counted."""
         frozen = before.frozen
+        fragment = self.fragments.of_round(round_of(command) if frozen is None else frozen.round)
+        unsent = life.unsent.get(fragment, Sum())
         if frozen is not None and getattr(command, "included", False) and after.residuals_lost == before.residuals_lost:
-            life.unsent = life.unsent + mixed(frozen) - self.numbers.coded(frozen.y)
+            unsent = unsent + mixed(frozen) - self.numbers.coded(frozen.y)
         if after.residuals_lost > before.residuals_lost:
-            life.unsent = Sum()
+            unsent = Sum()
+        life.unsent[fragment] = unsent
         owed = after.residual if after.residual is not None else Sum()
-        _hold("fed_back", owed == life.unsent, f"{life.node.name} owes {owed.text()}, not {life.unsent.text()}")
+        _hold("fed_back", owed == unsent, f"{life.node.name} owes {owed.text()}, not {unsent.text()}")
 
     @staticmethod
     def _count(life: Life, before: Ledger[Sum], after: Ledger[Sum], rest: set[str]) -> None:
         counted = after.dropped > before.dropped
         _hold("conserved", counted == bool(rest), f"{life.node.name} loses {sorted(rest)} without counting it")
         life.dropped |= rest
+
+
+def round_of(command: Settlement) -> int:
+    """Return the round whose outcome a command brings."""
+    return command.round if isinstance(command, cmd.CatchUp) else command.value.round
 
 
 def mixed(frozen: Frozen[Sum]) -> Sum:

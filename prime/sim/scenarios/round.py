@@ -17,12 +17,20 @@ import trio
 from prime.actor import Mailbox, Ref, Restart, System, on
 from prime.actor.contract import Entry, Staged, StagedRecord
 from prime.actor.facts import ActorFailed
-from prime.errors import CorruptedError, RestartLimitError, UnreachableError, ViolationError, WorldError
+from prime.errors import (
+    CorruptedError,
+    PrimeInternalError,
+    RestartLimitError,
+    UnreachableError,
+    ViolationError,
+    WorldError,
+)
 from prime.node.contacts import DIAL_DEADLINE_S, Contacts, dial_silent, find_contacts
 from prime.sim.exact import Exact, Halved, Sum
+from prime.sim.invariants import require
 from prime.sim.run import scenario
 from prime.sim.scenarios.learner import Keeper, Learner, Memory
-from prime.sim.scenarios.ledgers import Book, Life, names
+from prime.sim.scenarios.ledgers import Book, Life, Settlement, names, round_of
 from prime.sim.world import Node, World
 from prime.store.journal import FileJournal
 from prime.trainer.robust.rules import MEAN, Rule
@@ -155,9 +163,14 @@ class Witnessed(Aggregator):
         return self._core
 
     @property
-    def ledger(self) -> Ledger[Sum]:
-        """What this member owes."""
-        return self._ledgers.of(0)
+    def ledgers(self) -> tuple[Ledger[Sum], ...]:
+        """What this member owes, in each fragment."""
+        return self._ledgers.all()
+
+    def _ledger(self, round_: int) -> Ledger[Sum]:
+        """Return the ledger that the outcome of a round changes: the one in flight, if any is."""
+        frozen = self._ledgers.in_flight()
+        return self._ledgers.of(round_ if frozen is None else frozen.round)
 
     async def _do(self, command: cmd.Command) -> None:
         await self._may_die(command)
@@ -172,29 +185,34 @@ class Witnessed(Aggregator):
     @on(plans.Contribute)
     async def contribute(self, m: plans.Contribute) -> None:
         """Contribute, and see that nothing gets lost."""
-        before = attrs.evolve(self.ledger)
+        ledger = self._ledgers.of(m.round)
+        before = attrs.evolve(ledger)
         await super().contribute(m)
-        self._swarm.book.owes(self._life, before, self.ledger)
+        self._swarm.book.owes(self._life, before, ledger)
 
     async def _step(self, event: cmd.Event) -> None:
-        if isinstance(event, cmd.Contributed) and self.ledger.frozen is not None:
-            self._swarm.book.froze(self._life, event.round, self.ledger.frozen)
+        frozen = self._ledgers.in_flight()
+        if isinstance(event, cmd.Contributed) and frozen is not None:
+            self._swarm.book.froze(self._life, event.round, frozen)
         await self._may_die(event)
         await super()._step(event)
 
-    async def _settle(self, command: cmd.Apply | cmd.Keep | cmd.Settle | cmd.CatchUp) -> None:
-        before = attrs.evolve(self.ledger)
+    async def _settle(self, command: Settlement) -> None:
+        ledger = self._ledger(round_of(command))
+        before = attrs.evolve(ledger)
         await super()._settle(command)
-        self._swarm.book.settles(self._life, before, command, self.ledger)
+        self._swarm.book.settles(self._life, before, command, ledger)
 
 
 class Swarm:
     """All nodes of one run, and what is known of them."""
 
-    def __init__(self, world: World, size: int, kill: Kill | None = None, numbers: Exact | None = None) -> None:
+    def __init__(
+        self, world: World, size: int, kill: Kill | None = None, numbers: Exact | None = None, fragments: int = 1
+    ) -> None:
         self.world = world
         self.numbers = Exact() if numbers is None else numbers
-        self.book = Book(world, RUN, self.numbers)
+        self.book = Book(world, RUN, self.numbers, fragments)
         self.nodes = world.nodes[:size]
         self.kill: Kill = kill if kill is not None else lambda _life, _thing: False
         self._since: dict[tuple[int, tuple[str, ...]], float] = {}
@@ -268,7 +286,7 @@ class Swarm:
 
             def aggregator() -> Witnessed:
                 self.book.rules.crashed(node.peer)
-                life.unsent = Sum()  # a ledger lives as long as its aggregator
+                life.unsent.clear()  # a ledger lives as long as its aggregator
                 journal.find()
                 made = self.aggregators[node.name] = Witnessed(plan, journal, life, self, report)
                 return made
@@ -435,19 +453,20 @@ class Swarm:
 
     def _learner(self, node: Node) -> Learner:
         learner = self.memories[node.name].learner
-        assert learner is not None  # noqa: S101 - a node that is a member has one
+        if learner is None:
+            raise PrimeInternalError(f"{node.name} is a member and has no learner")
         return learner
 
     def check_conserved(self) -> None:
         """Assert that all that living members made was applied, is owed, or was dropped and counted."""
         for node in self.nodes:
-            life, learner, ledger = self.lives[node.name], self._learner(node), self.aggregators[node.name].ledger
-            owed = set(learner.local.names()) | names(ledger)
+            life, learner, aggregator = self.lives[node.name], self._learner(node), self.aggregators[node.name]
+            owed = learner.owed().union(*map(names, aggregator.ledgers))
             spent = {name for name in life.produced if name in self.book.spent}
             vanished = life.produced - owed - spent - life.dropped
-            assert not vanished, f"conserved: {sorted(vanished)} of {node.name} vanished"  # noqa: S101
+            require(not vanished, f"conserved: {sorted(vanished)} of {node.name} vanished")
             again = owed & spent
-            assert not again, f"once: {sorted(again)} of {node.name} were added and are owed still"  # noqa: S101
+            require(not again, f"once: {sorted(again)} of {node.name} were added and are owed still")
 
 
 @scenario(nodes=NODES, nodes_min=3, storm_s=20.0, quiet_s=120.0)
@@ -472,6 +491,18 @@ async def training_round_feedback(world: World) -> None:
     What each member owes is then known to a fraction, at each outcome: `fed_back`.
     """
     await train(world, Swarm(world, world.choose("size", 3, len(world.nodes)), numbers=Halved(8192)))
+
+
+@scenario(nodes=NODES, nodes_min=3, storm_s=20.0, quiet_s=120.0)
+async def training_round_fragments(world: World) -> None:
+    """`training_round` of a vector in fragments, one a round: members train on while a round is under way.
+
+    What a round adds was learnt in the fragment that it carries, and the state of all fragments is one at all members.
+    """
+    fragments = world.choose("fragments", 2, 4)
+    await train(
+        world, Swarm(world, world.choose("size", 3, len(world.nodes)), numbers=Exact(8192), fragments=fragments)
+    )
 
 
 async def train(world: World, swarm: Swarm) -> None:

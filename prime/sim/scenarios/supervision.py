@@ -21,6 +21,7 @@ from prime.actor.facts import ActorFailed, DeadLetter
 from prime.actor.ref import LocalRef
 from prime.errors import ActorUsageError, PrimeError, RefusedError, RestartLimitError, ViolationError
 from prime.sim import plan as p
+from prime.sim.invariants import require
 from prime.sim.run import scenario
 from prime.sim.scenarios import grove
 from prime.sim.scenarios.grove import Branch, Leaf
@@ -414,7 +415,7 @@ class Crew:
             ref = self.system.whereis(leaf.path)
             if isinstance(ref, LocalRef):
                 holds = len(ref.cell.queue) + len(ref.cell.stash or ())
-                assert holds <= leaf.capacity + grove.STASH, f"{leaf.path} holds {holds}"  # noqa: S101
+                require(holds <= leaf.capacity + grove.STASH, f"{leaf.path} holds {holds}")
 
     def check_tasks(self) -> None:
         """Raise `AssertionError` if the task of an actor lives on after it, beyond its last step."""
@@ -422,7 +423,7 @@ class Crew:
         self.dying = {cell: self.dying.get(cell, now) for cell in dead}
         for cell, since in self.dying.items():
             lives_s = now - since - stood_still_s(self.all.world.plan, self.node.name, since, now)
-            assert lives_s <= 0, f"a task of {cell.path} lives on"  # noqa: S101
+            require(lives_s <= 0, f"a task of {cell.path} lives on")
 
     def waiting(self) -> int:
         """Return how many jobs wait in mailboxes."""
@@ -593,17 +594,17 @@ class Crews:
     def check_answers(self, since: float) -> None:
         """Raise `AssertionError` unless every lasting actor has answered since then."""
         silent = {crew.node.name: crew.silent(since) for crew in self.living if crew.silent(since)}
-        assert not silent, str(silent)  # noqa: S101 - what `World.eventually` takes
+        require(not silent, str(silent))
 
     def check_settled(self) -> None:
         """Raise `AssertionError` unless all clients have stopped."""
         busy = {crew.node.name: crew.busy_clients for crew in self.living if crew.busy_clients}
-        assert not busy, f"clients that still wait: {busy}"  # noqa: S101 - what `World.eventually` takes
+        require(not busy, f"clients that still wait: {busy}")
 
     def check_clean(self) -> None:
         """Raise `AssertionError` unless every node looked behind itself and found nothing."""
         left = {crew.node.name: crew.leftovers for crew in self.living if crew.leftovers != ""}
-        assert not left, str(left)  # noqa: S101 - what `World.eventually` takes
+        require(not left, str(left))
 
 
 @scenario(nodes=2, kinds=p.NETWORK | p.NODE, storm_s=10.0, quiet_s=150.0)
