@@ -18,7 +18,7 @@ import trio
 
 from prime.actor import Actor, Down, Ref, on
 from prime.actor.contract import Entry, Journal
-from prime.errors import DecodeError, LocalProtocolError, NotFoundError, RefusedError
+from prime.errors import DecodeError, LocalProtocolError, NotFoundError, RefusedError, WorldError
 from prime.trainer.outer.fragments import Fragments
 from prime.trainer.robust.gram import added
 from prime.trainer.round import commands as cmd
@@ -48,6 +48,8 @@ from prime.wire import message, signed_bytes
 
 AGGREGATOR_PATH = "/train/aggregator"
 
+DISK_PAUSE_S = 1.0
+"""After that a disk that refused a record is asked again."""
 JOURNAL_BYTES_MAX = 64 << 20
 """Beyond this the next decision replaces the journal: it says all that a restart needs."""
 
@@ -175,6 +177,8 @@ class Aggregator(Actor[Heard]):
         self._vote: tuple[msg.Accepted | None, Entry] = (None, b"")
         self._pending: plans.Contribute | None = None
         self.journal_bytes_max = JOURNAL_BYTES_MAX
+        self._refusal: plans.RoundStalled | None = None
+        self._stall: plans.RoundStalled | None = None
         self.float32_bytes = 0
 
     @property
@@ -196,8 +200,9 @@ class Aggregator(Actor[Heard]):
         """Send the round's heartbeats, whatever the core's commands are waiting for."""
         while True:
             await trio.sleep(self._plan.timing.beat_s)
-            for beat in self._core.beats() if self._core is not None else ():
-                self._streams.send(beat.to, beat.message)
+            if self._refusal is None:  # else the others are to go on without it
+                for beat in self._core.beats() if self._core is not None else ():
+                    self._streams.send(beat.to, beat.message)
 
     # ------------------------------------------------------------------------------------------- from the trainer
 
@@ -717,13 +722,38 @@ class Aggregator(Actor[Heard]):
             case cmd.Ended(round_):
                 self._report(plans.RunEnded(round_))
             case cmd.Stalled(round_, reason, hint):
-                self._report(plans.RoundStalled(round_, reason, hint))
+                self._stall = plans.RoundStalled(round_, reason, hint)
+                self._report(self._stall)
             case cmd.Resumed(round_):
+                self._stall = None
                 self._report(plans.RoundResumed(round_))
             case cmd.Warn(text):
                 self.ctx.emit(Facts(text))
 
     async def _persist(self, record: msg.Record) -> None:
+        """Put a record on the disk. Nothing that comes after it may leave before, so a disk that refuses is waited for."""
+        while True:
+            try:
+                await self._write(record)
+            except WorldError as error:
+                self._note_refusal(error)
+                await trio.sleep(DISK_PAUSE_S)
+            else:
+                self._note_accepted()
+                return
+
+    def _note_refusal(self, error: WorldError) -> None:
+        if self._refusal is None and self._core is not None:
+            reason = f"round {self._core.round} waits for this node's disk, and the others go on without it: {error}"
+            self._refusal = plans.RoundStalled(self._core.round, reason, error.hint)
+            self._report(self._refusal)
+
+    def _note_accepted(self) -> None:
+        refusal, self._refusal = self._refusal, None
+        if refusal is not None:
+            self._report(self._stall if self._stall is not None else plans.RoundResumed(refusal.round))
+
+    async def _write(self, record: msg.Record) -> None:
         entry: Entry
         if isinstance(record, msg.Accepted):
             rnd = self._rounds[record.round]
@@ -738,7 +768,11 @@ class Aggregator(Actor[Heard]):
             return
         if isinstance(record, msg.Born | msg.Booted):
             self._birth[type(record)] = record
-        await self._journal.append(entry)
+        try:
+            await self._journal.append(entry)
+        except WorldError:
+            self._spooler.give_up(self._vote[0])
+            raise
 
     def _spool(self, stock: Stock, key: Key, data: memoryview, hash_: bytes) -> None:
         """Put a reduced chunk beside the journal early, where a vote on the round would have many."""

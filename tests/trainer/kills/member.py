@@ -31,12 +31,13 @@ from points import AFTER, BEFORE, EVENT, SYNC, TOLD, TORN, MortalFiles, Observer
 
 import prime
 from prime.actor import Mailbox
+from prime.actor.facts import ActorFailed
 from prime.store.journal import FileJournal
 from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.view import Member
-from prime.trainer.swarm import plans
+from prime.trainer.swarm import plans, spooler
 from prime.trainer.swarm.aggregator import Aggregator, SwarmPlan
 from prime.trainer.swarm.carry import Frozen, Ledger
 from prime.trainer.swarm.float32 import Float32
@@ -49,6 +50,12 @@ BUSY = Mailbox(4096)
 def say(**fields: Any) -> None:
     """Tell the test something."""
     os.write(1, (json.dumps({"at": time.monotonic(), **fields}) + "\n").encode())
+
+
+def say_failure(fact: Any) -> None:
+    """Tell of an actor that failed: no fault of another process, nor of a disk, may be one here."""
+    if isinstance(fact, ActorFailed):
+        say(kind="failed", path=fact.path, error=fact.error, traceback=fact.traceback)
 
 
 def digest(vector: Any) -> str:
@@ -132,6 +139,8 @@ class Observed(Aggregator):
         finally:
             observer.writing = False
         observer.passes(AFTER, command)
+        if isinstance(command, cmd.Persist) and isinstance(command.record, msg.Accepted):
+            say(kind="voted", round=command.record.round)
         if isinstance(command, cmd.Persist) and isinstance(command.record, msg.Decided):
             say(kind="decided", **_value(command.record.value))
 
@@ -183,8 +192,8 @@ class Learner:
                 await self._fetch(round_)
             case plans.LeftView(_, reason, rejoining):
                 say(kind="outside", reason=reason, rejoining=rejoining)
-            case plans.RoundStalled(round_, reason):
-                say(kind="stalled", round=round_, reason=reason)
+            case plans.RoundStalled(round_, reason, hint):
+                say(kind="stalled", round=round_, reason=reason, hint=hint)
             case plans.RoundResumed(round_):
                 say(kind="resumed", round=round_)
 
@@ -274,16 +283,19 @@ def _transport(name: str, listen: str) -> Any:
 async def run(options: argparse.Namespace) -> None:
     """Be a member until standard input ends."""
     observer, numbers = Observer(say), warmed()
+    if options.spooled:
+        spooler.SPOOLED_BYTES_MIN = 0
     write_frozen(lambda round_: options.folder / f"y-{options.index}-{round_}")
     folder: Path = options.folder
     learner = Learner(options.index, folder, options.elements)
     with contextlib.closing(
-        await FileJournal.open(folder / f"{options.index}.journal", MortalFiles(observer))
+        await FileJournal.open(folder / str(options.index) / "journal", MortalFiles(observer))
     ) as journal:
         key = KeyPair.from_seed(bytes([options.index + 1]) * 32)
         transport = _transport(options.transport, options.listen)
         async with prime.open_system(transport=transport, key=key) as system, system.supervisor("train") as sup:
             assert system.network is not None
+            system.subscribe(say_failure)
             contacts = [await system.network.dial(address) for address in options.join]
             incarnation = time.time_ns() if not journal.records() else 0
             member = Member(system.peer, system.addresses, 1.0, incarnation)
@@ -310,6 +322,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--found", action="store_true")
+    parser.add_argument("--spooled", action="store_true")
     parser.add_argument("--transport", default="tcp")
     parser.add_argument("--listen", default="/ip4/127.0.0.1/tcp/0")
     parser.add_argument("--timing", default="{}")

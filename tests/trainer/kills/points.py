@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -19,6 +20,7 @@ from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
 
 EVENT, BEFORE, AFTER, TOLD, TORN, SYNC = "event", "before", "after", "told", "torn", "sync"
+SPOOL_TORN, SPOOL_SYNC = "spool torn", "spool sync"
 LEADER, MEMBER, ANY = "leader", "member", "any"
 
 
@@ -71,6 +73,7 @@ POINTS = {
     "reduce": Point(BEFORE, _is(cmd.Reduce)),
     "reduced": Point(EVENT, _is(cmd.Reduced)),
     "gather": Point(TOLD, _of_result),
+    "half gathered": Point(TOLD, _of_result, count=2),
     "before propose": Point(BEFORE, _sends(msg.Propose), LEADER),
     "half proposed": Point(TOLD, _is(msg.Propose), LEADER),
     "propose heard": Point(EVENT, _received(msg.Propose), MEMBER),
@@ -87,6 +90,14 @@ POINTS = {
     "apply": Point(BEFORE, _is(cmd.Apply)),
 }
 """In the order of a round."""
+
+SPOOLED = ("bytes torn", "bytes unsynced")
+"""Of a member that stages the bytes of its vote beside its journal (`spooled`), the first while they come."""
+POINTS_SPOOLED = {
+    **POINTS,
+    "bytes torn": Point(SPOOL_TORN, lambda _: True),
+    "bytes unsynced": Point(SPOOL_SYNC, lambda _: True),
+}
 
 
 @attrs.define
@@ -105,7 +116,7 @@ class Observer:
 
     def arm(self, point: str, round_: int, signal_: int) -> None:
         """From now on the point of that round is the end (or, with SIGSTOP, a pause)."""
-        self.armed, self.round, self.signal, self.left = point, round_, signal_, POINTS[point].count
+        self.armed, self.round, self.signal, self.left = point, round_, signal_, POINTS_SPOOLED[point].count
 
     def disarm(self) -> int:
         """From now on no point is the end; return the round in which one would have been."""
@@ -127,14 +138,15 @@ class Observer:
 
     def is_at(self, where: str, thing: Any) -> bool:
         """Tell whether a thing is the one of the armed point."""
-        point = POINTS.get(self.armed)
+        point = POINTS_SPOOLED.get(self.armed)
         if point is None or point.where != where or _round_of(thing) not in (self.round, None):
             return False
         return point.is_it(thing)
 
     def is_writing(self, where: str) -> bool:
         """Tell whether what the armed point names is being written now, and the end is to be there."""
-        return self.writing and bool(self.armed) and POINTS[self.armed].where == where
+        is_written = self.writing or where in (SPOOL_TORN, SPOOL_SYNC)  # bytes are staged for the round's vote alone
+        return is_written and bool(self.armed) and POINTS_SPOOLED[self.armed].where == where
 
     def strike(self) -> None:
         """Say where it ends, and end."""
@@ -148,17 +160,23 @@ class MortalFiles(SystemFiles):
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
+        self._spools: set[int] = set()
+
+    def open(self, path: Path) -> int:
+        handle = super().open(path)
+        (self._spools.add if path.name.isdecimal() else self._spools.discard)(handle)
+        return handle
 
     def write(self, handle: int, data: bytes | memoryview, at: int) -> int:
         observer = self._observer
-        if observer.is_writing(TORN) and len(data) > 16:
+        if observer.is_writing(SPOOL_TORN if handle in self._spools else TORN) and len(data) > 16:
             super().write(handle, data[: len(data) // 2], at)
             observer.strike()
         return super().write(handle, data, at)
 
     def sync(self, handle: int) -> None:
         observer = self._observer
-        if observer.is_writing(SYNC):
+        if observer.is_writing(SPOOL_SYNC if handle in self._spools else SYNC):
             observer.strike()
         super().sync(handle)
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import attrs
 import numpy as np
-from points import LEADER, MEMBER, POINTS  # type: ignore[import-not-found]
+from points import LEADER, MEMBER, POINTS_SPOOLED  # type: ignore[import-not-found]
 
 PROGRAM = Path(__file__).with_name("member.py")
 ANSWER_S = 60.0
@@ -104,12 +104,15 @@ class Swarm:
         elements: int = 1_500_000,
         transport: str = "tcp",
         timing: dict[str, float] | None = None,
+        spooled: bool = False,
     ) -> None:
+        """`spooled` members stage the bytes of a vote beside their journals, as they do where there are many."""
         self.folder = folder
         self.count = count
         self.elements = elements
         self.transport = transport
         self.timing = {**TIMING, **(timing or {})}
+        self.spooled = spooled
         self.members: list[Process] = []
         self.addresses: dict[int, str] = {}
         self.peers: dict[int, str] = {}
@@ -155,8 +158,7 @@ class Swarm:
         flags = [word for name, value in arguments.items() for word in (f"--{name}", value)]
         if contacts:
             flags += ["--join", *self._contacts(index)]
-        if index == 0:
-            flags += ["--found"]
+        flags += ["--found"] * (index == 0) + ["--spooled"] * self.spooled
         process = subprocess.Popen(
             [sys.executable, str(PROGRAM), *flags], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -203,6 +205,8 @@ class Swarm:
             found = os.read(pipe.fileno(), 1 << 16)
             *lines, member.pending = (member.pending + found).split(b"\n")
             member.told += [json.loads(line) for line in lines]
+            failed = member.last("failed")
+            assert failed is None, f"an actor of member {member.index} failed: {failed['error']}\n{failed['traceback']}"
             if not found:
                 member.is_over = True
                 member.popen.wait()
@@ -246,7 +250,7 @@ class Swarm:
         """Return who is struck at each of these points: the leader, or one that is no founder if it may be anyone."""
         order = self.order()
         chosen: list[int] = []
-        for role in (POINTS[point].role for point in points):
+        for role in (POINTS_SPOOLED[point].role for point in points):
             by_role = {LEADER: order[:1], MEMBER: order[:0:-1]}.get(role, sorted(order, reverse=True))
             chosen.append(next(index for index in by_role if index not in chosen))
         return tuple(chosen)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from points import LEADER, POINTS  # type: ignore[import-not-found]
+from points import LEADER, POINTS, SPOOLED  # type: ignore[import-not-found]
 from stage import Stage  # type: ignore[import-not-found]
 from swarm import Swarm, running  # type: ignore[import-not-found]
 
@@ -26,6 +26,12 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 
 @pytest.fixture(scope="module")
+def spooled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with contextlib.closing(Stage(tmp_path_factory, count=3, elements=3_000_000, spooled=True)) as stage:
+        yield stage
+
+
+@pytest.fixture(scope="module")
 def five(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     with contextlib.closing(Stage(tmp_path_factory, count=5, elements=400_000)) as stage:
         yield stage
@@ -35,6 +41,15 @@ def five(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 @pytest.mark.parametrize("point", POINTS)
 def test_one_of_three_is_killed(three: Stage, point: str, back: bool) -> None:
     with three.swarm() as swarm:
+        strike = swarm.kill(point, back=back)
+        if not back:
+            swarm.restart(*strike.victims)
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["back later", "back at once"])
+@pytest.mark.parametrize("point", [*SPOOLED, "vote torn", "vote unsynced", "vote written", "ready", "decision torn"])
+def test_one_of_three_that_stages_its_votes_is_killed(spooled: Stage, point: str, back: bool) -> None:
+    with spooled.swarm() as swarm:
         strike = swarm.kill(point, back=back)
         if not back:
             swarm.restart(*strike.victims)

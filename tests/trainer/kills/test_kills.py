@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from stage import Stage  # type: ignore[import-not-found]
 from swarm import running  # type: ignore[import-not-found]
 
-QUICK = ["scatter", "vote unsynced", "decided, told nobody"]
-"""One of each kind: a sender, a voter in the middle of its vote, a leader who alone knows the outcome."""
+QUICK = ["scatter", "half gathered", "vote unsynced", "decided, told nobody"]
+"""One of each kind: a sender, an owner, a voter in the middle of its vote, a leader who alone knows the outcome."""
 
 
 @pytest.fixture(scope="module")

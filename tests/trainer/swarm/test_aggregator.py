@@ -13,7 +13,9 @@ import pytest
 import trio
 
 from prime import Memory, open_system
+from prime.actor.contract import Entry, StagedRecord
 from prime.actor.facts import ActorFailed
+from prime.errors import WorldError
 from prime.store import MemoryJournal
 from prime.trainer.metadata import TrainingConfig
 from prime.trainer.round import commands as cmd
@@ -22,7 +24,7 @@ from prime.trainer.round.records import read_record
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.view import Member
 from prime.trainer.swarm import aggregator as aggregator_module
-from prime.trainer.swarm import plans
+from prime.trainer.swarm import plans, spooler
 from prime.trainer.swarm.aggregator import AGGREGATOR_PATH, Aggregator, SwarmPlan
 from prime.trainer.swarm.float32 import Float32
 from prime.trainer.swarm.parts import digest_of
@@ -530,3 +532,34 @@ async def test_a_contribution_that_no_codec_wrote_leaves_the_others_their_round(
         outcomes = [await node.committed(1) for node in swarm.nodes[:2]]
         assert outcomes[0].value == outcomes[1].value
         assert swarm.nodes[2].key.peer not in outcomes[0].value.contributors()
+
+
+@pytest.mark.parametrize("bytes_min", [1 << 30, 0], ids=["in one go", "staged"])
+async def test_a_disk_that_refuses_a_vote_is_waited_for_while_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, bytes_min: int
+) -> None:
+    monkeypatch.setattr(spooler, "SPOOLED_BYTES_MIN", bytes_min)
+    refused: list[Entry] = []
+
+    async def refuse(record: Entry) -> None:
+        refused.append(record)
+        raise WorldError("the disk is full", hint="free space on it")
+
+    async with swarm_of(3) as swarm:
+        one, two, full = swarm.nodes
+        with monkeypatch.context() as disk:
+            disk.setattr(full.journal, "append", refuse)
+            for i, node in enumerate(swarm.nodes):
+                await node.aggregator.tell(plans.Contribute(1, delta_of(i, 1), 1.0))
+            outcomes = [await node.committed(1) for node in (one, two)]
+            said = await full.until(lambda o: isinstance(o, plans.RoundStalled))
+            assert "the disk is full" in said.reason and said.hint == "free space on it"
+            assert not [o for o in full.heard if isinstance(o, plans.RoundCommitted)]
+        await full.until(lambda o: isinstance(o, plans.RoundResumed))
+        outcomes.append(await full.committed(1))
+        assert len({outcome.aggregate.tobytes() for outcome in outcomes}) == 1
+        assert not [o for node in swarm.nodes for o in node.heard if isinstance(o, ActorFailed)]
+        (first, *_) = refused
+        assert isinstance(first, StagedRecord) == (bytes_min == 0)
+        votes = [record for data in full.journal.records() if isinstance(record := read_record(data)[0], msg.Accepted)]
+        assert {vote.round for vote in votes} == {1}
