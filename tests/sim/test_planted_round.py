@@ -11,8 +11,13 @@ import pytest
 
 from prime import sim
 from prime.sim.plan import Crash, Partition, Pause, Plan
-from prime.sim.scenarios.round import training_round, training_round_feedback, training_round_fragments
-from prime.trainer.round import leading
+from prime.sim.scenarios.round import (
+    training_round,
+    training_round_ends,
+    training_round_feedback,
+    training_round_fragments,
+)
+from prime.trainer.round import leading, outcome
 from prime.trainer.round import messages as msg
 from prime.trainer.round.records import write_record
 from prime.trainer.round.view import View
@@ -106,6 +111,17 @@ def test_a_residual_that_an_abort_forgets(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_carried_delta_that_comes_with_another_fragment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Aggregator, "_fragment_of", lambda _self, _round: 0)
     assert found_by_drawing(scenario=training_round_fragments).split(":")[0] == "one_fragment"
+
+
+def test_an_end_that_nobody_is_told_of_who_missed_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = outcome.send_commit
+
+    def send_commit(desk: Any, to: str, round_: int) -> None:
+        if not desk.over:
+            honest(desk, to, round_)
+
+    monkeypatch.setattr(outcome, "send_commit", send_commit)
+    assert found_by_drawing(scenario=training_round_ends).split(":")[0] == "ended"
 
 
 def test_half_of_the_members_for_a_majority(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,10 @@ from prime.sim.scenarios.ledgers import Life
 from prime.sim.scenarios.round import (
     Kill,
     Swarm,
+    survive,
     train,
     training_round,
+    training_round_ends,
     training_round_feedback,
     training_round_fragments,
 )
@@ -268,6 +270,64 @@ def test_each_round_carries_its_fragment_and_all_fragments_are_one_state_at_all(
     outcome = sim.run(seed, training_round_fragments)
     assert outcome.ok, f"{outcome.command}: {outcome.error}"
     assert rounds(outcome) >= 20
+
+
+@pytest.mark.parametrize("seed", [0, 2, 5])
+def test_a_run_ends_for_all_with_one_round_and_one_state(seed: int) -> None:
+    outcome = sim.run(seed, training_round_ends)
+    assert outcome.ok, f"{outcome.command}: {outcome.error}"
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("part", range(8))
+def test_a_run_ends_for_all_in_every_storm(part: int) -> None:
+    failed = {seed: sim.run(seed, training_round_ends).error for seed in range(part, 240, 8)}
+    assert not {seed: error for seed, error in failed.items() if error}
+
+
+def end_while_dying(step: int) -> sim.Outcome:
+    """Let a member ask for the end before the round in question, and whoever takes the round's step die at it."""
+    asked: list[Swarm] = []
+    count = 0
+
+    def kill(life: Life, thing: object) -> bool:
+        nonlocal count
+        if not is_of_round(thing):
+            return False
+        if not count:
+            asked[0].ask_for_end(asked[0].nodes[step % 3].name)
+        count += 1
+        if count != step + 1:
+            return False
+        life.node.note("is killed", type(thing).__name__)
+        life.node.crash(0.3 if step % 2 else 20.0)
+        return True
+
+    @sim.scenario(nodes=3, storm_s=30.0, quiet_s=60.0)
+    async def body(world: sim.World) -> None:
+        swarm = Swarm(world, 3, kill)
+        asked.append(swarm)
+        assert await survive(world, swarm)
+        for node in swarm.nodes:
+            swarm.ask_for_end(node.name)
+        await world.eventually("ended", swarm.has_ended, within_s=20.0)
+
+    return sim.run(0, body, attrs.evolve(CALM, storm_s=30.0))
+
+
+def ends_badly(steps: Iterable[int]) -> dict[int, str]:
+    outcomes = {step: end_while_dying(step) for step in steps}
+    return {step: outcome.error for step, outcome in outcomes.items() if not outcome.ok}
+
+
+def test_a_run_ends_alike_though_a_member_dies_where_its_end_is_decided(telling: list[int]) -> None:
+    assert not ends_badly(telling[::6])
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("part", range(8))
+def test_a_run_ends_alike_though_a_member_dies_at_any_step_of_its_last_round(part: int, telling: list[int]) -> None:
+    assert not ends_badly(range(part, telling[-1] + 20, 8))
 
 
 @pytest.mark.nightly

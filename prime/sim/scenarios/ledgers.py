@@ -176,6 +176,9 @@ class Book:
             _hold("contributors", not strangers, f"round {value.round} takes from {sorted(strangers)}")
             same = value.next_view.members == before.next_view.members
             _hold("epoch", (value.next_view.epoch == value.epoch) == same, f"the view after {value.round} has no epoch")
+        over = [one.round for one in self.values.values() if one.last]
+        _hold("last", over in ([], [max(self.values)]), f"round {over} was the last, and {max(self.values)} is decided")
+        _hold("last", not (value.last and value.aborted), f"round {value.round} is the last and was given up")
         if not value.aborted:
             self._committed(value)
 

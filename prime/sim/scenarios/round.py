@@ -42,7 +42,7 @@ from prime.trainer.round.terms import Terms
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.view import Member, Value, View
 from prime.trainer.swarm import plans
-from prime.trainer.swarm.aggregator import Aggregator, SwarmPlan
+from prime.trainer.swarm.aggregator import AGGREGATOR_PATH, Aggregator, SwarmPlan
 from prime.trainer.swarm.carry import Ledger
 from prime.trainer.swarm.parts import digest
 
@@ -225,6 +225,9 @@ class Swarm:
         self.journals: dict[str, WitnessedJournal] = {}
         self._known: dict[str, dict[bytes, int]] = {node.name: {} for node in self.nodes}
         self.lives: dict[str, Life] = {}
+        self.systems: dict[str, System] = {}
+        self.rounds = 0
+        """The round that the run ends with, at the soonest, without being asked; 0: with none."""
         self.memories: dict[str, Memory] = {}
         self.aggregators: dict[str, Witnessed] = {}
 
@@ -264,12 +267,13 @@ class Swarm:
     async def _serve(self, life: Life, journal: WitnessedJournal) -> None:
         node, memory = life.node, self.memories[life.node.name]
         async with node.system() as system, system.supervisor("state") as states:
+            self.systems[node.name] = system
             system.subscribe(lambda fact: self._hear(life, fact))
             found = node.name == FOUNDER and self._founds(journal)
             contacts = Contacts() if found else await self._dial(system, node)
             random = node.random("incarnation", str(node.lives))
             member = Member(node.peer, system.addresses, 1.0, random.getrandbits(48) + 1, self._rate(node))
-            terms = Terms(rule=RULES[self.world.choose("rule", 0, len(RULES) - 1)])
+            terms = Terms(rule=RULES[self.world.choose("rule", 0, len(RULES) - 1)], rounds=self.rounds)
             plan = SwarmPlan(RUN, member, found, contacts.peers, len(self.nodes), TIMING, terms)
             founder = found and is_untrained(journal.records())
             restart = Restart(max=3, within=120, backoff=(0.5, 10))
@@ -349,7 +353,7 @@ class Swarm:
 
     def _late(self) -> str:
         last = self.book.last
-        if last is None:
+        if last is None or last.last:
             return ""
         active = [(last.round + 1, group) for group in self._majorities(last)]
         self._since = {key: self._since.get(key, self.world.now) for key in active}
@@ -430,6 +434,26 @@ class Swarm:
         rounds = {self.aggregators[node.name].status().round for node in self.nodes}
         return len(states) == len(rounds) == 1 and None not in states
 
+    def ask_for_end(self, name: str) -> None:
+        """Let a node ask for the end of the run, if it is there."""
+        life = self.lives.get(name)
+        ref = None if life is None or life.is_over else self.systems[name].whereis(AGGREGATOR_PATH)
+        if ref is not None:
+            ref.tell_nowait(plans.EndSwarm())
+
+    def has_ended(self) -> bool:
+        """Tell whether every node, member or not, knows that the run is over, and holds the state that it ended with."""
+        last = self.book.last
+        learners = [memory.learner for memory in self.memories.values()]
+        states = {memory.state for memory in self.memories.values()}
+        return (
+            last is not None
+            and last.last
+            and all(learner is not None and learner.has_ended for learner in learners)
+            and {state.round for state in states if state is not None} == {last.round}
+            and len(states) == 1
+        )
+
     def rest(self) -> None:
         """Let nobody train any more."""
         for memory in self.memories.values():
@@ -505,20 +529,54 @@ async def training_round_fragments(world: World) -> None:
     )
 
 
+@scenario(nodes=NODES, nodes_min=3, storm_s=20.0, quiet_s=120.0)
+async def training_round_ends(world: World) -> None:
+    """`training_round` whose run ends in the storm: all come to the same last round, and to its state.
+
+    A member asks for the end, or so many rounds were wanted. Whoever asked may die at once; then all ask again when it
+    is quiet. Nothing is decided after the last round, which is never one that was given up.
+    """
+    swarm = Swarm(world, world.choose("size", 3, len(world.nodes)))
+    swarm.rounds = max(world.choose("rounds", -10, 20), 0)
+    who = swarm.nodes[world.choose("ender", 0, len(swarm.nodes) - 1)].name
+    at_s = min(world.choose("ends", 2, 18), world.plan.storm_s)
+    world.nursery.start_soon(_ask_for_end_at, swarm, who, at_s)
+    if not await survive(world, swarm):
+        return
+    for node in swarm.nodes:
+        swarm.ask_for_end(node.name)
+    await world.eventually("ended", swarm.has_ended, within_s=60.0)
+    last = swarm.book.last
+    await trio.sleep(2 * TIMING.deadline_s)
+    require(swarm.book.last is last and swarm.has_ended(), "ended: the run went on after its last round")
+    swarm.check_conserved()
+
+
+async def _ask_for_end_at(swarm: Swarm, who: str, at_s: float) -> None:
+    await trio.sleep_until(at_s)
+    swarm.ask_for_end(who)
+
+
 async def train(world: World, swarm: Swarm) -> None:
     """Play the scenario with this swarm."""
-    swarm.start()
-    world.nursery.start_soon(swarm.watch)
-    await world.storm()
-    await world.eventually("start", swarm.has_begun, within_s=10.0)
-    book = swarm.book
-    lost = swarm.is_lost()
-    if lost:
-        world.note("is lost", lost)
+    if not await survive(world, swarm):
         return
+    book = swarm.book
     before = book.commits()
     await world.eventually("progress", lambda: book.commits() >= before + COMMITS_QUIET, within_s=40.0)
     await world.eventually("all_in", swarm.all_in, within_s=40.0)
     swarm.rest()
     await world.eventually("rest", swarm.is_at_rest, within_s=4 * TIMING.deadline_s)
     swarm.check_conserved()
+
+
+async def survive(world: World, swarm: Swarm) -> bool:
+    """Let the swarm train through the storm; tell whether it can be asked to go on."""
+    swarm.start()
+    world.nursery.start_soon(swarm.watch)
+    await world.storm()
+    await world.eventually("start", swarm.has_begun, within_s=10.0)
+    lost = swarm.is_lost()
+    if lost:
+        world.note("is lost", lost)
+    return not lost
