@@ -52,8 +52,7 @@ def build() -> typer.Typer:
     app.command("status", rich_help_panel=NODE)(status.status)
     app.command("bootstrap", rich_help_panel=NODE)(node.bootstrap)
 
-    swarm.enlist(train.app)
-    app.add_typer(train.app, name="train", rich_help_panel=RUN)
+    app.add_typer(swarm.beside(train.app), name="train", rich_help_panel=RUN)
     app.add_typer(model.app, name="model", rich_help_panel=RUN)
 
     app.add_typer(config.app, name="config", rich_help_panel=TOOLS)

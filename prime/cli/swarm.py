@@ -5,6 +5,7 @@ Each asks the node on this machine through its control socket; `--node` says whi
 
 from __future__ import annotations
 
+import copy
 import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -474,7 +475,10 @@ AUDIT_S: Final = 600.0
 """How long an audit may take: all contributions travel once more."""
 
 
-def enlist(app: typer.Typer) -> None:
-    """Add the commands of this file to `prime train`."""
+def beside(app: typer.Typer) -> typer.Typer:
+    """Return `prime train` with the commands of this file after its own; `app` itself is left as it is."""
+    whole = copy.copy(app)
+    whole.registered_commands = list(app.registered_commands)
     for command in (submit, status, watch, stop, logs, recover, audit):
-        app.command()(command)
+        whole.command()(command)
+    return whole

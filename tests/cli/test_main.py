@@ -75,6 +75,13 @@ def test_subcommands_stand_in_the_tree_and_in_its_order() -> None:
         assert subcommands == [word for word in TREE[panel][name].split() if word in subcommands]
 
 
+def test_a_program_that_is_built_again_is_as_large_as_the_first() -> None:
+    def commands() -> list[int]:
+        return [len(one.typer_instance.registered_commands) for one in build().registered_groups if one.typer_instance]
+
+    assert commands() == commands()
+
+
 def test_every_command_offers_json() -> None:
     commands = group().commands
     leaves = [(name, command) for name, command in commands.items() if not isinstance(command, TyperGroup)]
