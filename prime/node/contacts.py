@@ -10,8 +10,7 @@ import trio
 
 from prime.actor import System
 from prime.errors import PrimeError, UnreachableError, WorldError
-from prime.process.network import Routes
-from prime.transport.links import Links
+from prime.node.links import linked_peers
 from prime.transport.multiaddr import parse_address
 
 DIAL_RETRY_S = 0.5
@@ -103,12 +102,6 @@ def _peer_in(address: str) -> str:
         return parse_address(address).peer or ""
     except PrimeError:
         return ""
-
-
-def linked_peers(system: System) -> tuple[str, ...]:
-    """Return the peers that there is a link to."""
-    network = system.network.outer if isinstance(system.network, Routes) else system.network
-    return network.peers if isinstance(network, Links) else ()
 
 
 async def _dial_each(system: System, addresses: Sequence[str]) -> tuple[dict[str, str], list[WorldError]]:

@@ -28,6 +28,7 @@ from prime.node.link import LinkActor
 from prime.node.neighbourhood import Neighbourhood, open_neighbourhood
 from prime.node.runs import RunsActor
 from prime.node.system import open_system
+from prime.node.waiting import cancel_on
 from prime.observe.log import FactLog
 from prime.observe.messages import NodeStatus
 from prime.observe.status import StatusActor
@@ -196,7 +197,7 @@ class _Node:
         link, contacts = self._config.transport, Contacts()
         with trio.CancelScope() as joining:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_cancel_on, self._stop, joining)
+                nursery.start_soon(cancel_on, self._stop, joining)
                 known = link.join
                 if neighbours is not None and not known:
                     known = await neighbours.look(_say)
@@ -244,11 +245,6 @@ async def _serve(
 ) -> None:
     with scope:
         await links.serve(inbound, task_status=task_status)
-
-
-async def _cancel_on(event: trio.Event, scope: trio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()
 
 
 def admission_of(config: Config) -> Admission:
