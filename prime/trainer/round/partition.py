@@ -94,7 +94,11 @@ def backups(members: Sequence[Member]) -> tuple[int, ...]:
 
 
 def _known(members: Sequence[Member]) -> list[float]:
-    """Return everyone's rate, with the median of those measured for those that are not."""
+    """Return everyone's rate, with the median of those measured for those that are not.
+
+    Of an even number it is the faster of the two in the middle: a rate that a member has, and a power of `RATE_STEP`. The
+    mean of the two, as the gates have it of weights and norms, may be far from what anybody's link carries.
+    """
     measured = sorted(m.rate_bytes_s for m in members if m.rate_bytes_s)
     median = measured[len(measured) // 2] if measured else 1
     return [float(median if m.rate_bytes_s is None else m.rate_bytes_s) for m in members]

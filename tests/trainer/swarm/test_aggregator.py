@@ -30,6 +30,7 @@ from prime.trainer.swarm.float32 import Float32
 from prime.trainer.swarm.parts import digest_of
 from prime.trainer.swarm.work import compute as work_compute
 from prime.transport.identity import KeyPair
+from tests.trainer.swarm.stand_ins import Listener
 
 D = 70_000
 TIMING = Timing(resend_s=0.05, suspect_s=1.0, stagger_s=0.1, seal_s=2.0, reduce_s=1.0, deadline_s=3.0, transfer_s=0.3)
@@ -38,7 +39,7 @@ PATIENT = Timing(resend_s=0.05, suspect_s=15.0, seal_s=20.0, reduce_s=15.0, dead
 
 
 @attrs.define
-class Node:
+class Node(Listener):
     """One node with a stand-in for its trainer: `theta` moves by the mean delta, whatever the delta is."""
 
     key: KeyPair
@@ -54,18 +55,6 @@ class Node:
     dies_at: Callable[[cmd.Command], bool] = lambda _: False
     numbers: Any = attrs.Factory(Float32)
     living: Any = None
-
-    def report(self, outcome: Any) -> None:
-        self.heard.append(outcome)
-        self.news.set()
-
-    async def until(self, is_it: Callable[[Any], bool]) -> Any:
-        while True:
-            for outcome in self.heard:
-                if is_it(outcome):
-                    return outcome
-            self.news = trio.Event()
-            await self.news.wait()
 
     async def hold(self) -> None:
         await self.aggregator.tell(plans.StateHeld(self.round, hashlib.sha256(self.theta.tobytes()).digest()))

@@ -20,11 +20,12 @@ from prime.actor import System
 from prime.node.system import open_system
 from prime.node.training import Training, open_trainer
 from prime.trainer import pipe
-from prime.trainer.metadata import ModelMetadata, TensorLayout, TrainingConfig
+from prime.trainer.metadata import TrainingConfig
 from prime.trainer.round.timing import Timing
 from prime.trainer.swarm import trainer
 from prime.transport.identity import KeyPair
 from prime.transport.memory import Memory
+from tests.trainer.swarm.stand_ins import VectorWorker
 
 D = 10_000
 STEP_S = 0.002
@@ -34,48 +35,23 @@ MIDDLE = np.random.default_rng(1).standard_normal(D).astype(np.float32)
 """Around it lie the members' own lowest points."""
 
 
-class Walker:
+class Walker(VectorWorker):
     """A worker whose loss is the squared distance from a point of its own."""
 
-    elements, unigram, samples, layout_hash = D, None, 24, "layout"
-    metadata = ModelMetadata("model", D, (TensorLayout("weights", (D,), "float32"),))
-
     def __init__(self, rank: int, pace: float = 1.0) -> None:
+        super().__init__(D, samples=24)
         self.target = MIDDLE + np.random.default_rng(rank).standard_normal(D).astype(np.float32) * np.float32(0.2)
-        self.local, self.base, self.shared = np.zeros((3, D), np.float32)
         self.step_s = STEP_S * pace
-        self.step = 0
-
-    async def initial(self) -> Any:
-        return np.zeros(D, np.float32)
-
-    async def load(self, theta: Any) -> None:
-        self.local[:] = self.base[:] = self.shared[:] = theta
-
-    async def rebase(self, theta: Any, start: int) -> None:
-        cut = slice(start, start + theta.size)
-        self.local[cut] = theta + (self.local[cut] - self.base[cut])
-        self.base[cut] = self.shared[cut] = theta
-
-    async def forget_snapshot(self, cut: slice) -> None:
-        self.base[cut] = self.shared[cut]
-
-    async def snapshot(self, cut: slice) -> Any:
-        self.base[cut] = self.local[cut]
-        return self.local[cut].copy()
 
     async def train(self, steps: int) -> pipe.Trained:
         await trio.sleep(self.step_s * steps)
         for _ in range(steps):
             self.local += (self.target - self.local) * np.float32(0.1)
-        self.step += steps
-        return pipe.Trained(self.step, steps, loss_of(self.local), steps, self.step_s * steps)
+        self.steps += steps
+        return pipe.Trained(self.steps, steps, loss_of(self.local), steps, self.step_s * steps)
 
     async def evaluate(self, theta: Any, _batches: int) -> float:
         return loss_of(self.local if theta is None else theta)
-
-    async def write(self, _prompt: str, _length: int, _seed: int) -> str:
-        return ""
 
 
 def loss_of(theta: Any) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -30,6 +30,7 @@ from prime.trainer.swarm.parts import whole
 from prime.transport.identity import KeyPair
 from prime.transport.signing import KeySignatory
 from prime.wire import signed_bytes
+from tests.trainer.swarm.stand_ins import Listener
 
 D = 20_000
 TIMING = Timing(resend_s=0.05, suspect_s=2.0, stagger_s=0.1, seal_s=1.0, reduce_s=2.0, deadline_s=6.0, transfer_s=0.3)
@@ -46,7 +47,7 @@ class NanScales(Float32):
 
 
 @attrs.define(eq=False)
-class Node:
+class Node(Listener):
     key: KeyPair
     numbers: Float32
     heard: list[Any] = attrs.Factory(list)
@@ -55,18 +56,6 @@ class Node:
     aggregator: Any = None
     actor: Any = None
     system: Any = None
-
-    def report(self, outcome: Any) -> None:
-        self.heard.append(outcome)
-        self.news.set()
-
-    async def until(self, is_it: Callable[[Any], bool]) -> Any:
-        while True:
-            for outcome in self.heard:
-                if is_it(outcome):
-                    return outcome
-            self.news = trio.Event()
-            await self.news.wait()
 
     async def outcome(self, round_: int) -> Any:
         ends = plans.RoundCommitted | plans.RoundAborted

@@ -13,7 +13,7 @@ import trio
 from prime.actor import Actor, Ref, on
 from prime.node.system import open_system
 from prime.trainer import pipe
-from prime.trainer.metadata import ModelMetadata, TensorLayout, TrainingConfig
+from prime.trainer.metadata import TrainingConfig
 from prime.trainer.round.view import Member, Share, Value, View
 from prime.trainer.swarm import plans, trainer
 from prime.trainer.swarm.answers import Agreed
@@ -21,40 +21,20 @@ from prime.trainer.swarm.donor import HoldState
 from prime.trainer.swarm.progress import Progress
 from prime.trainer.swarm.state import ChunkedState, OuterState, chunked
 from prime.trainer.swarm.transfer import StateFetch
+from tests.trainer.swarm.stand_ins import VectorWorker
 
 H = 4
 SIZE = 3
 VIEW = View("run", 1, (Member("me", (), 1.0, 1), Member("other", (), 1.0, 2)))
 
 
-class Worker:
+class Worker(VectorWorker):
     """Moves every parameter down by 1 in each step; a step takes a second."""
 
-    elements, unigram, samples, layout_hash = SIZE, 3.0, 70, "layout"
-
-    metadata = ModelMetadata("model", SIZE, (TensorLayout("weights", (SIZE,), "float32"),))
+    unigram = 3.0
 
     def __init__(self) -> None:
-        self.local, self.base, self.shared = np.zeros((3, SIZE), np.float32)
-        self.steps = 0
-
-    async def initial(self) -> Any:
-        return np.zeros(SIZE, np.float32)
-
-    async def load(self, theta: Any) -> None:
-        self.local[:] = self.base[:] = self.shared[:] = theta
-
-    async def rebase(self, theta: Any, start: int) -> None:
-        cut = slice(start, start + theta.size)
-        self.local[cut] = theta + (self.local[cut] - self.base[cut])
-        self.base[cut] = self.shared[cut] = theta
-
-    async def forget_snapshot(self, cut: slice) -> None:
-        self.base[cut] = self.shared[cut]
-
-    async def snapshot(self, cut: slice) -> Any:
-        self.base[cut] = self.local[cut]
-        return self.local[cut].copy()
+        super().__init__(SIZE, samples=70)
 
     async def train(self, steps: int) -> pipe.Trained:
         await trio.sleep(steps)
@@ -64,9 +44,6 @@ class Worker:
 
     async def evaluate(self, _theta: Any, _batches: int) -> float:
         return 2.0
-
-    async def write(self, _prompt: str, _length: int, _seed: int) -> str:
-        return ""
 
 
 class Ear(Actor[plans.Begin | plans.StateHeld | plans.Contribute | plans.LeaveSwarm | HoldState]):
