@@ -17,7 +17,7 @@ from prime.cli.options import AsJson, ConfigFile
 from prime.cli.output import emit, say
 
 if TYPE_CHECKING:
-    from prime.observe.messages import NodeStatus
+    from prime.observe.messages import NodeStatus, RunStatus
     from prime.trainer.runs.messages import RunNotice, RunsKnown
 
 Node = Annotated[
@@ -133,31 +133,33 @@ async def _submit(socket: Path, name: str, settings: Any, *, wait_s: float) -> t
 
 def _built(notice: RunNotice) -> bool:
     """Tell whether the founder has built the model. Raises `RefusedError` with its reason if it cannot."""
+    from prime.cli.words import plain
     from prime.errors import RefusedError
     from prime.trainer.runs.messages import BUILDS
+    from prime.trainer.runs.submission import job_keys
 
     founder = next((member for member in notice.members if member.peer == notice.founder), None)
     if founder is None or (founder.standing == "joining" and founder.why in ("", BUILDS)):
         return False
     if founder.standing == "cannot":
         raise RefusedError(
-            f"the node cannot take part in its own run {notice.run}: {founder.why}",
+            f"the node cannot take part in its own run {notice.run}: {plain(job_keys(founder.why))}",
             hint="mend that, and submit it again",
         )
     return True
 
 
 def _submitted(notice: RunNotice, node: str | None) -> list[str]:
-    from prime.cli.swarm_view import shape
     from prime.cli.words import many
     from prime.trainer.round.names import base_name
+    from prime.trainer.swarm.report import shape
 
     settings, there = notice.settings, sum(member.standing in ("joining", "member") for member in notice.members)
     missing = settings.nodes_min - there
     wait = f"waits for {many(missing, 'more node')}" if missing > 0 else "starts now"
     return [
         f"run {notice.run} is founded, and {wait}",
-        f"  {shape(settings)}, from {many(settings.nodes_min, 'node')} on",
+        f"  {shape(settings, settings.rounds)}, from {many(settings.nodes_min, 'node')} on",
         f"  watch it with: prime train watch {base_name(notice.run)}" + (f" --node {node}" if node else ""),
     ]
 
@@ -300,7 +302,7 @@ def stop(
 
     from prime.trainer.runs.messages import EndRun, LeaveRun
 
-    async def ask(socket: Path) -> tuple[str, bool, str]:
+    async def ask(socket: Path) -> tuple[str, bool, RunStatus | None]:
         from prime.node.client import open_runs
         from prime.observe.messages import GetStatus
 
@@ -311,15 +313,15 @@ def stop(
                 ending = await runs.ask(EndRun(run), timeout=ASK_S)
                 name, called_off = ending.run, ending.called_off
             found = await status_.ask(GetStatus(rounds_after=ROUND_LAST), timeout=ASK_S)
-            return name, called_off, found.run.stalled if found.run is not None else ""
+            return name, called_off, found.run
 
-    name, called_off, stalled = trio.run(ask, socket_of(config, node))
-    event = "run.leaving" if leave else "run.ending"
+    name, called_off, run_ = trio.run(ask, socket_of(config, node))
+    event, stalled = "run.leaving" if leave else "run.ending", run_.stalled if run_ is not None else ""
     result = {"event": event, "run": name, "called_off": called_off, "stalled": stalled}
-    emit(result, "\n".join(_stopping(name, leave=leave, called_off=called_off, stalled=stalled)), as_json=as_json)
+    emit(result, "\n".join(_stopping(name, run_, leave=leave, called_off=called_off)), as_json=as_json)
 
 
-def _stopping(name: str, *, leave: bool, called_off: bool, stalled: str) -> list[str]:
+def _stopping(name: str, run: RunStatus | None, *, leave: bool, called_off: bool) -> list[str]:
     from prime.cli.words import plain
 
     if leave:
@@ -327,10 +329,14 @@ def _stopping(name: str, *, leave: bool, called_off: bool, stalled: str) -> list
     if called_off:
         return [f"{name} is called off: it had no round yet"]
     ends = f"{name} ends with the next round that its members decide"
-    if not stalled:
+    if run is None:
         return [ends]
+    if not run.stalled:
+        return [
+            f"{ends}; this node has made {min(run.round_step, run.inner_steps):,} of its {run.inner_steps:,} steps for it"
+        ]
     kept = "the wish is kept, also when this node is started again; `prime train stop --leave` takes this node out now"
-    return [ends, f"nothing is decided now: {plain(stalled)}", kept]
+    return [ends, f"nothing is decided now: {plain(run.stalled)}", kept]
 
 
 def recover(
@@ -387,15 +393,16 @@ def logs(
 
     from prime.cli.output import json_line
     from prime.cli.swarm_view import fact_words
-    from prime.node.run_files import read_log
+    from prime.node.run_files import read_log, read_names
 
     folder = _folder_of(run, config, node)
+    names = read_names(folder)
     shown: int | None = None
     while True:
         found = list(read_log(folder))
         fresh = found[-last:] if shown is None else found[shown:] if len(found) >= shown else found
         for fact in fresh:
-            print(json_line(fact) if as_json else fact_words(fact), flush=True)  # noqa: T201 - the result, line by line
+            print(json_line(fact) if as_json else fact_words(fact, names), flush=True)  # noqa: T201 - the result, line by line
         shown = len(found)
         if not follow:
             return

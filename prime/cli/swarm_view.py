@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from rich.console import Group
@@ -14,6 +15,8 @@ from rich.text import Text
 
 from prime.cli.output import console, json_line, say
 from prime.cli.words import many, plain
+from prime.trainer.metadata import OWN_DATA
+from prime.trainer.swarm.report import shape
 from prime.trainer.track.report import duration, in_times, size
 
 if TYPE_CHECKING:
@@ -94,8 +97,8 @@ def run_frame(found: NodeStatus, notice: RunNotice, known: RunsKnown) -> Iterato
     settings = notice.settings
     yield f"run {notice.run}" + ("" if here else ", in which this node takes no part now")
     yield (
-        f"  {plain(settings.model) or 'charlm'} on {plain(settings.data) or 'the data of its model'}, "
-        f"{shape(settings)}, {many(settings.nodes_min, 'node')} at least"
+        f"  {plain(settings.model) or 'charlm'} on {_data(settings)}, "
+        f"{shape(settings, settings.rounds)}, {many(settings.nodes_min, 'node')} at least"
     )
     names = {member.peer: member.name for member in notice.members}
     run = found.run if here else None
@@ -106,15 +109,8 @@ def run_frame(found: NodeStatus, notice: RunNotice, known: RunsKnown) -> Iterato
         yield from _after(run, names)
 
 
-def shape(settings: TrainingConfig) -> str:
-    """Say how many rounds a run has, and what a node does for each of them."""
-    rounds, parts = many(settings.rounds, "round"), settings.fragments
-    if settings.local_epochs:
-        passes = "a pass" if settings.local_epochs == 1 else f"{settings.local_epochs:,} passes"
-        return f"{rounds} of {passes} over each node's own data" + (f" in {parts} parts" if parts > 1 else "")
-    least, rest = divmod(settings.inner_steps, parts)
-    steps = f"{least:,} or {least + 1:,} steps" if rest else many(least, "step")
-    return f"{rounds} of {steps}" + (f" for one of {parts} fragments" if parts > 1 else "")
+def _data(settings: TrainingConfig) -> str:
+    return "each node's own data" if settings.data == OWN_DATA else plain(settings.data) or "the data of its model"
 
 
 def run_lines(run: RunStatus, names: Mapping[str, str]) -> Iterator[str]:
@@ -234,23 +230,34 @@ def named(text: str, names: Mapping[str, str]) -> str:
     return plain(text)
 
 
-def fact_words(fact: Mapping[str, Any]) -> str:
-    """Return a fact of a run's log as a line: when, what, and its fields in short."""
+def fact_words(fact: Mapping[str, Any], names: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Return a fact of a run's log as a line: when, what, and its fields in short, nodes by their `names` by peer."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(fact.get("at_s", 0))))
+    if fact["event"] == "RoundDecided":
+        return plain(f"{when}  {_round_words(fact, names)}")
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", str(fact["event"])).lower()
     rest = (
-        f"{key} {_brief(value)}" for key, value in fact.items() if key not in ("at_s", "event") and value is not None
+        f"{key} {_brief(value, names)}"
+        for key, value in fact.items()
+        if key not in ("at_s", "event") and value is not None
     )
     return plain(f"{when}  {name}: {', '.join(rest)}".rstrip(": "))
 
 
-def _brief(value: object) -> str:
+def _round_words(fact: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    if not fact.get("committed"):
+        return f"round {fact.get('round')} ended without a result: all that was sent is kept"
+    loss = f", loss {fact['loss']:.3f}" if isinstance(fact.get("loss"), float) else ""
+    return f"round {fact.get('round')} decided{loss}, of {_brief(fact.get('contributors', []), names)}"
+
+
+def _brief(value: object, names: Mapping[str, str]) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list):
-        return " ".join(_brief(item) for item in value) or "none"
+        return " ".join(_brief(item, names) for item in value) or "none"
     text = str(value)
-    return f"…{text[-PEER_SHOWN:]}" if text.startswith("12D3KooW") and " " not in text else text
+    return shown(text, names) if text.startswith("12D3KooW") and " " not in text else text
 
 
 # ----------------------------------------------------------------------------------------------------- as it goes on

@@ -254,6 +254,10 @@ class RunsConfig:
         "Models and data of such runs that this node loads beyond the presets, as `module:function` or the path of a "
         "file of its own; `*`: all that can be imported here.",
     )
+    data: str = key(
+        "", "What this node trains on in a run whose data is `own`: a path, a preset or `module:function`; empty: it "
+        "takes part in no such run.",
+    )  # fmt: skip
     client: bool = key(
         False,
         "Own no part of a run's vector, only contribute and vote: for a node with a slow upload, or that others cannot reach.",

@@ -25,6 +25,7 @@ from prime.node.succession import FoundSuccessor, JoinSuccessor, Succession, che
 from prime.node.training import Training, open_trainer, timing_of
 from prime.node.waiting import either
 from prime.trainer.round.messages import ROUND_TAGS, STATE_TAGS
+from prime.trainer.runs.acceptance import at_home
 from prime.trainer.runs.board import Succeeded
 from prime.trainer.runs.members import is_needed, is_over, members_inside
 from prime.trainer.runs.messages import BUILDS, RoundAudit, RunNotice, Standing
@@ -144,7 +145,7 @@ class HostedRun:
         rounds = attrs.evolve(self._config.train, round_deadline_s=settings.round_deadline_s)
         taking_part = open_trainer(
             self._system,
-            settings,
+            at_home(settings, self._config.runs.data),
             run=self._asked,
             contacts=contacts,
             folder=self._folders.state,

@@ -48,7 +48,7 @@ class RunHost:
         self._folder = found.state
         self._say = say
         self._stop = stop
-        accepted = Acceptance(config.runs.accept, config.runs.accept_functions)
+        accepted = Acceptance(config.runs.accept, config.runs.accept_functions, config.runs.data)
         self._notices = Notices(system, config.node.name, accepted)
         self._record = RunRecord(system.peer, self._folder / RUNS, self._notices.complain)
         self._hosted: HostedRun | None = None

@@ -20,6 +20,7 @@ from prime.trainer.checkpoint.flat import write_model
 from prime.trainer.round.names import lineage
 from prime.trainer.track.files import CURVES, REPORT
 
+RECORD: Final = "run.json"
 EVENTS: Final = "events.jsonl"
 EARLIER: Final = "events.1.jsonl"
 EVENTS_BYTES_MAX: Final = 8 << 20
@@ -90,6 +91,16 @@ def read_log(folder: Path) -> Iterator[dict[str, Any]]:
                     found = json.loads(line)
                     if isinstance(found, dict) and "event" in found:
                         yield found
+
+
+def read_names(folder: Path) -> dict[str, str]:
+    """Return the names of a run's nodes, by peer, as far as its folder knows them; at its end the report has them all."""
+    names: dict[str, str] = {}
+    for file, key in ((RECORD, "members"), (REPORT, "contributors")):
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            found = json.loads((folder / file).read_text(encoding="utf-8"))
+            names |= {str(one["peer"]): str(one["name"]) for one in found[key] if one["name"]}
+    return names
 
 
 def write_run(report: Mapping[str, Any], training: Training, folder: Path) -> None:

@@ -11,21 +11,18 @@ import json
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
 
 import attrs
 import trio
 
 from prime.errors import ConfigError, PrimeError
 from prime.node.ending import WISH
-from prime.node.run_files import run_folder
+from prime.node.run_files import RECORD, run_folder
 from prime.node.succession import JOURNAL
 from prime.trainer.metadata import TrainingConfig
 from prime.trainer.runs.members import within_reach
 from prime.trainer.runs.messages import RunMember, RunNotice
 from prime.trainer.swarm.saved import STATES_FOLDER
-
-RECORD: Final = "run.json"
 
 
 class RunRecord:

@@ -137,7 +137,7 @@ class Training:
     def spent_s(self) -> dict[str, float]:
         """Return the seconds so far by what they went into; a round goes on beside the training, so some count twice."""
         phases = {_PHASES[name]: seconds for name, seconds in self.spent.seconds.items() if name in _PHASES}
-        return {"compute": self.progress.compute_s, **phases}
+        return {"start": self.progress.start_s, "compute": self.progress.compute_s, **phases}
 
     def succession(self) -> FoundSuccessor:
         """Return what it takes to go on without the other members. Raises `RefusedError` where the run can go on with them."""

@@ -342,7 +342,7 @@ class Job:
 JOB: Final = Schema(
     Job,
     "docs/reference/job.md lists every key",
-    "`prime train init` writes one; a preset needs none: `prime train run charlm`",
+    "`prime train init` writes one; a preset needs none: `prime train presets` lists them",
     setter="--set",
 )
 """What a job.toml can hold."""

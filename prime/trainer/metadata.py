@@ -19,6 +19,9 @@ OPTIONS_MAX = 20_000
 OUTER_OPTIMISERS = ("nesterov", "sgd", "average", "adam")
 """What may be done with a round's aggregate (`prime.trainer.outer.optimisers`)."""
 
+OWN_DATA = "own"
+"""As the data of a run that is submitted: each node trains on what its own configuration names (`runs.data`)."""
+
 AGGREGATIONS = ("mean", "median", "trimmed-mean", "krum", "multi-krum", "centred-clipping")
 """The rules by which a round makes one vector of its contributions (`prime.trainer.robust`)."""
 
@@ -36,7 +39,7 @@ class TrainingConfig:
 
     `model` and `data` are `module:function` or `file.py:function` (see `prime.trainer.task`), a preset's name, or
     empty for the character transformer and the text of Python's standard library; `data` may also be the path of a
-    text file or folder.
+    text file or folder, and `own` in a run that is submitted.
     `inner_steps` is H, the local steps in which every parameter goes through one round; `context` is in characters,
     `round_deadline_s` in seconds. With `fragments` above 1 the rounds carry a part of the parameters each, in turn.
     `overlap_steps` is tau, how far training goes on while a round is under way; -1: as far as to the next round.

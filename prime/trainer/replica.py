@@ -67,8 +67,8 @@ class Replica:
 
     @property
     def samples(self) -> int:
-        """Return how many samples one pass over the data has."""
-        return len(self._data)
+        """Return how many samples one pass over the data has; where they overlap, as text does, what it takes to see it once."""
+        return getattr(self._data, "samples_of_a_pass", len(self._data))
 
     def local(self, cut: slice = WHOLE) -> Vector:
         """Return the parameters, or a slice of them, as one flat vector, a copy."""

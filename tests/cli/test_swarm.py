@@ -190,7 +190,7 @@ def test_what_happened_is_in_the_log(prime: Any, swarm: tuple[Free, Free], first
     code, out, _ = prime("train", "logs", "first", "--last", "5", "--config", swarm[0].file)
     assert code == 0
     assert 0 < len(out.splitlines()) <= 5
-    assert "round decided: round " in out
+    assert " decided, loss " in out
     code, out, _ = prime("train", "logs", first, "--config", swarm[0].file, "--json")
     assert {json.loads(line)["schema"] for line in out.splitlines()} == {1}
 

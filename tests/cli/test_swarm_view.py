@@ -72,24 +72,6 @@ def test_each_line_of_a_usual_run_fits_80_columns(phase: str) -> None:
     assert [line for line in lines if len(line) > 80] == []
 
 
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({"rounds": 1, "inner_steps": 1}, "1 round of 1 step"),
-        ({"rounds": 20, "inner_steps": 100}, "20 rounds of 100 steps"),
-        ({"rounds": 20, "inner_steps": 100, "fragments": 4}, "20 rounds of 25 steps for one of 4 fragments"),
-        ({"rounds": 20, "inner_steps": 10, "fragments": 4}, "20 rounds of 2 or 3 steps for one of 4 fragments"),
-        ({"rounds": 20, "local_epochs": 1}, "20 rounds of a pass over each node's own data"),
-        (
-            {"rounds": 20, "local_epochs": 3, "fragments": 2},
-            "20 rounds of 3 passes over each node's own data in 2 parts",
-        ),
-    ],
-)
-def test_a_run_says_what_a_round_is(settings: dict[str, int], said: str) -> None:
-    assert swarm_view.shape(TrainingConfig(**settings)) == said  # type: ignore[arg-type]  # all of these are numbers
-
-
 def test_a_stalled_run_has_its_hint() -> None:
     stalled = run_status(stalled=f"1 of 2: {PEERS['b']} is silent", hint=f"start {PEERS['b']} again")
     text = "\n".join(swarm_view.lines(node_status(stalled), ALL))
@@ -129,10 +111,19 @@ def test_json_has_the_times_by_name_and_not_every_round() -> None:
 
 
 def test_a_fact_of_the_log_is_one_line() -> None:
-    fact = {"at_s": 0.0, "event": "RoundDecided", "round": 3, "contributors": list(PEERS.values()), "loss": 2.34567}
-    assert swarm_view.fact_words(fact).endswith(
-        "round decided: round 3, contributors …AAAAAAAA …BBBBBBBB …CCCCCCCC, loss 2.346"
+    fact = {
+        "at_s": 0.0,
+        "event": "RoundDecided",
+        "round": 3,
+        "committed": True,
+        "contributors": list(PEERS.values()),
+        "loss": 2.34567,
+    }
+    assert swarm_view.fact_words(fact, {PEERS["b"]: "bert"}).endswith(
+        "round 3 decided, loss 2.346, of …AAAAAAAA bert …CCCCCCCC"
     )
+    lost = {"at_s": 0.0, "event": "RoundDecided", "round": 3, "committed": False, "contributors": [], "loss": None}
+    assert "round 3 ended without a result" in swarm_view.fact_words(lost)
     assert swarm_view.fact_words({"event": "RunDone", "at_s": 0}).endswith("run done")
     assert swarm_view.fact_words({"event": "X", "text": "\x1b[2J"}).isprintable()
 

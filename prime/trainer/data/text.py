@@ -94,6 +94,11 @@ class TextDataset:
         """Return how many windows there are."""
         return (self.training.size - self.settings.context - 1) // self.settings.stride + 1
 
+    @property
+    def samples_of_a_pass(self) -> int:
+        """Return how many windows see as many symbols as the text has: with a stride below the context they overlap."""
+        return min(len(self), -(-self.training.size // self.settings.context))
+
     def batch(self, indices: Indices) -> Windows:
         """Return windows, int64[n, context + 1]. Raises `DataError` where the file below them has changed its size."""
         if self.file is not None:

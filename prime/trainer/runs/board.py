@@ -179,7 +179,10 @@ class Board:
         return found_run(self.known(0.0), name)
 
     def submit(self, name: str, settings: TrainingConfig, nonce: str, now: float) -> RunNotice:
-        """Found a run here. Raises `RefusedError` where this node is in another, or knows a living run of that name."""
+        """Found a run here. Raises `RefusedError` where this node is in another, or knows a living run of that name.
+
+        Also for a run that no node would take.
+        """
         if self.taking:
             raise RefusedError(
                 f"this node takes part in the run {self.taking}, and takes part in one at a time",
@@ -194,8 +197,13 @@ class Board:
         self._make_room(now)
         if len(self._known) >= RUNS_MAX:
             raise RefusedError(f"this node knows {RUNS_MAX} living runs", hint="end some of them first")
-        run = run_name(name, self.peer, nonce, settings)
-        return self.enter(RunNotice(run, self.peer, nonce, settings, ()), now)
+        notice = RunNotice(run_name(name, self.peer, nonce, settings), self.peer, nonce, settings, ())
+        if fault := notice_fault(notice):
+            raise RefusedError(f"a run called {name!r} cannot be: {fault}", hint="choose another name (--name)")
+        if refusal := self._acceptance.data_refusal(settings):
+            hint = "name it, `prime config set runs.data PATH`, start the node again, and submit the run again"
+            raise RefusedError(f"this node cannot take part in the run: {refusal}", hint=hint)
+        return self.enter(notice, now)
 
     def enter(self, notice: RunNotice, now: float) -> RunNotice:
         """Take part in a run: its own, or one that it was in before it was started again. Returns the notice of it."""
@@ -370,8 +378,9 @@ def _latest(names: list[str]) -> list[str]:
 def notice_fault(notice: RunNotice) -> str:
     """Say why this cannot be a run."""
     name = base_name(notice.run)
-    if not name or len(name) > NAME_CHARACTERS_MAX or not name.replace("-", "").replace("_", "").isalnum():
-        return "its name is none"
+    plain = name.replace("-", "").replace("_", "").replace(".", "")
+    if not plain.isalnum() or name[0] == "." or len(name) > NAME_CHARACTERS_MAX:
+        return f"its name has letters, digits, -, _ and . only, no . first, and {NAME_CHARACTERS_MAX} at most"
     if not _short((notice.founder, notice.nonce, notice.settings.model, notice.settings.data)):
         return "a text in it is too long"
     if lineage(notice.run)[0] != run_name(name, notice.founder, notice.nonce, notice.settings):

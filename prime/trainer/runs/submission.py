@@ -64,11 +64,16 @@ def _of_job(error: ConfigError, loaded: Loaded[Job]) -> ConfigError:
     class_, _, rest = text.partition(".")
     if class_ == TrainingConfig.__name__:
         text, hint = f"train.{rest}", "`prime train init` writes a job.toml with every key, its meaning and its range"
-    text, hint = (_KEY.sub(_renamed, each) for each in (text, hint))
+    text, hint = job_keys(text), job_keys(hint)
     named = next((name for name in _WORD.findall(text) if name in loaded.origins), "")
     origin = loaded.origins.get(named)
     place = f"{origin}: " if origin is not None and origin.kind != "default" else ""
     return ConfigError(f"{place}{text}", hint=hint)
+
+
+def job_keys(text: str) -> str:
+    """Return a text that names keys of a node's [train] section with what a job calls them."""
+    return _KEY.sub(_renamed, text)
 
 
 def _renamed(found: re.Match[str]) -> str:

@@ -58,6 +58,8 @@ class Progress:
     steps: int = 0
     """Steps that this node has made in the run, by all its workers."""
     tokens: int = 0
+    start_s: float = 0.0
+    """What it took to start the workers: torch imported, the model built, the data read."""
     compute_s: float = 0.0
     committed: int = 0
     aborted: int = 0

@@ -21,7 +21,7 @@ CONTRIBUTORS_SHOWN = 8
 class RunFigures:
     """What of a run is not in its progress: names, times in seconds, and the bytes that this node sent.
 
-    `spent_s` is what the time went into: compute and encode, and beside them the phases of the rounds: send (until the
+    `spent_s` is what the time went into: start, compute and encode, and beside them the phases of the rounds: send (until the
     contributions were gathered), reduce, vote. `names` are those of nodes, by peer.
     """
 
@@ -36,6 +36,17 @@ class RunFigures:
     names: Mapping[str, str]
 
 
+def shape(settings: TrainingConfig, rounds: int) -> str:
+    """Say in words what so many rounds of a run are: what a node does for each of them."""
+    text, parts = f"{rounds:,} round" + ("s" if rounds != 1 else ""), settings.fragments
+    if settings.local_epochs:
+        passes = "a pass" if settings.local_epochs == 1 else f"{settings.local_epochs:,} passes"
+        return f"{text} of {passes} over each node's own data" + (f" in {parts} parts" if parts > 1 else "")
+    least, rest = divmod(settings.inner_steps, parts)
+    steps = f"{least:,} or {least + 1:,} steps" if rest else f"{least:,} step" + ("s" if least != 1 else "")
+    return f"{text} of {steps}" + (f" for one of {parts} fragments" if parts > 1 else "")
+
+
 def swarm_report(progress: Progress, settings: TrainingConfig, figures: RunFigures) -> dict[str, Any]:
     """Return the report as an object for JSON."""
     return {
@@ -46,6 +57,7 @@ def swarm_report(progress: Progress, settings: TrainingConfig, figures: RunFigur
         "outcome": figures.outcome,
         "round": progress.round,
         "rounds": progress.rounds,
+        "shape": shape(settings, progress.committed),
         "committed": progress.committed,
         "aborted": progress.aborted,
         "state_hash": progress.state_hash,
@@ -77,7 +89,7 @@ def _before(progress: Progress) -> list[tuple[int, float]]:
 
 
 def _times(figures: RunFigures) -> dict[str, float]:
-    busy = figures.spent_s.get("compute", 0.0) + figures.spent_s.get("encode", 0.0)
+    busy = sum(figures.spent_s.get(name, 0.0) for name in ("start", "compute", "encode"))
     spent = {**figures.spent_s, "wait": max(0.0, figures.elapsed_s - busy)}
     return {name: round(seconds, 3) for name, seconds in spent.items()}
 
@@ -143,7 +155,7 @@ def _bytes_text(sent: Mapping[str, Any]) -> str:
 
 def _time_text(found: Mapping[str, Any]) -> str:
     elapsed_s = found["elapsed_s"] or 1.0
-    order = ("compute", "encode", "wait", "send", "reduce", "vote", "stalled")
+    order = ("start", "compute", "encode", "wait", "send", "reduce", "vote", "stalled")
     times = [(name, found["time_s"].get(name, 0.0)) for name in order]
     shares = [f"{name} {100 * seconds / elapsed_s:.0f} %" for name, seconds in times if seconds > 0]
     return ", ".join(shares) or "none"

@@ -166,7 +166,9 @@ class SwarmTrainer(Actor[Heard]):
     # ---------------------------------------------------------------------------------------------------- the loop
 
     async def _live(self) -> None:
+        began = self.ctx.now()
         async with open_rank(self.ctx.system, self._config, self._rank_seed()) as worker:
+            self._progress.start_s += self.ctx.now() - began
             local = LocalReplica(worker, self._config, self._progress)
             await self._begin(worker, local)
             while True:

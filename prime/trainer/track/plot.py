@@ -55,7 +55,7 @@ def draw_rounds(found: Mapping[str, Any], file: Path) -> None:
     figure = Figure(figsize=(11, 8), layout="constrained")
     axes = figure.subplot_mosaic([["loss", "loss"], ["contributors", "time"]], height_ratios=(1.6, 1))
     curves = found["curves"]
-    axes["loss"].set_title(f"{found['run']}: {found['committed']} rounds of {found['settings']['inner_steps']} steps")
+    axes["loss"].set_title(f"{found['run']}: {found['shape']}")
     for name, label, color in (("loss", "training, here", _BLUE), ("held_out", "held out, measured here", _GREEN)):
         if curves[name]:
             axes["loss"].plot(*zip(*curves[name], strict=True), color=color, linewidth=1.6, marker=".", label=label)

@@ -31,6 +31,14 @@ def made(training: np.ndarray, reserved: np.ndarray, context: int = 8, batch_siz
     return TextDataset(training, reserved, TextSettings(context, ASCII, 1, batch_size))
 
 
+def test_a_pass_sees_a_text_once_however_much_its_windows_overlap() -> None:
+    text, reserved = np.zeros(1000, np.uint8), np.zeros(100, np.uint8)
+    assert len(made(text, reserved)) == 992
+    assert made(text, reserved).samples_of_a_pass == 125
+    spread = TextDataset(text, reserved, TextSettings(8, ASCII, 16, 4))
+    assert spread.samples_of_a_pass == len(spread) == 62
+
+
 def test_the_alphabet_is_newline_printable_ascii_and_other() -> None:
     assert encode_text("\n ~!").tolist() == [0, 1, 95, 2]
     assert encode_text("\t\x00\x7f\u00e9\U0001f600").tolist() == [OTHER] * 5

@@ -10,7 +10,7 @@ import pytest
 from prime.errors import NotFoundError, RefusedError, UsageError
 from prime.trainer.metadata import TrainingConfig
 from prime.trainer.round.names import base_name
-from prime.trainer.runs.acceptance import ALL, Acceptance
+from prime.trainer.runs.acceptance import ALL, Acceptance, at_home
 from prime.trainer.runs.board import (
     AGAIN_S,
     FORGET_S,
@@ -68,6 +68,15 @@ def test_a_run_is_founded_with_this_node_in_it() -> None:
     assert subject.taking == made.run
     assert standings(subject) == {"me": "joining"}
     assert notice_fault(made) == ""
+
+
+@pytest.mark.parametrize("name", ["a b", ".up", "n" * 65, ""])
+def test_a_run_that_no_node_would_take_is_refused_and_leaves_the_node_free(name: str) -> None:
+    subject = board()
+    with pytest.raises(RefusedError, match="cannot be: its name has letters"):
+        subject.submit(name, SETTINGS, "00", 0.0)
+    assert (subject.taking, subject.known(0.0).runs) == ("", ())
+    assert subject.submit("a.b", SETTINGS, "00", 0.0).run.startswith("a.b@")
 
 
 def test_one_run_at_a_time() -> None:
@@ -196,10 +205,25 @@ def test_what_a_node_cannot_load_it_says_and_others_hear_why() -> None:
         (Acceptance(functions=("mine:build",)), "mine:other", "", False),
         (Acceptance(functions=(ALL,)), "mine:other", "theirs:data", True),
         (Acceptance(runs=False, functions=(ALL,)), "", "", False),
+        (Acceptance(), "", "own", False),
+        (Acceptance(functions=(ALL,)), "", "own", False),
+        (Acceptance(own_data="/home/me/letters.txt"), "", "own", True),
+        (Acceptance(own_data="/home/me/letters.txt"), "", "/home/me/letters.txt", False),
+        (Acceptance(own_data="/home/me/letters.txt"), "mine:build", "own", False),
     ],
 )
 def test_which_runs_a_node_lets_in(accept: Acceptance, model: str, data: str, taken: bool) -> None:
     assert (accept.refusal(TrainingConfig(model=model, data=data)) == "") is taken
+
+
+def test_a_run_on_each_node_s_own_data_is_trained_on_what_the_node_names() -> None:
+    settings = TrainingConfig(model="charlm", data="own", nodes_min=2)
+    with pytest.raises(RefusedError, match="its data is each node's own, and runs.data names none here"):
+        board().submit("run", settings, "00", 0.0)
+    here = Acceptance(own_data="/srv/records.jsonl")
+    assert board(here).submit("run", settings, "00", 0.0).settings == settings
+    assert at_home(settings, here.own_data).data == "/srv/records.jsonl"
+    assert at_home(SETTINGS, here.own_data) == SETTINGS
 
 
 # --------------------------------------------------------------------------------------------------- whose word counts

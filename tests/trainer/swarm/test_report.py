@@ -8,7 +8,7 @@ import pytest
 
 from prime.trainer.metadata import TrainingConfig
 from prime.trainer.swarm.progress import DecidedRound, Progress
-from prime.trainer.swarm.report import RunFigures, rows, swarm_report
+from prime.trainer.swarm.report import RunFigures, rows, shape, swarm_report
 
 FIGURES = RunFigures(
     run="demo@0123456789ab",
@@ -30,6 +30,25 @@ def progress() -> Progress:
         made.decided(DecidedRound(number, 1, bool(contributors), contributors, 3.0 - number / 2, 2.5, 0.0))
     made.loss_first, made.loss_last, made.unigram = 4.6, 1.4, 3.1
     return made
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"rounds": 1, "inner_steps": 1}, "1 round of 1 step"),
+        ({"rounds": 20, "inner_steps": 100}, "20 rounds of 100 steps"),
+        ({"rounds": 20, "inner_steps": 100, "fragments": 4}, "20 rounds of 25 steps for one of 4 fragments"),
+        ({"rounds": 20, "inner_steps": 10, "fragments": 4}, "20 rounds of 2 or 3 steps for one of 4 fragments"),
+        ({"rounds": 20, "local_epochs": 1}, "20 rounds of a pass over each node's own data"),
+        (
+            {"rounds": 20, "local_epochs": 3, "fragments": 2},
+            "20 rounds of 3 passes over each node's own data in 2 parts",
+        ),
+    ],
+)
+def test_a_run_says_what_a_round_is(settings: dict[str, int], said: str) -> None:
+    made = TrainingConfig(**settings)  # type: ignore[arg-type]  # all of these are numbers
+    assert shape(made, made.rounds) == said
 
 
 def test_the_figures_of_a_run() -> None:
