@@ -27,8 +27,6 @@ Gram = Sequence[Sequence[float]]
 SCORE_MAX: Final = 1e6
 """The largest score: beyond it, how far off somebody is says nothing more."""
 
-_BY_COORDINATE: Final = ("mean", "median", "trimmed-mean")
-
 
 @attrs.frozen
 class Rule:
@@ -47,11 +45,6 @@ class Rule:
             raise ConfigError(
                 f"no rule of aggregation is called {self.name!r}", hint=f"choose one of {', '.join(AGGREGATIONS)}"
             )
-
-    @property
-    def by_coordinate(self) -> bool:
-        """Whether it is carried out on the chunks: a weighted mean, or an order of the values of each coordinate."""
-        return self.name in _BY_COORDINATE
 
     @property
     def measured(self) -> bool:

@@ -4,8 +4,9 @@
 |---|---|
 | `messages.py` | a run as nodes describe it, and what a node is asked about its runs |
 | `board.py` | the runs that a node knows, and which of them it takes part in; pure |
+| `members.py` | what follows from where a run's members stand; pure |
 | `acceptance.py` | which runs of others a node takes part in; pure |
 | `submission.py` | a job.toml as the settings of a swarm's run; pure |
 
-The actor and the training itself are in `prime.node.runs`.
+The board is carried out in `prime.node.notices`; `prime.node.hosting` takes part in what it takes.
 """

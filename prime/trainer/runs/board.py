@@ -1,7 +1,7 @@
 """The runs that a node knows: what it hears, what it passes on, and which one it takes part in. Pure.
 
 Each node speaks for itself: of one node's words the latest counts, and one that came from it directly beats what others
-pass on. What is known is bounded by run, by who brought it and by member. The shell, `prime.node.runs`, carries the
+pass on. What is known is bounded by run, by who brought it and by member. The shell, `prime.node.notices`, carries the
 commands out.
 """
 

@@ -28,7 +28,6 @@ PAGE_CHUNKS: Final = 1024
 """Chunk hashes in one page: 32 KiB of them stand for 256 MiB of state."""
 HASH_SIZE_BYTES: Final = 32
 _STATE_HEADER: Final = b"prime outer state 2\n"
-_PARAMETERS_HEADER: Final = b"prime parameters 1\n"
 
 
 @attrs.frozen(eq=False)
@@ -56,13 +55,6 @@ class OuterState:
     def state_hash(self) -> bytes:
         """Return the SHA-256 that stands for parameters and slots (32 bytes); `chunked` has it too, with the chunks'."""
         return chunked("", self).manifest.state_hash
-
-
-def parameters_hash(theta: Vector) -> bytes:
-    """Return the SHA-256 that stands for the parameters alone (32 bytes): equal on nodes that agree."""
-    digest = hashlib.sha256(_PARAMETERS_HEADER + theta.size.to_bytes(8, "little"))
-    digest.update(_little_endian(theta))
-    return digest.digest()
 
 
 def initial_state(theta: Vector, slots: int = 1) -> OuterState:

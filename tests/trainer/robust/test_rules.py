@@ -116,7 +116,7 @@ def test_with_some_missing_it_bears_the_liars_that_are_left(name: str, missing: 
     x = np.concatenate([np.tile(-50 * honest.mean(axis=0), (f - missing, 1)), honest])
     rule = Rule(name, f)
     assert rule.fault(len(x), n) == ""
-    if rule.by_coordinate:
+    if rule.by_order:
         trim = rule.trim(len(x))
         result = np.sort(x, axis=0)[trim : len(x) - trim].mean(axis=0)
         assert (result >= honest.min(axis=0)).all() and (result <= honest.max(axis=0)).all()
@@ -203,7 +203,7 @@ def test_a_rule_that_is_none_is_refused_with_those_that_are() -> None:
 def test_only_the_plain_mean_needs_no_gram_matrix() -> None:
     assert [Rule(name).measured for name in AGGREGATIONS] == [False, True, True, True, True, True]
     assert Rule("mean", 0, 3.0).measured
-    assert [Rule(name).by_coordinate for name in AGGREGATIONS] == [True, True, True, False, False, False]
+    assert [Rule(name).by_order for name in AGGREGATIONS] == [False, True, True, False, False, False]
 
 
 def test_the_rule_of_a_run_is_its_configurations() -> None:

@@ -20,7 +20,6 @@ from prime.trainer.swarm.state import (
     chunked,
     initial_state,
     page_hash,
-    parameters_hash,
     state_from,
 )
 
@@ -41,7 +40,6 @@ def test_golden_hashes() -> None:
     one, size = b"\x00\x00\x80\x3f", b"\x01" + bytes(7)
     page = sha(sha(one + b"\x00\x00\x00\xc0"))
     assert state.state_hash() == sha(b"prime outer state 2\n" + size + b"\x01\0\0\0" + page)
-    assert parameters_hash(state.theta) == sha(b"prime parameters 1\n" + size + one)
 
 
 def test_the_hash_is_of_the_values_and_not_of_the_round() -> None:
