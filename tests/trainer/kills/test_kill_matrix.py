@@ -15,7 +15,7 @@ from points import LEADER, POINTS, SPOOLED  # type: ignore[import-not-found]
 from stage import Stage  # type: ignore[import-not-found]
 from swarm import Swarm, running  # type: ignore[import-not-found]
 
-pytestmark = pytest.mark.nightly
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(600)]  # a busy machine takes a minute for a test
 LEADERS = [name for name, point in POINTS.items() if point.role == LEADER]
 
 
