@@ -291,10 +291,14 @@ def _sole_owner(found: Places) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            holder = os.pread(handle, 20, 0).decode("ascii", "replace").strip()
             raise ConfigError(
-                f"another process runs the node in {found.state}",
+                f"another process{f' ({holder})' if holder else ''} runs the node in {found.state}, and holds its lock",
                 hint="stop it with `prime node stop`, or give this one another node.name",
             ) from error
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without a name on it
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(handle)

@@ -59,6 +59,8 @@ _MAY_BE_CRITICAL = frozenset(
 _IGNORE_CRITICAL = 0x10
 """OpenSSL's X509_V_FLAG_IGNORE_CRITICAL, which `ssl` has no name for. js-libp2p and rust-libp2p mark libp2p's extension
 critical, and OpenSSL does not know it; the critical ones are judged here instead, before it sees the certificate."""
+_TIMES = (9, 10)
+"""OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
 _VALID_FOR = timedelta(days=3650)
 _CLOCKS_DIFFER_BY = timedelta(days=1)
 
@@ -97,6 +99,12 @@ def peer_of_certificate(der: bytes) -> PeerId:
     if not isinstance(extension, x509.UnrecognizedExtension):
         raise PrimeInternalError("cryptography has begun to parse libp2p's extension")
     return _peer_of_signed_key(extension.value, spki)
+
+
+def _hint(error: ssl.SSLError) -> str:
+    """Return the next step after a handshake that failed, where there is one."""
+    is_clock = isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _TIMES
+    return "One of the two clocks is wrong by more than a day: set it right." if is_clock else ""
 
 
 def _spki(key: Any) -> bytes:
@@ -220,7 +228,8 @@ class TlsSession:
         except ssl.SSLWantReadError:
             return False
         except ssl.SSLError as error:
-            raise self._refusal or RemoteProtocolError(f"The TLS handshake failed: {_reason(error)}.") from error
+            text = f"The TLS handshake failed: {_reason(error)}."
+            raise self._refusal or RemoteProtocolError(text, hint=_hint(error)) from error
         # From here on the observer would cost a call for every record.
         self._context._msg_callback = None  # type: ignore[attr-defined]  # noqa: SLF001 (see the module's text)
         return True

@@ -276,7 +276,7 @@ def test_a_second_process_of_one_node(make: Make, tmp_path: Path) -> None:
     node.ready()
     twin = make("twin")
     twin.file.write_text(node.file.read_text())
-    refused(twin, 3, "another process runs the node", "prime node stop")
+    refused(twin, 3, f"another process ({node.running.pid}) runs the node", "holds its lock", "prime node stop")
     assert node.status() is not None
 
 

@@ -223,8 +223,9 @@ def test_a_bad_certificate_fails_the_handshake(
 ) -> None:
     bad = on_disk(tmp_path, made)
     pair = sessions(bad, credentials) if bad_side == "client" else sessions(credentials, bad)
-    with pytest.raises(RemoteProtocolError, match=text):
+    with pytest.raises(RemoteProtocolError, match=text) as caught:
         shake_hands(*pair)
+    assert ("clocks" in caught.value.hint) == ("verify" in text)
 
 
 async def test_a_node_that_can_put_its_certificate_nowhere_says_so(
