@@ -64,16 +64,15 @@ def ours(points: list[str], elements: int) -> dict[str, Any]:
 def killed(swarm: Swarm, point: str) -> dict[str, Any]:
     """Run a round in which one is killed at a point."""
     strike = swarm.kill(POINTS[point])
-    (victim,), outcomes = strike.victims, strike.outcomes
-    struck = swarm.members[victim].last("point")
+    outcomes = strike.outcomes
     one, other = (swarm.folder / f"mean-{strike.round}-{m.index}" for m in swarm.alive())
     result = {
         "distance": distance(one, other),
         "committed": all(outcome["committed"] for outcome in outcomes),
         "contributors": len(outcomes[0]["shares"]),
-        "seconds": max(outcome["at"] for outcome in outcomes) - struck["struck_at"],
+        "seconds": max(outcome["at"] for outcome in outcomes) - strike.struck_at,
     }
-    swarm.restart(victim)
+    swarm.restart(*strike.victims)
     swarm.all_in()
     return result
 

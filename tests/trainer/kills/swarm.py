@@ -37,6 +37,7 @@ TIMING = {
     "suspect_s": 2.0,
     "stagger_s": 0.2,
     "seal_s": 8.0,
+    "seal_min_s": 8.0,  # nobody is waited for more briefly because it was killed in rounds before
     "reduce_s": 4.0,
     "deadline_s": 16.0,
 }
@@ -91,6 +92,8 @@ class Strike:
     victims: tuple[int, ...]
     outcomes: list[dict[str, Any]]
     tries: int
+    struck_at: float
+    """When the last of them got it, by `time.monotonic`."""
 
 
 class Swarm:
@@ -344,8 +347,8 @@ class Swarm:
             round_, victims = self.round, self.victims(points)
             struck, outcomes = self._struck(dict(zip(victims, points, strict=True)), signal_, back=back)
             if len(struck) == len(points):
-                return Strike(round_, victims, outcomes, tries)
-            self._recover([] if back else struck, signal_)
+                return Strike(round_, victims, outcomes, tries, max(struck.values()))
+            self._recover([] if back else list(struck), signal_)
         raise AssertionError(f"not all came by {points} in {TRIES_MAX} rounds\n{self.story()}")
 
     def _recover(self, struck: Sequence[int], signal_: signal.Signals) -> None:
@@ -354,8 +357,8 @@ class Swarm:
 
     def _struck(
         self, points: dict[int, str], signal_: signal.Signals, *, back: bool
-    ) -> tuple[list[int], list[dict[str, Any]]]:
-        """Run a round in which these may get a signal; return who got one, and how the others ended it."""
+    ) -> tuple[dict[int, float], list[dict[str, Any]]]:
+        """Run a round in which these may get a signal; return who got one and when, and how the others ended it."""
         others = [m.index for m in self.ready() if m.index not in points]
         at = self._begun(points, signal_)
         for index in at if back else ():
@@ -365,7 +368,7 @@ class Swarm:
         assert committed >= {self.peers[index] for index in others}, self.story()
         if at:
             self._check_in_time(outcomes, max(at.values()), [self.members[i] for i in others], signal_)
-        return list(at), outcomes
+        return at, outcomes
 
     def _check_in_time(
         self, outcomes: Sequence[dict[str, Any]], last: float, survivors: Sequence[Process], signal_: signal.Signals

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from stage import Stage  # type: ignore[import-not-found]
 from swarm import Swarm, running  # type: ignore[import-not-found]
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(600)]  # a busy machine takes a minute for a test
+HASTY = {"seal_s": 4.0, "seal_min_s": 4.0, "reduce_s": 3.0, "deadline_s": 6.0}
 LEADERS = [name for name, point in POINTS.items() if point.role == LEADER]
 
 
@@ -59,6 +61,17 @@ def test_one_of_three_that_stages_its_votes_is_killed(spooled: Stage, point: str
 def test_one_of_three_stands_still_and_goes_on(three: Stage, point: str) -> None:
     with three.swarm() as swarm:
         swarm.resume(*swarm.stop(point).victims)
+
+
+@pytest.mark.parametrize("point", ["half sealed", "reduce", "vote unsynced", "decided, told nobody"])
+def test_one_that_stands_still_beyond_every_deadline_goes_on(tmp_path: Path, point: str) -> None:
+    with running(tmp_path, 3, timing=HASTY) as swarm:
+        strike = swarm.stop(point)
+        while time.monotonic() < strike.struck_at + 2 * HASTY["deadline_s"]:
+            swarm.run_round()
+        swarm.resume(*strike.victims)
+        swarm.all_in()
+        assert len(swarm.states()) == 1
 
 
 @pytest.mark.parametrize(
