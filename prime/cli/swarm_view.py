@@ -314,7 +314,8 @@ class RunWords:
     """Says what changes in a run, a line each: for a terminal that is none, or a log."""
 
     def __init__(self) -> None:
-        self._last: tuple[object, ...] = ()
+        self._last = ""
+        self._gone: set[str] = set()
         self._began = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -327,12 +328,17 @@ class RunWords:
         """Say it if something has changed."""
         run = found.run if notice.run == known.taking else None
         names = {member.peer: member.name for member in notice.members}
-        standings = tuple((member.peer, member.standing, member.why) for member in notice.members)
-        news = (standings, run.round, run.phase, run.stalled) if run is not None else (standings,)
-        if news == self._last:
+        gone = {_said_of(m, names) for m in notice.members if m.standing in ("left", "cannot")}
+        said, text = sorted(gone - self._gone), in_short(run, notice, names)
+        if text == self._last and not said:
             return
-        self._last = news
-        say(f"[{time.monotonic() - self._began:7.1f} s] {in_short(run, notice, names)}")
+        self._last, self._gone = text, gone
+        say(f"[{time.monotonic() - self._began:7.1f} s] {'; '.join([text, *said])}")
+
+
+def _said_of(member: RunMember, names: Mapping[str, str]) -> str:
+    why = f": {plain(member.why)}" if member.why else ""
+    return f"{shown(member.peer, names)} {_STANDINGS[member.standing]}{why}"
 
 
 class RunEvents:

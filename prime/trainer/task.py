@@ -105,7 +105,9 @@ def _last_place(error: BaseException) -> str:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return f" ({trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno})" if trace is not None else ""
+    if trace is None or trace.tb_frame.f_code.co_filename.startswith("<frozen"):
+        return ""  # Python's own import: a SyntaxError names the file and the line itself
+    return f" ({trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno})"
 
 
 def _from_file(path: Path) -> ModuleType:

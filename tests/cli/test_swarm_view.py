@@ -150,6 +150,16 @@ def test_off_a_terminal_a_line_is_said_for_each_change(capsys: pytest.CaptureFix
     assert said[1].endswith("round 8 of 20, 3 members, loss 2.500, held out 2.400; 1 of 3")
 
 
+def test_off_a_terminal_a_line_comes_once_and_says_who_is_out_and_why(capsys: pytest.CaptureFixture[str]) -> None:
+    words, lost = swarm_view.RunWords(), known(member("a"), member("b", "cannot", why="no such data"))
+    with words:
+        for seen in (ALL, known(member("a", why="news"), member("b")), lost, lost):
+            words.show(node_status(run_status()), seen.runs[0], seen)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert said[1].endswith("held out 2.400; node-b cannot take part: no such data")
+
+
 def test_events_are_one_line_for_a_round_and_one_for_a_change(capsys: pytest.CaptureFixture[str]) -> None:
     rounds = [RoundStatus(n, 1, True, (PEERS["a"],), 2.0, None, 0.0) for n in (6, 7)]
     with swarm_view.RunEvents() as events:
