@@ -17,12 +17,14 @@ from prime.sim.scenarios.round import (
     training_round_feedback,
     training_round_fragments,
 )
+from prime.trainer.round import commands as cmd
 from prime.trainer.round import leading, outcome
 from prime.trainer.round import messages as msg
 from prime.trainer.round.records import write_record
 from prime.trainer.round.view import View
 from prime.trainer.swarm.aggregator import Aggregator
 from prime.trainer.swarm.carry import Ledger
+from prime.trainer.swarm.recorder import Recorder
 from prime.trainer.swarm.spooler import Spooler
 
 SEEDS = 30
@@ -38,15 +40,15 @@ def found_by_drawing(plan: Plan | None = None, scenario: Any = training_round, s
 
 
 def test_a_vote_before_its_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = Aggregator._persist
+    honest = Aggregator._do
 
-    async def persist(self: Any, record: msg.Record) -> None:
-        if isinstance(record, msg.Accepted):
-            self.ctx.start_soon(honest, self, record)
+    async def do(self: Any, command: cmd.Command) -> None:
+        if isinstance(command, cmd.Persist) and isinstance(command.record, msg.Accepted):
+            self.ctx.start_soon(honest, self, command)
         else:
-            await honest(self, record)
+            await honest(self, command)
 
-    monkeypatch.setattr(Aggregator, "_persist", persist)
+    monkeypatch.setattr(Aggregator, "_do", do)
     assert found_by_drawing().split(":")[0] in ("ready_on_disk", "majority_ready")
 
 
@@ -59,15 +61,15 @@ def test_a_vote_without_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_vote_whose_bytes_are_left_out_when_the_journal_is_written_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = Aggregator._compacted
+    honest = Recorder._compacted
 
-    def compacted(self: Any, decided: msg.Decided) -> list[Any]:
+    def compacted(self: Any, decided: msg.Decided, stock: Any) -> list[Any]:
         vote, _ = self._vote
         if vote is not None:
             self._vote = (vote, write_record(vote, []))
-        return honest(self, decided)
+        return honest(self, decided, stock)
 
-    monkeypatch.setattr(Aggregator, "_compacted", compacted)
+    monkeypatch.setattr(Recorder, "_compacted", compacted)
     assert found_by_drawing().split(":")[0] == "bytes_on_disk"
 
 

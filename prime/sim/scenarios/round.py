@@ -152,8 +152,8 @@ class Witnessed(Aggregator):
 
     def __init__(self, plan: SwarmPlan, journal: WitnessedJournal, life: Life, swarm: Swarm, report: Any) -> None:
         super().__init__(plan, journal, report, swarm.numbers)
-        self.journal_bytes_max = JOURNAL_BYTES_MAX
-        self._spooler.bytes_min = swarm.spooled_bytes_min
+        self._recorder.journal_bytes_max = JOURNAL_BYTES_MAX
+        self._recorder.spooler.bytes_min = swarm.spooled_bytes_min
         self.life = self._life = life
         self._swarm = swarm
 

@@ -8,7 +8,6 @@ parts, stores what it owns, reduces, votes after an fsync, and tells the trainer
 from __future__ import annotations
 
 import functools
-import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -17,41 +16,38 @@ import attrs
 import trio
 
 from prime.actor import Actor, Down, Ref, on
-from prime.actor.contract import Entry, Journal
-from prime.errors import DecodeError, LocalProtocolError, NotFoundError, RefusedError, WorldError
+from prime.actor.contract import Journal
+from prime.errors import DecodeError, LocalProtocolError, RefusedError, WorldError
 from prime.trainer.outer.fragments import Fragments
 from prime.trainer.robust.gram import added
 from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
-from prime.trainer.round.journal import compacted, refounded
-from prime.trainer.round.records import read_record, write_record
+from prime.trainer.round.journal import refounded
 from prime.trainer.round.round import RoundCore
 from prime.trainer.round.status import Status, phase_of
 from prime.trainer.round.terms import DEFAULT_TERMS, Terms
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.validity import view_fault
-from prime.trainer.round.view import Member, Value, View, seal_digest
+from prime.trainer.round.view import Member, Value, View
 from prime.trainer.swarm import plans
-from prime.trainer.swarm.audit import AuditCase, offer_fault, open_offer
 from prime.trainer.swarm.carry import Frozen, Ledgers
+from prime.trainer.swarm.evidence import AuditCase, case_of, chunk_shown, shown_to
 from prime.trainer.swarm.intake import Arrival, Intake
 from prime.trainer.swarm.meter import Meter
 from prime.trainer.swarm.numbers import Numbers
 from prime.trainer.swarm.parts import Assembly, Encoded, digest, whole
-from prime.trainer.swarm.spooler import Spooler
+from prime.trainer.swarm.recorder import Recorder
 from prime.trainer.swarm.stock import Ahead, Key, Stock
 from prime.trainer.swarm.streams import Streams
 from prime.trainer.swarm.tally import NOTHING, Spent, Tally
+from prime.trainer.swarm.watches import Watches
 from prime.trainer.swarm.work import batches, compute
-from prime.transport.facts import LinkDown, LinkUp
 from prime.wire import message, signed_bytes
 
 AGGREGATOR_PATH = "/train/aggregator"
 
 DISK_PAUSE_S = 1.0
 """After that a disk that refused a record is asked again."""
-JOURNAL_BYTES_MAX = 64 << 20
-"""Beyond this the next decision replaces the journal: it says all that a restart needs."""
 
 
 @message
@@ -84,14 +80,6 @@ class Facts:
     """What an operator should read: `text` in words."""
 
     text: str
-
-
-@attrs.frozen
-class _Watch:
-    """Since when a member's aggregator is watched, and what ends that."""
-
-    since: float
-    end: Callable[[], None]
 
 
 Heard = (
@@ -144,16 +132,14 @@ class Aggregator(Actor[Heard]):
     ) -> None:
         self._spent = spent if spent is not None else Spent()
         self._plan = plan
-        self._journal = journal
         self._report = report
         self._numbers = numbers
         self._core: RoundCore | None = None
         self._fragments = Fragments(1)
         self._rounds: dict[int, Stock] = {}
-        self._recovered: dict[int, tuple[msg.Accepted, list[memoryview]]] = {}
         self._ledgers: Ledgers[Any] = Ledgers(self._fragment_of)
-        self._spooler = Spooler(journal)
-        self._intake = Intake(numbers, self._note_whole, self._note_bad, self._spool)
+        self._recorder = Recorder(journal, numbers)
+        self._intake = Intake(numbers, self._note_whole, self._note_bad, self._recorder.spool)
         self._meter = Meter()
         self._streams = Streams(
             plan.run,
@@ -166,17 +152,12 @@ class Aggregator(Actor[Heard]):
             self._sent,
         )
         self._chunk_at: dict[str, float] = {}
-        self._watched: dict[str, _Watch] = {}
-        self._looking: set[str] = set()
-        self._linked: set[str] = set()
+        self._watches = Watches(lambda peer: self.ctx.watch(self.ctx.system.ref(peer, AGGREGATOR_PATH, Aggregator)))
         self._unsubscribe: Callable[[], None] = lambda: None
-        self._birth: dict[type, msg.Record] = {}
         self._wake: Any = None
         self._events: deque[cmd.Event] = deque()
         self._stepping = False
-        self._vote: tuple[msg.Accepted | None, Entry] = (None, b"")
         self._pending: plans.Contribute | None = None
-        self.journal_bytes_max = JOURNAL_BYTES_MAX
         self._refusal: plans.RoundStalled | None = None
         self._stall: plans.RoundStalled | None = None
         self.float32_bytes = 0
@@ -187,9 +168,9 @@ class Aggregator(Actor[Heard]):
 
     async def started(self) -> None:
         """Learn when links come and go."""
-        self._unsubscribe = self.ctx.system.subscribe(self._observe)
+        self._unsubscribe = self.ctx.system.subscribe(self._watches.observe)
         self.ctx.start_soon(self._intake.run)
-        self.ctx.start_soon(self._spooler.run)
+        self.ctx.start_soon(self._recorder.spooler.run)
         self.ctx.start_soon(self._beat)
 
     async def stopping(self) -> None:
@@ -228,14 +209,8 @@ class Aggregator(Actor[Heard]):
             await self._step(cmd.JoinRun(m.peers))
 
     def _made(self) -> RoundCore:
-        plan, records = self._plan, []
-        for data in self._journal.records():
-            record, payloads = read_record(data)
-            records.append(record)
-            if isinstance(record, msg.Born):
-                self._birth[msg.Born] = record
-            if isinstance(record, msg.Accepted):
-                self._recovered[record.round] = (record, payloads)
+        plan, records = self._plan, self._recorder.recover()
+        for record in records:
             if isinstance(record, msg.Decided):
                 self._learn(record.value.next_view)
         if records:
@@ -319,7 +294,8 @@ class Aggregator(Actor[Heard]):
 
     def _signed_offer(self, stock: Stock, weight: float, base: bytes, hashes: tuple[bytes, ...]) -> bytes:
         offer = msg.SignedOffer(self._plan.run, stock.view.epoch, stock.round, weight, base, hashes)
-        signed = stock.offers[self._me] = signed_bytes(self.ctx.system.sign(offer))
+        signed = signed_bytes(self.ctx.system.sign(offer))
+        stock.offers.put(self._me, signed)
         return signed
 
     def _encoded(self, y: Any, batch: tuple[_Place, ...]) -> list[tuple[_Place, memoryview, bytes]]:
@@ -372,8 +348,7 @@ class Aggregator(Actor[Heard]):
                 f"run {core.run!r} is not below a majority: there is nothing to recover from",
                 hint="wait until `prime status` says that it cannot commit; a node that died is left out by itself",
             )
-        known = [read_record(data)[0] for data in self._journal.records()]
-        return refounded(known, core.me, core.own_base[0])
+        return refounded(self._recorder.records(), core.me, core.own_base[0])
 
     @property
     def is_sending(self) -> bool:
@@ -442,16 +417,7 @@ class Aggregator(Actor[Heard]):
         stock = self._rounds.get(m.round)
         if stock is None or m.run != self._plan.run or m.epoch != stock.view.epoch:
             return True  # of another round or run: the core says so
-        if stock.verified.get(m.sender) == offer:
-            return True  # every report says it again: a signature is verified once
-        if not self._keep_offer(stock, m.sender, offer.signed):
-            return False
-        said = open_offer(offer.signed)
-        if (said.weight, said.base, said.parts) != (offer.weight, offer.base, offer.parts):
-            self.ctx.emit(Facts(f"{m.sender} offers something else to round {m.round} than it signed: ignored"))
-            return False
-        stock.verified[m.sender] = offer
-        return True
+        return self._is_taken(stock.offers.take_reported(m.sender, offer))
 
     @on(msg.Vouch)
     def vouch(self, m: msg.Vouch) -> None:
@@ -463,71 +429,32 @@ class Aggregator(Actor[Heard]):
             and m.epoch == stock.view.epoch
             and m.sender == self.ctx.sender
         ):
-            self._keep_offer(stock, m.sender, m.offer)
+            self._is_taken(stock.offers.take(m.sender, m.offer))
 
-    def _keep_offer(self, stock: Stock, sender: str, signed: bytes) -> bool:
-        """Keep a member's offer, once: two that differ are a lie. `False` for one that is no evidence against it."""
-        if stock.offers.get(sender) == signed:
-            return True
-        fault = offer_fault(signed, self._plan.run, stock.view.epoch, stock.round, sender)
-        if not fault and stock.view.find(sender) is None:
-            fault = "it is no member"
-        if not fault and sender in stock.offers:
-            fault = "it signed another one before: both are evidence against it"
+    def _is_taken(self, fault: str) -> bool:
         if fault:
-            self.ctx.emit(Facts(f"the offer of {sender} to round {stock.round} is refused: {fault}"))
-            return False
-        stock.offers[sender] = signed
-        return True
+            self.ctx.emit(Facts(fault))
+        return not fault
 
     # ---------------------------------------------------------------------------------------------------- evidence
 
     def audit_case(self) -> AuditCase | None:
         """Return what an audit of the last decided round needs; `None` where it was aborted, or is not known here."""
         core = self._core
-        seat = core.previous if core is not None else None
-        if core is None or seat is None or seat.round not in core.decisions or seat.round not in self._rounds:
-            return None
-        value, stock = core.decisions[seat.round], self._rounds[seat.round]
-        if value.aborted:
-            return None
-        deciding = seat.proposal
-        return AuditCase(
-            run=self._plan.run,
-            value=value,
-            view=seat.view,
-            owners=deciding.owners if deciding is not None and not deciding.holders else seat.owners,
-            leader=deciding.sender if deciding is not None else "",
-            rule=self._plan.terms.rule,
-            chunks=stock.chunks,
-            numbers=self._numbers,
-        )
+        return case_of(core, self._rounds, self._plan.terms.rule, self._numbers) if core is not None else None
 
     @on(msg.ShowPart)
     def show_part(self, m: msg.ShowPart) -> msg.ShownPart:
         """Answer with the signed offers that a part was reduced on."""
-        stock = self._shown(m)
-        return msg.ShownPart(tuple(stock.offers.get(peer, b"") for peer in m.contributors))
+        return msg.ShownPart(self._shown(m).offers.of_all(m.contributors))
 
     @on(msg.ShowChunk)
     def show_chunk(self, m: msg.ShowChunk) -> msg.ShownChunk:
         """Answer with a chunk of a contribution that is held here."""
-        found = self._shown(m).contributions.get((m.part, m.contributor))
-        data = None if found is None or not found.is_whole else found.found.get(m.index)
-        if data is None:
-            raise NotFoundError(
-                f"no chunk {m.index} of {m.contributor}'s part {m.part} of round {m.round} is held here",
-                hint="ask the part's owner, before the next round is decided",
-            )
-        return msg.ShownChunk(data)
+        return msg.ShownChunk(chunk_shown(self._shown(m), m))
 
     def _shown(self, m: msg.ShowPart | msg.ShowChunk) -> Stock:
-        stock = self._rounds.get(m.round)
-        if stock is None or m.run != self._plan.run:
-            raise NotFoundError(f"round {m.round} of {m.run} is not kept here", hint="the last decided round is")
-        if self.ctx.sender is not None and stock.view.find(self.ctx.sender) is None:
-            raise RefusedError("what members contributed is shown to members", hint="ask from a member of the round")
-        return stock
+        return shown_to(self.ctx.sender, self._rounds.get(m.round), m)
 
     @on(msg.Join, msg.Leave, msg.End)
     async def hear_wish(self, m: msg.Join | msg.Leave | msg.End) -> None:
@@ -540,7 +467,7 @@ class Aggregator(Actor[Heard]):
     @on(Down)
     async def down(self, m: Down) -> None:
         """Note that a member's aggregator ended, or that the link to it was lost."""
-        self._watched.pop(m.peer, None)
+        self._watches.lost(m.peer)
         self._chunk_at.pop(m.peer, None)
         self._streams.drop(m.peer)
         self._look_later(m.peer)
@@ -552,27 +479,18 @@ class Aggregator(Actor[Heard]):
 
         It is, once the watch of its aggregator has stood for a while.
         """
-        self._looking.discard(m.peer)
+        self._watches.looked(m.peer)
         if self._core is None or m.peer not in self._core.roster.down:
             return
-        watch = self._watched.get(m.peer)
-        steady_s = 0.0 if watch is None else self.ctx.now() - watch.since
-        if watch is not None and m.peer in self._linked and steady_s >= self._plan.timing.suspect_s:
+        if self._watches.is_steady(m.peer, self.ctx.now(), self._plan.timing.suspect_s):
             await self._step(cmd.PeerUp(m.peer))
             return
         self._rewatch(m.peer)
         self._look_later(m.peer)
 
     def _look_later(self, peer: str) -> None:
-        if peer not in self._looking:
-            self._looking.add(peer)
+        if self._watches.want_look(peer):
             self.ctx.after(self._plan.timing.suspect_s, _LookAgain(peer), overtake=True)
-
-    def _observe(self, fact: Any) -> None:
-        if isinstance(fact, LinkUp):
-            self._linked.add(fact.peer)
-        elif isinstance(fact, LinkDown):
-            self._linked.discard(fact.peer)
 
     # --------------------------------------------------------------------------------------------------- the bytes
 
@@ -734,7 +652,7 @@ class Aggregator(Actor[Heard]):
         """Put a record on the disk. Nothing that comes after it may leave before, so a disk that refuses is waited for."""
         while True:
             try:
-                await self._write(record)
+                await self._recorder.write(record, self._rounds)
             except WorldError as error:
                 self._note_refusal(error)
                 await trio.sleep(DISK_PAUSE_S)
@@ -752,41 +670,6 @@ class Aggregator(Actor[Heard]):
         refusal, self._refusal = self._refusal, None
         if refusal is not None:
             self._report(self._stall if self._stall is not None else plans.RoundResumed(refusal.round))
-
-    async def _write(self, record: msg.Record) -> None:
-        entry: Entry
-        if isinstance(record, msg.Accepted):
-            rnd = self._rounds[record.round]
-            parts = enumerate(record.value.parts)
-            payloads = [chunk for part, hash_ in parts for chunk in rnd.known[part, hash_][1]]
-            entry = await self._spooler.entry(rnd, record, payloads)
-            self._vote = (record, entry)
-        else:
-            entry = write_record(record, [])
-        if isinstance(record, msg.Decided) and self._journal.size_bytes > self.journal_bytes_max:
-            await self._journal.replace(self._compacted(record))
-            return
-        if isinstance(record, msg.Born | msg.Booted):
-            self._birth[type(record)] = record
-        try:
-            await self._journal.append(entry)
-        except WorldError:
-            self._spooler.give_up(self._vote[0])
-            raise
-
-    def _spool(self, stock: Stock, key: Key, data: memoryview, hash_: bytes) -> None:
-        """Put a reduced chunk beside the journal early, where a vote on the round would have many."""
-        if self._numbers.size_bytes(stock.elements) >= self._spooler.bytes_min:
-            self._spooler.add(stock, key, data, hash_)
-
-    def _compacted(self, decided: msg.Decided) -> list[Entry]:
-        """Return all that a restart still needs, with the bytes that this member voted for."""
-        birth, (vote, entry) = tuple(self._birth.values()), self._vote
-        stock = self._rounds.get(decided.value.round)
-        if stock is None:  # it jumped: it was in no such round
-            return [write_record(record, []) for record in (*birth, decided)]
-        records = compacted(birth, msg.Entered(stock.round, stock.view, stock.state_round), vote, decided)
-        return [entry if record is vote else write_record(record, []) for record in records]
 
     async def _settle(self, command: cmd.Apply | cmd.Keep | cmd.Settle | cmd.CatchUp) -> None:
         match command:
@@ -851,15 +734,9 @@ class Aggregator(Actor[Heard]):
         return await compute(functools.partial(ahead.finish, parts), self._numbers.size_bytes(stock.elements))
 
     def _open_round(self, round_: int, view: View, state_round: int) -> None:
-        stock = self._rounds[round_] = Stock.of(round_, view, state_round, self._elements_of(round_), self._numbers)
-        vote, payloads = self._recovered.pop(round_, (None, []))
-        if vote is None:
-            return
-        self._vote = (vote, write_record(vote, payloads))
-        value, rest = vote.value, iter(payloads)
-        seal = seal_digest(round_, value.base, value.shares)
-        for part, hash_ in enumerate(value.parts):
-            stock.learn(part, seal, tuple(itertools.islice(rest, len(stock.chunks[part]))), hash_)
+        stock = Stock.of(round_, view, state_round, self._elements_of(round_), self._numbers)
+        self._recorder.restore(stock)
+        self._rounds[round_] = stock
 
     def _elements_of(self, round_: int) -> int:
         """Return how many elements the vector of a round has: those of its fragment."""
@@ -942,7 +819,7 @@ class Aggregator(Actor[Heard]):
             for index, data, hash_ in await compute(work, size):
                 result.add(index, data)
                 result.hashes[index] = hash_
-                self._spool(stock, (command.part, command.seal, self._me), data, hash_)
+                self._recorder.spool(stock, (command.part, command.seal, self._me), data, hash_)
             stock.grow()
 
     def _reduced(
@@ -975,8 +852,8 @@ class Aggregator(Actor[Heard]):
 
     def _vouch(self, stock: Stock, owners: Iterable[str]) -> None:
         """Send owners the signed offer, once there is one: it stays beside the chunks that it is of."""
-        signed = stock.offers.get(self._me)
-        if signed is not None:
+        signed = stock.offers.of(self._me)
+        if signed:
             head = (self._plan.run, stock.view.epoch, stock.round, self._me)
             for owner in sorted({*owners} - {self._me}):
                 self._streams.send(owner, msg.Vouch(*head, signed))
@@ -1016,15 +893,13 @@ class Aggregator(Actor[Heard]):
         before = [rnd.view for rnd in self._rounds.values()]
         members = {peer for known in (view, *before) for peer in known.peers()}
         self._streams.keep({*others, *members})
-        for peer in self._watched.keys() - members:
-            self._watched.pop(peer).end()
+        self._watches.keep(members)
 
     def _rewatch(self, peer: str) -> None:
         """Watch a member of the present view, again after it was down and is heard once more."""
         seat = self._core.seat if self._core is not None else None
-        if seat is not None and peer not in self._watched and seat.view.find(peer) is not None:
-            end = self.ctx.watch(self.ctx.system.ref(peer, AGGREGATOR_PATH, Aggregator))
-            self._watched[peer] = _Watch(self.ctx.now(), end)
+        if seat is not None and seat.view.find(peer) is not None:
+            self._watches.begin(peer, self.ctx.now())
 
     def _told(self, peer: str) -> Ref[Any]:
         return self.ctx.system.ref(peer, AGGREGATOR_PATH, Aggregator)

@@ -20,13 +20,14 @@ import trio
 from prime.actor import Ref, System
 from prime.errors import DecodeError, LocalProtocolError, WorldError
 from prime.trainer.robust.gram import added, square
-from prime.trainer.robust.rules import Rule, coefficients
+from prime.trainer.robust.rules import coefficients
 from prime.trainer.round import messages as msg
-from prime.trainer.round.view import Share, Value, View, counted
-from prime.trainer.swarm.numbers import Numbers
+from prime.trainer.round.view import Share, counted
+from prime.trainer.swarm.aggregator import AGGREGATOR_PATH, Aggregator
+from prime.trainer.swarm.evidence import AuditCase
+from prime.trainer.swarm.offers import offer_fault, open_offer
 from prime.trainer.swarm.parts import digest, part_digest
 from prime.trainer.swarm.work import compute
-from prime.wire import open_signed, signed
 
 ASK_S = 30.0
 """How long an owner may take to show one chunk."""
@@ -34,20 +35,6 @@ TOGETHER = 8
 """Chunks that are asked for at the same time."""
 
 Judgement = Literal["right", "wrong", "not shown"]
-
-
-@attrs.frozen(kw_only=True)
-class AuditCase:
-    """A decided round, as one of its members knows it: `owners[i]` made part i, `chunks[i]` are the cuts of its chunks."""
-
-    run: str
-    value: Value
-    view: View
-    owners: tuple[str, ...]
-    leader: str
-    rule: Rule
-    chunks: tuple[tuple[slice, ...], ...]
-    numbers: Numbers[Any]
 
 
 @attrs.frozen
@@ -69,24 +56,6 @@ class _NotShownError(Exception):
 
 class _WrongError(Exception):
     """What the owner shows is not what was signed, or does not give what it said."""
-
-
-def open_offer(data: bytes) -> msg.SignedOffer:
-    """Verify the bytes of a signed offer. Raises `DecodeError`."""
-    return open_signed(data, msg.SignedOffer)
-
-
-def offer_fault(data: bytes, run: str, epoch: int, round_: int, peer: str) -> str:
-    """Say why these bytes are no offer to that round under the signature of `peer`; empty: they are."""
-    try:
-        offer = open_offer(data)
-    except DecodeError as error:
-        return f"it bears no signature that holds ({error})"
-    if signed(offer).signer != peer:
-        return f"it is signed by {signed(offer).signer}"
-    if (offer.run, offer.epoch, offer.round) != (run, epoch, round_):
-        return f"it was signed for round {offer.round} of {offer.run}, epoch {offer.epoch}"
-    return ""
 
 
 async def audit(system: System, case: AuditCase) -> tuple[Finding, ...]:
@@ -223,7 +192,5 @@ class _Owner:
 
 
 def _aggregator_of(system: System, peer: str) -> Ref[Any]:
-    from prime.trainer.swarm.aggregator import AGGREGATOR_PATH, Aggregator  # it hands the cases out
-
     local = system.whereis(AGGREGATOR_PATH) if peer == system.peer else None
     return local if local is not None else system.ref(peer, AGGREGATOR_PATH, Aggregator)

@@ -15,10 +15,10 @@ import attrs
 import trio
 
 from prime.errors import DecodeError
-from prime.trainer.round.messages import Offer
 from prime.trainer.round.partition import cuts
 from prime.trainer.round.view import View
 from prime.trainer.swarm.numbers import Numbers, Room
+from prime.trainer.swarm.offers import Offers
 from prime.trainer.swarm.parts import Assembly, Encoded, chunks, digest_of
 from prime.trainer.swarm.tally import Tally, tally_of
 
@@ -79,10 +79,7 @@ class Stock:
     """Reduced parts that are whole, by their hash, with the seal under which each came first."""
     streaming: set[tuple[int, bytes, str]] = attrs.Factory(set)
     """Results that are on their way while they are reduced: part, seal, to whom."""
-    offers: dict[str, bytes] = attrs.Factory(dict)
-    """What each contributor signed."""
-    verified: dict[str, Offer] = attrs.Factory(dict)
-    """What members report to this leader, and have signed."""
+    offers: Offers = attrs.Factory(lambda self: Offers(self.round, self.view), takes_self=True)
     ahead: Ahead | None = None
     over: bool = False
     _news: trio.Event = attrs.Factory(trio.Event)

@@ -23,8 +23,7 @@ from prime.trainer.round import messages as msg
 from prime.trainer.round.records import read_record
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.view import Member
-from prime.trainer.swarm import aggregator as aggregator_module
-from prime.trainer.swarm import plans, spooler
+from prime.trainer.swarm import plans, recorder, spooler
 from prime.trainer.swarm.aggregator import AGGREGATOR_PATH, Aggregator, SwarmPlan
 from prime.trainer.swarm.float32 import Float32
 from prime.trainer.swarm.parts import digest_of
@@ -325,13 +324,13 @@ async def test_who_left_the_run_is_watched_no_more() -> None:
         for later in (round_ + 1, round_ + 2):
             await commit(others, later)
         for node, other in zip(others, reversed(others), strict=True):
-            assert set(node.living._watched) == {other.key.peer}
+            assert node.living._watches.peers == {other.key.peer}
 
 
 async def test_a_vote_of_which_some_bytes_are_staged_early_is_whole_in_the_journal() -> None:
     async with swarm_of(2) as swarm:
         for node in swarm.nodes:
-            node.living._spooler.bytes_min = 0
+            node.living._recorder.spooler.bytes_min = 0
         for round_ in (1, 2, 3):
             outcomes = await commit(swarm.nodes, round_)
             for node in swarm.nodes:
@@ -384,7 +383,7 @@ async def test_all_that_lose_their_power_apply_the_last_round_from_their_journal
     async with swarm_of(2) as swarm:
         await commit(swarm.nodes, 1)
         for i, node in enumerate(swarm.nodes):
-            node.living.journal_bytes_max = journal_bytes_max
+            node.living._recorder.journal_bytes_max = journal_bytes_max
             await node.aggregator.tell(plans.Contribute(2, delta_of(i, 2), 1.0))
         decided = [
             await node.until(lambda o: isinstance(o, plans.RoundCommitted) and o.value.round == 2)
@@ -402,7 +401,7 @@ async def test_all_that_lose_their_power_apply_the_last_round_from_their_journal
 
 async def test_a_vote_that_a_member_had_from_its_disk_stays_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """It voted, died, heard the outcome when it was back, and died once more before the state after it was saved."""
-    monkeypatch.setattr(aggregator_module, "JOURNAL_BYTES_MAX", 0)
+    monkeypatch.setattr(recorder, "JOURNAL_BYTES_MAX", 0)
     async with swarm_of(3) as swarm:
         await commit(swarm.nodes, 1)
         entered = await swarm.nodes[0].until(lambda o: isinstance(o, plans.ViewEntered) and o.round == 2)

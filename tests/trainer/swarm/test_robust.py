@@ -26,6 +26,7 @@ from prime.trainer.swarm import plans
 from prime.trainer.swarm.aggregator import Aggregator, SwarmPlan
 from prime.trainer.swarm.audit import Finding, audit
 from prime.trainer.swarm.float32 import Float32
+from prime.trainer.swarm.offers import Offers
 from prime.trainer.swarm.parts import whole
 from prime.transport.identity import KeyPair
 from prime.transport.signing import KeySignatory
@@ -258,7 +259,7 @@ async def test_what_an_owner_no_longer_has_is_no_proof_against_it(autojump_clock
     async with swarm_of(Rule(), [Float32() for _ in range(3)]) as nodes:
         await contribute(nodes, honest(3))
         nodes[0].actor._rounds[1].contributions.clear()
-        nodes[1].actor._rounds[1].offers.clear()
+        nodes[1].actor._rounds[1].offers = Offers(1, nodes[1].actor._rounds[1].view)
         findings = {finding.peer: finding for finding in await audited(nodes, 2)}
         peers = [node.key.peer for node in nodes]
     assert [findings[peer].judgement for peer in peers] == ["not shown", "not shown", "right"]
@@ -328,4 +329,4 @@ async def test_an_offer_is_what_its_member_signed_and_only_its_first_one_counts(
         assert not taken(attrs.evolve(good, weight=9.0))  # type: ignore[misc]  # a @record is an attrs class
         assert taken(good) and taken(good)
         assert not taken(offer(2.0, 2.0, parts))  # it signed another one before
-        assert rnd.offers[peer] == good.signed
+        assert rnd.offers.of(peer) == good.signed
