@@ -25,6 +25,7 @@ from prime.trainer.round.view import View
 from prime.trainer.swarm.aggregator import Aggregator
 from prime.trainer.swarm.carry import Ledger
 from prime.trainer.swarm.recorder import Recorder
+from prime.trainer.swarm.reduction import Reduction
 from prime.trainer.swarm.spooler import Spooler
 
 SEEDS = 30
@@ -177,12 +178,12 @@ def test_without_assertions_what_is_shipped_still_fails_and_what_a_user_wrote_is
 
 
 def test_an_owner_that_forgets_how_its_contributions_were_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = Aggregator._reduced
+    honest = Reduction._reduced
 
     def reduced(self: Any, stock: Any, ahead: Any, key: Any, inputs: Any, weights: Any, batch: Any) -> Any:
         return honest(self, stock, ahead, key, inputs, [1.0 + i for i in range(len(weights))], batch)
 
-    monkeypatch.setattr(Aggregator, "_reduced", reduced)
+    monkeypatch.setattr(Reduction, "_reduced", reduced)
     judged = Plan(storm_s=8.0, params={"rule": 1, "leaver": 0, "rates": 0})
     assert found_by_drawing(judged).split(":")[0] == "exact_sum"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import attrs
@@ -19,7 +19,6 @@ from prime.actor import Actor, Down, Ref, on
 from prime.actor.contract import Journal
 from prime.errors import DecodeError, LocalProtocolError, RefusedError, WorldError
 from prime.trainer.outer.fragments import Fragments
-from prime.trainer.robust.gram import added
 from prime.trainer.round import commands as cmd
 from prime.trainer.round import messages as msg
 from prime.trainer.round.journal import refounded
@@ -32,13 +31,16 @@ from prime.trainer.round.view import Member, Value, View
 from prime.trainer.swarm import plans
 from prime.trainer.swarm.carry import Frozen, Ledgers
 from prime.trainer.swarm.evidence import AuditCase, case_of, chunk_shown, shown_to
+from prime.trainer.swarm.gather import gather, later
 from prime.trainer.swarm.intake import Arrival, Intake
 from prime.trainer.swarm.meter import Meter
 from prime.trainer.swarm.numbers import Numbers
-from prime.trainer.swarm.parts import Assembly, Encoded, digest, whole
+from prime.trainer.swarm.parts import Assembly, digest
 from prime.trainer.swarm.recorder import Recorder
-from prime.trainer.swarm.stock import Ahead, Key, Stock
+from prime.trainer.swarm.reduction import Reduction
+from prime.trainer.swarm.stock import Key, Stock
 from prime.trainer.swarm.streams import Streams
+from prime.trainer.swarm.supply import Supply
 from prime.trainer.swarm.tally import NOTHING, Spent, Tally
 from prime.trainer.swarm.watches import Watches
 from prime.trainer.swarm.work import batches, compute
@@ -151,6 +153,8 @@ class Aggregator(Actor[Heard]):
             self._now,
             self._sent,
         )
+        self._supply = Supply(plan.member.peer, self._streams)
+        self._reduction = Reduction(numbers, plan.terms.rule, self._recorder.spool)
         self._chunk_at: dict[str, float] = {}
         self._watches = Watches(lambda peer: self.ctx.watch(self.ctx.system.ref(peer, AGGREGATOR_PATH, Aggregator)))
         self._unsubscribe: Callable[[], None] = lambda: None
@@ -290,7 +294,7 @@ class Aggregator(Actor[Heard]):
         signed = self._signed_offer(stock, frozen.weight, base, hashes)
         await self._step(cmd.Contributed(stock.round, msg.Offer(frozen.weight, base, hashes, signed)))
         if self._core is not None and self._core.seat is not None and self._core.round == stock.round:
-            self._vouch(stock, self._core.seat.owners)
+            self._supply.vouch(stock, self._core.seat.owners)
 
     def _signed_offer(self, stock: Stock, weight: float, base: bytes, hashes: tuple[bytes, ...]) -> bytes:
         offer = msg.SignedOffer(self._plan.run, stock.view.epoch, stock.round, weight, base, hashes)
@@ -538,15 +542,8 @@ class Aggregator(Actor[Heard]):
     def missing(self, m: msg.Missing) -> None:
         """Send the chunks that the other side still wants."""
         stock = self._stock_of(m)
-        if stock is None:
-            return
-        assembly = stock.own.get(m.part)
-        if m.seal:
-            _, encoded = stock.known.get((m.part, m.hash), (b"", None))
-            assembly = None if encoded is None else self._served(stock, m.part, m.hash, encoded)
-        if assembly is not None and assembly.is_whole:
-            wanted = sorted(set(m.indexes) & set(range(assembly.count)))
-            self._streams.stream(stock, m.part, m.seal, assembly, m.sender, wanted)
+        if stock is not None:
+            self._supply.send_missing(stock, m)
 
     def _stock_of(self, m: msg.Chunk | msg.Announce | msg.Missing) -> Stock | None:
         """Return the bytes of the round that a message is of, if it is one of ours and from a member of it."""
@@ -677,7 +674,7 @@ class Aggregator(Actor[Heard]):
                 self._ledgers.of(value.round).abort(value.round)
                 self._report(plans.RoundAborted(value))
             case cmd.Apply(value, included):
-                aggregate = await self._aggregate(self._rounds[value.round], value)
+                aggregate = await gather(self._rounds[value.round], value, self._numbers)
                 self._report(plans.RoundCommitted(value, aggregate, included))
                 await self._commit(value.round, included=included)
             case cmd.Settle(value, included):
@@ -691,19 +688,9 @@ class Aggregator(Actor[Heard]):
     def _keep_commit(self, value: Value) -> None:
         """Hand the bytes of a decision on to the trainer, which has to fetch the state before it: it may bring that forward."""
         stock = self._rounds.get(value.round)
-        if stock is None or any(key not in stock.known for key in enumerate(value.parts)):
-            return
-        parts = [(stock.chunks[key[0]], stock.known[key][1]) for key in enumerate(value.parts)]
-        elements = stock.elements  # and nothing else of the round, which is forgotten
-
-        def join() -> Any:
-            room = self._numbers.room(elements)
-            for places, encoded in parts:
-                for place, piece in zip(places, encoded, strict=True):
-                    room.decode(piece, place)
-            return room.vector()
-
-        self._report(plans.CommitKept(value, join))
+        join = later(stock, value, self._numbers) if stock is not None else None
+        if join is not None:
+            self._report(plans.CommitKept(value, join))
 
     async def _settle_unseen(self, round_: int, *, known: bool, included: bool) -> None:
         frozen = self._ledgers.in_flight()
@@ -722,16 +709,6 @@ class Aggregator(Actor[Heard]):
             work = functools.partial(self._numbers.residual, frozen.y, frozen.encoded)
             residual = await compute(work, self._numbers.size_bytes(self._elements_of(round_)))
         ledger.commit(round_, included=included, residual=residual)
-
-    async def _aggregate(self, stock: Stock, value: Value) -> Any:
-        """Return the decided vector: most of it is decoded by now."""
-        ahead = stock.ahead if stock.ahead is not None else Ahead(self._numbers.room(stock.elements))
-        parts = [
-            (stock.keys_of(part, hash_), stock.known[part, hash_][1], stock.chunks[part])
-            for part, hash_ in enumerate(value.parts)
-        ]
-        stock.ahead = None
-        return await compute(functools.partial(ahead.finish, parts), self._numbers.size_bytes(stock.elements))
 
     def _open_round(self, round_: int, view: View, state_round: int) -> None:
         stock = Stock.of(round_, view, state_round, self._elements_of(round_), self._numbers)
@@ -768,112 +745,37 @@ class Aggregator(Actor[Heard]):
     # -------------------------------------------------------------------------------------------- numbers and bytes
 
     async def _multiply(self, command: cmd.Multiply) -> None:
-        """Tell the core the inner products over an own part: the sum of its chunks', in their order."""
         stock = self._rounds.get(command.round)
-        if stock is None:
-            return
-        inputs = [stock.contributions[command.part, share.peer] for share in command.shares]
-        found: list[list[float]] = []
-        for index, cut in enumerate(stock.chunks[command.part]):
-            work = functools.partial(self._numbers.multiply, [one.found[index] for one in inputs], cut)
-            try:
-                found.append(await compute(work, self._numbers.size_bytes(cut.stop - cut.start) * len(inputs)))
-            except DecodeError as error:
-                self.ctx.emit(Facts(f"round {command.round}, part {command.part}: {error}"))
-                return
-        entries = tuple(added(len(inputs), found))
-        await self._step(cmd.GramReady(command.round, command.part, command.seal, entries))
+        if stock is not None:
+            await self._finish(command, self._reduction.multiply(stock, command))
 
     async def _reduce(self, command: cmd.Reduce) -> None:
-        """Reduce a part chunk by chunk, each on its way to everyone while the next ones are made."""
         stock = self._rounds.get(command.round)
-        if stock is None:
-            return
-        part, seal, me = command.part, command.seal, self._me
-        result = stock.results[part, seal, me] = Assembly(len(stock.chunks[part]))
-        for peer in stock.view.peers():
-            if peer != me and self._streams.start(stock, part, seal, result, peer):
-                stock.streaming.add((part, seal, peer))
+        if stock is not None:
+            result = self._supply.begin_result(stock, command.part, command.seal)
+            key = (command.part, command.seal, self._me)
+            await self._finish(command, self._reduction.reduce(stock, command, key, result))
+
+    async def _finish(
+        self, command: cmd.Multiply | cmd.Reduce, work: Awaitable[cmd.GramReady] | Awaitable[cmd.Reduced]
+    ) -> None:
+        """Tell the core what came of an owner's work."""
         try:
-            await self._make(stock, command, result)
+            event = await work
         except (DecodeError, LocalProtocolError) as error:
-            self.ctx.emit(Facts(f"round {command.round}, part {part}: {error}"))
-            result.refuse()
-            stock.grow()
-            return
-        stock.learn(part, seal, result.encoded(), result.digest())
-        await self._step(cmd.Reduced(command.round, part, seal, result.digest()))
-
-    async def _make(self, stock: Stock, command: cmd.Reduce, result: Assembly) -> None:
-        inputs = [stock.contributions[command.part, share.peer] for share in command.shares]
-        weights = [share.counts for share in command.shares]
-        if stock.ahead is None:
-            stock.ahead = Ahead(self._numbers.room(stock.elements))
-        for batch in batches(range(result.count)):
-            size = self._numbers.size_bytes(
-                sum(c.stop - c.start for c in stock.chunks[command.part][batch[0] : batch[-1] + 1])
-            )
-            work = functools.partial(
-                self._reduced, stock, stock.ahead, (command.part, command.seal, self._me), inputs, weights, batch
-            )
-            for index, data, hash_ in await compute(work, size):
-                result.add(index, data)
-                result.hashes[index] = hash_
-                self._recorder.spool(stock, (command.part, command.seal, self._me), data, hash_)
-            stock.grow()
-
-    def _reduced(
-        self, stock: Stock, ahead: Ahead, key: Key, inputs: list[Assembly], weights: list[float], batch: tuple[int, ...]
-    ) -> list[tuple[int, memoryview, bytes]]:
-        made = []
-        for index in batch:
-            cut = stock.chunks[key[0]][index]
-            data = self._numbers.reduce([one.found[index] for one in inputs], weights, cut, self._plan.terms.rule)
-            ahead.decode(key, index, data, cut)
-            made.append((index, data, digest(data)))
-        return made
+            self.ctx.emit(Facts(f"round {command.round}, part {command.part}: {error}"))
+        else:
+            await self._step(event)
 
     async def _transfer(self, round_: int, part: int, to: str) -> None:
-        """Send a part of the own contribution, as far as it is made; if it was sent before, what is missing of it."""
         stock = self._rounds[round_]
-        assembly = stock.own.get(part)
-        if assembly is None:
-            return
-        if to == self._me:
-            stock.contributions[part, to] = assembly
-        else:
-            self._vouch(stock, (to,))
-        if to != self._me and self._streams.start(stock, part, b"", assembly, to):
-            return
-        if assembly.is_whole and to == self._me:
-            await self._step(cmd.PartHeld(round_, to, part, assembly.digest()))
-        elif assembly.is_whole:
-            self._streams.announce(stock, part, b"", assembly.digest(), to)
-
-    def _vouch(self, stock: Stock, owners: Iterable[str]) -> None:
-        """Send owners the signed offer, once there is one: it stays beside the chunks that it is of."""
-        signed = stock.offers.of(self._me)
-        if signed:
-            head = (self._plan.run, stock.view.epoch, stock.round, self._me)
-            for owner in sorted({*owners} - {self._me}):
-                self._streams.send(owner, msg.Vouch(*head, signed))
+        if self._supply.send_own(stock, part, to):
+            await self._step(cmd.PartHeld(round_, to, part, stock.own[part].digest()))
 
     def _send_result(self, round_: int, part: int, hash_: bytes, to: str) -> None:
-        """Send a reduced part, unless it is on its way since it was begun; if it was sent before, what is missing of it."""
         stock = self._rounds.get(round_)
-        seal, encoded = stock.known.get((part, hash_), (b"", None)) if stock is not None else (b"", None)
-        if stock is None or encoded is None:
-            return
-        if (part, seal, to) in stock.streaming:
-            stock.streaming.discard((part, seal, to))
-        elif not self._streams.start(stock, part, seal, self._served(stock, part, hash_, encoded), to):
-            self._streams.announce(stock, part, seal, hash_, to)
-
-    def _served(self, stock: Stock, part: int, hash_: bytes, encoded: Encoded) -> Assembly:
-        """Return a reduced part as it is sent: it came from here or from another, or lay on the disk."""
-        for key in stock.keys_of(part, hash_):
-            return stock.results[key]
-        return whole(encoded)
+        if stock is not None:
+            self._supply.send_result(stock, part, hash_, to)
 
     def _now(self) -> float:
         return self.ctx.now()

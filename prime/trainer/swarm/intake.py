@@ -13,7 +13,7 @@ import trio
 from prime.errors import DecodeError
 from prime.trainer.swarm.numbers import Numbers
 from prime.trainer.swarm.parts import Assembly, digest
-from prime.trainer.swarm.stock import Ahead, Key, Stock
+from prime.trainer.swarm.stock import Key, Stock
 from prime.trainer.swarm.work import BATCH_CHUNKS, compute
 
 
@@ -69,8 +69,7 @@ class Intake:
     async def _digest(self) -> None:
         batch = [self._arrivals.popleft() for _ in range(min(BATCH_CHUNKS, len(self._arrivals)))]
         for stock in {arrival.stock for arrival in batch if arrival.key[1]}:
-            if stock.ahead is None:
-                stock.ahead = Ahead(self._numbers.room(stock.elements))
+            stock.ahead_in(self._numbers)
         elements = sum(arrival.cut.stop - arrival.cut.start for arrival in batch)
         work: Callable[[], list[bytes | DecodeError]] = functools.partial(list, map(self._proved, batch))
         for arrival, proof in zip(batch, await compute(work, self._numbers.size_bytes(elements)), strict=True):

@@ -114,6 +114,12 @@ class Stock:
             self.results.pop(rivals[0]).refuse()
         return True
 
+    def ahead_in(self, numbers: Numbers[Any]) -> Ahead:
+        """Return the aggregate in the making; it begins with the first who asks."""
+        if self.ahead is None:
+            self.ahead = Ahead(numbers.room(self.elements))
+        return self.ahead
+
     def pieces(self, found: Mapping[int, Assembly]) -> Iterator[tuple[slice, memoryview]]:
         """Yield the chunks of a whole vector, by part, each with its place."""
         for part, places in enumerate(self.chunks):
