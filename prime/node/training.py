@@ -35,10 +35,11 @@ from prime.trainer.round.timing import Timing
 from prime.trainer.round.validity import fit_addresses
 from prime.trainer.round.view import Member
 from prime.trainer.runs.messages import PartFinding, RoundAudit
-from prime.trainer.swarm.aggregator import AGGREGATOR_PATH, Aggregator, SwarmPlan
+from prime.trainer.swarm.aggregator import AGGREGATOR_PATH, Aggregator
 from prime.trainer.swarm.audit import audit
 from prime.trainer.swarm.donor import Donor
 from prime.trainer.swarm.float32 import Float32
+from prime.trainer.swarm.membership import SwarmPlan
 from prime.trainer.swarm.plans import EndSwarm, FurtherContacts, Outcome, StateSaved, ViewEntered
 from prime.trainer.swarm.progress import Progress
 from prime.trainer.swarm.saved import STATES_FOLDER, StateFolder

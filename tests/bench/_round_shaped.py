@@ -31,8 +31,9 @@ from prime.store.journal import FileJournal  # noqa: E402
 from prime.trainer.metadata import TrainingConfig  # noqa: E402
 from prime.trainer.round.view import Member  # noqa: E402
 from prime.trainer.swarm import plans  # noqa: E402
-from prime.trainer.swarm.aggregator import Aggregator, SwarmPlan  # noqa: E402
+from prime.trainer.swarm.aggregator import Aggregator  # noqa: E402
 from prime.trainer.swarm.float32 import Float32  # noqa: E402
+from prime.trainer.swarm.membership import SwarmPlan  # noqa: E402
 from prime.transport.identity import KeyPair  # noqa: E402
 
 RANK, SIZE = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])

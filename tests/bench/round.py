@@ -51,8 +51,9 @@ from prime.store.journal import FileJournal  # noqa: E402
 from prime.trainer.codec import Vector  # noqa: E402
 from prime.trainer.round.view import Member  # noqa: E402
 from prime.trainer.swarm import plans  # noqa: E402
-from prime.trainer.swarm.aggregator import Aggregator, SwarmPlan  # noqa: E402
+from prime.trainer.swarm.aggregator import Aggregator  # noqa: E402
 from prime.trainer.swarm.float32 import Float32  # noqa: E402
+from prime.trainer.swarm.membership import SwarmPlan  # noqa: E402
 from prime.trainer.swarm.parts import chunks  # noqa: E402
 
 HIVEMIND_CASES = {

@@ -26,6 +26,7 @@ from prime.trainer.swarm.aggregator import Aggregator
 from prime.trainer.swarm.carry import Ledger
 from prime.trainer.swarm.recorder import Recorder
 from prime.trainer.swarm.reduction import Reduction
+from prime.trainer.swarm.rounds import Rounds
 from prime.trainer.swarm.spooler import Spooler
 
 SEEDS = 30
@@ -112,7 +113,7 @@ def test_a_residual_that_an_abort_forgets(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_carried_delta_that_comes_with_another_fragment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Aggregator, "_fragment_of", lambda _self, _round: 0)
+    monkeypatch.setattr(Rounds, "fragment_of", lambda _self, _round: 0)
     assert found_by_drawing(scenario=training_round_fragments).split(":")[0] == "one_fragment"
 
 

@@ -42,8 +42,9 @@ from prime.trainer.round.terms import Terms
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.view import Member, Value, View
 from prime.trainer.swarm import plans
-from prime.trainer.swarm.aggregator import AGGREGATOR_PATH, Aggregator, SwarmPlan
+from prime.trainer.swarm.aggregator import AGGREGATOR_PATH, Aggregator
 from prime.trainer.swarm.carry import Ledger
+from prime.trainer.swarm.membership import SwarmPlan
 from prime.trainer.swarm.parts import digest
 
 _DISK_ERRORS = ("WorldError: /rounds", "CorruptedError: /rounds")

@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from prime.errors import DecodeError
+from prime.trainer.round import messages as msg
 from prime.trainer.swarm.numbers import Numbers
 from prime.trainer.swarm.parts import Assembly, digest
 from prime.trainer.swarm.stock import Key, Stock
@@ -50,13 +51,30 @@ class Intake:
         self._on_whole = on_whole
         self._on_bad = on_bad
         self._on_reduced = on_reduced
+        self._heard: dict[str, float] = {}
         self._arrivals: deque[Arrival] = deque()
         self._news = trio.Event()
 
-    def take(self, arrival: Arrival) -> None:
-        """Queue a chunk that the stock has taken: each at most once, so the stock's bound is the queue's."""
-        self._arrivals.append(arrival)
-        self._news.set()
+    def take(self, stock: Stock, chunk: msg.Chunk, now: float) -> None:
+        """Store a chunk, and queue it if it is new: each at most once, so the stock's bound is the queue's."""
+        self._heard[chunk.sender] = now
+        key = (chunk.part, chunk.seal, chunk.sender)
+        try:
+            is_new = stock.put(key, chunk.index, chunk.data)
+        except DecodeError as error:
+            self._on_bad(stock, key, error)
+            return
+        if is_new:
+            self._arrivals.append(Arrival(stock, key, chunk.index, stock.held(key), chunk.data))
+            self._news.set()
+
+    def is_quiet(self, peer: str, now: float, for_s: float) -> bool:
+        """Tell whether no chunk has come from a peer for so long."""
+        return now - self._heard.get(peer, float("-inf")) >= for_s
+
+    def forget(self, peer: str) -> None:
+        """Take a peer that is gone as quiet."""
+        self._heard.pop(peer, None)
 
     async def run(self) -> None:
         """Work until cancelled."""

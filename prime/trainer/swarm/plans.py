@@ -70,6 +70,10 @@ class GetRound(Ask[Status]):
     """Ask how the round stands."""
 
 
+Plan = Begin | FurtherContacts | StateHeld | Contribute | LeaveSwarm | EndSwarm | GetRound
+"""What the aggregator hears."""
+
+
 @message
 class ViewEntered:
     """`view` decides `round` from now on and this node is in it; it starts from the state after `state_round`.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import trio
@@ -27,6 +27,9 @@ SEALS_MAX = 4
 
 Key = tuple[int, bytes, str]
 """Part, seal and sender; without a seal it is a contribution."""
+
+
+Standing = Literal["known", "whole", "contradicted", "partial", "pending", "unwanted"]
 
 
 class Ahead:
@@ -113,6 +116,28 @@ class Stock:
                 return False
             self.results.pop(rivals[0]).refuse()
         return True
+
+    def standing(self, key: Key, hash_: bytes) -> Standing:
+        """Tell how a part stands that its sender says has this hash.
+
+        "known" is a reduced part that is here, from whomever; "whole" is here from this sender, and "contradicted" if it
+        has another hash; of a "partial" one chunks are missing, of a "pending" one hashes; others are "unwanted".
+        """
+        part, seal, _ = key
+        if seal and ((part, hash_) in self.known or self.learn_empty(part, seal, hash_)):
+            return "known"
+        assembly = self.assembly(key)
+        if assembly is None or assembly.refused:
+            return "unwanted"
+        if not assembly.is_whole:
+            return "partial" if assembly.missing else "pending"
+        return "whole" if assembly.digest() == hash_ else "contradicted"
+
+    def held(self, key: Key) -> Assembly:
+        """Return the chunks of a part that stands as whole or partial."""
+        assembly = self.assembly(key)
+        assert assembly is not None  # noqa: S101 - it stands so
+        return assembly
 
     def ahead_in(self, numbers: Numbers[Any]) -> Ahead:
         """Return the aggregate in the making; it begins with the first who asks."""

@@ -38,9 +38,10 @@ from prime.trainer.round import messages as msg
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.view import Member
 from prime.trainer.swarm import plans, spooler
-from prime.trainer.swarm.aggregator import Aggregator, SwarmPlan
+from prime.trainer.swarm.aggregator import Aggregator
 from prime.trainer.swarm.carry import Frozen, Ledger
 from prime.trainer.swarm.float32 import Float32
+from prime.trainer.swarm.membership import SwarmPlan
 from prime.transport.identity import KeyPair
 
 LOOK_S = 0.02

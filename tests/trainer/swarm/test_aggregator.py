@@ -24,8 +24,9 @@ from prime.trainer.round.records import read_record
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.view import Member
 from prime.trainer.swarm import plans, recorder, spooler
-from prime.trainer.swarm.aggregator import AGGREGATOR_PATH, Aggregator, SwarmPlan
+from prime.trainer.swarm.aggregator import AGGREGATOR_PATH, Aggregator
 from prime.trainer.swarm.float32 import Float32
+from prime.trainer.swarm.membership import SwarmPlan
 from prime.trainer.swarm.parts import digest_of
 from prime.trainer.swarm.work import compute as work_compute
 from prime.transport.identity import KeyPair
@@ -264,7 +265,7 @@ async def test_a_contribution_waits_until_the_round_before_is_settled(monkeypatc
         return await work_compute(work, size_bytes)
 
     async with swarm_of(3, TrainingConfig(codec="int4"), timing=PATIENT) as swarm:
-        monkeypatch.setattr("prime.trainer.swarm.aggregator.compute", compute)
+        monkeypatch.setattr("prime.trainer.swarm.contribution.compute", compute)
         intake = swarm.nodes[2].living._intake
         digest = intake._digest
 

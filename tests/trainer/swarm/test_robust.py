@@ -23,9 +23,10 @@ from prime.trainer.round.terms import Terms
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.view import Member
 from prime.trainer.swarm import plans
-from prime.trainer.swarm.aggregator import Aggregator, SwarmPlan
+from prime.trainer.swarm.aggregator import Aggregator
 from prime.trainer.swarm.audit import Finding, audit
 from prime.trainer.swarm.float32 import Float32
+from prime.trainer.swarm.membership import SwarmPlan
 from prime.trainer.swarm.offers import Offers
 from prime.trainer.swarm.parts import whole
 from prime.transport.identity import KeyPair

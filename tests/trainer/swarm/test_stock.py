@@ -15,7 +15,7 @@ from prime.trainer.round import leader
 from prime.trainer.round import messages as msg
 from prime.trainer.round.view import Member, View
 from prime.trainer.swarm.float32 import Float32
-from prime.trainer.swarm.intake import Arrival, Intake
+from prime.trainer.swarm.intake import Intake
 from prime.trainer.swarm.parts import Assembly, digest_of, whole
 from prime.trainer.swarm.stock import SEALS_MAX, Ahead, Key, Stock
 
@@ -47,10 +47,8 @@ async def taken(of: Stock, key: Key, chunks: dict[int, memoryview], *, order: li
     async with trio.open_nursery() as nursery:
         nursery.start_soon(intake.run)
         for index in order:
-            if of.put(key, index, chunks[index]):
-                assembly = of.assembly(key)
-                assert assembly is not None
-                intake.take(Arrival(of, key, index, assembly, chunks[index]))
+            part, seal, sender = key
+            intake.take(of, msg.Chunk("run", 1, 1, sender, part, seal, index, chunks[index]), 0.0)
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     return found
@@ -80,6 +78,39 @@ async def test_a_chunk_that_no_codec_wrote_refuses_all_of_its_sender(seal: bytes
     assert await taken(of, key, bad, order=list(bad)) == [(key, DecodeError)]
     assert await taken(of, key, chunks, order=list(chunks)) == []
     assert len(await taken(of, (0, seal, "a"), chunks, order=list(chunks))) == 1
+
+
+def test_a_part_stands_as_its_sender_says_or_against_it() -> None:
+    of, key = stock(), (0, SEAL, "b")
+    encoded = pieces(of, 0)
+    hash_ = digest_of(encoded)
+    for index, data in enumerate(encoded[:-1]):
+        of.put(key, index, data)
+    assert of.standing(key, hash_) == "partial"
+    of.put(key, len(encoded) - 1, encoded[-1])
+    assert of.standing(key, hash_) == "pending"  # nobody has hashed it yet
+    of.held(key).hashes.update(whole(encoded).hashes)
+    assert of.standing(key, hash_) == "whole"
+    assert of.standing(key, b"?" * 32) == "contradicted"
+    of.learn(0, SEAL, tuple(encoded), hash_)
+    assert of.standing((0, SEAL, "a"), hash_) == "known"
+    assert of.standing((0, b"", "a"), hash_) == "partial"  # a contribution is not known by what it is reduced to
+    of.held(key).refuse()
+    assert of.standing(key, b"?" * 32) == "unwanted"
+
+
+def test_a_sender_is_quiet_once_it_sent_nothing_for_a_while() -> None:
+    of, bad = stock(), []
+    intake = Intake(NUMBERS, None, lambda *why: bad.append(why), None)  # type: ignore[arg-type]
+    assert intake.is_quiet("b", 0.0, 1.0)
+    intake.take(of, msg.Chunk("run", 1, 1, "b", 0, b"", 0, pieces(of, 0)[0]), 5.0)
+    assert not intake.is_quiet("b", 5.9, 1.0)
+    assert intake.is_quiet("b", 6.0, 1.0)
+    intake.take(of, msg.Chunk("run", 1, 1, "b", 0, b"", 99, pieces(of, 0)[0]), 7.0)
+    assert [type(error) for _, _, error in bad] == [DecodeError]
+    assert not intake.is_quiet("b", 7.0, 1.0)
+    intake.forget("b")
+    assert intake.is_quiet("b", 7.0, 1.0)
 
 
 def test_results_kept_of_one_sender_are_bounded_and_what_is_whole_stays() -> None:
