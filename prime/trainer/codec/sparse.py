@@ -44,6 +44,8 @@ from typing import Final, Literal
 
 import attrs
 
+from prime.trainer.codec.form import INT8
+
 BLOCK: Final = 4096
 """Elements that share a record: as many as 12 bits can name."""
 KEPT: Final = 64
@@ -101,6 +103,17 @@ class SparseForm:
 TOPK: Final = SparseForm("topk", KEPT, 2)
 DENSE_FROM: Final = 57
 """From so many contributions on a dense `int8` block of 4096 elements (4160 bytes) is smaller than `gather`."""
+
+
+SUMS: Final = "gather"
+"""What sums of `topk` contributions travel as: `gather C`, or `int8` where that is smaller."""
+
+
+def gather_name(codec: str, gather_codec: str) -> str:
+    """Return what sums of contributions in `codec` travel as: what is named, or, for `auto`, `int8`, and of `topk` `SUMS`."""
+    if gather_codec != "auto":
+        return gather_codec
+    return SUMS if codec == TOPK.name else INT8.name
 
 
 def gather_form(contributions: int) -> SparseForm | None:

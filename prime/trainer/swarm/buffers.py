@@ -1,38 +1,44 @@
-"""Vectors that are used again once nobody holds them: memory that is new to a process costs more than what is done in it."""
+"""Memory of vectors that is used again once nobody holds them: pages that are new to a process cost more than what fills them."""
 
 from __future__ import annotations
 
-import sys
-from typing import Any, Final
+import contextlib
+import weakref
+from collections import deque
 
 import numpy as np
 
 from prime.trainer.codec import Vector
 
 
-def _holders(found: list[Any], index: int) -> int:
-    return sys.getrefcount(found[index])
-
-
-_ALONE: Final = _holders([object()], 0)
-"""What the count is of something that only its list holds."""
-
-
 class Buffers:
-    """Makes copies of float32 vectors, in the memory of earlier copies where that is free.
+    """The memory of float32 vectors that nobody holds any more, of `kept` of them at most.
 
-    Free is a copy that nobody holds any more: no variable, no state, no view of its bytes, as each of them counts as a
-    holder. So there are never more buffers than copies that were held at one time.
+    A vector is its holder's for as long as anything shows a piece of it: a variable, a state, a view, its bytes. Any
+    thread may take one, and let it go.
     """
 
-    def __init__(self) -> None:
-        self._made: list[Vector] = []
+    def __init__(self, kept: int) -> None:
+        self._free: deque[memoryview] = deque(maxlen=kept)
+
+    def vector(self, elements: int) -> Vector:
+        """Return a float32[elements] with whatever its memory held."""
+        memory = self._taken(4 * elements)
+        vector: Vector = np.frombuffer(memory, np.float32)
+        weakref.finalize(vector, self._free.append, memory).atexit = False
+        return vector
 
     def copy(self, vector: Vector) -> Vector:
-        """Return a copy of the vector; it is the caller's for as long as anything refers to it."""
-        for index in range(len(self._made)):  # by index: a loop variable would be a holder
-            if self._made[index].size == vector.size and _holders(self._made, index) == _ALONE:
-                np.copyto(self._made[index], vector)
-                return self._made[index]
-        self._made.append(vector.copy())
-        return self._made[-1]
+        """Return a copy of a vector."""
+        copied = self.vector(vector.size)
+        np.copyto(copied, vector)
+        return copied
+
+    def _taken(self, size_bytes: int) -> memoryview:
+        for _ in range(len(self._free)):
+            with contextlib.suppress(IndexError):  # another thread was quicker
+                memory = self._free.popleft()
+                if len(memory) == size_bytes:
+                    return memory
+                self._free.append(memory)
+        return np.empty(size_bytes, np.uint8).data

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import weakref
-from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
 from prime.trainer.codec import Vector, VectorCodec, codec, topk
+from prime.trainer.codec.sparse import SUMS, gather_name
 from prime.trainer.codec.sparse_vectors import Sums
 from prime.trainer.metadata import TrainingConfig
 from prime.trainer.robust import chunks
 from prime.trainer.robust.rules import MEAN, Rule
+from prime.trainer.swarm.buffers import Buffers
 from prime.trainer.swarm.parts import CHUNK_ELEMENTS, GRAIN_ELEMENTS
 
 VECTORS_KEPT: Final = 2
@@ -36,7 +35,7 @@ class Float32:
     ) -> None:
         self._scatter = scatter if scatter is not None else codec("int8")
         self._gather = gather if gather is not None else codec("int8")
-        self._pool = _Pool()
+        self._buffers = Buffers(VECTORS_KEPT)
         self.feeds_back = feeds_back
 
     @classmethod
@@ -89,7 +88,7 @@ class Float32:
 
     def room(self, elements: int) -> _Room:
         """See `Numbers.room`."""
-        return _Room(self._gather, self._pool.vector(elements))
+        return _Room(self._gather, self._buffers.vector(elements))
 
 
 class _Room:
@@ -112,32 +111,9 @@ class _Room:
         return self._whole
 
 
-class _Pool:
-    """Memory of aggregates that nobody looks at any more: fresh pages cost more than the decoding into them."""
-
-    def __init__(self) -> None:
-        self._free: deque[memoryview] = deque(maxlen=VECTORS_KEPT)
-
-    def vector(self, elements: int) -> Vector:
-        """Return a float32[elements] whose memory comes back here once it, and all that shows a piece of it, is gone."""
-        memory = self._taken(4 * elements)
-        vector: Vector = np.frombuffer(memory, np.float32)
-        weakref.finalize(vector, self._free.append, memory).atexit = False
-        return vector
-
-    def _taken(self, size_bytes: int) -> memoryview:
-        while self._free:
-            with contextlib.suppress(IndexError):  # another thread was quicker
-                memory = self._free.pop()
-                if len(memory) == size_bytes:
-                    return memory
-        return np.empty(size_bytes, np.uint8).data
-
-
 def _gather_of(config: TrainingConfig) -> VectorCodec | Sums:
-    if config.gather_codec != "auto":
-        return codec(config.gather_codec)
-    return Sums() if config.codec == "topk" else codec("int8")
+    name = gather_name(config.codec, config.gather_codec)
+    return Sums() if name == SUMS else codec(name)
 
 
 def _elements(cut: slice) -> int:

@@ -12,7 +12,7 @@ import attrs
 
 from prime.errors import UsageError
 from prime.trainer.codec.form import INT8, NONE, Form, form
-from prime.trainer.codec.sparse import TOPK, SparseForm, gather_form
+from prime.trainer.codec.sparse import SUMS, TOPK, SparseForm, gather_form, gather_name
 
 EXCHANGES = 4
 """Times there and back that a round needs beside its bytes."""
@@ -77,8 +77,8 @@ def forms(codec: str, gather_codec: str, members: int) -> tuple[Form | SparseFor
 
     Raises `ConfigError` for a name that is none.
     """
-    sparse = codec == TOPK.name
-    scattered = TOPK if sparse else form(codec)
-    if gather_codec != "auto":
-        return scattered, form(gather_codec)
-    return scattered, (gather_form(members) if sparse else None) or INT8
+    scattered = TOPK if codec == TOPK.name else form(codec)
+    name = gather_name(codec, gather_codec)
+    if name == SUMS:
+        return scattered, gather_form(members) or INT8
+    return scattered, form(name)

@@ -55,7 +55,7 @@ class OuterSteps:
     def __init__(self, run: str, optimiser: OuterOptimiser) -> None:
         self.run = run
         self._optimiser = optimiser
-        self._buffers = Buffers()
+        self._buffers = Buffers(1 + optimiser.slots)
 
     @property
     def slots(self) -> int:
