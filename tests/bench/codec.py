@@ -92,7 +92,7 @@ class SparseBench:
         sums = gather(2, self.engine)
         assert sums is not None
         self.sums = sums
-        self.reduced = np.empty(sums.encoded_size_bytes(x.size), np.uint8)
+        self.reduced = np.empty(sums.form.encoded_size_bytes(x.size), np.uint8)
 
     def encode(self) -> None:
         """Encode into a buffer that is there."""

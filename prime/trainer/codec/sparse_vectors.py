@@ -103,15 +103,6 @@ class Sparse:
         self.form = form
         self.engine = engine
 
-    @property
-    def name(self) -> str:
-        """The form's name."""
-        return self.form.name
-
-    def encoded_size_bytes(self, elements: int) -> int:
-        """Return the size of the wire form of a vector of that many elements."""
-        return self.form.encoded_size_bytes(elements)
-
     def encode(
         self,
         x: Vector,
@@ -122,7 +113,7 @@ class Sparse:
         """See `Codec.encode`. In `gather`, LocalProtocolError also for a block with more elements than have room."""
         residual_out = residual if residual_out is None else residual_out
         require_vectors(x.size, x, residual, residual_out)
-        out = room(self.encoded_size_bytes(x.size), x.size, out)
+        out = room(self.form.encoded_size_bytes(x.size), x.size, out)
         if not x.size:
             return out
         flags = self.engine.encode(self.form, x, out, residual, residual_out)
@@ -167,9 +158,9 @@ class Sparse:
 
     def _open(self, encoded: BytesLike, elements: int) -> Encoded:
         flat = np.frombuffer(encoded, np.uint8)
-        size = self.encoded_size_bytes(elements)
+        size = self.form.encoded_size_bytes(elements)
         if flat.size != size:
-            raise DecodeError(f"a {self.name} vector of {elements} elements takes {size} bytes, got {flat.size}")
+            raise DecodeError(f"a {self.form.name} vector of {elements} elements takes {size} bytes, got {flat.size}")
         if flat.ctypes.data % 4:  # a payload may start at any byte of its frame
             flat = flat.copy()
         if elements:

@@ -21,21 +21,23 @@ class _Named(Protocol):
     name: str
 
 
+class _Sized(Protocol):
+    @property
+    def name(self) -> str: ...
+    def encoded_size_bytes(self, elements: int) -> int: ...
+
+
 class VectorCodec(Protocol):
     """What a `Codec` and a `Sparse` have in common: flat float32 vectors there and back, checked. Verbs as in `Codec`."""
 
     @property
-    def name(self) -> str:
-        """The codec's name."""
+    def form(self) -> _Sized:
+        """What the bytes mean: its name is the codec's."""
         ...
 
     @property
     def engine(self) -> _Named:
         """Who does the arithmetic."""
-        ...
-
-    def encoded_size_bytes(self, elements: int) -> int:
-        """Return the size of the wire form of a vector of that many elements."""
         ...
 
     def encode(
@@ -81,15 +83,6 @@ class Codec:
         self.form = form
         self.engine: Engine = engine
 
-    @property
-    def name(self) -> str:
-        """The codec's name, as in a job."""
-        return self.form.name
-
-    def encoded_size_bytes(self, elements: int) -> int:
-        """Return the size of the wire form of a vector of that many elements (`fp16`: where nothing overflows)."""
-        return self.form.encoded_size_bytes(elements)
-
     def encode(
         self,
         x: Vector,
@@ -105,7 +98,7 @@ class Codec:
         """
         residual_out = residual if residual_out is None else residual_out
         require_vectors(x.size, x, residual, residual_out)
-        out = room(self.encoded_size_bytes(x.size), x.size, out)
+        out = room(self.form.encoded_size_bytes(x.size), x.size, out)
         if not x.size:
             return out
         y = x
@@ -138,7 +131,7 @@ class Codec:
             return self._reduce_whole(encoded_RB, weights_R, elements, out, residual)
         require_vectors(elements, residual)
         require_vectors(len(encoded_RB), weights_R)
-        out = room(self.encoded_size_bytes(elements), elements, out)
+        out = room(self.form.encoded_size_bytes(elements), elements, out)
         if elements and self.engine.reduce(self.form, encoded_RB, weights_R, out, residual, residual, elements):
             raise LocalProtocolError("the sum is not finite", hint=_DIVERGED)
         return out
@@ -195,7 +188,7 @@ class Codec:
             form = self.form
         if flat.size != form.encoded_size_bytes(elements):
             raise DecodeError(
-                f"an {self.name} vector of {elements} elements takes {form.encoded_size_bytes(elements)} bytes, "
+                f"an {self.form.name} vector of {elements} elements takes {form.encoded_size_bytes(elements)} bytes, "
                 f"got {flat.size}"
             )
         if flat.ctypes.data % 4:  # a payload may start at any byte of its frame
@@ -245,7 +238,7 @@ def room(size: int, elements: int, out: Encoded | None) -> Encoded:
     if out.dtype != np.uint8 or out.shape != (size,) or not out.flags.c_contiguous or out.ctypes.data % 4:
         raise LocalProtocolError(
             f"the wire form of {elements} elements needs uint8[{size}] aligned to 4 bytes, got {out.dtype}{list(out.shape)}",
-            hint="numpy.empty(codec.encoded_size_bytes(elements), numpy.uint8) makes one",
+            hint="numpy.empty(codec.form.encoded_size_bytes(elements), numpy.uint8) makes one",
         )
     return out
 

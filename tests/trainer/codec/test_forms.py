@@ -24,7 +24,7 @@ CODECS = {name: [codec(name, engine) for engine in ENGINES] for name in FORMS}  
 OURS = {name: codecs[0] for name, codecs in CODECS.items()}
 every_form = pytest.mark.parametrize("name", FORMS)
 each = pytest.mark.parametrize(
-    "codec", [c for codecs in CODECS.values() for c in codecs], ids=lambda c: f"{c.name}-{c.engine.name}"
+    "codec", [c for codecs in CODECS.values() for c in codecs], ids=lambda c: f"{c.form.name}-{c.engine.name}"
 )
 
 sizes = st.sampled_from([0, 1, 2, 63, 64, 65, 127, 255, 256, 257, 511, 513]) | st.integers(0, 700)

@@ -47,7 +47,7 @@ def _entry(ours: Codec | Sparse, x: Vector) -> dict[str, str]:
     encoded = ours.encode(x)
     decoded = ours.decode(encoded, x.size)
     return {
-        "codec": ours.name,
+        "codec": ours.form.name,
         "values": x.astype("<f4").tobytes().hex(),
         "encoded": encoded.tobytes().hex(),
         "decoded": decoded.astype("<f4").tobytes().hex(),

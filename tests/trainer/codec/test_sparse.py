@@ -140,7 +140,7 @@ def test_sizes() -> None:
         56: 4100,
     }
     assert gather_form(DENSE_FROM) is None
-    dense = codec("int8").encoded_size_bytes(BLOCK)
+    dense = codec("int8").form.encoded_size_bytes(BLOCK)
     assert all(form and form.record_bytes < dense for form in map(gather_form, range(1, DENSE_FROM)))
     assert dense < BLOCK // 8 + KEPT * DENSE_FROM + 4
 
@@ -175,7 +175,7 @@ def test_a_sum_of_contributions_goes_with_all_its_places(contributions: int, siz
 def test_the_size_of_a_sum_tells_its_form() -> None:
     sizes = [form.record_bytes for count in range(1, DENSE_FROM) if (form := gather_form(count)) is not None]
     assert sizes == sorted({*sizes})
-    assert sizes[-1] < codec("int8").encoded_size_bytes(BLOCK)
+    assert sizes[-1] < codec("int8").form.encoded_size_bytes(BLOCK)
     assert [contributions_of(7 * size, 7) for size in sizes] == [*range(1, DENSE_FROM)]
 
 
@@ -183,7 +183,7 @@ def test_the_size_of_a_sum_tells_its_form() -> None:
 def test_a_sum_is_read_by_its_size(contributions: int) -> None:
     sums, total = Sums(), summed(contributions, 2 * BLOCK + 9, 3)
     encoded = sums.encode(total, contributions)
-    assert encoded.size <= codec("int8").encoded_size_bytes(3 * BLOCK)
+    assert encoded.size <= codec("int8").form.encoded_size_bytes(3 * BLOCK)
     error = np.linalg.norm(sums.decode(encoded, total.size) - total) / np.linalg.norm(total)
     assert error < 0.02
     with pytest.raises(DecodeError):
