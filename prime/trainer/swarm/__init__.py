@@ -14,13 +14,17 @@ inner and outer steps, the donor serves the state. What they decide is in files 
 
 | the aggregator | |
 |---|---|
-| `aggregator.py` | the actor: carries the core's commands out, and holds the bytes |
-| `stock.py`, `intake.py`, `streams.py` | the bytes of a round: what is held, what comes in, what goes out |
-| `dispatch.py`, `meter.py` | what goes to one peer, in which order, and how fast this node can send |
-| `parts.py`, `carry.py` | the vector in parts and chunks; what is owed to the next round; pure |
+| `aggregator.py` | the actor: what comes goes to the core, and the core's commands are carried out, in their order |
+| `membership.py`, `watches.py` | how a node comes into a run; whose aggregator it watches |
+| `rounds.py`, `stock.py` | of which rounds bytes are held, and the bytes of one |
+| `contribution.py`, `carry.py` | what this node contributes, and what is owed to the next round |
+| `intake.py`, `reduction.py`, `gather.py` | what comes in; what an owner makes of its part; the decided vector |
+| `supply.py`, `streams.py`, `dispatch.py`, `meter.py` | what goes out, to whom; to one peer, in which order; how fast this node can send |
+| `outcomes.py` | what the trainer hears of a round |
+| `recorder.py`, `spooler.py` | the journal of the rounds; bytes that lie beside it before a vote |
+| `offers.py`, `evidence.py`, `audit.py` | what contributors sign, what is shown of it, and whether an owner reduced what that gives |
+| `parts.py`, `work.py` | the vector in parts and chunks; numeric work beside the event loop |
 | `numbers.py`, `float32.py`, `buffers.py` | what a vector is: the contract, training's own, and memory that is used again |
-| `work.py`, `spooler.py` | numeric work beside the event loop; bytes that go to the journal before a vote |
-| `audit.py` | whether an owner reduced what the signed contributions give |
 
 | the state of the run | |
 |---|---|

@@ -474,6 +474,7 @@ class Aggregator(Actor[Heard]):
         await self._contribute_pending()
 
     async def _carry_out(self, commands: list[cmd.Command]) -> None:
+        """Carry out the commands of one step one after the other: the ordering law of `round/commands.py` is kept here."""
         for command in commands:
             await self._do(command)
         if self._core is not None:
