@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from prime.cli.demo import NODE_BYTES, _check, _options
+from prime.cli.main import run
 from prime.errors import UsageError
 from prime.testing.nodes import children_of, environment, lives, until, write_text
 
@@ -152,25 +153,24 @@ def test_nothing_outlives_a_demo(midway: tuple[subprocess.Popen[str], set[int]],
         (("--plot", "/no/such/folder/x.png"), "/no/such/folder"),
     ],
 )
-def test_options_that_cannot_be(words: tuple[str, ...], part: str) -> None:
-    done = subprocess.run(command(*words), capture_output=True, text=True, env=environment(), timeout=60, check=False)
-    assert done.returncode == 2
-    assert part in done.stderr
-    assert done.stdout == ""
+def test_options_that_cannot_be(words: tuple[str, ...], part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["demo", "--transport", "tcp", *words]) == 2
+    told = capsys.readouterr()
+    assert part in told.err
+    assert told.out == ""
 
 
 @pytest.mark.parametrize("fault", ["missing", "empty", "binary"])
-def test_data_that_cannot_be_used(tmp_path: Path, fault: str) -> None:
+def test_data_that_cannot_be_used(tmp_path: Path, fault: str, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / f"{fault}.txt"
     if fault != "missing":
         file.write_bytes(b"" if fault == "empty" else bytes(range(256)) * 200)
-    words = command("--data", file, "--json")
-    done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=60, check=False)
-    assert done.returncode == 2
-    assert f"error: {file}" in done.stderr
-    assert "hint: " in done.stderr
-    assert "text" in done.stderr
-    assert done.stdout == ""
+    assert run(["demo", "--transport", "tcp", "--data", str(file), "--json"]) == 2
+    told = capsys.readouterr()
+    assert f"error: {file}" in told.err
+    assert "hint: " in told.err
+    assert "text" in told.err
+    assert told.out == ""
 
 
 def test_too_little_memory_says_how_many_nodes_fit(monkeypatch: pytest.MonkeyPatch) -> None:
