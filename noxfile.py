@@ -23,6 +23,8 @@ ROOT = Path(__file__).parent
 PYTHONS = sorted({"3.11", "3.12", "3.13", f"3.{sys.version_info.minor}"})
 SIMULATED = ["tests/sim/test_determinism.py", "tests/sim/test_traps.py"]
 """What the session `sim` runs on each Python, and the session `tests` leaves to it."""
+BY_FILE = ["--dist=loadfile", "--no-loadscope-reorder"]
+"""How tests are dealt out where several processes run them: a file's tests share what its fixtures started."""
 TRIO = "trio<0.36"
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 
@@ -68,10 +70,11 @@ def contracts(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run unit, property and integration tests; a room's name selects its folder."""
+    """Run unit, property and integration tests; a room's name selects its folder, `-- -n 2` runs two files at a time."""
     session.install(".[all]", *group("test"))
+    chosen = paths_of_rooms(session.posargs)
     rest = [f"--ignore={path}" for path in SIMULATED]  # those of the session `sim`
-    session.run("pytest", *(paths_of_rooms(session.posargs) or rest))
+    session.run("pytest", *BY_FILE, *chosen, *([] if any((ROOT / word).exists() for word in chosen) else rest))
 
 
 @nox.session(python=PYTHONS)
@@ -103,7 +106,7 @@ def interop(session: nox.Session) -> None:
     missing = [tool for tool in ("node", "npm") if shutil.which(tool) is None]
     if missing:
         session.skip(f"{' and '.join(missing)} not found: on Debian `apt-get install nodejs npm`")
-    session.install(".[libp2p]", *group("test"))
+    session.install(".[libp2p,testing]", "pytest-timeout>=2.3", TRIO)
     wanted = ["-m", "interop and not nightly", "tests/interop", *session.posargs]
     session.run("pytest", *wanted, env={"INTEROP_REQUIRED": "1"})
 
