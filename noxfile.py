@@ -34,6 +34,11 @@ def group(name: str) -> list[str]:
     return list(nox.project.dependency_groups(PYPROJECT, name))
 
 
+def compile_package(session: nox.Session) -> None:
+    """Compile the package where it lies: hundreds of processes import it from there, on machines that keep no bytecode too."""
+    session.run("python", "-m", "compileall", "-q", "prime")
+
+
 def paths_of_rooms(arguments: list[str]) -> list[str]:
     """Turn names of rooms into their test folders, and leave every other argument to pytest."""
     return [f"tests/{word}" if (ROOT / "tests" / word).exists() else word for word in arguments]
@@ -72,6 +77,7 @@ def contracts(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run unit, property and integration tests; a room's name selects its folder, `-- -n 2` runs two files at a time."""
     session.install(".[all]", *group("test"))
+    compile_package(session)
     chosen = paths_of_rooms(session.posargs)
     rest = [f"--ignore={path}" for path in SIMULATED]  # those of the session `sim`
     session.run("pytest", *BY_FILE, *chosen, *([] if any((ROOT / word).exists() for word in chosen) else rest))
@@ -81,6 +87,7 @@ def tests(session: nox.Session) -> None:
 def sim(session: nox.Session) -> None:
     """On each Python there is, with the base install: a seed gives one trace, and what is outside is trapped."""
     session.install(".[testing]", "pytest-timeout>=2.3", TRIO)
+    compile_package(session)
     session.run("pytest", *(session.posargs or SIMULATED))
 
 
