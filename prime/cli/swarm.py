@@ -396,7 +396,7 @@ def logs(
     from prime.node.run_files import read_log, read_names
 
     folder = _folder_of(run, config, node)
-    names = read_names(folder)
+    names = read_names(folder, folder.parents[1].name)
     shown: int | None = None
     while True:
         found = list(read_log(folder))

@@ -93,9 +93,14 @@ def read_log(folder: Path) -> Iterator[dict[str, Any]]:
                         yield found
 
 
-def read_names(folder: Path) -> dict[str, str]:
-    """Return the names of a run's nodes, by peer, as far as its folder knows them; at its end the report has them all."""
+def read_names(folder: Path, own_name: str) -> dict[str, str]:
+    """Return the names of a run's nodes, by peer, as far as its folder knows them; at its end the report has them all.
+
+    `own_name` is that of the node whose folder it is.
+    """
     names: dict[str, str] = {}
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        names[str(json.loads((folder / RECORD).read_text(encoding="utf-8"))["peer"])] = own_name
     for file, key in ((RECORD, "members"), (REPORT, "contributors")):
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
             found = json.loads((folder / file).read_text(encoding="utf-8"))

@@ -84,7 +84,7 @@ class RunRecord:
 
     async def _keep(self, notice: RunNotice, *, over: bool) -> None:
         contacts = [attrs.asdict(member) for member in notice.members]  # type: ignore[arg-type]  # a @record
-        found = {"run": notice.run, "founder": notice.founder, "nonce": notice.nonce, "over": over}
+        found = {"peer": self._peer, "run": notice.run, "founder": notice.founder, "nonce": notice.nonce, "over": over}
         settings = attrs.asdict(notice.settings)  # type: ignore[arg-type]  # as above
         text = json.dumps({**found, "settings": settings, "members": contacts}, indent=2)
         async with self._disk:

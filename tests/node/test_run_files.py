@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from prime.node import run_files
-from prime.node.run_files import EARLIER, EVENTS, RunLog, read_log
+from prime.node.run_files import EARLIER, EVENTS, RECORD, RunLog, read_log, read_names
 from prime.trainer.swarm.trainer import RoundDecided, RunDone
 from prime.transport.facts import LinkUp
 
@@ -50,3 +51,14 @@ def test_where_nothing_can_be_written_nothing_is(tmp_path: Path) -> None:
     log = RunLog(tmp_path / "file" / "below")
     log(RunDone(3, 2.25, "ab"))
     log.close()
+
+
+def test_who_took_part_is_known_by_name_while_a_run_goes_on_and_after_its_end(tmp_path: Path) -> None:
+    assert read_names(tmp_path, "anna") == {}
+    members = [{"peer": "B", "name": "bert"}, {"peer": "C", "name": ""}]
+    (tmp_path / RECORD).write_text(json.dumps({"peer": "A", "members": members}))
+    assert read_names(tmp_path, "anna") == {"A": "anna", "B": "bert"}
+    (tmp_path / "report.json").write_text(json.dumps({"contributors": [{"peer": "C", "name": "carl", "rounds": 1}]}))
+    assert read_names(tmp_path, "anna") == {"A": "anna", "B": "bert", "C": "carl"}
+    (tmp_path / RECORD).write_text("[]")
+    assert read_names(tmp_path, "anna") == {"C": "carl"}
