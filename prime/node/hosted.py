@@ -127,10 +127,12 @@ class HostedRun:
     # ------------------------------------------------------------------------------------------------- what is done
 
     async def train(self, contacts: Sequence[str], stop: trio.Event) -> None:
-        """Train until the run is over, this node leaves it, or it shall `stop`. Raises as `open_trainer`.
+        """Train until the run is over, this node leaves it, or it shall `stop`. Raises as `open_trainer` and the record do.
 
         When this node is told to go on in the run's successor, the training ends at once and begins again there.
         """
+        if self._record is not None:
+            await self._record.open(self._notice)
         await self._train_once(contacts, stop)
         while self._succession is not None and not stop.is_set():
             order, self._succession = self._succession, None

@@ -158,7 +158,6 @@ class RunHost:
             return
         try:
             self._say(f"takes part in the run {notice.run}")
-            await self._record.open(notice)
             await self._host(notice, self._run_folder(notice.run), self._contacts(notice), self._record)
             await self._tidy(self.taking)
         except PrimeError as error:

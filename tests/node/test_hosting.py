@@ -1,4 +1,4 @@
-"""What a node does about runs where its own disk is in the way."""
+"""What a node does about runs: where its own disk is in the way, and while a run begins."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import trio
 import trio.testing
 
 from prime.config import Config
 from prime.node.hosting import RunHost
+from prime.node.run_record import RunRecord
 from prime.node.system import open_system
 from prime.trainer.metadata import TrainingConfig
 from prime.transport.memory import Memory
@@ -31,4 +33,25 @@ async def test_a_disk_that_takes_no_record_keeps_the_node_from_the_run_and_ends_
         assert said[1].startswith(f"cannot take part in {run}: ")
         assert "cannot be written" in said[1]
         assert host.submit("two", TrainingConfig(nodes_min=1)).run.startswith("two@")
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_run_can_be_left_and_called_off_before_it_has_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def open_slowly(*_: Any) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(RunRecord, "open", open_slowly)
+    found: Any = SimpleNamespace(state=tmp_path)
+    async with open_system(transport=Memory()) as system, trio.open_nursery() as nursery:
+        host = RunHost(system, Config(), found, lambda _: None, trio.Event())
+        nursery.start_soon(lambda: host.serve(own=False, contacts=()))
+        await trio.testing.wait_all_tasks_blocked()
+        run = host.submit("one", TrainingConfig(nodes_min=1)).run
+        await trio.testing.wait_all_tasks_blocked()
+        assert host.training is None
+        assert host.leave("one") == run
+        ending = await host.end("one")
+        assert (ending.run, ending.called_off) == (run, True)
         nursery.cancel_scope.cancel()
