@@ -59,6 +59,7 @@ class Book:
         self.rules = Decisions(run)
         self.values: dict[int, Value] = {}
         self.frozen: dict[tuple[int, str], Frozen[Sum]] = {}
+        self.bases: dict[tuple[int, str], bytes] = {}
         self.spent: dict[str, int] = {}
         self.states: dict[int, bytes] = {}
         self.born: dict[str, int] = {}
@@ -107,9 +108,10 @@ class Book:
         """Take what a member sends."""
         self.check(lambda: self.rules.said(life.node.peer, message))
 
-    def froze(self, life: Life, round_: int, frozen: Frozen[Sum]) -> None:
-        """Take a contribution: what a member says of a round is said once."""
+    def froze(self, life: Life, round_: int, frozen: Frozen[Sum], base: bytes) -> None:
+        """Take a contribution, and the state that it starts from: what a member says of a round is said once."""
         key = (round_, life.node.peer)
+        self.bases.setdefault(key, base)
         known = self.frozen.setdefault(key, frozen)
         told = f"{life.node.name} contributes twice to round {round_}: {known.y.text()}, then {frozen.y.text()}"
         self.check(lambda: _hold("one_contribution", known.y == frozen.y and known.weight == frozen.weight, told))
@@ -189,6 +191,8 @@ class Book:
             if frozen is not None:
                 self._of_fragment(value.round, mixed(frozen))
                 _hold("exact_sum", frozen.weight == share.weight, f"{share.peer} weighs {share.weight}")
+                started = self.bases[value.round, share.peer] == value.base
+                _hold("same_base", started, f"{share.peer} started round {value.round} elsewhere")
                 for name in sorted(mixed(frozen).names()):
                     earlier = self.spent.setdefault(name, value.round)
                     _hold("once", earlier == value.round, f"{name} is in round {earlier} and {value.round}")

@@ -194,7 +194,7 @@ class Witnessed(Aggregator):
     async def _step(self, event: cmd.Event) -> None:
         frozen = self._ledgers.in_flight()
         if isinstance(event, cmd.Contributed) and frozen is not None:
-            self._swarm.book.froze(self._life, event.round, frozen)
+            self._swarm.book.froze(self._life, event.round, frozen, event.offer.base)
         await self._may_die(event)
         await super()._step(event)
 

@@ -162,6 +162,7 @@ class World:
         self.deltas: dict[str, Fraction] = {}
         self.spent: dict[str, Fraction] = {}
         self.frozen: dict[tuple[int, str, int], tuple[Sym, Fraction]] = {}
+        self.bases: dict[tuple[int, str], bytes] = {}
         self.states: dict[int, Sym] = {}
         self.votes: dict[tuple[int, Any], bytes] = {}
         self.founders = 1
@@ -496,6 +497,7 @@ class World:
         node.mine[round_] = frozen.y
         self.frozen[round_, node.peer, int(frozen.weight)] = (frozen.y, Fraction(frozen.weight))
         self.frozen[round_, node.peer, 0] = (frozen.y, Fraction(frozen.weight))
+        self.bases[round_, node.peer] = hash_of(node.state[1])
         parts = (hash_of(frozen.y),) * len(core.seat.view.members)
         self.step(node, cmd.Contributed(round_, msg.Offer(float(frozen.weight), hash_of(node.state[1]), parts)))
 
@@ -523,6 +525,7 @@ class World:
             assert value.epoch == before.next_view.epoch
             assert set(value.contributors()) <= set(before.next_view.peers())
         for share in value.shares:
+            assert self.bases[value.round, share.peer] == value.base, f"{share.peer} started from another state"
             y, weight = self.frozen[value.round, share.peer, 0]
             for name, factor in (y * weight).terms:
                 assert name not in self.spent, f"{name} was applied twice"

@@ -4,6 +4,7 @@
 |---|---|
 | all that commit hold the same hash | at each decision that is written, and each state after it |
 | what is applied is the exact aggregate over C | at each `Apply`, and by each member |
+| each contribution in C started from the base that was decided, and is applied on it | at each decision, and each `Apply` |
 | a contribution is applied at most once, and exactly once if its sender is in C | at each decision, and at each settling |
 | of a living member nothing vanishes: its mass was applied, is carried, or was dropped and counted | at each settling |
 | a round is decided by its deadline where a majority exchanges messages | for each round, when it is over |
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +27,14 @@ from hypothesis import strategies as st
 from prime.trainer.robust import gates
 from prime.trainer.robust.rules import Rule
 from prime.trainer.round import commands as cmd
-from prime.trainer.round import leading
+from prime.trainer.round import leader, leading, outcome
 from prime.trainer.round.leader import Lead
 from prime.trainer.round.terms import DEFAULT_TERMS, Terms
 from prime.trainer.round.view import View
 from prime.trainer.swarm.carry import Ledger
 
 sys.path.insert(0, str(Path(__file__).parent))
-from round_world import Faults, World  # type: ignore[import-not-found]
+from round_world import Faults, Sym, World, hash_of  # type: ignore[import-not-found]
 
 CALM = Faults(delay_s=0.02)
 GATED = Terms(rule=Rule("mean", norm_gate=3.0))
@@ -69,9 +71,19 @@ def suffer(world: World, fault: Fault) -> None:
         case "cut":
             world.cuts = {frozenset((peer, other)) for other in names if other != peer}
             world.at(fault.for_s, lambda: setattr(world, "cuts", set()))
+        case "wrong":
+            spoil(world, peer)
         case _:
             if world.nodes[peer].core is not None:
                 world.step(world.nodes[peer], cmd.LeaveRun())
+
+
+def spoil(world: World, peer: str) -> None:
+    """Let the state of a member become another than everybody's; it finds out by the hash, and says so."""
+    node = world.nodes[peer]
+    if node.core is not None and node.state is not None and node.core.applying is None:
+        node.state = node.disk_state = (node.state[0], Sym((("wrong", Fraction(1)),)))
+        world.step(node, cmd.StateReady(node.state[0], hash_of(node.state[1])))
 
 
 def played(
@@ -109,6 +121,20 @@ def test_all_that_commit_hold_the_same_hash(seed: int, size: int, schedule: list
                 assert value.digest() == world.decided[round_].digest()
         if node.state is not None and node.state[0] in world.states:
             assert node.state[1] == world.states[node.state[0]]
+
+
+@given(seed=SEEDS, size=st.integers(3, 4), victim=st.integers(0, 3), at_s=st.floats(3.0, 12.0))
+@settings(max_examples=6)
+def test_a_state_that_went_wrong_is_neither_averaged_in_nor_built_on(
+    seed: int, size: int, victim: int, at_s: float
+) -> None:
+    """Each contributor started from the base that was decided, and whoever applies does it on that base."""
+    wrong = [Fault("wrong", at_s + 2 * i, victim, 0.0) for i in range(3)]
+    world = played(seed, size, wrong, seconds=25.0)
+    assert len(world.commits()) >= 8
+    world.training = False
+    world.run(10.0)
+    assert world.same_states()
 
 
 @given(seed=SEEDS, size=st.integers(2, 4), schedule=schedules(), terms=st.sampled_from([DEFAULT_TERMS, GATED]))
@@ -224,6 +250,19 @@ def _dropped_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Ledger, "commit", commit)
 
 
+def _any_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = leader.shares_of
+
+    def shares_of(offers: Any, base: bytes) -> Any:
+        return honest({peer: attrs.evolve(offer, base=base) for peer, offer in offers.items()}, base)
+
+    monkeypatch.setattr(leader, "shares_of", shares_of)
+
+
+def _own_state_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outcome, "_base_fault", lambda _desk, _seat, _value: "")
+
+
 def _nobody_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leading, "_open_ballot", lambda _desk, _seat: None)
 
@@ -234,12 +273,15 @@ def _norms_whatever_the_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
 
 CUT_IN_TWO = [Fault("cut", 4.0, 0, 5.0), Fault("cut", 10.0, 1, 5.0)]
 CRASHES = [Fault("crash", 3.0 + 2 * i, i, 0.5) for i in range(6)]
+WRONG = [Fault("wrong", 3.3 + 1.7 * i, i, 0.0) for i in range(5)]
 PLANTED: list[tuple[Callable[[pytest.MonkeyPatch], None], str, list[Fault]]] = [
     (_one_ready, "majority_ready|carried_on|two decisions", CRASHES),
     (_half_a_majority, "carried_on|majority_ready|one_decision|two decisions", CUT_IN_TWO),
     (_weights_forgotten, "exact one over C", []),
     (_carried_though_applied, "applied twice|lost", []),
     (_dropped_in_silence, "lost", [Fault("pause", 3.0 + 3 * i, i, 2.5) for i in range(5)]),
+    (_any_base, "started from another state", WRONG),
+    (_own_state_unseen, "applied on another state", WRONG),
     (_nobody_takes_over, "took", [Fault("crash", 4.0, i, 30.0) for i in (0, 1)]),
 ]
 
