@@ -8,7 +8,7 @@ import selectors
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +188,31 @@ class NodeProcess:
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 pipe.close()
+
+
+def start_all(nodes: Sequence[NodeProcess]) -> None:
+    """Start the first, and the others through it; all listen when this returns."""
+    nodes[0].start()
+    nodes[0].ready()
+    for node in nodes[1:]:
+        node.start(nodes[0].address)
+    for node in nodes[1:]:
+        node.ready()
+
+
+def agree(nodes: Sequence[NodeProcess], after: int, within_s: float = 120) -> int:
+    """Wait until all hold the state after one and the same round later than `after`; return the last such round."""
+    seen: list[dict[int, str]] = [{} for _ in nodes]
+
+    def common() -> set[int]:
+        for node, rounds in zip(nodes, seen, strict=True):
+            run = node.run()
+            if run is not None and run.state_hash:
+                rounds[run.round] = run.state_hash
+        return {r for r in set.intersection(*map(set, seen)) if r > after}
+
+    found = until(common, within_s, f"a round after {after} that all hold")
+    for round_ in found:
+        if len({rounds[round_] for rounds in seen}) != 1:
+            raise AssertionError(f"the nodes hold different states after round {round_}: {seen}")
+    return int(max(found))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from prime.config import set_value
-from prime.testing.nodes import NodeProcess, environment, until, write_text
+from prime.testing.nodes import NodeProcess, agree, environment, start_all, until, write_text
 from prime.trainer.round.names import lineage
 
 TASK = Path(__file__).with_name("tiny_task.py")
@@ -37,48 +37,22 @@ def make(tmp_path: Path) -> Iterator[Make]:
         node.close()
 
 
-def start(nodes: list[NodeProcess]) -> None:
-    """Start the first, and the others through it."""
-    nodes[0].start()
-    nodes[0].ready()
-    for node in nodes[1:]:
-        node.start(nodes[0].address)
-    for node in nodes[1:]:
-        node.ready()
-
-
 def states(node: NodeProcess) -> list[Path]:
     return sorted(node.folder.rglob("states/*.state"))
 
 
-def agree(nodes: list[NodeProcess], after: int) -> int:
-    """Wait until all hold the state after one and the same round later than `after`; return that round."""
-    seen: list[dict[int, str]] = [{} for _ in nodes]
-
-    def common() -> set[int]:
-        for node, rounds in zip(nodes, seen, strict=True):
-            run = node.run()
-            if run is not None and run.state_hash:
-                rounds[run.round] = run.state_hash
-        return {r for r in set.intersection(*map(set, seen)) if r > after}
-
-    found = until(common, 60, f"a round after {after} that all hold")
-    for round_ in found:
-        assert len({rounds[round_] for rounds in seen}) == 1
-    return int(max(found))
-
-
 @pytest.mark.nightly
+@pytest.mark.timeout(600)
 def test_a_swarm_that_loses_its_power_goes_on_from_the_last_state(make: Make) -> None:
     nodes = [make(name) for name in "abc"]
-    start(nodes)
+    start_all(nodes)
     last = agree(nodes, 2)
     for node in nodes:
         node.running.kill()
     assert [node.ended() for node in nodes] == [-signal.SIGKILL] * 3
     saved = [int(states(node)[-1].stem.rpartition("-")[2]) for node in nodes]
     assert min(saved) >= last - 1
-    start(nodes)
+    start_all(nodes)
     run = nodes[0].until_run(lambda run: any(each.committed for each in run.history), "a commit")
     assert min(each.round for each in run.history if each.committed) >= last, "no round is done again"
     assert agree(nodes, run.round - 1) >= last
@@ -90,9 +64,10 @@ def recover(node: NodeProcess, *flags: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(600)
 def test_the_survivor_of_three_goes_on_in_a_successor_which_the_others_join_as_new(make: Make) -> None:
     nodes = [make(name) for name in "abc"]
-    start(nodes)
+    start_all(nodes)
     agree(nodes, 2)
     (one, two, survivor) = nodes
     refused = recover(survivor, "--new-view")
@@ -126,5 +101,5 @@ def test_the_survivor_of_three_goes_on_in_a_successor_which_the_others_join_as_n
     for node in nodes:
         node.running.kill()
         node.ended()
-    start([survivor, one, two])  # two configurations still say main
+    start_all([survivor, one, two])  # two configurations still say main
     assert agree(nodes, last) > last

@@ -1,4 +1,4 @@
-"""A model of under two thousand parameters: the runs under test need rounds, not learning."""
+"""Models of under two thousand parameters, but for one: the runs under test need rounds, not learning."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LEARNER_STEP_S = 0.1
 class Tiny:
     """Guesses the next character from the present one."""
 
-    def __init__(self, step_s: float) -> None:
-        self.module = nn.Sequential(nn.Embedding(97, 8), nn.Linear(8, 97))
+    def __init__(self, step_s: float, words: int = 97) -> None:
+        self.module = nn.Sequential(nn.Embedding(words, 8), nn.Linear(8, 97))
         self._step_s = step_s
 
     def loss(self, batch: Any) -> torch.Tensor:
@@ -33,6 +33,11 @@ def quick(_: Any) -> Tiny:
 def slow(_: Any) -> Tiny:
     """Build the same model with steps long enough to be killed in."""
     return Tiny(SLOW_STEP_S)
+
+
+def large(_: Any) -> Tiny:
+    """Build a slow model with a state of megabytes, most of which its data never touch."""
+    return Tiny(SLOW_STEP_S, 1 << 18)
 
 
 def learner(_: Any) -> Tiny:

@@ -21,6 +21,8 @@ from points import LEADER, MEMBER, POINTS_SPOOLED  # type: ignore[import-not-fou
 PROGRAM = Path(__file__).with_name("member.py")
 ANSWER_S = 60.0
 """How long anything may take on a machine that is busy with other tests."""
+START_S = 150.0
+"""How long a process may take from its start to its address there: it imports what it needs."""
 BUSY_ROUNDS = 3
 """What is left of a round is done beside other tests: so many usual rounds of room."""
 LATE_S = 3.0
@@ -180,6 +182,7 @@ class Swarm:
 
     def address(self, index: int) -> None:
         """Wait for a member's address."""
+        self.until(lambda: self.members[index].last("address") is not None or self.members[index].is_over, START_S)
         told = self.heard(index, "address")
         self.addresses[index], self.peers[index] = told["address"], told["peer"]
 
