@@ -189,7 +189,7 @@ def test_a_second_signal_ends_a_drain_at_once(make: Make) -> None:
 # ------------------------------------------------------------------------------- what cannot be, said with a next step
 
 
-def refused(node: NodeProcess, status: int, *words: str, join: tuple[str, ...] = (), within_s: float = 20) -> None:
+def refused(node: NodeProcess, status: int, *words: str, join: tuple[str, ...] = (), within_s: float = 40) -> None:
     """Start a node that must end by itself with that status, an error with those words, and a hint."""
     node.start(*join)
     assert node.ended(within_s) == status, node.log
