@@ -9,6 +9,7 @@ import pytest
 
 from prime import sim
 from prime.sim.plan import Crash, DiskFaults, DiskFull, DiskGone, NetworkFaults, Partition, Pause, Plan, SlowReader
+from prime.sim.scenarios import round as round_scenario
 from prime.sim.scenarios.ledgers import Life
 from prime.sim.scenarios.round import (
     Kill,
@@ -20,7 +21,9 @@ from prime.sim.scenarios.round import (
     training_round_feedback,
     training_round_fragments,
 )
+from prime.trainer.robust.rules import Rule
 from prime.trainer.round import commands as cmd
+from prime.trainer.round import desk
 from prime.trainer.round import messages as msg
 
 NAMED = {
@@ -127,6 +130,17 @@ def test_a_member_leaves_in_order_and_comes_back() -> None:
     assert 0 < end.at_s - wish.at_s < 3  # let out by a decision, not by its own deadline
     decided = [event for event in outcome.history if event.kind == "decides" and event.node == "n2"]
     assert decided[-1].at_s > end.at_s
+
+
+def test_who_missed_more_aborted_rounds_than_anybody_remembers_contributes_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Krum needs all three: without what the third has had in flight since it was cut off no round would commit again."""
+    monkeypatch.setattr(desk, "HISTORY", 2)
+    monkeypatch.setattr(round_scenario, "RULES", (Rule("krum"),))
+    params = {"size": 3, "leaver": 0, "rule": 0, "rates": 0}
+    outcome = sim.run(0, training_round, Plan(actions=(Partition(("n3",), 5.0, 25.0),), storm_s=34.0, params=params))
+    assert outcome.ok, outcome.error
 
 
 CALM = Plan(storm_s=4.0, params={"leaver": 0, "rule": 0, "rates": 0})

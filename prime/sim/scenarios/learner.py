@@ -175,6 +175,9 @@ class Learner(Actor[Any]):
             await self._advance()
 
     async def _advance(self) -> None:
+        out = self._pace.out
+        if out is not None and out < self._round and self._missed is None and self._is_ready():
+            self._give_up(out)
         if self._missed is not None:
             await self._fetch(self._missed)
         elif self._may_contribute():
@@ -252,7 +255,11 @@ class Learner(Actor[Any]):
         state = self.state
         if state is not None and value.state_round <= state.round < value.round:
             await self._take(State(value.round, state.hash))
-        if self._pace.abort(value.round):  # an earlier one may be in a sum whose state is still to come
+        self._give_up(value.round)
+
+    def _give_up(self, round_: int) -> None:
+        """Keep what was contributed to a round that changed nothing; an earlier one may be in a sum still to come."""
+        if self._pace.abort(round_):
             self._snapshot = Sum()
 
     def _rebase(self) -> None:

@@ -49,6 +49,11 @@ class Pace:
         """Whether a contribution waits for its round's outcome."""
         return self._out is not None
 
+    @property
+    def out(self) -> int | None:
+        """The round whose outcome a contribution waits for."""
+        return self._out
+
     def steps(self, round_: int) -> int:
         """Return the steps that a contribution to this round would hold: its weight comes of them."""
         return self.made - self._counted[self.fragments.of_round(round_)]

@@ -124,6 +124,14 @@ class Agenda:
             return MakeSteps(steps)
         return Leave() if self._draining and self._is_unbound() else Rest()
 
+    def has_come_to_nothing(self, round_: int) -> bool:
+        """Tell whether a round was aborted unheard: it is over, and the present one starts from the state before it.
+
+        A member that is more rounds behind than anybody remembers hears of none of them; a committed one would have
+        brought it another state.
+        """
+        return self.missed is None and self._is_ready() and round_ < self.round
+
     def steps_allowed(self, pace: Pace) -> int:
         """Return how many inner steps to make now, a slice of them at most."""
         return min(SLICE_STEPS, pace.room(self.round, stalled=self._stalled)) if self._is_asked() else 0

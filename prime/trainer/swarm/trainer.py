@@ -202,6 +202,8 @@ class SwarmTrainer(Actor[Heard]):
             )
 
     async def _advance(self, local: LocalReplica) -> None:
+        if (out := local.pace.out) is not None and self._agenda.has_come_to_nothing(out):
+            await local.abort(out)
         match self._agenda.next(local.pace):
             case FetchState(missed):
                 await self._fetch(local, missed)

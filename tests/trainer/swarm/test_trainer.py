@@ -321,6 +321,21 @@ async def test_what_is_in_a_missed_commit_is_not_contributed_again_after_an_abor
         assert np.array_equal(found.contributions[1].delta, np.full(SIZE, H, np.float32))
 
 
+async def test_what_was_contributed_to_a_round_whose_abort_nobody_remembers_is_contributed_again(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Round 1 to 4 were aborted while this member was away: it hears of none, and the state that it holds is still right."""
+    async with bench(monkeypatch) as found:
+        await trio.sleep(1)
+        await enter(found, 1)
+        await trio.sleep(100)
+        await found.ref.tell(plans.StateMissed(0, VIEW, "missed the outcome of round 1"))
+        await found.ref.tell(plans.ViewEntered(5, VIEW, 0))
+        await trio.sleep(100)
+        assert [c.round for c in found.contributions] == [1, 5]
+        assert np.array_equal(found.contributions[1].delta, np.full(SIZE, 2 * H, np.float32))
+
+
 async def test_a_state_that_was_long_on_its_way_is_brought_forward_by_the_rounds_since(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
