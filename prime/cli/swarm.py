@@ -452,19 +452,27 @@ def audit(run: RunName = "", config: ConfigFile = None, node: Node = None, as_js
     import attrs
     import trio
 
+    from prime.cli.swarm_view import NAME_SHOWN
+    from prime.cli.words import plain
     from prime.errors import CorruptedError
-    from prime.trainer.runs.messages import AuditRun, RoundAudit
+    from prime.trainer.runs.messages import AuditRun, ListRuns, RoundAudit
 
-    async def ask(socket: Path) -> RoundAudit:
+    async def ask(socket: Path) -> tuple[RoundAudit, RunsKnown]:
         from prime.node.client import open_runs
 
         async with open_runs(socket) as (_, runs):
-            return await runs.ask(AuditRun(run), timeout=AUDIT_S)
+            return await runs.ask(AuditRun(run), timeout=AUDIT_S), await runs.ask(ListRuns(), timeout=ASK_S)
 
-    found = trio.run(ask, socket_of(config, node))
+    found, known = trio.run(ask, socket_of(config, node))
+    members = next((one.members for one in known.runs if one.run == found.run), ())
+    names = {member.peer: plain(member.name)[:NAME_SHOWN] for member in members}
     wrong = [finding for finding in found.findings if finding.judgement == "wrong"]
     head = f"round {found.round} of {found.run}, reduced by {found.rule}"
-    lines = [f"{_part(each.part):<8}  {each.judgement:<9}  {each.peer}  {each.reason}" for each in found.findings]
+    width = max((len(name) for name in names.values()), default=0)
+    lines = [
+        f"{_part(each.part):<8}  {each.judgement:<9}  {names.get(each.peer, ''):<{width}}  {each.peer}  {each.reason}".rstrip()
+        for each in found.findings
+    ]
     emit({"event": "run.audited", **attrs.asdict(found)}, "\n".join([head, *lines]), as_json=as_json)  # type: ignore[arg-type]  # a @record
     if wrong:
         named = ", ".join(sorted({finding.peer for finding in wrong}))

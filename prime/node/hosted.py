@@ -32,6 +32,8 @@ from prime.trainer.runs.messages import BUILDS, RoundAudit, RunNotice, Standing
 from prime.trainer.swarm.report import RunFigures, swarm_report
 
 LOOK_S: Final = 0.2
+STALLED_S: Final = 2.0
+"""How long a node that leaves waits for a round that stalled."""
 LINGER_S: Final = 30.0
 """How long a node that has come to a run's end stays, to serve those that have not."""
 
@@ -179,7 +181,8 @@ class HostedRun:
             nursery.cancel_scope.cancel()
         if training.progress.phase == "done" or (self._over.is_set() and self._succession is not None):
             return
-        await training.leave(self._notice.settings.round_deadline_s)
+        # below a majority nobody can let it out, and there is no round to finish
+        await training.leave(STALLED_S if training.progress.stalled else self._notice.settings.round_deadline_s)
         if training.progress.committed:
             await self._report(training, "left")
         self._stand("done" if self._called_off else "left", self._why_left, training.round)
