@@ -19,8 +19,16 @@ from prime.actor import Mailbox, Ref, Restart, Supervisor, System
 from prime.actor.contract import Journal
 from prime.actor.groups import one_error
 from prime.config import Config, TrainConfig, derive
-from prime.errors import ActorUsageError, ConfigError, DataError, NotFoundError, RefusedError, WorldError
-from prime.node.contacts import DIAL_DEADLINE_S, dial_silent, find_contacts
+from prime.errors import (
+    ActorUsageError,
+    ConfigError,
+    DataError,
+    NotFoundError,
+    RefusedError,
+    UnreachableError,
+    WorldError,
+)
+from prime.node.contacts import DIAL_DEADLINE_S, Contacts, dial_silent, find_contacts
 from prime.node.ending import is_wished, keep_wish
 from prime.node.links import links_of
 from prime.node.succession import JOURNAL, FoundSuccessor, settled_run
@@ -330,7 +338,7 @@ async def open_trainer(
     vector; so does a node without an address that others could dial. To leave in order, `await training.leave(...)` before
     the end of the block.
 
-    Raises `UnreachableError` and `WrongPeerError` (contacts), `ActorUsageError` (no transport), `CorruptedError`
+    Raises `UnreachableError` (contacts, but for a node that is a member already) and `WrongPeerError`, `ActorUsageError` (no transport), `CorruptedError`
     (journal), `ConfigError` and `DataError` (the model and the data, which only the worker sees), and
     `RestartLimitError` when the trainer fails again and again: its text holds the last failure.
     """
@@ -338,15 +346,15 @@ async def open_trainer(
         raise ActorUsageError("a system without a network cannot train", hint="open_system(transport=prime.Tcp(...))")
     terms = terms_of(config)
     named, run = run, run if folder is None else await settled_run(folder, run)
-    found = await find_contacts(system, contacts, DIAL_DEADLINE_S)
     fit = fit_addresses(system.addresses)
     rate_bytes_s = 0 if client or not fit else None
     member = Member(system.peer, fit, 1.0, secrets.randbits(48) + 1, rate_bytes_s)
     waits = timing if timing is not None else _usual_timing(config)
-    plan = SwarmPlan(run, member, not contacts, found.peers, config.nodes_min, waits, terms)
     async with _open_journal(folder) as journal, system.supervisor("state") as states, _train(system) as sup:
         if not contacts and (run != named or lineage(run)[1]) and not run_of(journal.records()):
             raise ConfigError(f"{run} is joined through a member, and none is named", hint="--join its address")
+        found = await _find_contacts(system, contacts, is_member=bool(run_of(journal.records())))
+        plan = SwarmPlan(run, member, not contacts, found.peers, config.nodes_min, waits, terms)
         training = Training(system, config, plan, journal, folder)
         unsubscribe = system.subscribe(training.observe)
         try:
@@ -360,6 +368,16 @@ async def open_trainer(
                 nursery.cancel_scope.cancel()
         finally:
             unsubscribe()
+
+
+async def _find_contacts(system: System, contacts: Sequence[str], *, is_member: bool) -> Contacts:
+    """Dial the contacts until one answers; a node that is a member goes on without, as all others may be gone for good."""
+    try:
+        return await find_contacts(system, contacts, 0.0 if is_member else DIAL_DEADLINE_S)
+    except UnreachableError:
+        if not is_member:
+            raise
+        return Contacts((), tuple(dict.fromkeys(contacts)))
 
 
 def _train(system: System) -> contextlib.AbstractAsyncContextManager[Supervisor]:

@@ -21,6 +21,7 @@ from prime.node.system import open_system
 from prime.node.training import Training, open_trainer
 from prime.trainer import pipe
 from prime.trainer.metadata import TrainingConfig
+from prime.trainer.round.names import lineage
 from prime.trainer.round.timing import Timing
 from prime.trainer.swarm import trainer
 from prime.transport.identity import KeyPair
@@ -174,6 +175,31 @@ async def test_a_wish_for_the_end_outlives_the_node_that_was_told_of_it(
             await told.done()
             await other.done()
             assert told.progress.state_hash == other.progress.state_hash
+
+
+async def test_a_member_that_is_started_again_alone_says_that_it_waits_and_can_found_the_successor(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Modes(monkeypatch, {})
+    config, timing = config_of(nodes_min=2, rounds=10_000), attrs.evolve(TIMING, suspect_s=0.5)
+    hub, key = Memory(), KeyPair.generate()
+    with trio.fail_after(60):
+        async with open_system(transport=hub) as founder:
+            contacts = [founder.addresses[0]]
+            async with (
+                open_trainer(founder, config, timing=timing),
+                open_system(transport=hub, key=key) as system,
+                open_trainer(system, config, contacts=contacts, timing=timing, folder=tmp_path) as member,
+            ):
+                while member.round < 1:  # noqa: ASYNC110 - a node is looked at
+                    await trio.sleep(0.05)
+        async with (
+            open_system(transport=hub, key=key) as system,
+            open_trainer(system, config, contacts=contacts, timing=timing, folder=tmp_path) as member,
+        ):
+            while not member.progress.stalled:  # noqa: ASYNC110 - as above
+                await trio.sleep(0.05)
+            assert lineage(member.succession().run) == ("main", 1)
 
 
 async def test_a_node_audits_the_last_round_of_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
