@@ -156,6 +156,7 @@ class RunHost:
             nursery.cancel_scope.cancel()
         if self._stop.is_set():
             return
+        again = False
         try:
             self._say(f"takes part in the run {notice.run}")
             await self._host(notice, self._run_folder(notice.run), self._contacts(notice), self._record)
@@ -165,7 +166,7 @@ class RunHost:
             self._say(f"cannot take part in {self.taking}: {error}")
             self._notices.stand(self.taking, "cannot", _first_line(error), again=again)
         self._record.close()
-        if not self._stop.is_set():
+        if not self._stop.is_set() and not again:  # who could not be reached today may be there at the next start
             await self._record.end(attrs.evolve(notice, run=self.taking))  # type: ignore[misc]  # a @record is an attrs class
         self._notices.step(runs.Freed())
 
