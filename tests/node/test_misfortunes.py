@@ -130,7 +130,10 @@ def test_a_node_whose_disk_is_full_says_so_and_goes_on_once_there_is_room(make: 
         filler.unlink()
         nodes[2].until_run(lambda run: not run.stalled, "the end of the stall", 120)
         agree(nodes, last, 120)
-        nodes[2].close()
+        fill(disk)
+        nodes[2].until_run(lambda run: run.stalled, "a word on the disk again", 120)
+        nodes[2].running.send_signal(signal.SIGTERM)
+        assert nodes[2].ended(120) == 128 + signal.SIGTERM, "a node that waits for its disk can be stopped"
 
 
 @pytest.fixture
