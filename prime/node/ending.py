@@ -5,6 +5,7 @@ Below a majority nobody can decide the end, and the node that was asked for it m
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Final
 
@@ -28,3 +29,9 @@ def is_wished(folder: Path, run: str) -> bool:
         return (folder / WISH).read_text(encoding="utf-8").strip() == run
     except (OSError, ValueError):
         return False
+
+
+def drop_wish(folder: Path) -> None:
+    """Forget the wish, as the run has ended; blocks."""
+    with contextlib.suppress(OSError):
+        (folder / WISH).unlink(missing_ok=True)

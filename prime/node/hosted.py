@@ -16,7 +16,7 @@ import trio
 
 from prime.actor import System
 from prime.config import Config
-from prime.errors import NotFoundError, RefusedError
+from prime.errors import NotFoundError, RefusedError, UnreachableError
 from prime.node.links import linked_peers
 from prime.node.notices import Notices
 from prime.node.run_files import RunLog, write_run
@@ -161,6 +161,10 @@ class HostedRun:
                 async with taking_part as self.training:
                     await self._settle(self.training.run)
                     await self._until_over(self.training, stop)
+        except UnreachableError:
+            if not self._over.is_set() or self._succession is not None:
+                raise
+            self._stand("done" if self._called_off else "left", self._why_left, 0)  # told so while it looked for them
         finally:
             self.training = None
 

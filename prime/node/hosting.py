@@ -156,18 +156,21 @@ class RunHost:
             nursery.cancel_scope.cancel()
         if self._stop.is_set():
             return
-        again = False
+        again = is_done = False
         try:
             self._say(f"takes part in the run {notice.run}")
             await self._host(notice, self._run_folder(notice.run), self._contacts(notice), self._record)
-            await self._tidy(self.taking)
+            is_done = self._is_done(self.taking)
         except PrimeError as error:
             again = isinstance(error, UnreachableError)
             self._say(f"cannot take part in {self.taking}: {error}")
             self._notices.stand(self.taking, "cannot", _first_line(error), again=again)
         self._record.close()
-        if not self._stop.is_set() and not again:  # who could not be reached today may be there at the next start
-            await self._record.end(attrs.evolve(notice, run=self.taking))  # type: ignore[misc]  # a @record is an attrs class
+        # who could not be reached today may be there at the next start; a run that is done is, also for who stops now
+        if is_done or not (again or self._stop.is_set()):
+            is_noted = await self._record.end(attrs.evolve(notice, run=self.taking))  # type: ignore[misc]  # a @record is an attrs class
+            if is_done and is_noted:  # else it would found the run anew, when it is started again without its journal
+                await trio.to_thread.run_sync(remove_working_files, self._run_folder(self.taking))
         self._notices.step(runs.Freed())
 
     async def _host(
@@ -211,11 +214,10 @@ class RunHost:
             if notice is not None:
                 await self._record.refresh(notice, self._notices.others(notice.run))
 
-    async def _tidy(self, run: str) -> None:
-        """Remove what a member needs as long as a run goes on, once it is done here."""
+    def _is_done(self, run: str) -> bool:
+        """Tell whether a run has come to its end here, so that nothing is needed any more of what a member keeps."""
         own = (member for member in self._notices.members(run) if member.peer == self._system.peer)
-        if any(member.standing == "done" for member in own):
-            await trio.to_thread.run_sync(remove_working_files, self._run_folder(run))
+        return any(member.standing == "done" for member in own)
 
 
 def _first_line(error: PrimeError) -> str:

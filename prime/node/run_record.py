@@ -16,9 +16,10 @@ import attrs
 import trio
 
 from prime.errors import ConfigError, PrimeError
-from prime.node.ending import WISH
+from prime.node.ending import drop_wish
 from prime.node.run_files import RECORD, run_folder
 from prime.node.succession import JOURNAL
+from prime.store.journal import spool_of
 from prime.trainer.metadata import TrainingConfig
 from prime.trainer.runs.members import within_reach
 from prime.trainer.runs.messages import RunMember, RunNotice
@@ -72,15 +73,17 @@ class RunRecord:
         """Refresh no more: this node is out of the run."""
         self.run, self._members = "", {}
 
-    async def end(self, notice: RunNotice) -> None:
-        """Note that this node does not go on in a run."""
-        await self._try_to_keep(notice, over=True)
+    async def end(self, notice: RunNotice) -> bool:
+        """Note that this node does not go on in a run; tell whether the disk took that."""
+        return await self._try_to_keep(notice, over=True)
 
-    async def _try_to_keep(self, notice: RunNotice, *, over: bool) -> None:
+    async def _try_to_keep(self, notice: RunNotice, *, over: bool) -> bool:
         try:
             await self._keep(notice, over=over)
         except ConfigError as error:
             self._complain(str(error))
+            return False
+        return True
 
     async def _keep(self, notice: RunNotice, *, over: bool) -> None:
         contacts = [attrs.asdict(member) for member in notice.members]  # type: ignore[arg-type]  # a @record
@@ -96,8 +99,9 @@ def remove_working_files(folder: Path) -> None:
     """Remove what a member needs as long as a run goes on: its journal, its states, a wish for its end. Blocks."""
     with contextlib.suppress(OSError):
         (folder / JOURNAL).unlink(missing_ok=True)
-        (folder / WISH).unlink(missing_ok=True)
-    shutil.rmtree(folder / STATES_FOLDER, ignore_errors=True)
+    drop_wish(folder)
+    for each in (spool_of(folder / JOURNAL), folder / STATES_FOLDER):
+        shutil.rmtree(each, ignore_errors=True)
 
 
 def _places(members: dict[str, RunMember]) -> dict[str, tuple[str, ...]]:

@@ -29,7 +29,7 @@ from prime.errors import (
     WorldError,
 )
 from prime.node.contacts import DIAL_DEADLINE_S, Contacts, dial_silent, find_contacts
-from prime.node.ending import is_wished, keep_wish
+from prime.node.ending import drop_wish, is_wished, keep_wish
 from prime.node.links import links_of
 from prime.node.succession import JOURNAL, FoundSuccessor, settled_run
 from prime.store.journal import FileJournal, MemoryJournal
@@ -179,11 +179,17 @@ class Training:
         """
         self._ending = True
         self._say_ending()
-        if self._folder is not None:
+        if self._folder is not None and not self._done.is_set():
             try:
                 await trio.to_thread.run_sync(keep_wish, self._folder, self.run)
             except WorldError as error:
                 self._system.emit(WishUnsaved(str(error), error.hint))
+
+    async def forget_wish(self) -> None:
+        """Remove a wish for the end once the run has ended: a later run of that name shall not (called by `open_trainer`)."""
+        await self._done.wait()
+        if self._folder is not None:
+            await trio.to_thread.run_sync(drop_wish, self._folder)
 
     def _say_ending(self) -> None:
         ref = self._system.whereis(AGGREGATOR_PATH)
@@ -362,6 +368,7 @@ async def open_trainer(
                 await training.spawn(states, sup)
                 nursery.start_soon(training.find_more, found.silent)
                 nursery.start_soon(training.save_states)
+                nursery.start_soon(training.forget_wish)
                 yield training
                 with trio.CancelScope(shield=True):  # a disk's calls end by themselves
                     await training.save_last()

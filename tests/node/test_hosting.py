@@ -11,12 +11,23 @@ import trio
 import trio.testing
 
 from prime.config import Config
+from prime.errors import ConfigError
 from prime.node import training
+from prime.node.ending import WISH, is_wished
+from prime.node.hosted import HostedRun
 from prime.node.hosting import RunHost
 from prime.node.run_record import RunRecord
+from prime.node.succession import JOURNAL
 from prime.node.system import open_system
+from prime.node.training import Training
+from prime.store.journal import MemoryJournal
 from prime.trainer.metadata import TrainingConfig
+from prime.trainer.round.timing import Timing
+from prime.trainer.round.view import Member
 from prime.trainer.runs.messages import RunMember, RunNotice, run_name
+from prime.trainer.swarm.membership import SwarmPlan
+from prime.trainer.swarm.saved import STATES_FOLDER
+from prime.trainer.swarm.trainer import RunDone
 from prime.transport.memory import Memory
 
 
@@ -81,3 +92,78 @@ async def test_a_run_whose_members_did_not_answer_is_gone_on_with_at_the_next_st
     newest = RunRecord(system.peer, tmp_path / "runs", said.append).newest()
     assert newest is not None
     assert newest.run == run
+
+
+async def test_a_run_that_is_left_while_its_members_are_looked_for_is_not_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "DIAL_DEADLINE_S", 0.5)
+    settings, hub, said = TrainingConfig(nodes_min=2), Memory(), list[str]()
+    async with open_system(transport=hub) as gone:
+        member = RunMember(gone.peer, "gone", tuple(gone.addresses), "member", "", 0, 1)
+    run = run_name("run", gone.peer, "00", settings)
+    found: Any = SimpleNamespace(state=tmp_path)
+    async with open_system(transport=hub) as system, trio.open_nursery() as nursery:
+        host = RunHost(system, Config(), found, said.append, trio.Event())
+        nursery.start_soon(lambda: host.serve(own=False, contacts=()))
+        await trio.testing.wait_all_tasks_blocked()
+        host.hear(gone.peer, RunNotice(run, gone.peer, "00", settings, (member,)))
+        with trio.fail_after(20):
+            while host.training is None and not said:  # noqa: ASYNC110 - a board is looked at
+                await trio.sleep(0.01)
+            assert host.leave("run") == run
+            while host.taking:  # noqa: ASYNC110 - as above
+                await trio.sleep(0.01)
+        own = next(m for each in host.known().runs for m in each.members if m.peer == system.peer)
+        nursery.cancel_scope.cancel()
+    assert (own.standing, said) == ("left", [f"takes part in the run {run}"])
+    assert RunRecord(system.peer, tmp_path / "runs", said.append).newest() is None
+
+
+@pytest.mark.parametrize("takes", [True, False], ids=["noted", "refused"])
+async def test_a_run_that_is_done_is_over_also_for_a_node_that_stops_while_others_need_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, takes: bool
+) -> None:
+    async def train(hosted: Any, _: Any, stop: trio.Event) -> None:
+        if takes:
+            await hosted._record.open(hosted._notice)
+        hosted._stand("done", "", 3)
+        stop.set()
+
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise ConfigError("the disk is full")
+
+    monkeypatch.setattr(HostedRun, "train", train)
+    monkeypatch.setattr(RunRecord, "_keep", RunRecord._keep if takes else refuse)
+    found: Any = SimpleNamespace(state=tmp_path)
+    async with open_system(transport=Memory()) as system, trio.open_nursery() as nursery:
+        host = RunHost(system, Config(), found, lambda _: None, trio.Event())
+        with trio.fail_after(20):
+            nursery.start_soon(lambda: host.serve(own=False, contacts=()))
+            await trio.testing.wait_all_tasks_blocked()
+            run = host.submit("one", TrainingConfig(nodes_min=1)).run
+            kept = [
+                tmp_path / "runs" / run / name for name in (JOURNAL, f"{JOURNAL}.spool/1", f"{STATES_FOLDER}/1", WISH)
+            ]
+            for file in kept:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text("")
+            while host.taking:  # noqa: ASYNC110 - a board is looked at
+                await trio.sleep(0.01)
+    assert RunRecord("me", tmp_path / "runs", lambda _: None).newest() is None
+    assert [file.exists() for file in kept] == 4 * [not takes]
+
+
+async def test_a_wish_for_the_end_is_forgotten_once_the_run_has_ended(tmp_path: Path) -> None:
+    async with open_system(transport=Memory()) as system, trio.open_nursery() as nursery:
+        plan = SwarmPlan("main", Member(system.peer, (), 1.0, 1), True, (), 1, Timing())
+        subject = Training(system, TrainingConfig(), plan, MemoryJournal(), tmp_path)
+        nursery.start_soon(subject.forget_wish)
+        await subject.end()
+        assert is_wished(tmp_path, "main")
+        subject.observe(RunDone(3, 1.0, ""))
+        with trio.fail_after(10):
+            while is_wished(tmp_path, "main"):  # noqa: ASYNC110 - a disk is looked at
+                await trio.sleep(0.01)
+        await subject.end()
+        assert not is_wished(tmp_path, "main")

@@ -354,9 +354,10 @@ def found_run(runs: RunsKnown, name: str) -> str:
     names = [notice.run for notice in runs.runs]
     if name in names:
         return name
-    fitting = _latest([run for run in names if not name or name == base_name(run)])
+    fitting = [run for run in names if not name or name == base_name(run)]
     if runs.taking and (not name or runs.taking in fitting):
         return runs.taking
+    fitting = _latest(fitting)
     if len(fitting) > 1:
         raise UsageError(f"{len(fitting)} runs fit: {', '.join(fitting)}", hint="name one of them in full")
     if not fitting:

@@ -462,6 +462,8 @@ class Aggregator(Actor[Heard]):
         """
         if self._core is None:
             return  # before `Begin` it is nobody's: what matters is sent again
+        if self._outcomes.is_refused and isinstance(event, cmd.Received) and event in self._events:
+            return  # a disk may refuse for days, and others say each thing again and again
         self._events.append(event)
         if not self._stepping:
             await self._take_events(self._core)

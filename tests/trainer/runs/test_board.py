@@ -144,6 +144,15 @@ def test_of_a_run_and_its_successors_a_name_means_the_last_one() -> None:
     assert subject.find(first.run) == first.run
 
 
+def test_a_name_means_the_run_that_is_taken_part_in_also_where_another_survivor_founded_a_successor() -> None:
+    subject = board()
+    own = subject.submit("run", SETTINGS, "00", 0.0)
+    theirs = attrs.evolve(own, run=f"{own.run}~1-00c0ffee", members=(word("F"),))  # type: ignore[misc]  # as above
+    subject.step(Heard("F", theirs), 0.0)
+    assert [each.run for each in subject.known(0.0).runs] == [own.run, theirs.run]
+    assert subject.find("run") == subject.find("") == own.run
+
+
 def test_a_successor_of_another_digest_is_not_noted() -> None:
     forged = attrs.evolve(notice(members=[word("F")]), run="run@0123456789ab~1-00c0ffee")  # type: ignore[misc]  # as above
     assert kinds(board().step(Heard("F", forged), 0.0)) == [Complain]

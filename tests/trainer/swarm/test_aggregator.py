@@ -552,3 +552,26 @@ async def test_a_disk_that_refuses_a_vote_is_waited_for_while_the_others_go_on(
         assert isinstance(first, StagedRecord) == (bytes_min == 0)
         votes = [record for data in full.journal.records() if isinstance(record := read_record(data)[0], msg.Accepted)]
         assert {vote.round for vote in votes} == {1}
+
+
+async def test_what_others_say_again_and_again_is_kept_once_while_a_disk_refuses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def refuse(_: Entry) -> None:
+        raise WorldError("the disk is full")
+
+    async with swarm_of(2) as swarm:
+        one, full = swarm.nodes
+        with monkeypatch.context() as disk:
+            disk.setattr(full.journal, "append", refuse)
+            for i, node in enumerate(swarm.nodes):
+                await node.aggregator.tell(plans.Contribute(1, delta_of(i, 1), 1.0))
+            await full.until(lambda o: isinstance(o, plans.RoundStalled))
+            living = full.living
+            query = cmd.Received(msg.Query(living.status().run, 0, 1, one.key.peer))
+            changes = [cmd.PeerDown("nobody"), cmd.PeerUp("nobody"), cmd.PeerDown("nobody")]
+            for event in [query, *changes] + 20 * [query]:
+                await living._step(event)
+            waiting = [event for event in living._events if event in (query, *changes)]
+            assert waiting == [query, *changes]
+        assert (await full.committed(1)).value == (await one.committed(1)).value
