@@ -27,14 +27,14 @@ from hypothesis import strategies as st
 from prime.trainer.robust import gates
 from prime.trainer.robust.rules import Rule
 from prime.trainer.round import commands as cmd
-from prime.trainer.round import leader, leading, outcome
+from prime.trainer.round import leader, leading, outcome, voting
 from prime.trainer.round.leader import Lead
 from prime.trainer.round.terms import DEFAULT_TERMS, Terms
 from prime.trainer.round.view import View
 from prime.trainer.swarm.carry import Ledger
 
 sys.path.insert(0, str(Path(__file__).parent))
-from round_world import Faults, Sym, World, hash_of  # type: ignore[import-not-found]
+from round_world import Faults, Sym, World, chaos, hash_of  # type: ignore[import-not-found]
 
 CALM = Faults(delay_s=0.02)
 GATED = Terms(rule=Rule("mean", norm_gate=3.0))
@@ -294,6 +294,42 @@ def test_each_check_fails_where_its_fault_is_planted(
     with pytest.raises(AssertionError, match=says):
         for seed in range(20):
             _in_time(played(seed, 4, schedule, seconds=40.0))
+
+
+def _votes_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lead, "carried", lambda _self: None)
+
+
+def _promise_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voting, "promise", lambda _desk, seat, ballot: setattr(seat, "promised", ballot))
+
+
+def _leads_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = leading.take_over_if_due
+
+    def take_over_if_due(desk: Any, seat: Any) -> None:
+        restarted, seat.restarted = seat.restarted, False
+        honest(desk, seat)
+        seat.restarted = restarted
+
+    monkeypatch.setattr(leading, "take_over_if_due", take_over_if_due)
+
+
+@pytest.mark.parametrize(
+    ("plant", "says", "seed", "size"),
+    [
+        (_votes_forgotten, "carried_on", 18, 3),
+        (_promise_not_written, "promise_on_disk", 0, 4),
+        (_leads_again, "ballot_once", 0, 4),
+    ],
+)
+def test_a_storm_finds_what_breaks_the_rules_of_a_ballot(
+    monkeypatch: pytest.MonkeyPatch, plant: Callable[[pytest.MonkeyPatch], None], says: str, seed: int, size: int
+) -> None:
+    plant(monkeypatch)
+    with pytest.raises(AssertionError, match=says):
+        for near in range(seed, seed + 20):
+            chaos(near, size, seconds=15.0)
 
 
 def test_a_gate_on_the_norm_alone_takes_carried_mass_for_an_attack(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """A member that keeps to the order of the protocol and lies in what it says and sends: the honest ones stay alike.
 
-It lies about what it offers, sends other bytes to a backup than to an owner, reduces other bytes for each, and as leader
-seals other contributors for each, or a first seal late. What it may not do and still be borne, lie about votes and
+It lies about what it offers, sends other bytes to a backup than to an owner, reduces other bytes for each or names hashes
+that no bytes have, and as leader seals other contributors for each, or a first seal late. What it may not do and still be borne, lie about votes and
 decisions, is said in `docs/explanation/round.md`
 (`test_round_hostile.py::test_a_members_decision_is_taken`).
 """
@@ -31,7 +31,7 @@ from round_world import Faults, Node, Sym, World, hash_of  # type: ignore[import
 
 LIAR = "d"
 HONEST = "abc"
-LIES = ("offers", "doubles", "results", "seals", "late seals")
+LIES = ("offers", "doubles", "results", "hashes", "seals", "late seals")
 WEIGHTS = (math.nan, math.inf, -1.0, 0.0, 1e300, 1.0, 2.0, 4.0)
 GATED = Terms(rule=Rule("mean", norm_gate=3.0))
 
@@ -59,6 +59,9 @@ class Lying(World):
 
     def _lie(self, node: Node, command: cmd.Command) -> None:
         match command:
+            case cmd.Send(to, msg.Report(reduced=(_, *_) as reduced) as report) if self._tells("hashes"):
+                none = tuple(attrs.evolve(one, hash=hash_of("nothing", one.part)) for one in reduced)
+                super().obey(node, cmd.Send(to, attrs.evolve(report, reduced=none)))
             case cmd.Send(to, msg.Report(offer=msg.Offer() as offer) as report) if self._tells("offers"):
                 super().obey(node, cmd.Send(to, attrs.evolve(report, offer=self._forged(offer))))
             case cmd.Send(to, msg.Seal() as seal):
