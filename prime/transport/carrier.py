@@ -34,7 +34,7 @@ from prime.transport import link as core
 from prime.transport.admission import Source, Toll
 from prime.transport.contract import Channel
 from prime.transport.delivery import Receiver, Verdict
-from prime.transport.pieces import Gauge
+from prime.transport.pieces import PIECE_S, Gauge
 from prime.transport.turns import SHARED_READ_BYTES, TURN_S, Turns, give_way
 from prime.wire import Ask, Limits, decode_value, encode_value, from_plain, loads, message_for, reply_type, tag_of
 from prime.wire.cbor import dumps, dumps_closed, encodes_to, peek
@@ -1090,11 +1090,23 @@ class Carrier:
                 buffers += self._taken_from_queue(frame)
                 size_bytes += frame.size_bytes
                 if size_bytes >= JOIN_BYTES or not (self._urgent or self._ordinary):
-                    await self._write_buffers(buffers, deadline)
+                    await self._write_whole(buffers, size_bytes, deadline)
                     buffers, size_bytes = [], 0
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
             self.feed(core.Lost(f"the connection broke ({type(error).__name__}) {error}".rstrip()))
             self._forget_unwritten()
+
+    async def _write_whole(self, buffers: list[bytes | memoryview], size_bytes: int, deadline: float) -> None:
+        """Write whole frames; that it took long says that the line is slower than when such frames became whole."""
+        started = trio.current_time()
+        await self._write_buffers(buffers, deadline)
+        took_s = trio.current_time() - started
+        if took_s > PIECE_S:
+            self._note(size_bytes, took_s)
+
+    def _note(self, size_bytes: int, took_s: float) -> None:
+        self._gauge.note(size_bytes, took_s)
+        self.link.whole_bytes_max = self._gauge.size_bytes
 
     def _turn_of_pieces(self) -> bool:
         """Tell whether a piece goes next: by turns with what is ordinary, and before the BYE of a farewell."""
@@ -1119,8 +1131,7 @@ class Carrier:
         self._owner.count(sent=True, tag=cut.departure.tag, size_bytes=size_bytes)
         started = trio.current_time()
         await self._write_buffers(buffers, deadline)
-        self._gauge.note(size_bytes, trio.current_time() - started)
-        self.link.whole_bytes_max = self._gauge.size_bytes
+        self._note(size_bytes, trio.current_time() - started)
 
     def _taken_from_queue(self, frame: core.Send | _Run) -> Sequence[bytes | memoryview]:
         """Account for what is about to be written, and return its bytes."""

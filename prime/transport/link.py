@@ -56,6 +56,9 @@ from prime.wire.cbor import dumps_closed
 Buffers = Sequence[memoryview]
 """The payloads of a frame, in order; never copied here."""
 
+OUTBOX_FRAMES: Final = 4
+"""Of the biggest frames that leave whole, so many may wait to be written: on a slow line that is less than `outbox_bytes`."""
+
 
 @attrs.frozen
 class LinkLimits:
@@ -520,6 +523,8 @@ class _Outgoing:
     said_blocked: bool = False
     head: bytes = b""
     departing: Departure | None = None
+    queued_bytes: int = 0
+    """How many bytes of messages the link had queued, in all its time, after the last one to this target."""
 
 
 @attrs.define(eq=False)
@@ -631,6 +636,7 @@ class Link:
         "_phase",
         "_pieces",
         "_ponged",
+        "_queued_bytes",
         "_quick_bytes_max",
         "_replying",
         "_said",
@@ -676,6 +682,7 @@ class Link:
         self._watches: dict[int, str] = {}
         self._unacknowledged: dict[int, int] = {}
         self._unsent = [0, 0, 0]
+        self._queued_bytes = 0
         self._ponged = False
         self._pieces = False
         self._departures = _NO_DEPARTURES
@@ -809,6 +816,7 @@ class Link:
         target.size_bytes += size_bytes
         self._outstanding_bytes += size_bytes
         self._unsent[2] += size_bytes
+        self._queued_bytes = target.queued_bytes = self._queued_bytes + size_bytes
         return True
 
     def tell_in(self, path: str, seq: int, size_bytes: int) -> bool:
@@ -1185,8 +1193,13 @@ class Link:
         if target.departing is not None:
             return _Obstacle.BEHIND
         if self._leaves_in_pieces(entry.payloads, entry.size_bytes):
+            if self._queued_bytes - self._unsent[Lane.MESSAGE] < target.queued_bytes:
+                return _Obstacle.OUTBOX  # pieces overtake what is queued whole, also what goes to the same target
             return _Obstacle.TURN if self._departures.messages >= MESSAGES_MAX else None
-        return _Obstacle.OUTBOX if self._unsent[Lane.MESSAGE] >= self._limits.outbox_bytes else None
+        most_bytes = self._limits.outbox_bytes
+        if entry.size_bytes > self._quick_bytes_max:  # what is small waits behind all of these
+            most_bytes = min(most_bytes, OUTBOX_FRAMES * self.whole_bytes_max)
+        return _Obstacle.OUTBOX if self._unsent[Lane.MESSAGE] >= most_bytes else None
 
     def _leaves_in_pieces(self, payloads: Buffers, size_bytes: int) -> bool:
         return size_bytes > self.whole_bytes_max and self._pieces and any(payload.nbytes for payload in payloads)
@@ -1221,6 +1234,7 @@ class Link:
             self._depart(target, entry)
             return
         self._emit(entry.header, entry.payloads, entry.size_bytes, Lane.MESSAGE, entry.tag)
+        target.queued_bytes = self._queued_bytes
         self._commands.append(Released(entry.token))
 
     def _advance(self, target: _Outgoing, now: float) -> None:
@@ -1765,6 +1779,8 @@ class Link:
 
     def _emit(self, header: bytes, payloads: Buffers, size_bytes: int, lane: Lane, tag: int) -> None:
         self._unsent[lane] += size_bytes
+        if lane is Lane.MESSAGE:
+            self._queued_bytes += size_bytes
         self._commands.append(Send(header, payloads, size_bytes, lane, tag))
 
 

@@ -33,6 +33,7 @@ from prime.transport import link as core
 from prime.transport.failures import from_frame, to_frame
 from prime.transport.heartbeat import STEPS, Heartbeat, Pulse
 from prime.transport.link import LinkLimits, Standing, Verdict, judge
+from prime.transport.pieces import FEATURE
 from prime.wire import dumps, loads
 
 TAG = 0x1001
@@ -163,9 +164,9 @@ def chain_for(token: int) -> tuple[str, ...]:
     return ("A/s/a#1f", "B/s/b#2", "A/s/c#3")[: token // 3 % 4] if token % 3 == 0 else ()
 
 
-def pair(limits: LinkLimits = LIMITS, *, quick: bool = False) -> tuple[Side, Side]:
+def pair(limits: LinkLimits = LIMITS, *, quick: bool = False, features: tuple[str, ...] = ("f",)) -> tuple[Side, Side]:
     """Return a dialler and an acceptor whose link is up."""
-    mine = hello(allowance=limits.allowance)
+    mine = hello(allowance=limits.allowance, features=features)
     a = Side(core.Link("B", mine, limits, 0.0, dialled=True), quick)
     b = Side(core.Link("A", mine, limits, 0.0, dialled=False), quick)
     a.feed(core.Start())
@@ -458,6 +459,40 @@ def test_targets_take_turns_at_the_outbox() -> None:
     while a.write():
         pass
     assert [command.token for command in a.all(core.Released)] == [1, 2, 11, 3, 12, 4, 13]
+
+
+ROOMY = LinkLimits(allowance=fr.Allowance(frame_bytes_max=100_000, link_bytes=4_000_000), outbox_bytes=1_000_000)
+
+
+@pytest.mark.parametrize("size", [0, 20_000])
+@pytest.mark.parametrize("quick", [False, True])
+def test_pieces_leave_behind_what_is_queued_whole_for_their_target(*, size: int, quick: bool) -> None:
+    a, _ = pair(ROOMY, quick=quick, features=(FEATURE,))
+    a.link.whole_bytes_max = 50_000
+    a.submit(1, "/b", size)
+    a.submit(2, "/a", size)
+    a.submit(3, "/b", size)
+    a.link.whole_bytes_max = 10_000  # the line became slow
+    a.submit(4, "/a", 20_000)
+    while not a.link.has_pieces:
+        last = a.write()
+    assert last is not None
+    assert fr.read_frame(loads(last.header)).target == "/a"
+    assert len(a.ordinary) == 1
+    assert [command.token for command in a.all(core.Released)] == [1, 2, 3, 4]
+
+
+def test_few_big_frames_wait_for_a_line_on_which_small_ones_are_whole() -> None:
+    a, _ = pair(ROOMY, features=(FEATURE,))
+    a.link.whole_bytes_max = 10_000
+    for token in range(1, 10):
+        a.submit(token, "/a", 9_000)
+    assert [command.token for command in a.all(core.Released)] == [1, 2, 3, 4, 5]
+    a.submit(10, "/b", 100)
+    assert a.all(core.Released)[-1].token == 10, "what is small goes behind these five"
+    while a.write():
+        pass
+    assert [command.token for command in a.all(core.Released)][6:] == [6, 7, 8, 9]
 
 
 def test_asks_above_the_limit_wait_for_an_answer_while_tells_go_on() -> None:

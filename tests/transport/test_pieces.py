@@ -231,6 +231,41 @@ async def test_the_order_to_one_target_holds_and_others_go_by(
         await pair.rest()
 
 
+async def test_what_is_small_waits_little_also_where_a_quick_line_became_slow(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    rate = 100 * RATE
+
+    async def send(self: MemoryChannel, item: Buffer) -> None:
+        view = memoryview(item).cast("B")
+        for start in range(0, len(view), 16_384):
+            part = view[start : start + 16_384]
+            await self._outward.put(part)
+            await trio.sleep(len(part) / rate)
+
+    monkeypatch.setattr(MemoryChannel, "send", send)
+    async with line() as pair:
+        sizes = [(256 - index) * 1024 for index in range(120)]
+
+        async def load() -> None:
+            for size in sizes:
+                await pair.ref("a").tell(Load(bytes(size)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(load)
+            await trio.sleep(0.05)
+            rate = RATE
+            await trio.sleep(10)
+            said = trio.current_time()
+            await pair.ref("a").tell(Mark(7))
+            await trio.sleep(1)
+            [(marked, _)] = [(at, what) for at, what in pair.actors["a"].came if what == 7]
+            assert marked - said < 0.8, "it waits for a frame or two, not for an outbox full of them"
+        await trio.sleep(1)
+        assert [what for _, what in pair.actors["a"].came if what != 7] == sizes
+        await pair.rest()
+
+
 async def test_more_big_messages_than_may_go_at_a_time_all_arrive(
     slow: None, autojump_clock: trio.testing.MockClock
 ) -> None:
