@@ -1,8 +1,8 @@
 """How fast this node can send, seen by what it sends anyway (pure): its part of the vector is cut after it.
 
 A round's rate is its bulk bytes by the time in which some of them were on their way, to whomever. What receives may be
-slower than the link here, and so may be what encodes, but nothing makes a link look faster than it is. So the highest rate
-of the last rounds is the best guess.
+slower than the link here, and so may be what encodes, but little makes a link look faster than it is: only what waits in
+buffers, which a slow line has few bytes of. So the highest rate of the last rounds is the best guess.
 Source: the bandwidth filter of Cardwell et al., "BBR: Congestion-Based Congestion Control", 2016.
 """
 
