@@ -205,6 +205,8 @@ class RunHost:
         if notice := self._record.newest():
             known = self._notices.enter(notice)
             self._notices.take(attrs.evolve(known, members=notice.members))  # type: ignore[misc]  # a @record
+        else:
+            self._notices.step(runs.Freed())
 
     async def _keep_members(self) -> None:
         """Keep on the disk where the members of the run are now."""

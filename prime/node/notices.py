@@ -43,7 +43,7 @@ class Notices:
 
     def __init__(self, system: System, name: str, acceptance: Acceptance) -> None:
         self._system = system
-        self._board = runs.Board(system.peer, name, acceptance, _stamp_ms())
+        self._board = runs.Board(system.peer, name, acceptance, _stamp_ms(), waits=True)
         self._outbox: dict[str, dict[str, RunNotice]] = {}
         self._turn = 0
         self._nursery: trio.Nursery | None = None

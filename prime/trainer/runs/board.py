@@ -139,6 +139,7 @@ class _Known:
     words: dict[str, _Word]
     heard_at: float
     not_before: float = 0.0
+    contested: set[str] = attrs.Factory(set)
 
     def notice(self, now: float) -> RunNotice:
         words = sorted(self.words.values(), key=lambda word: word.member.peer)
@@ -151,10 +152,14 @@ class _Known:
 
 
 class Board:
-    """What the node `peer`, called `name`, knows of runs."""
+    """What the node `peer`, called `name`, knows of runs.
 
-    def __init__(self, peer: str, name: str, acceptance: Acceptance, stamp_ms: int = 0) -> None:
+    With `waits` it takes part in none that it hears of before it has entered its own, or is `Freed`: it may be in one already.
+    """
+
+    def __init__(self, peer: str, name: str, acceptance: Acceptance, stamp_ms: int = 0, *, waits: bool = False) -> None:
         self.peer = peer
+        self._waits = waits
         self.taking = ""
         """The run that this node takes part in."""
         self._name = name
@@ -209,7 +214,7 @@ class Board:
         """Take part in a run: its own, or one that it was in before it was started again. Returns the notice of it."""
         known = _Known(notice.run, notice.founder, notice.nonce, notice.settings, self.peer, {}, now)
         self._known[notice.run] = known
-        self.taking = notice.run
+        self.taking, self._waits = notice.run, False
         self._stand(known, Stood(notice.run, "joining"), now)
         return known.notice(now)
 
@@ -225,7 +230,7 @@ class Board:
             case Succeeded(run, successor):
                 return list(self._succeeded(run, successor, now))
             case Freed():
-                self.taking = ""
+                self.taking, self._waits = "", False
                 return list(self._take(now))
             case Linked(peer):
                 return [PassOn(known.notice(now), to=peer) for known in self._known.values()]
@@ -241,7 +246,9 @@ class Board:
             known = _Known(notice.run, notice.founder, notice.nonce, notice.settings, sender, {}, now)
             self._known[notice.run] = known
         elif known.settings != notice.settings:
-            yield Complain(f"{sender} tells of run {notice.run} with other settings: not noted")
+            if sender not in known.contested and len(known.contested) < MEMBERS_MAX:
+                known.contested.add(sender)  # it tells of it every other second
+                yield Complain(f"{sender} tells of run {notice.run} with other settings: not noted")
             return
         news = [member for member in notice.members[:MEMBERS_MAX] if self._note(known, sender, member, now)]
         if news:
@@ -305,7 +312,7 @@ class Board:
     def _take(self, now: float) -> Iterator[Command]:
         """Take part in the run that was heard of first among those that wait for members; name what keeps from others."""
         for known in list(self._known.values()):
-            if self.taking:
+            if self.taking or self._waits:
                 return
             if not self._is_open(known, now):
                 continue

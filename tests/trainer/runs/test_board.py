@@ -158,6 +158,19 @@ def test_a_successor_of_another_digest_is_not_noted() -> None:
     assert kinds(board().step(Heard("F", forged), 0.0)) == [Complain]
 
 
+def test_a_node_that_is_started_again_takes_no_other_run_before_it_knows_its_own() -> None:
+    subject = Board("me", "mine", Acceptance(), waits=True)
+    own = notice("own", members=[word("G")])
+    subject.step(Heard("F", notice(members=[word("F")])), 0.0)
+    assert subject.taking == ""
+    subject.enter(own, 1.0)
+    assert subject.taking == own.run
+    assert [known.run for known in subject.known(1.0).runs if "me" in {m.peer for m in known.members}] == [own.run]
+    free = Board("me", "mine", Acceptance(), waits=True)
+    free.step(Heard("F", notice(members=[word("F")])), 0.0)
+    assert Take in kinds(free.step(Freed(), 1.0))
+
+
 def test_a_run_that_nobody_takes_part_in_any_more_is_not_taken() -> None:
     for standing in ("done", "left", "cannot"):
         subject = board()
@@ -273,6 +286,7 @@ def test_a_run_s_settings_cannot_be_changed_by_hearsay() -> None:
     assert kinds(subject.step(Heard("X", forged), 0.0)) == [Complain]
     subject.step(Heard("F", true), 0.0)
     assert kinds(subject.step(Heard("X", forged), 0.0)) == [Complain]
+    assert kinds(subject.step(Heard("X", forged), 1.0)) == [], "it is said once"
     assert subject.known(0.0).runs[0].settings == SETTINGS
 
 
