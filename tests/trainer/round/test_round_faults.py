@@ -362,6 +362,11 @@ def test_a_run_whose_newest_decision_was_on_a_lost_disk_alone_is_not_asked_to_go
     chaos(7000730, 2, seconds=25.0)
 
 
+def test_a_run_whose_next_view_lost_its_majority_before_it_was_heard_of_is_not_asked_to_go_on() -> None:
+    """Two of three had voted for a view of two, of which one lost its disk then: no other value may be decided."""
+    chaos(7001033, 3, seconds=25.0, terms=Terms(rule=Rule("krum")))
+
+
 def test_a_journal_of_another_peer_or_run_is_refused() -> None:
     world = World(14).swarm(1)
     disk = world.nodes["a"].disk
