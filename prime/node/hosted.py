@@ -155,6 +155,7 @@ class HostedRun:
             folder=self._folders.state,
             timing=timing_of(attrs.evolve(self._config, train=rounds)),
             client=self._config.runs.client,
+            founds=self._record is None or self._notice.founder == self._system.peer,
         )
         try:
             with self._logged():

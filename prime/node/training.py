@@ -333,11 +333,13 @@ async def open_trainer(
     folder: Path | None = None,
     timing: Timing | None = None,
     client: bool = False,
+    founds: bool = True,
 ) -> AsyncIterator[Training]:
     """Take part in a training run for the length of the block; leaving it ends the worker and all actors at once.
 
     `contacts` are members of the run, each a multiaddr (dialled here, for up to half a minute) or the id of a peer
-    that the system has a link to; none founds the run, which starts once `config.nodes_min` nodes are there. `folder`
+    that the system has a link to; none founds the run, which starts once `config.nodes_min` nodes are there, unless it is
+    another's (not `founds`). `folder`
     holds the journal of what this node promised and the last committed states; without one a node that is started again
     is a new member, and a run whose nodes all end is lost, so give one wherever `key` is a file. Where it is of a
     successor of `run` (`prime train recover`), that one goes on. A `client` contributes and votes, and owns no part of the
@@ -357,10 +359,11 @@ async def open_trainer(
     member = Member(system.peer, fit, 1.0, secrets.randbits(48) + 1, rate_bytes_s)
     waits = timing if timing is not None else _usual_timing(config)
     async with _open_journal(folder) as journal, system.supervisor("state") as states, _train(system) as sup:
-        if not contacts and (run != named or lineage(run)[1]) and not run_of(journal.records()):
-            raise ConfigError(f"{run} is joined through a member, and none is named", hint="--join its address")
-        found = await _find_contacts(system, contacts, is_member=bool(run_of(journal.records())))
-        plan = SwarmPlan(run, member, not contacts, found.peers, config.nodes_min, waits, terms)
+        is_member = bool(run_of(journal.records()))
+        if not contacts and not is_member:
+            _check_founds(run, founds=founds, is_successor=run != named or lineage(run)[1] > 0)
+        found = await _find_contacts(system, contacts, is_member=is_member)
+        plan = SwarmPlan(run, member, founds and not contacts, found.peers, config.nodes_min, waits, terms)
         training = Training(system, config, plan, journal, folder)
         unsubscribe = system.subscribe(training.observe)
         try:
@@ -375,6 +378,17 @@ async def open_trainer(
                 nursery.cancel_scope.cancel()
         finally:
             unsubscribe()
+
+
+def _check_founds(run: str, *, founds: bool, is_successor: bool) -> None:
+    """Raise where a node that is no member yet, and knows none, shall not found the run."""
+    if is_successor:
+        raise ConfigError(f"{run} is joined through a member, and none is named", hint="--join its address")
+    if not founds:
+        raise UnreachableError(
+            f"no member of {run} says an address at which it can be reached, and there is a link to none",
+            hint="let a node that others can reach take part in it: the rest find each other through that",
+        )
 
 
 async def _find_contacts(system: System, contacts: Sequence[str], *, is_member: bool) -> Contacts:

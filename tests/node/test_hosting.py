@@ -167,3 +167,21 @@ async def test_a_wish_for_the_end_is_forgotten_once_the_run_has_ended(tmp_path: 
                 await trio.sleep(0.01)
         await subject.end()
         assert not is_wished(tmp_path, "main")
+
+
+async def test_a_run_of_which_no_member_can_be_reached_is_not_founded_a_second_time(tmp_path: Path) -> None:
+    settings, said = TrainingConfig(nodes_min=1), list[str]()
+    run = run_name("run", "F", "00", settings)
+    notice = RunNotice(run, "F", "00", settings, (RunMember("F", "hidden", (), "member", "", 0, 1),))
+    found: Any = SimpleNamespace(state=tmp_path)
+    async with open_system(transport=Memory()) as system, trio.open_nursery() as nursery:
+        host = RunHost(system, Config(), found, said.append, trio.Event())
+        nursery.start_soon(lambda: host.serve(own=False, contacts=()))
+        await trio.testing.wait_all_tasks_blocked()
+        host.hear("who passes it on", notice)
+        with trio.fail_after(20):
+            while host.taking:
+                assert host.training is None
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    assert said[1].startswith(f"cannot take part in {run}: no member of {run} says an address")
