@@ -11,6 +11,7 @@ from collections.abc import Collection
 
 import attrs
 
+from prime.errors import ConfigError
 from prime.trainer.catalogue import DATASETS, MODELS
 from prime.trainer.metadata import OWN_DATA, TrainingConfig
 
@@ -51,7 +52,12 @@ class Acceptance:
 
 
 def at_home(settings: TrainingConfig, own_data: str) -> TrainingConfig:
-    """Return what a node trains: a run's settings, on the node's own data where they say so."""
+    """Return what a node trains: a run's settings, on the node's own data where they say so.
+
+    Raises `ConfigError` where it has none: a run that it was in before may be gone on with under another configuration.
+    """
     if settings.data != OWN_DATA:
         return settings
+    if fault := Acceptance(own_data=own_data).data_refusal(settings):
+        raise ConfigError(fault, hint="`prime config set runs.data PATH`, then start the node again")
     return attrs.evolve(settings, data=own_data)  # type: ignore[misc]  # a @record is an attrs class

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import attrs
 import pytest
 
-from prime.errors import NotFoundError, RefusedError, UsageError
+from prime.errors import ConfigError, NotFoundError, RefusedError, UsageError
 from prime.trainer.metadata import TrainingConfig
 from prime.trainer.round.names import base_name
 from prime.trainer.runs.acceptance import ALL, Acceptance, at_home
@@ -246,6 +246,8 @@ def test_a_run_on_each_node_s_own_data_is_trained_on_what_the_node_names() -> No
     assert board(here).submit("run", settings, "00", 0.0).settings == settings
     assert at_home(settings, here.own_data).data == "/srv/records.jsonl"
     assert at_home(SETTINGS, here.own_data) == SETTINGS
+    with pytest.raises(ConfigError, match="runs.data names none here"):
+        at_home(settings, "")
 
 
 # --------------------------------------------------------------------------------------------------- whose word counts
