@@ -23,6 +23,7 @@ from prime.errors import (
     ActorUsageError,
     ConfigError,
     DataError,
+    MailboxFullError,
     NotFoundError,
     RefusedError,
     UnreachableError,
@@ -194,7 +195,8 @@ class Training:
     def _say_ending(self) -> None:
         ref = self._system.whereis(AGGREGATOR_PATH)
         if self._ending and ref is not None:
-            ref.tell_nowait(EndSwarm())
+            with contextlib.suppress(MailboxFullError):  # it waits for its disk: the next view says it again
+                ref.tell_nowait(EndSwarm())
 
     async def audit(self) -> RoundAudit:
         """Recompute the last decided round from what its owners show: who reduced something else is named.

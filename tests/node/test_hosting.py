@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from prime.actor import Actor, Mailbox, on
 from prime.config import Config
 from prime.errors import ConfigError
 from prime.node import training
@@ -26,6 +27,7 @@ from prime.trainer.round.timing import Timing
 from prime.trainer.round.view import Member
 from prime.trainer.runs.messages import RunMember, RunNotice, run_name
 from prime.trainer.swarm.membership import SwarmPlan
+from prime.trainer.swarm.plans import EndSwarm
 from prime.trainer.swarm.saved import STATES_FOLDER
 from prime.trainer.swarm.trainer import RunDone
 from prime.transport.memory import Memory
@@ -185,3 +187,22 @@ async def test_a_run_of_which_no_member_can_be_reached_is_not_founded_a_second_t
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
     assert said[1].startswith(f"cannot take part in {run}: no member of {run} says an address")
+
+
+class Waiting(Actor[EndSwarm]):
+    """In the place of an aggregator that waits for its disk."""
+
+    @on(EndSwarm)
+    async def end(self, _: EndSwarm) -> None:
+        await trio.sleep_forever()
+
+
+async def test_a_wish_for_the_end_is_kept_also_where_the_aggregator_takes_no_more_messages(tmp_path: Path) -> None:
+    async with open_system(transport=Memory()) as system, system.supervisor("train") as sup:
+        await sup.spawn(Waiting, "aggregator", mailbox=Mailbox(1), shutdown=0.0)
+        plan = SwarmPlan("main", Member(system.peer, (), 1.0, 1), True, (), 1, Timing())
+        subject = Training(system, TrainingConfig(), plan, MemoryJournal(), tmp_path)
+        for _ in range(3):
+            (tmp_path / WISH).unlink(missing_ok=True)
+            await subject.end()
+            assert is_wished(tmp_path, "main")
