@@ -124,7 +124,7 @@ class Aggregator(Actor[Heard]):
         self._wake: Any = None
         self._events: deque[cmd.Event] = deque()
         self._stepping = False
-        self._pending: plans.Contribute | None = None
+        self._pending: list[plans.Contribute] = []
         self.float32_bytes = 0
 
     @property
@@ -199,23 +199,24 @@ class Aggregator(Actor[Heard]):
         if core is None:
             return
         if self._stepping:
-            self._pending = m  # the round before may not be settled, nor the state noted that this one starts from
+            # the round before may not be settled, nor the state noted that this one starts from
+            self._pending.append(m)
             return
         if m.round < core.round:
             self._missed(core, m)
             return
         stock, base = self._rounds.get(m.round), core.own_base
         if stock is None or base is None or core.seat is None or core.seat.restarted:
-            self._pending = m  # until the round can take it, or is over
+            self._pending.append(m)  # until the round can take it, or is over
             return
         if not stock.own:
             self.ctx.start_soon(self._scatter, stock, self._contributions.freeze(stock, m), base[1])
 
     async def _contribute_pending(self) -> None:
-        """Look again at a contribution that could not be taken when it came."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            await self.contribute(pending)
+        """Look again at the contributions that could not be taken when they came: of several rounds, where a step was long."""
+        pending, self._pending = self._pending, []
+        for each in pending:
+            await self.contribute(each)
 
     async def _scatter(self, stock: Stock, frozen: Frozen[Any], base: bytes) -> None:
         """Encode a contribution, each chunk on its way to its owner while the next ones are made; then offer it."""

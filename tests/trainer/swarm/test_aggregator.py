@@ -575,3 +575,17 @@ async def test_what_others_say_again_and_again_is_kept_once_while_a_disk_refuses
             waiting = [event for event in living._events if event in (query, *changes)]
             assert waiting == [query, *changes]
         assert (await full.committed(1)).value == (await one.committed(1)).value
+
+
+async def test_contributions_of_two_rounds_that_come_within_one_step_are_both_kept() -> None:
+    async with swarm_of(2, timing=PATIENT) as swarm:
+        living = swarm.nodes[0].living
+        living._stepping = True  # as while a disk refuses what several rounds want written
+        for round_ in (1, 2):
+            await living.contribute(plans.Contribute(round_, delta_of(0, round_), 1.0))
+        living._stepping = False
+        await living._contribute_pending()
+        frozen = living._ledgers.in_flight()
+        assert frozen is not None
+        assert frozen.round == 1
+        assert [waiting.round for waiting in living._pending] == [2]
