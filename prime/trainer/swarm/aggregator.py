@@ -452,8 +452,7 @@ class Aggregator(Actor[Heard]):
 
     @on(_Wake)
     async def wake(self, _: _Wake) -> None:
-        """Time passed."""
-        self._wake = None
+        """Time passed; if another event came first, the core's next waking is set already, and is set anew."""
         await self._step(cmd.Tick())
 
     async def _step(self, event: cmd.Event) -> None:

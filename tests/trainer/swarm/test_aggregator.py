@@ -23,7 +23,7 @@ from prime.trainer.round import messages as msg
 from prime.trainer.round.records import read_record
 from prime.trainer.round.timing import Timing
 from prime.trainer.round.view import Member
-from prime.trainer.swarm import plans, recorder, spooler
+from prime.trainer.swarm import aggregator, plans, recorder, spooler
 from prime.trainer.swarm.aggregator import AGGREGATOR_PATH, Aggregator
 from prime.trainer.swarm.float32 import Float32
 from prime.trainer.swarm.membership import SwarmPlan
@@ -589,3 +589,16 @@ async def test_contributions_of_two_rounds_that_come_within_one_step_are_both_ke
         assert frozen is not None
         assert frozen.round == 1
         assert [waiting.round for waiting in living._pending] == [2]
+
+
+async def test_a_waking_that_comes_after_another_event_sets_no_second_clock_going() -> None:
+    async with swarm_of(2, timing=PATIENT) as swarm:
+        one = swarm.nodes[0]
+        await one.aggregator.tell(plans.Contribute(1, delta_of(0, 1), 1.0))
+        while not one.living._core.seat.active_since:  # noqa: ASYNC110 - the round begins
+            await trio.sleep(0.01)
+        before = one.living.ctx._life.owned
+        for _ in range(20):
+            await one.aggregator.tell(aggregator._Wake())
+        await trio.sleep(2 * PATIENT.resend_s)
+        assert one.living.ctx._life.owned <= before + 2
