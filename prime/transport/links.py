@@ -34,7 +34,7 @@ from prime.transport import pieces
 from prime.transport.admission import Admission, gives_way, source_at
 from prime.transport.callers import Callers, Relaying
 from prime.transport.carrier import Carrier, Receipt
-from prime.transport.contract import Channel, Endpoint, Guarded, Shared, Transport, innermost
+from prime.transport.contract import Channel, Endpoint, Guarded, Shared, Transport, innermost, let_go
 from prime.transport.delivery import Window
 from prime.transport.dialling import ANSWER_S, CROSSING_S, FRESH_S, Dial, Race, directly_first, refusal
 from prime.transport.facts import LinkDown, LinkUp, SignedRefused
@@ -705,6 +705,9 @@ class Links:
 
         Returns `False` where no answer came within `patience_s`.
         """
+        if dial.scope.cancel_called:  # by the end of this node, say: then nothing is hosted any more
+            await let_go(channel)
+            return True
         carrier = dial.carrier = self._host(channel, dialled=True, address=address)
         try:
             with trio.move_on_after(patience_s):

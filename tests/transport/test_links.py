@@ -836,6 +836,29 @@ async def test_a_cancelled_dial_leaves_the_others_waiting_for_it(autojump_clock:
         assert not a._dials
 
 
+async def test_a_dial_that_gets_through_when_its_node_has_shut_down_lets_its_channel_go(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with swarm() as s:
+        a, b = s.links
+        opened: list[Any] = []
+        greet = a._greet
+
+        async def late(dial: Any, channel: Any, *rest: Any) -> bool:
+            s.scopes[0].cancel()
+            with trio.CancelScope(shield=True):
+                await until(lambda: a._nursery is None)
+            opened.append(channel)
+            return await greet(dial, channel, *rest)
+
+        monkeypatch.setattr(a, "_greet", late)
+        with pytest.raises(UnreachableError):
+            await a.tell(b.peer, "/t", Note(1))
+        with pytest.raises(anyio.ClosedResourceError):
+            await opened[0].send(b"x")
+        assert not a._dials
+
+
 # ------------------------------------------------------------------------------------------ what peers tell
 
 
