@@ -1,11 +1,12 @@
 """What the outer loop costs in loss, and what it saves in bytes: a small character model over several members.
 
-Run: python tests/bench/outer.py [--json] [--case NAME ...] [--sweep] [--steps 2000] [--plot FILE] [--processes 2]
+Run: python tests/bench/outer.py [--json] [--case NAME ...] [--sweep] [--large] [--steps 2000] [--seed 0] [--plot FILE] [--processes 2]
 
 Each case is a run of its own from the same first parameters over the same number of tokens, in one process and without a
 network: the members' replicas, ledgers, numbers and outer optimiser are those of a swarm. `value` is the held-out loss in
 nats a character, `off` how far it is from the synchronous run's, relative; what it may be is `off_reach`. `bytes` is
 what one member sends in all; `ratio` is the synchronous loss by ours. `--sweep` tries outer settings instead of the cases.
+`--large` takes a model of four times as many parameters, on which none of the settings were chosen.
 """
 
 from __future__ import annotations
@@ -41,6 +42,12 @@ BASE: dict[str, Any] = {
     "overlap_steps": 0,
     "outer_learning_rate": 0.7,
     "outer_momentum": 0.7,
+}
+
+LARGE: dict[str, Any] = {
+    "options": json.dumps({"model": {"width": 96, "layers": 2}}),
+    "context": 48,
+    "learning_rate": 2e-3,
 }
 
 
@@ -218,6 +225,8 @@ def row_of(case: Case, ours: dict[str, Any], exact: dict[str, Any]) -> dict[str,
 def chosen(arguments: argparse.Namespace) -> list[Case]:
     """Return the cases that are asked for, with the synchronous one that they are measured against."""
     cases = SWEEP if arguments.sweep else CASES
+    if arguments.large:
+        cases = tuple(attrs.evolve(case, settings=LARGE | case.settings) for case in cases)
     unknown = set(arguments.case) - {case.name for case in cases}
     if unknown:
         raise SystemExit(
@@ -232,6 +241,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--case", action="append", default=[], help="a case to run; again for more")
     parser.add_argument("--sweep", action="store_true", help="try outer settings instead of the cases")
+    parser.add_argument("--large", action="store_true", help="train the larger model")
     parser.add_argument("--steps", type=int, default=2000, help="inner steps of each member")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2, help="cases that run at the same time")
