@@ -9,7 +9,7 @@ import contextlib
 from pathlib import Path
 from typing import Final
 
-from prime.store.files import disk_errors
+from prime.store.files import disk_errors, put_text
 
 WISH: Final = "ending"
 """The file in a run's folder that names the run whose end is wished."""
@@ -18,9 +18,7 @@ WISH: Final = "ending"
 def keep_wish(folder: Path, run: str) -> None:
     """Note that the end of a run is wished; blocks. Raises `WorldError` where the disk refuses."""
     with disk_errors(folder):
-        draft = folder / f"{WISH}.new"
-        draft.write_text(run, encoding="utf-8")
-        draft.replace(folder / WISH)
+        put_text(folder / WISH, run)
 
 
 def is_wished(folder: Path, run: str) -> bool:

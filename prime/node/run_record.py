@@ -19,6 +19,7 @@ from prime.errors import ConfigError, PrimeError
 from prime.node.ending import drop_wish
 from prime.node.run_files import RECORD, run_folder
 from prime.node.succession import JOURNAL
+from prime.store.files import put_text
 from prime.store.journal import spool_of
 from prime.trainer.metadata import TrainingConfig
 from prime.trainer.runs.members import within_reach
@@ -111,9 +112,7 @@ def _places(members: dict[str, RunMember]) -> dict[str, tuple[str, ...]]:
 def _write(folder: Path, text: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        new = folder / f"{RECORD}.new"
-        new.write_text(text + "\n", encoding="utf-8")
-        new.replace(folder / RECORD)
+        put_text(folder / RECORD, text + "\n")
     except OSError as error:
         raise ConfigError(
             f"{folder}: cannot be written ({error.strerror})",

@@ -19,7 +19,7 @@ import attrs
 import trio
 
 from prime.errors import UsageError
-from prime.store.files import disk_errors
+from prime.store.files import disk_errors, put_text
 from prime.store.journal import FileJournal, spool_of
 from prime.trainer.round import messages as msg
 from prime.trainer.round.names import lineage
@@ -90,9 +90,7 @@ async def settled_run(folder: Path, run: str) -> str:
 
 def _choose(folder: Path, run: str) -> None:
     with disk_errors(folder, "node.state_dir names a folder of your own"):
-        draft = folder / f"{_CHOSEN}.new"
-        draft.write_text(run, encoding="utf-8")
-        draft.replace(folder / _CHOSEN)
+        put_text(folder / _CHOSEN, run)
 
 
 def _chosen(folder: Path) -> str:

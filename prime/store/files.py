@@ -194,6 +194,18 @@ class SystemFiles:
             folder.rmdir()
 
 
+def put_text(path: Path, text: str) -> None:
+    """Make a text what is in a file, whole or not at all, and on the disk when this returns; blocks. Raises `OSError`."""
+    draft = path.with_name(f"{path.name}.new")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    files = SystemFiles()
+    files.replace(draft, path)
+    files.sync_folder(path.parent)
+
+
 def finish(start: Callable[[], Work[T]]) -> T:
     """Do work to its end at once, and return what it comes to."""
     work = start()
