@@ -78,7 +78,8 @@ class Recorder:
         try:
             await self._journal.append(entry)
         except WorldError:
-            self.spooler.give_up(self._vote[0])
+            if isinstance(record, msg.Accepted):
+                self.spooler.give_up(record.round)
             raise
 
     async def _entry(self, record: msg.Record, rounds: Mapping[int, Stock]) -> Entry:

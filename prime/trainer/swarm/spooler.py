@@ -41,11 +41,11 @@ class Spooler:
         self._now = Spooled(0)
         self._lock = trio.Lock()
         self._news = trio.Event()
-        self._given_up: msg.Accepted | None = None
+        self._given_up = 0
 
-    def give_up(self, vote: msg.Accepted | None) -> None:
-        """Have the bytes of this vote written in one go: the disk refused it, and may have dropped what was staged."""
-        self._given_up = vote
+    def give_up(self, round_: int) -> None:
+        """Have votes on this round written in one go: the disk refused one, and may have dropped what was staged."""
+        self._given_up = round_
 
     def add(self, stock: Stock, key: Key, data: memoryview, hash_: bytes) -> None:
         """Queue a chunk of a reduced part, once it is checked."""
@@ -84,7 +84,7 @@ class Spooler:
     async def entry(self, stock: Stock, record: msg.Accepted, payloads: list[memoryview]) -> Entry:
         """Return what to append for a vote: all its bytes are staged by then, if it has many."""
         size = sum(map(len, payloads))
-        if size < self.bytes_min or record == self._given_up:
+        if size < self.bytes_min or record.round == self._given_up:
             return write_record(record, payloads)
         async with self._lock:
             now = self._now if self._now.round == stock.round else Spooled(stock.round)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import attrs
+import pytest
 
+from prime.actor.contract import Entry, StagedRecord
+from prime.errors import WorldError
 from prime.sim.exact import Exact, Sum
 from prime.store.journal import MemoryJournal
 from prime.trainer.round import messages as msg
-from prime.trainer.round.ballot import FIRST
+from prime.trainer.round.ballot import FIRST, Ballot
 from prime.trainer.round.records import read_record
 from prime.trainer.round.view import Member, Value, View, seal_digest
 from prime.trainer.swarm.parts import digest_of
@@ -70,3 +73,31 @@ async def test_who_was_in_no_such_round_keeps_who_it_is_and_the_decision() -> No
     recorder.journal_bytes_max = 0
     await recorder.write(msg.Decided(later), {})
     assert recorder.records() == [msg.Born(ME), msg.Decided(later)]
+
+
+class FullOnce(MemoryJournal):
+    """A journal whose disk refuses the first vote that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.votes: list[Entry] = []
+
+    async def append(self, record: Entry) -> None:
+        self.votes.append(record)
+        if len(self.votes) == 1:
+            raise WorldError("no space left", hint="free some")
+        await super().append(record)
+
+
+async def test_after_a_refused_vote_each_vote_on_its_round_is_written_in_one_go() -> None:
+    journal = FullOnce()
+    recorder = Recorder(journal, NUMBERS)
+    recorder.spooler.bytes_min = 0
+    stock, value = decided_stock()
+    with pytest.raises(WorldError):
+        await recorder.write(msg.Accepted(1, FIRST, value), {1: stock})
+    votes = [msg.Accepted(1, FIRST, value), msg.Accepted(1, Ballot(1, 1), value)]
+    for vote in votes:
+        await recorder.write(vote, {1: stock})
+    assert [isinstance(each, StagedRecord) for each in journal.votes] == [True, False, False]
+    assert recorder.records() == votes
