@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,14 +35,30 @@ from prime.trainer.swarm.trainer import RunDone
 from prime.transport.memory import Memory
 
 
-async def test_a_disk_that_takes_no_record_keeps_the_node_from_the_run_and_ends_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "state").write_text("a file, where the folder should be")
-    said: list[str] = []
-    found: Any = SimpleNamespace(state=tmp_path / "state")
-    async with open_system(transport=Memory()) as system, trio.open_nursery() as nursery:
+@contextlib.asynccontextmanager
+async def hosting(state: Path, said: list[str], hub: Memory | None = None) -> AsyncIterator[tuple[RunHost, str]]:
+    """Serve runs at a node whose folder is `state`, and which says to its person what then is in `said`; yield its peer too."""
+    found: Any = SimpleNamespace(state=state)
+    async with open_system(transport=hub or Memory()) as system, trio.open_nursery() as nursery:
         host = RunHost(system, Config(), found, said.append, trio.Event())
         nursery.start_soon(lambda: host.serve(own=False, contacts=()))
         await trio.testing.wait_all_tasks_blocked()
+        yield host, system.peer
+        nursery.cancel_scope.cancel()
+
+
+async def notice_of_one_gone(hub: Memory) -> RunNotice:
+    """Return what a node that is there no more would have told of its run."""
+    settings = TrainingConfig(nodes_min=2)
+    async with open_system(transport=hub) as gone:
+        member = RunMember(gone.peer, "gone", tuple(gone.addresses), "member", "", 0, 1)
+        return RunNotice(run_name("run", gone.peer, "00", settings), gone.peer, "00", settings, (member,))
+
+
+async def test_a_disk_that_takes_no_record_keeps_the_node_from_the_run_and_ends_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file, where the folder should be")
+    said: list[str] = []
+    async with hosting(tmp_path / "state", said) as (host, _):
         run = host.submit("one", TrainingConfig(nodes_min=1)).run
         with trio.fail_after(10):
             while host.taking or not said[1:]:  # noqa: ASYNC110 - a board is looked at
@@ -48,7 +66,6 @@ async def test_a_disk_that_takes_no_record_keeps_the_node_from_the_run_and_ends_
         assert said[1].startswith(f"cannot take part in {run}: ")
         assert "cannot be written" in said[1]
         assert host.submit("two", TrainingConfig(nodes_min=1)).run.startswith("two@")
-        nursery.cancel_scope.cancel()
 
 
 async def test_a_run_can_be_left_and_called_off_before_it_has_begun(
@@ -58,68 +75,49 @@ async def test_a_run_can_be_left_and_called_off_before_it_has_begun(
         await trio.sleep_forever()
 
     monkeypatch.setattr(RunRecord, "open", open_slowly)
-    found: Any = SimpleNamespace(state=tmp_path)
-    async with open_system(transport=Memory()) as system, trio.open_nursery() as nursery:
-        host = RunHost(system, Config(), found, lambda _: None, trio.Event())
-        nursery.start_soon(lambda: host.serve(own=False, contacts=()))
-        await trio.testing.wait_all_tasks_blocked()
+    async with hosting(tmp_path, []) as (host, _):
         run = host.submit("one", TrainingConfig(nodes_min=1)).run
         await trio.testing.wait_all_tasks_blocked()
         assert host.training is None
         assert host.leave("one") == run
         ending = await host.end("one")
         assert (ending.run, ending.called_off) == (run, True)
-        nursery.cancel_scope.cancel()
 
 
 async def test_a_run_whose_members_did_not_answer_is_gone_on_with_at_the_next_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "DIAL_DEADLINE_S", 0.0)
-    settings, hub, said = TrainingConfig(nodes_min=2), Memory(), list[str]()
-    async with open_system(transport=hub) as gone:
-        member = RunMember(gone.peer, "gone", tuple(gone.addresses), "member", "", 0, 1)
-    run = run_name("run", gone.peer, "00", settings)
-    found: Any = SimpleNamespace(state=tmp_path)
-    async with open_system(transport=hub) as system, trio.open_nursery() as nursery:
-        host = RunHost(system, Config(), found, said.append, trio.Event())
-        nursery.start_soon(lambda: host.serve(own=False, contacts=()))
-        await trio.testing.wait_all_tasks_blocked()
-        host.hear(gone.peer, RunNotice(run, gone.peer, "00", settings, (member,)))
+    hub, said = Memory(), list[str]()
+    notice = await notice_of_one_gone(hub)
+    async with hosting(tmp_path, said, hub) as (host, peer):
+        host.hear(notice.founder, notice)
         with trio.fail_after(20):
             while host.taking or not said[1:]:  # noqa: ASYNC110 - a board is looked at
                 await trio.sleep(0.01)
-        nursery.cancel_scope.cancel()
-    assert said[1].startswith(f"cannot take part in {run}: ")
-    newest = RunRecord(system.peer, tmp_path / "runs", said.append).newest()
+    assert said[1].startswith(f"cannot take part in {notice.run}: ")
+    newest = RunRecord(peer, tmp_path / "runs", said.append).newest()
     assert newest is not None
-    assert newest.run == run
+    assert newest.run == notice.run
 
 
 async def test_a_run_that_is_left_while_its_members_are_looked_for_is_not_taken_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "DIAL_DEADLINE_S", 0.5)
-    settings, hub, said = TrainingConfig(nodes_min=2), Memory(), list[str]()
-    async with open_system(transport=hub) as gone:
-        member = RunMember(gone.peer, "gone", tuple(gone.addresses), "member", "", 0, 1)
-    run = run_name("run", gone.peer, "00", settings)
-    found: Any = SimpleNamespace(state=tmp_path)
-    async with open_system(transport=hub) as system, trio.open_nursery() as nursery:
-        host = RunHost(system, Config(), found, said.append, trio.Event())
-        nursery.start_soon(lambda: host.serve(own=False, contacts=()))
-        await trio.testing.wait_all_tasks_blocked()
-        host.hear(gone.peer, RunNotice(run, gone.peer, "00", settings, (member,)))
+    hub, said = Memory(), list[str]()
+    notice = await notice_of_one_gone(hub)
+    async with hosting(tmp_path, said, hub) as (host, peer):
+        host.hear(notice.founder, notice)
         with trio.fail_after(20):
             while host.training is None and not said:  # noqa: ASYNC110 - a board is looked at
                 await trio.sleep(0.01)
-            assert host.leave("run") == run
+            assert host.leave("run") == notice.run
             while host.taking:  # noqa: ASYNC110 - as above
                 await trio.sleep(0.01)
-        own = next(m for each in host.known().runs for m in each.members if m.peer == system.peer)
-        nursery.cancel_scope.cancel()
-    assert (own.standing, said) == ("left", [f"takes part in the run {run}"])
-    assert RunRecord(system.peer, tmp_path / "runs", said.append).newest() is None
+        own = next(m for each in host.known().runs for m in each.members if m.peer == peer)
+    assert (own.standing, said) == ("left", [f"takes part in the run {notice.run}"])
+    assert RunRecord(peer, tmp_path / "runs", said.append).newest() is None
 
 
 @pytest.mark.parametrize("takes", [True, False], ids=["noted", "refused"])
