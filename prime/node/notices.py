@@ -118,12 +118,15 @@ class Notices:
         self._system.emit(RunComplaint(text))
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Tell others where this node stands, until cancelled; what is to be told before is not."""
-        async with trio.open_nursery() as self._nursery:
-            task_status.started()
-            while True:
-                self.step(runs.Beat(_stamp_ms(), self._system.addresses))
-                await trio.sleep(BEAT_S)
+        """Tell others where this node stands, until cancelled; what is to be told before or after is not."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                task_status.started()
+                while True:
+                    self.step(runs.Beat(_stamp_ms(), self._system.addresses))
+                    await trio.sleep(BEAT_S)
+        finally:
+            self._nursery = None
 
     def _some(self, besides: Sequence[str]) -> list[str]:
         """Return the linked peers that are told now: all, or of very many some in turn; they pass on what is new."""

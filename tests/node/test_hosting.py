@@ -15,7 +15,7 @@ import trio.testing
 from prime.actor import Actor, Mailbox, on
 from prime.config import Config
 from prime.errors import ConfigError
-from prime.node import training
+from prime.node import notices, training
 from prime.node.ending import WISH, is_wished
 from prime.node.hosted import HostedRun
 from prime.node.hosting import RunHost
@@ -118,6 +118,18 @@ async def test_a_run_that_is_left_while_its_members_are_looked_for_is_not_taken_
         own = next(m for each in host.known().runs for m in each.members if m.peer == peer)
     assert (own.standing, said) == ("left", [f"takes part in the run {notice.run}"])
     assert RunRecord(peer, tmp_path / "runs", said.append).newest() is None
+
+
+async def test_what_is_heard_of_runs_when_the_node_has_stopped_is_told_to_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notices, "linked_peers", lambda _: ("another",))
+    hub = Memory()
+    notice = await notice_of_one_gone(hub)
+    async with hosting(tmp_path, [], hub) as (host, _):
+        pass
+    host.hear(notice.founder, notice)
+    assert [known.run for known in host.known().runs] == [notice.run]
 
 
 @pytest.mark.parametrize("takes", [True, False], ids=["noted", "refused"])
