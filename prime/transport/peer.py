@@ -70,6 +70,11 @@ def public_key_of(peer: str) -> bytes:
     return data[len(header) :]
 
 
+def peer_bytes(peer: str) -> bytes:
+    """Return the bytes of a peer id: the multihash that its text writes in base58btc. Raises `ConfigError`."""
+    return _MULTIHASH_HEADER + encode_public_key(public_key_of(peer))
+
+
 def parse_peer(text: str) -> PeerId:
     """Return `text` as a peer id after checking it in full. Raises `ConfigError`."""
     public_key_of(text)

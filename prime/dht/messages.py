@@ -1,0 +1,103 @@
+"""What the DHT's actors ask each other. Tags 0x300 to 0x31F here; those of other parts stand in their own files.
+
+`asker` is the sender's own contact, for who may be put into the table; `None` from a client, which answers nobody.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from prime.dht import contact, key
+from prime.dht import record as records
+from prime.wire import Ask, Size, message, record
+
+ROUTING_PATH = "/dht/routing"
+RECORDS_PATH = "/dht/records"
+PROVIDERS_PATH = "/dht/providers"
+
+KeyBytes = Annotated[bytes, Size(key.SIZE_BYTES, key.SIZE_BYTES)]
+ContactBytes = Annotated[bytes, Size(1, contact.SIZE_BYTES_MAX)]
+RecordBytes = Annotated[bytes, Size(1, records.SIZE_BYTES_MAX)]
+ContactsBytes = Annotated[tuple[ContactBytes, ...], Size(0, 32)]
+
+
+@record
+class PeersFound:
+    """The closest contacts to the key that the answering node knows, nearest first, itself and the asker left out."""
+
+    closer: ContactsBytes
+
+
+@message(tag=0x300)
+class FindPeers(Ask[PeersFound]):
+    """Name the contacts nearest to this key (FIND_NODE of Kademlia 2.3)."""
+
+    target: KeyBytes
+    asker: ContactBytes | None
+
+
+@message(tag=0x301)
+class Introduce(Ask[ContactBytes]):
+    """Here is my contact; the answer is yours. Who answers is alive (PING of Kademlia 2.3)."""
+
+    asker: ContactBytes | None
+
+
+@record
+class RecordFound:
+    """The record that the answering node holds, and the closest contacts that it knows."""
+
+    record: RecordBytes | None
+    closer: ContactsBytes
+
+
+@message(tag=0x302)
+class GetRecord(Ask[RecordFound]):
+    """Show the record of this key (FIND_VALUE of Kademlia 2.3)."""
+
+    key: KeyBytes
+    asker: ContactBytes | None
+
+
+@record
+class RecordStored:
+    """What became of a record: `held` is the one that counts there now, where that is another.
+
+    `stored`: on the disk there. `older`: a later version is held. `refused`: `why` says so (quota, expired, …).
+    """
+
+    outcome: Literal["stored", "older", "refused"]
+    why: str = ""
+    held: RecordBytes | None = None
+
+
+@message(tag=0x303)
+class StoreRecord(Ask[RecordStored]):
+    """Hold this record, whoever hands it on: its publisher signed it. (STORE of Kademlia 2.3)."""
+
+    record: RecordBytes
+
+
+@record
+class ProvidersFound:
+    """Contacts that say that they have what the key names, and the closest contacts to the key."""
+
+    providers: ContactsBytes
+    closer: ContactsBytes
+
+
+@message(tag=0x304)
+class FindProviders(Ask[ProvidersFound]):
+    """Name those who have what this key names."""
+
+    key: KeyBytes
+    asker: ContactBytes | None
+
+
+@message(tag=0x305)
+class Provide(Ask[None]):
+    """The sender has what this key names, for `ttl_s` seconds from now; `contact` is its own. Refused for anybody else's."""
+
+    key: KeyBytes
+    contact: ContactBytes
+    ttl_s: int
