@@ -38,6 +38,19 @@ def _join_fault(addresses: tuple[str, ...]) -> str:
     return ""
 
 
+def _roles_fault(roles: tuple[str, ...]) -> str:
+    return "" if roles else "a node without a role does nothing: name trainer, dht or both"
+
+
+_BACKEND: Final = re.compile(r"sqlite|memory|[\w.]+:[\w.]+")
+
+
+def _backend_fault(text: str) -> str:
+    if _BACKEND.fullmatch(text):
+        return ""
+    return f"{shown(text)} is neither sqlite nor memory nor a function as module:function"
+
+
 _SUCCESSOR: Final = re.compile(r"~[0-9]{1,9}-[0-9a-f]{8}\Z")
 
 _BASE58: Final = frozenset("123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz")
@@ -78,7 +91,12 @@ class NodeConfig:
     """This node: its name, what it does, and where it keeps its things."""
 
     name: str = key("node", "Names this node's state folder and its control socket.", check=_name_fault)
-    roles: tuple[str, ...] = key(("trainer",), "What this node does.", choices=("trainer",))
+    roles: tuple[str, ...] = key(
+        ("trainer",),
+        "What this node does. A trainer is in the DHT, too, unless dht.enabled says otherwise; a node of the role dht alone "
+        "trains nothing and needs neither numpy nor torch.",
+        choices=("trainer", "dht"), check=_roles_fault, flag="--role",
+    )  # fmt: skip
     state_dir: str = key("~/.local/state/prime", "The folder that holds one folder of state for each node by name.")
     key_file: str = key("node.key", "The node's Ed25519 key; a relative path starts at the node's state folder.")
     control_socket: str = key("", "The socket that `prime status` asks; empty: in the user's run-time folder.")
@@ -265,6 +283,55 @@ class RunsConfig:
 
 
 @frozen
+class DhtConfig:
+    """The DHT: where nodes, runs, records and blobs are found by key. A 0 stands for what the preset says."""
+
+    enabled: bool = key(True, "Take part in the DHT of the nodes that this one is linked with.")
+    preset: str = key(
+        "auto",
+        "What the figures below are where they are 0: lan for a few machines that know each other, swarm for the "
+        "internet, large for thousands of nodes there; auto: lan where all addresses, this node's and those it joins, "
+        "are private, else swarm.",
+        choices=("auto", "lan", "swarm", "large"),
+    )
+    client: bool = key(
+        False, "Use the DHT and answer nobody in it; so does a node without an address that others could dial."
+    )
+    backend: str = key(
+        "sqlite",
+        "Where its records are kept: sqlite, a file in the node's state folder; memory, which a restart empties; or "
+        "`module:function` that returns a backend for a folder.",
+        check=_backend_fault,
+    )
+    ipfs: bool = key(
+        False, "Answer libp2p's own Kademlia, /ipfs/kad/1.0.0, too; only over libp2p.", flag="--ipfs/--no-ipfs"
+    )
+    k: int = key(0, "Contacts of a bucket, and of an answer (Kademlia's k).", low=0, high=256)
+    alpha: int = key(0, "Requests of one path of a lookup that are under way at a time.", low=0, high=64)
+    beta: int = key(0, "Closest contacts that must have answered before a lookup ends.", low=0, high=256)
+    paths: int = key(0, "Disjoint paths of a lookup.", low=0, high=32)
+    paths_critical: int = key(0, "Disjoint paths of a lookup where lies cost most.", low=0, high=32)
+    replicas: int = key(0, "Holders that a record should have.", low=0, high=256)
+    agreeing: int = key(0, "Equal answers, from distinct paths, that a read waits for.", low=0, high=32)
+    request_s: float = key(0.0, "The longest that one request of a lookup may take.", unit="s", low=0, high=600)
+    lookup_s: float = key(0.0, "The longest that a whole lookup may take.", unit="s", low=0, high=3600)
+    refresh_s: float = key(0.0, "A bucket this long without a lookup is looked up.", unit="s", low=0, high=86_400)
+    republish_s: float = key(0.0, "How often this node publishes its own records anew.", unit="s", low=0, high=172_800)
+    replicate_s: float = key(
+        0.0, "How often a holder looks whether its records have their replicas.", unit="s", low=0, high=86_400
+    )
+    ttl_s: int = key(0, "How long a record holds unless it says otherwise.", unit="s", low=0, high=172_800)
+    group_table_max: int = key(0, "Contacts of one group of addresses in the table.", low=0, high=5120)
+    group_bucket_max: int = key(0, "Contacts of one group of addresses in one bucket.", low=0, high=256)
+    group_records_max: int = key(
+        0, "Records that the peers of one group of addresses may store here.", low=0, high=2**20
+    )
+    store_bytes_max: int = key(0, "Bytes of records that this node holds.", unit="bytes", low=0, high=2**40)
+    request_bytes_max: int = key(0, "Bytes of one request that this node takes.", unit="bytes", low=0, high=2**20)
+    requests_per_s: float = key(0.0, "Requests that one peer may make over time.", unit="requests/s", low=0, high=1e6)
+
+
+@frozen
 class LogConfig:
     """What a node writes about itself, on standard error or into a file."""
 
@@ -282,6 +349,7 @@ class Config:
     admission: AdmissionConfig = attrs.field(factory=AdmissionConfig)
     train: TrainConfig = attrs.field(factory=TrainConfig)
     runs: RunsConfig = attrs.field(factory=RunsConfig)
+    dht: DhtConfig = attrs.field(factory=DhtConfig)
     log: LogConfig = attrs.field(factory=LogConfig)
 
     def __attrs_post_init__(self) -> None:
@@ -309,6 +377,12 @@ def _order_faults(config: Config) -> Iterator[Order]:
                 "requests would be given up before a dead link is noticed"
             ),
             "raise transport.deadline_s or lower transport.dead_after_s",
+        )
+    if "dht" in config.node.roles and not config.dht.enabled:
+        yield (
+            ("node.roles", "dht.enabled"),
+            "node.roles names dht, and dht.enabled is false",
+            "leave dht out of node.roles, or remove dht.enabled",
         )
     if config.train.round_deadline_s <= link.dead_after_s:
         yield (

@@ -1,0 +1,72 @@
+"""How a person names a key: in hex, as `PEER/NAME`, as one's own `NAME`, or by what it is of, as `run:NAME`. Pure.
+
+A name is self-certifying: `PEER/NAME` is what that peer has published under the salt `NAME`, and nobody else can.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from prime.actor.contract import PeerId
+from prime.dht.key import Key, from_bytes, key_of, key_of_peer
+from prime.dht.record import SALT_BYTES_MAX, mutable_key
+from prime.errors import ConfigError, UsageError
+
+RUN: Final = "run:"
+_HEX: Final = re.compile(r"[0-9a-fA-F]{64}")
+_HINT: Final = "a key has 64 hex digits; a name is PEER/NAME, or NAME alone for this node's own; a run is run:NAME"
+
+
+def run_key(name: str) -> Key:
+    """Return the key under which the members of a run provide themselves."""
+    return key_of(f"{RUN}{name}".encode())
+
+
+def salt_of(name: str) -> bytes:
+    """Return the salt of a name. Raises `UsageError` for one that is none."""
+    salt = name.encode()
+    if not name or not name.isprintable() or "/" in name or ":" in name or len(salt) > SALT_BYTES_MAX:
+        raise UsageError(
+            f"{name!r} is no name",
+            hint=f"a name has 1 to {SALT_BYTES_MAX} bytes of text, without / and :",
+        )
+    return salt
+
+
+def split_name(text: str) -> tuple[PeerId | None, str]:
+    """Return whose name a text means (`None`: one's own) and the name. Raises `UsageError`."""
+    peer, slash, name = text.rpartition("/")
+    if slash:
+        _check_peer(peer)
+    salt_of(name)
+    return (PeerId(peer) if slash else None), name
+
+
+def read_key(text: str, own: PeerId | None = None) -> Key:
+    """Return the key that a text means; `own` is whose a bare name is. Raises `UsageError` for what is none."""
+    if _HEX.fullmatch(text):
+        return from_bytes(bytes.fromhex(text))
+    if text.startswith(RUN) and len(text) > len(RUN):
+        return run_key(text.removeprefix(RUN))
+    peer, name = split_name(text)
+    publisher = peer or own
+    if publisher is None:
+        raise UsageError(
+            f"whose name is {name!r}?", hint="write PEER/NAME; a name alone is that of a node that runs here"
+        )
+    return mutable_key(publisher, salt_of(name))
+
+
+def read_peer(text: str) -> PeerId | None:
+    """Return the peer whose id a text is, or `None`."""
+    try:
+        key_of_peer(PeerId(text))
+    except ConfigError:
+        return None
+    return PeerId(text)
+
+
+def _check_peer(text: str) -> None:
+    if read_peer(text) is None:
+        raise UsageError(f"{text!r} is no peer id", hint=_HINT)
