@@ -19,10 +19,12 @@ The byte contract is anyio's `ByteStream`, made exact in the places that anyio l
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import anyio.abc
+import attrs
 import trio
 
 from prime.actor.contract import PeerId
@@ -139,6 +141,47 @@ class Shared(Protocol):
 
     async def knock(self, address: str, peer: PeerId) -> None:
         """Connect to `address` anew, see that somebody listens there, and hang up. Raises as `Endpoint.dial`."""
+        ...
+
+
+StreamHandler: TypeAlias = Callable[[Channel], Awaitable[None]]
+"""Speaks on one stream. The stream is closed when it returns, and reset when it raises."""
+
+
+@attrs.frozen
+class Identified:
+    """What a peer says of itself: the protocols whose streams it answers, and where it listens."""
+
+    protocols: tuple[str, ...]
+    addresses: tuple[str, ...]
+
+
+@runtime_checkable
+class Protocols(Protocol):
+    """An endpoint whose connections also carry streams of other protocols than the actors', each by its name.
+
+    Programs that are not Prime speak them; a room above needs to know no more of libp2p than this.
+    """
+
+    def answer(
+        self, protocol: str, handler: StreamHandler, *, streams_max: int = 256, peer_streams_max: int = 16
+    ) -> Callable[[], None]:
+        """Have `handler` speak on each stream that a peer opens for `protocol`, until what is returned is called.
+
+        Streams beyond so many in all, or of one peer, are reset. Nothing that a handler raises harms another stream.
+        """
+        ...
+
+    async def open_stream(self, protocol: str, peer: PeerId, addresses: Sequence[str] = ()) -> Channel:
+        """Open a stream over the connection with a peer, or else over one that is dialled at these addresses, in turn.
+
+        Raises `UnreachableError` (also where the peer does not speak the protocol), `WrongPeerError`, `ConfigError`, and
+        `anyio.ClosedResourceError` once the endpoint is closed.
+        """
+        ...
+
+    async def identify(self, peer: PeerId) -> Identified:
+        """Ask a connected peer what it says of itself. Raises `UnreachableError`, `RemoteProtocolError`."""
         ...
 
 

@@ -75,6 +75,16 @@ def peer_bytes(peer: str) -> bytes:
     return _MULTIHASH_HEADER + encode_public_key(public_key_of(peer))
 
 
+def peer_of_bytes(data: bytes) -> PeerId:
+    """Return the peer id with these bytes. Raises `ConfigError` for those of another kind of key."""
+    header = _MULTIHASH_HEADER + _PUBLIC_KEY_HEADER
+    if len(data) != len(header) + 32 or not data.startswith(header):
+        raise ConfigError(
+            f"{data[:40].hex()} is no peer id of an Ed25519 key.", hint="Prime's transports prove no other keys."
+        )
+    return PeerId(_base58(data))
+
+
 def parse_peer(text: str) -> PeerId:
     """Return `text` as a peer id after checking it in full. Raises `ConfigError`."""
     public_key_of(text)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from tests.fuzz import link_targets, node_targets, transport_targets, wire_targets
+from tests.fuzz import dht_targets, link_targets, node_targets, transport_targets, wire_targets
 from tests.fuzz.transport_targets import _certificate_seeds
 
 TARGETS = MappingProxyType(
     {
         target.name: target
-        for target in (*wire_targets.TARGETS, *transport_targets.TARGETS, *link_targets.TARGETS, *node_targets.TARGETS)
+        for target in (
+            *wire_targets.TARGETS,
+            *transport_targets.TARGETS,
+            *link_targets.TARGETS,
+            *node_targets.TARGETS,
+            *dht_targets.TARGETS,
+        )
     }
 )
 

@@ -4,6 +4,7 @@
 |---|---|
 | `transport.py` | what a user chooses: where to listen |
 | `endpoint.py` | dials, accepts, and keeps one connection with each peer |
+| `answering.py` | protocols of rooms above, on the streams that peers open |
 | `connection.py` | a connection's two tasks, and its streams as channels, over `prime.transport.yamux` |
 | `conduit.py` | what a connection's bytes go through: TLS over a socket |
 | `security.py` | TLS and Noise, as py-libp2p's options and for Prime's own dials |

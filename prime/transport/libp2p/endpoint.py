@@ -7,7 +7,7 @@ those of other protocols are left to py-libp2p.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
@@ -22,9 +22,10 @@ from prime.actor.groups import one_error
 from prime.errors import PrimeError, RefusedError, RemoteProtocolError, UnreachableError, WrongPeerError
 from prime.transport import multistream
 from prime.transport.admission import Admission
-from prime.transport.contract import CLOSE_TIMEOUT_S, Channel
+from prime.transport.contract import CLOSE_TIMEOUT_S, Channel, Identified, StreamHandler
 from prime.transport.hole import Hole
 from prime.transport.identity import KeyPair
+from prime.transport.libp2p.answering import Answering
 from prime.transport.libp2p.circuit import (
     HOP,
     STOP,
@@ -45,6 +46,7 @@ from prime.transport.libp2p.punch import (
     PROVE_S,
     PUNCH_S,
     ask_where_seen,
+    ask_who,
     begin,
     follow,
 )
@@ -65,6 +67,10 @@ TURN_S: Final = 0.2
 """How long a dial waits for another one to the same peer, whose connection it would use."""
 PROOF_PART: Final = 2 / 3
 """How much of what a stranger costs is its proof; the rest is to mux its connection and to tell py-libp2p of it."""
+_NOT_SPOKEN: Final = {
+    PROTOCOL: "Is a Prime node of the same major version running there?",
+    HOP: "It is no relay.",
+}
 BEGIN_S: Final = 0.5
 """How long a dial through a relay waits for the other end to begin to punch."""
 
@@ -126,6 +132,7 @@ class Libp2pEndpoint:
         self._arrived, self._waiting = trio.open_memory_channel[MuxedChannel](transport.backlog_max)
         self._reservations = Slots(relays, self._reserve, self._announce) if relays else None
         self._own = self.addresses
+        self._answering: dict[str, Answering] = {}
         self._following: dict[PeerId, _Following] = {}
         self._closed = False
 
@@ -173,6 +180,43 @@ class Libp2pEndpoint:
             raise UnreachableError(f"{address} is no TCP address.", hint="Knock at one that this node listens at.")
         (await dial_socket(place)).close()
 
+    def answer(
+        self, protocol: str, handler: StreamHandler, *, streams_max: int = 256, peer_streams_max: int = 16
+    ) -> Callable[[], None]:
+        """See `Protocols.answer`."""
+        answering = self._answering[protocol] = Answering(protocol, handler, streams_max, peer_streams_max)
+        self.host.set_stream_handler(protocol, answering.receive)
+
+        def stop() -> None:
+            answering.stop()
+            if self._answering.get(protocol) is answering:
+                del self._answering[protocol]
+                self.host.remove_stream_handler(protocol)
+
+        return stop
+
+    async def open_stream(self, protocol: str, peer: PeerId, addresses: Sequence[str] = ()) -> MuxedChannel:
+        """See `Protocols.open_stream`."""
+        if self._closed:
+            raise anyio.ClosedResourceError
+        with trio.move_on_after(self._transport.dial_timeout_s):
+            return await self._open_named(protocol, peer, addresses)
+        raise UnreachableError(
+            f"{peer} did not answer within {self._transport.dial_timeout_s:g} s.",
+            hint="Check that it runs, and that no firewall drops what goes there.",
+        )
+
+    async def identify(self, peer: PeerId) -> Identified:
+        """See `Protocols.identify`."""
+        channel = await self.open_stream(IDENTIFY, peer)
+        try:
+            with trio.fail_after(self._transport.dial_timeout_s):
+                return await ask_who(channel)
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, trio.TooSlowError) as error:
+            raise RemoteProtocolError(f"{peer} did not say who it is: {type(error).__name__}") from error
+        finally:
+            channel.close_nowait()
+
     async def accept(self) -> Channel:
         """See `Endpoint.accept`."""
         try:
@@ -203,24 +247,45 @@ class Libp2pEndpoint:
                 return partial(self._connect_through, relay, peer)
         raise UnreachableError(f"{wanted} is no TCP address.", hint="Dial it over the transport that it names.")
 
-    async def _dial(self, peer: PeerId | None, way: Callable[[], Awaitable[Muxer]], *, direct: bool) -> MuxedChannel:
+    async def _open_named(self, protocol: str, peer: PeerId, addresses: Sequence[str]) -> MuxedChannel:
+        """Open a stream of any protocol. Raises what the last of the addresses that were tried gave."""
+        error = UnreachableError(f"{peer} is not connected, and no address of it is known.", hint="Give an address.")
+        muxer = self._connected(peer)
+        if muxer is not None:
+            try:
+                return await self._open_stream(muxer, protocol)
+            except UnreachableError as failed:
+                if not muxer.is_closed:
+                    raise
+                error = failed
+        for wanted in [parse_address(address).expecting(peer) for address in addresses]:
+            direct = isinstance(wanted.place, TcpPlace)
+            try:
+                return await self._dial(peer, self._way(wanted), direct=direct, protocol=protocol)
+            except UnreachableError as failed:
+                error = failed
+        raise error
+
+    async def _dial(
+        self, peer: PeerId | None, way: Callable[[], Awaitable[Muxer]], *, direct: bool, protocol: str = PROTOCOL
+    ) -> MuxedChannel:
         if peer is None:
-            return await self._open_stream(await self._adopt(await way()))
+            return await self._open_stream(await self._adopt(await way()), protocol)
         async with _turn(self._dialling, peer):
             muxer = self._connected(peer)
             if muxer is None or (direct and muxer.relayed):
                 muxer = await self._made(peer, way)
-                return await self._open_stream(muxer)
+                return await self._open_stream(muxer, protocol)
         if muxer.relayed and (following := self._following.get(peer)) is not None:
             await following.wait()
             muxer = self._instead_of(muxer)
         try:
-            return await self._open_stream(muxer)
+            return await self._open_stream(muxer, protocol)
         except UnreachableError:
             if not muxer.is_closed:
                 raise
         # That connection had died unnoticed: once more, with a new one.
-        return await self._open_stream(await self._made(peer, way))
+        return await self._open_stream(await self._made(peer, way), protocol)
 
     async def _made(self, peer: PeerId, way: Callable[[], Awaitable[Muxer]]) -> Muxer:
         """Make a connection, and if it is a circuit, see whether the other end makes a direct one of it."""
@@ -497,27 +562,34 @@ class Libp2pEndpoint:
             self._nursery.start_soon(self._introduce, muxer)
 
     async def _greet(self, muxer: Muxer, channel: MuxedChannel) -> None:
-        """See which protocol a new stream is for: the actors' is answered at once, others are py-libp2p's."""
+        """See which protocol a new stream is for: those of rooms above are answered at once, others are py-libp2p's."""
         first = b""
         with trio.move_on_after(self._transport.dial_timeout_s):
             first = await channel.peek()
         if first.startswith(GREETING):
-            await self._welcome(channel)
-        elif first:
+            await self._welcome(channel, GREETING, self._deliver)
+            return
+        for answering in tuple(self._answering.values()):
+            if first.startswith(answering.greeting):
+                await self._welcome(channel, answering.greeting, answering.serve)
+                return
+        if first:
             muxer.hand_over(channel)
         else:
             channel.reset()
 
-    async def _welcome(self, channel: MuxedChannel) -> None:
-        left = len(GREETING)
+    async def _welcome(
+        self, channel: MuxedChannel, greeting: bytes, then: Callable[[MuxedChannel], Awaitable[None]]
+    ) -> None:
+        left = len(greeting)
         try:
             while left:
                 left -= len(await channel.receive(left))
-            await channel.send(GREETING)
+            await channel.send(greeting)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream) as error:
             log.debug("a stream of %s ended at once: %r", channel.peer, error)
             return
-        await self._deliver(channel)
+        await then(channel)
 
     async def _receive_slowly(self, stream: Any) -> None:
         """Take over a stream whose protocol py-libp2p has negotiated, for as long as it lives."""
@@ -580,5 +652,5 @@ def _expecting(place: TcpPlace | str, expected: PeerId | None) -> Check:
 
 
 def _no_stream(peer: PeerId, protocol: str, why: str) -> UnreachableError:
-    hint = "Is a Prime node of the same major version running there?" if protocol == PROTOCOL else "It is no relay."
+    hint = _NOT_SPOKEN.get(protocol, "Ask a peer that speaks this protocol.")
     return UnreachableError(f"{peer} opened no stream for {protocol}: {why}.", hint=hint)

@@ -18,6 +18,7 @@ from libp2p.relay.circuit_v2.pb.dcutr_pb2 import HolePunch
 from multiaddr import Multiaddr
 
 from prime.errors import ConfigError, RemoteProtocolError
+from prime.transport.contract import Identified
 from prime.transport.hole import CANDIDATES_MAX, may_be_dialled
 from prime.transport.libp2p.circuit import receive_message, send_message
 from prime.transport.libp2p.connection import MuxedChannel
@@ -33,12 +34,21 @@ PROVE_S: Final = 2.0
 """How long whoever answers may take to prove its peer."""
 
 _IDENTIFY_BYTES_MAX: Final = 1 << 14
+_PROTOCOLS_MAX: Final = 256
+_LISTENS_MAX: Final = 32
 
 
 async def ask_where_seen(channel: MuxedChannel) -> TcpPlace | None:
     """Return where the other side of an identify stream sees this machine. Raises as `receive_message`."""
     told = await receive_message(channel, Identify, _IDENTIFY_BYTES_MAX)
     return _place(told.observed_addr)
+
+
+async def ask_who(channel: MuxedChannel) -> Identified:
+    """Return what the other side of an identify stream says of itself; addresses that Prime cannot dial are left out."""
+    told = await receive_message(channel, Identify, _IDENTIFY_BYTES_MAX)
+    addresses = (_text(raw) for raw in told.listen_addrs[:_LISTENS_MAX])
+    return Identified(tuple(told.protocols)[:_PROTOCOLS_MAX], tuple(text for text in addresses if text))
 
 
 async def begin(channel: MuxedChannel, own: Sequence[TcpPlace]) -> list[TcpPlace]:
@@ -73,10 +83,16 @@ def _candidates(told: Any) -> list[TcpPlace]:
     return [place for place in places if place is not None][:CANDIDATES_MAX]
 
 
+def _text(raw: bytes) -> str:
+    """Return the text of an address that Prime knows; empty for any other."""
+    try:
+        return str(parse_address(str(Multiaddr(raw))))
+    except (ConfigError, ValueError, LookupError):
+        return ""
+
+
 def _place(raw: bytes) -> TcpPlace | None:
     """Return a place that may be dialled; `None` for all else, such as this machine itself."""
-    try:
-        place = parse_address(str(Multiaddr(raw))).place
-    except (ConfigError, ValueError, LookupError):
-        return None
+    text = _text(raw)
+    place = parse_address(text).place if text else None
     return place if isinstance(place, TcpPlace) and may_be_dialled(place) else None
