@@ -115,7 +115,8 @@ def _fault(record: Record) -> str:
         return "a seq or a time out of range"
     if record.salt is None and (record.removed or record.seq):
         return "what is stored under its own hash has no versions"
-    return "a removal with a value" if record.removed and record.value else ""
+    unfit = record.removed and (record.value or record.ttl_s != TTL_S_MAX)
+    return f"a removal has no value, and holds for {TTL_S_MAX} s, to outlive what it removes" if unfit else ""
 
 
 def is_live(record: Record, now_ms: int) -> bool:
@@ -124,18 +125,19 @@ def is_live(record: Record, now_ms: int) -> bool:
 
 
 def precedes(one: Record, other: Record) -> bool:
-    """Tell whether `one` counts before `other`, of the same key: the greater seq, then the later end, then the smaller bytes.
+    """Tell whether `one` counts before `other`, of the same key: the later version, and of one version the later end.
 
-    Of an immutable value only the end differs. Two mutable ones of one seq and different values are an equivocation of their
-    publisher; every node settles it alike.
+    Two mutable ones of one seq and different values are an equivocation of their publisher: the smaller hash counts, so
+    every node settles it alike.
     """
-    return _rank(one) > _rank(other)
+    return (version_of(one), one.expires_ms) > (version_of(other), other.expires_ms)
 
 
-def _rank(record: Record) -> tuple[int, int, int]:
+def version_of(record: Record) -> tuple[int, int]:
+    """Return what orders the versions of a key, whenever they end: an immutable value has one alone."""
     if record.salt is None:
-        return (0, record.expires_ms, 0)
-    return (record.seq, -int(key_of(record.value + bytes([record.removed]))), record.expires_ms)
+        return (0, 0)
+    return (record.seq, -int(key_of(record.value + bytes([record.removed]))))
 
 
 def is_equivocation(one: Record, other: Record) -> bool:
