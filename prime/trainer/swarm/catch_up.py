@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from prime.trainer.swarm.transfer import StateFetch, StateFetched
+from prime.trainer.swarm.transfer import Providers, StateFetch, StateFetched, nobody
 
 if TYPE_CHECKING:
     from prime.actor import System
@@ -40,8 +40,9 @@ class Confirmed:
 class CatchUp:
     """Brings the states of one run that this node missed; it keeps the chunks that it has from one try to the next."""
 
-    def __init__(self, system: System, steps: OuterSteps, progress: Progress) -> None:
+    def __init__(self, system: System, steps: OuterSteps, progress: Progress, providers: Providers = nobody) -> None:
         self._system = system
+        self._providers = providers
         self._steps = steps
         self._progress = progress
         self._transfer: StateFetch | None = None
@@ -85,7 +86,8 @@ class CatchUp:
         """Return the state and who sent it, unless the one that is held is right."""
         peers = [peer for peer in missed.view.peers() if peer != self._system.peer]
         if self._transfer is None:
-            self._transfer = StateFetch(self._system, self._steps.run, elements, self._steps.slots)
+            slots = self._steps.slots
+            self._transfer = StateFetch(self._system, self._steps.run, elements, slots, self._providers)
         if held is not None and await self._is_right(self._transfer, peers, missed, held):
             return Confirmed(held)
         self._progress.phase = "fetching"

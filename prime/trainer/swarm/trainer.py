@@ -38,6 +38,7 @@ from prime.trainer.swarm.held import Held, OuterSteps
 from prime.trainer.swarm.local import LocalReplica
 from prime.trainer.swarm.progress import DecidedRound, Progress
 from prime.trainer.swarm.state import ChunkedState, OuterState
+from prime.trainer.swarm.transfer import Providers, nobody
 from prime.wire import message
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ Heard = (
 class SwarmTrainer(Actor[Heard]):
     """Trains one model replica. `aggregator` and `donor` live on this node; `on_left` is called once it has left.
 
+    `providers` says who else than members provides the run's state.
     `keep` takes every state that is held from then on; with `saves` it also puts it on the disk and says `StateSaved`.
     Before that nothing is contributed that starts from it: so when all members lose their power at once, each has the
     state before the last decided round, and the bytes of that round lie in their journals.
@@ -117,6 +119,7 @@ class SwarmTrainer(Actor[Heard]):
         keep: Callable[[OuterState, ChunkedState], None],
         on_left: Callable[[], None],
         saves: bool = False,
+        providers: Providers = nobody,
     ) -> None:
         self._config = config
         self._run = run
@@ -127,6 +130,7 @@ class SwarmTrainer(Actor[Heard]):
         self._held_before = held
         self._keep = keep
         self._on_left = on_left
+        self._providers = providers
         self._steps = OuterSteps(run, outer_optimiser(config))
         self._agenda = Agenda(progress, saves)
         self._events: deque[Any] = deque()
@@ -134,7 +138,7 @@ class SwarmTrainer(Actor[Heard]):
 
     async def started(self) -> None:
         """Start the worker and the loop beside the mailbox, so that outcomes are heard while torch computes."""
-        self._catch_up = CatchUp(self.ctx.system, self._steps, self._progress)
+        self._catch_up = CatchUp(self.ctx.system, self._steps, self._progress, self._providers)
         self.ctx.start_soon(self._live)
 
     @on(

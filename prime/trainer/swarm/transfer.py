@@ -5,8 +5,9 @@ What to believe is decided in `answers.py`, what to ask whom for in `fetch.py`; 
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -31,6 +32,18 @@ POLL_S = 0.5
 """Between two looks at a member that does not hold the state yet."""
 PATIENCE_S = 5.0
 """How long the silence of members counts against every state that others name."""
+PROVIDERS_S = 10.0
+"""How long it is looked for donors who are no members, beside what members send."""
+PROVIDERS_MAX = 16
+"""Such donors that are asked what they hold."""
+
+Providers = Callable[[str], Awaitable[Sequence[str]]]
+"""Who provides the state of a run, members or not: its full name in, peers out."""
+
+
+async def nobody(run: str) -> Sequence[str]:  # noqa: ARG001 - a `Providers`
+    """Return no provider: for a swarm whose members are all there is."""
+    return ()
 
 
 @attrs.frozen
@@ -45,15 +58,17 @@ class StateFetched:
 class StateFetch:
     """Fetches committed states of one run, of `elements` parameters and `slots` vectors beside them.
 
+    What state is the right one members alone decide; its chunks come from `providers` too, as each is checked by its hash.
     It keeps the chunks that it has: `fetch` goes on with them after donors were lost, and takes those that the next
     state has in the same place. At most one state's bytes and a window for each donor are held.
     """
 
-    def __init__(self, system: System, run: str, elements: int, slots: int) -> None:
+    def __init__(self, system: System, run: str, elements: int, slots: int, providers: Providers = nobody) -> None:
         self.system = system
         self.run = run
         self.elements = elements
         self.slots = slots
+        self.providers = providers
         self._plan: FetchPlan | None = None
 
     async def fetch(self, peers: Sequence[str], round_min: int) -> tuple[OuterState, tuple[str, ...]]:
@@ -97,12 +112,15 @@ class _Attempt:
         self._faults: list[str] = []
         self._ready: deque[str] = deque()
         self._known: set[str] = set()
+        self._members: frozenset[str] = frozenset()
+        self._looks_further = True
         self._patient = True
         self._patience = trio.CancelScope()
 
     async def run(self, peers: Sequence[str]) -> None:
         """Ask and fetch until the state is here, nobody is left to ask, or they do not agree in time."""
         self._silent = set(peers)
+        self._members = frozenset(peers)
         self._listening = set(peers)
         async with trio.open_nursery() as nursery:
             for peer in peers:
@@ -175,6 +193,30 @@ class _Attempt:
         self._ready.extend(sorted(holders - self._known))
         self._known |= holders
         self._employ(nursery)
+        if self._looks_further:
+            self._looks_further = False
+            nursery.start_soon(self._look_further, nursery)
+
+    async def _look_further(self, nursery: trio.Nursery) -> None:
+        """Find donors who are no members: they are believed nothing but chunks."""
+        found: Sequence[str] = ()
+        with trio.move_on_after(PROVIDERS_S), contextlib.suppress(WorldError):
+            found = await self._order.providers(self._order.run)
+        others = [peer for peer in found if peer not in self._members and peer != self._order.system.peer]
+        for peer in others[:PROVIDERS_MAX]:
+            nursery.start_soon(self._try_donor, nursery, peer)
+
+    async def _try_donor(self, nursery: trio.Nursery, peer: str) -> None:
+        ref: Ref[DescribeState] = self._order.system.ref(peer, DONOR_PATH, Donor)
+        try:
+            held = (await ref.ask(DescribeState(self._order.run), timeout=ASK_S)).states
+        except WorldError as error:
+            self._faults.append(f"{peer}: {error}")
+            return
+        if self.plan is not None and self.plan.manifest.state_hash in {manifest.state_hash for manifest in held}:
+            self._known.add(peer)
+            self._ready.append(peer)
+            self._employ(nursery)
 
     # ------------------------------------------------------------------------------------------------ the pieces
 

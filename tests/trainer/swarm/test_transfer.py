@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from prime.trainer.swarm import transfer
 from prime.trainer.swarm.donor import DONOR_PATH, Donor, HoldState
 from prime.trainer.swarm.fetch import FetchPlan
 from prime.trainer.swarm.state import CHUNK_SIZE_BYTES, OuterState, chunked
-from prime.trainer.swarm.transfer import StateFetch
+from prime.trainer.swarm.transfer import Providers, StateFetch, nobody
 
 SIZE = 3 * CHUNK_SIZE_BYTES // 4 + 5
 CHUNKS = 7
@@ -81,8 +81,8 @@ class Fetcher:
             await ref.tell(HoldState(chunked(run, state)))
             await ref.ask(DescribeState(run), timeout=5)
 
-    def new(self, size: int = SIZE, run: str = "run") -> StateFetch:
-        return StateFetch(self.system, run, size, 1)
+    def new(self, size: int = SIZE, run: str = "run", providers: Providers = nobody) -> StateFetch:
+        return StateFetch(self.system, run, size, 1, providers)
 
     async def fetch(self, round_min: int = 1) -> tuple[OuterState, tuple[str, ...]]:
         return await self.new().fetch(self.peers, round_min)
@@ -117,6 +117,46 @@ async def test_a_state_comes_whole_from_three_donors(make_transport: Any) -> Non
         assert state.state_hash() == state_of(5).state_hash()
         agreed = await fetcher.new().agreed(fetcher.peers, 5)
         assert agreed.manifest.state_hash == state.state_hash()
+
+
+def these(*peers: str) -> Providers:
+    async def providers(run: str) -> Sequence[str]:
+        assert run == "run"
+        return peers
+
+    return providers
+
+
+async def test_chunks_come_from_providers_that_are_no_members() -> None:
+    async with donors(Leaver, Donor, Donor) as fetcher:
+        await fetcher.hold(*[state_of(4)] * 3)
+        member, *others = fetcher.peers
+        state, sent = await fetcher.new(providers=these(*fetcher.peers)).fetch([member], 4)
+        assert state.state_hash() == state_of(4).state_hash()
+        assert set(sent) == set(others)  # the member sent two chunks and left
+
+
+async def test_a_provider_that_is_no_member_has_no_say_in_what_the_state_is() -> None:
+    async with donors(Donor, Donor, Donor, Liar) as fetcher:
+        await fetcher.hold(state_of(4), state_of(5, seed=666), state_of(4, seed=666), state_of(4))
+        member, *others = fetcher.peers
+        state, sent = await fetcher.new(providers=these(*others)).fetch([member], 4)
+        assert (state.state_hash(), sent) == (state_of(4).state_hash(), (member,))
+
+
+async def test_a_search_for_providers_holds_nobody_up() -> None:
+    async def forever(run: str) -> Sequence[str]:
+        await trio.sleep_forever()
+        return (run,)
+
+    async def fails(run: str) -> Sequence[str]:
+        raise NotFoundError(f"nobody provides {run}", hint="none")
+
+    async with donors(Donor) as fetcher:
+        await fetcher.hold(state_of(4))
+        for providers in (forever, fails):
+            with trio.fail_after(5):
+                await fetcher.new(providers=providers).fetch(fetcher.peers, 4)
 
 
 async def test_a_lying_donor_cannot_choose_the_state() -> None:
