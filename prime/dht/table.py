@@ -1,0 +1,333 @@
+"""The routing table: the contacts that a node knows, in 256 buckets by their distance. Pure.
+
+After Kademlia (Maymounkov and Mazières 2002), sections 2.2 (buckets, least recently seen first, who lives long stays), 2.4
+(a node knows all of its nearest neighbours, however unevenly keys lie) and 4.1 (a cache of replacements; a contact that
+fails is replaced when there is somebody in its place). Nobody gets in before it has answered, and of a group of addresses
+only a few do.
+
+::
+
+    table = Table(own.key, settings, now)
+    doubtful = table.answered(contact, now, seen_at=address)     # it answered a request of ours
+    if doubtful:                                                  # its bucket is full: ask whether this one still lives,
+        ...                                                       # then `answered` or `failed`
+    table.closest(key, settings.k)                                # for an answer, and for where a lookup begins
+    for bucket in table.stale(now): ...                           # look up `key_in(own.key, bucket, random.getrandbits)`
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import attrs
+
+from prime.actor.contract import PeerId
+from prime.dht.contact import Contact
+from prime.dht.groups import counted_group
+from prime.dht.key import BITS, Key, bucket_of
+from prime.dht.settings import DhtSettings
+
+FAILURES_MAX: Final = 5
+"""Requests in a row that a contact may fail to answer before it is forgotten (4.1)."""
+FRESH_S: Final = 60.0
+"""Who was heard of so recently is not asked whether it lives."""
+
+
+@attrs.define(eq=False)
+class Seat:
+    """A contact in a bucket. `seen_s` is when it was last heard of by itself, `failures` what it has not answered since."""
+
+    contact: Contact
+    group: str
+    seen_s: float
+    failures: int = 0
+    asked: bool = False
+    """Somebody waits for its place, and it is being asked whether it lives."""
+
+
+@attrs.define(eq=False)
+class _Bucket:
+    index: int
+    looked_s: float
+    """When a key in it was last looked up."""
+    seats: OrderedDict[PeerId, Seat] = attrs.Factory(OrderedDict)
+    spare: OrderedDict[PeerId, Seat] = attrs.Factory(OrderedDict)
+    """Those that answered when there was no place: the last one to do so is the first to get one."""
+
+
+def key_in(own: Key, bucket: int, bits: Callable[[int], int]) -> Key:
+    """Return a key that is drawn from those of a bucket; `bits(n)` gives n random bits, as `random.Random.getrandbits`."""
+    return Key(own ^ (1 << bucket) ^ (bits(bucket) if bucket else 0))
+
+
+class Table:
+    """The contacts of one node. `own` is its key; its own contact never gets in."""
+
+    def __init__(self, own: Key, settings: DhtSettings, now: float) -> None:
+        self.own = own
+        self._settings = settings
+        self._buckets: dict[int, _Bucket] = {}
+        self._began_s = now
+        self._occupied = 0  # a bit for each bucket that has a seat
+        self._seats: dict[PeerId, Seat] = {}
+        self._groups: Counter[str] = Counter()
+
+    # ---- what it holds
+
+    def __len__(self) -> int:
+        return len(self._seats)
+
+    def __contains__(self, peer: PeerId) -> bool:
+        return peer in self._seats
+
+    def __iter__(self) -> Iterator[Contact]:
+        return iter([seat.contact for seat in self._seats.values()])
+
+    def get(self, peer: PeerId) -> Contact | None:
+        """Return what is known of a peer."""
+        seat = self._seats.get(peer)
+        return None if seat is None else seat.contact
+
+    def seats(self, bucket: int) -> tuple[Seat, ...]:
+        """Return who sits in a bucket, the least recently seen first."""
+        found = self._buckets.get(bucket)
+        return () if found is None else tuple(found.seats.values())
+
+    def fill(self) -> dict[int, int]:
+        """Return how many contacts each bucket has, of those that have any."""
+        return {index: len(self._buckets[index].seats) for index in _bits_up(self._occupied)}
+
+    def closest(self, key: Key, count: int, *, doubtful: bool = False) -> list[Contact]:
+        """Return the `count` contacts nearest to `key`, nearest first; with `doubtful` those that last failed, too.
+
+        Buckets are disjoint ranges of distance to any key: they are gone through in order, until there is enough.
+        """
+        apart = self.own ^ key
+        found: list[Contact] = []
+        for index in (*_bits_down(self._occupied & apart), *_bits_up(self._occupied & ~apart)):
+            seats = self._buckets[index].seats.values()
+            near = [seat.contact for seat in seats if doubtful or not seat.failures]
+            near.sort(key=lambda contact: contact.key ^ key)
+            found += near
+            if len(found) >= count:
+                break
+        return found[:count]
+
+    # ---- what happens to it
+
+    def answered(self, contact: Contact, now: float, *, seen_at: str = "") -> Contact | None:
+        """Take in a peer that has just answered a request, from the address `seen_at`.
+
+        Where its bucket is full it waits among the replacements, and the contact returned, of that bucket, has to be asked
+        whether it lives: `answered` or `failed` settles it. A peer that is in already is the most recently seen now.
+        """
+        if contact.key == self.own:
+            return None
+        bucket = self._bucket(contact)
+        if (seat := bucket.seats.get(contact.peer)) is not None:
+            self._renew(bucket, seat, contact, now, counted_group(seen_at))
+            return None
+        bucket.spare.pop(contact.peer, None)
+        return self._admit(bucket, Seat(contact, counted_group(seen_at), now))
+
+    def heard(self, contact: Contact, now: float, *, seen_at: str = "") -> bool:
+        """Take note of a peer that has made a request, and tell whether it should be asked to introduce itself.
+
+        It should where it would get a place. One that is in already is the most recently seen now.
+        """
+        if contact.key == self.own:
+            return False
+        bucket = self._bucket(contact)
+        if (seat := bucket.seats.get(contact.peer)) is not None:
+            seat.contact = _later(seat.contact, contact)
+            seat.seen_s = now
+            bucket.seats.move_to_end(contact.peer)
+            return seat.failures > 0
+        return self._is_wanted(bucket, contact, counted_group(seen_at))
+
+    def learned(self, contact: Contact) -> None:
+        """Take a contact that somebody handed on, if its peer is in and it says later than what is known."""
+        if (seat := self._seats.get(contact.peer)) is not None:
+            seat.contact = _later(seat.contact, contact)
+
+    def failed(self, peer: PeerId, now: float) -> None:  # noqa: ARG002 - a verb of the table, as its others
+        """Take note that a peer has not answered: it goes if somebody waits for its place, or if it failed often.
+
+        While nobody answers at all this node is cut off itself, and forgets nobody.
+        """
+        seat = self._seats.get(peer)
+        if seat is None:
+            return
+        seat.failures += 1
+        seat.asked = False
+        bucket = self._bucket(seat.contact)
+        bucket.seats.move_to_end(peer, last=False)
+        if bucket.spare or (seat.failures >= FAILURES_MAX and self.live):
+            self.remove(peer)
+
+    def remove(self, peer: PeerId) -> None:
+        """Forget a peer; of those that wait for a place in its bucket, the one heard of last gets it."""
+        seat = self._seats.get(peer)
+        if seat is not None:
+            bucket = self._bucket(seat.contact)
+            self._drop(bucket, seat)
+            self._promote(bucket)
+
+    def looked_up(self, key: Key, now: float) -> None:
+        """Take note that a key was looked up, so that its bucket is fresh."""
+        index = bucket_of(self.own, key)
+        if index >= 0:
+            self._bucket_at(index).looked_s = now
+
+    @property
+    def nearest(self) -> int | None:
+        """The bucket of the nearest neighbour."""
+        return (self._occupied & -self._occupied).bit_length() - 1 if self._occupied else None
+
+    @property
+    def live(self) -> int:
+        """How many contacts have answered what they were last asked."""
+        return sum(not seat.failures for seat in self._seats.values())
+
+    def doubtful(self, count: int) -> list[Contact]:
+        """Return up to `count` contacts that have failed, those first that were tried least often: they may be back."""
+        failing = sorted((seat for seat in self._seats.values() if seat.failures), key=lambda seat: seat.failures)
+        return [seat.contact for seat in failing[:count]]
+
+    def stale(self, now: float) -> tuple[int, ...]:
+        """Return the buckets in which nothing was looked up for `refresh_s`, nearest first (2.3).
+
+        Those nearer than the nearest neighbour are left out, as there is nobody.
+        """
+        if (nearest := self.nearest) is None:
+            return ()
+        due = now - self._settings.refresh_s
+        return tuple(index for index in range(nearest, BITS) if self._looked_s(index) <= due)
+
+    # ---- within
+
+    def _looked_s(self, index: int) -> float:
+        bucket = self._buckets.get(index)
+        return self._began_s if bucket is None else bucket.looked_s
+
+    def _bucket(self, contact: Contact) -> _Bucket:
+        return self._bucket_at(bucket_of(self.own, contact.key))
+
+    def _bucket_at(self, index: int) -> _Bucket:
+        found = self._buckets.get(index)
+        if found is None:
+            found = self._buckets[index] = _Bucket(index, self._began_s)
+        return found
+
+    def _renew(self, bucket: _Bucket, seat: Seat, contact: Contact, now: float, group: str) -> None:
+        seat.contact = _later(seat.contact, contact)
+        seat.seen_s, seat.failures, seat.asked = now, 0, False
+        bucket.seats.move_to_end(contact.peer)
+        if group != seat.group and self._has_room(bucket, group):  # it has moved
+            self._count(seat.group, -1)
+            self._count(group, 1)
+            seat.group = group
+
+    def _admit(self, bucket: _Bucket, seat: Seat) -> Contact | None:
+        """Give a newcomer a place, or let it wait; return who has to be asked whether it lives."""
+        if not self._has_room(bucket, seat.group) and not self._clear(bucket, seat.group):
+            return None
+        if len(bucket.seats) < self._settings.k or self._is_near(bucket, seat.contact) or self._clear(bucket, None):
+            self._sit(bucket, seat)
+            return None
+        self._wait(bucket, seat)
+        oldest = next(iter(bucket.seats.values()))
+        if oldest.asked or seat.seen_s - oldest.seen_s < FRESH_S:
+            return None
+        oldest.asked = True
+        return oldest.contact
+
+    def _is_wanted(self, bucket: _Bucket, contact: Contact, group: str) -> bool:
+        fails = any(seat.failures and group in {"", seat.group} for seat in bucket.seats.values())
+        if not (self._has_room(bucket, group) or fails):
+            return False
+        if fails or len(bucket.seats) < self._settings.k or self._is_near(bucket, contact):
+            return True
+        return contact.peer not in bucket.spare and len(bucket.spare) < self._settings.k
+
+    def _has_room(self, bucket: _Bucket, group: str) -> bool:
+        """Tell whether the group has not yet as many contacts as it may, in the table and in the bucket."""
+        if not group:
+            return True
+        here = sum(seat.group == group for seat in bucket.seats.values())
+        return self._groups[group] < self._settings.group_table_max and here < self._settings.group_bucket_max
+
+    def _clear(self, bucket: _Bucket, group: str | None) -> bool:
+        """Drop who fails, of this group if one is named, and tell whether there was anybody in this bucket."""
+        for seat in bucket.seats.values():
+            if seat.failures and group in {None, seat.group}:
+                self._drop(bucket, seat)
+                return True
+        return False
+
+    def _is_near(self, bucket: _Bucket, contact: Contact) -> bool:
+        """Tell whether a contact is among the k nearest to this node, of which it knows all (2.4)."""
+        own, k = self.own, self._settings.k
+        nearer = sum(len(self._buckets[index].seats) for index in _bits_up(self._occupied & ((1 << bucket.index) - 1)))
+        if nearer >= k:
+            return False
+        reach = contact.key ^ own
+        return nearer + sum(seat.contact.key ^ own < reach for seat in bucket.seats.values()) < k
+
+    def _sit(self, bucket: _Bucket, seat: Seat) -> None:
+        if len(bucket.seats) >= 2 * self._settings.k:  # more than k there are nearer than the farthest
+            self._drop(bucket, max(bucket.seats.values(), key=lambda one: one.contact.key ^ self.own))
+        bucket.seats[seat.contact.peer] = self._seats[seat.contact.peer] = seat
+        self._occupied |= 1 << bucket.index
+        self._count(seat.group, 1)
+
+    def _drop(self, bucket: _Bucket, seat: Seat) -> None:
+        del bucket.seats[seat.contact.peer], self._seats[seat.contact.peer]
+        if not bucket.seats:
+            self._occupied &= ~(1 << bucket.index)
+        self._count(seat.group, -1)
+
+    def _count(self, group: str, by: int) -> None:
+        if group:
+            self._groups[group] += by
+            if not self._groups[group]:
+                del self._groups[group]
+
+    def _wait(self, bucket: _Bucket, seat: Seat) -> None:
+        same = [one.contact.peer for one in bucket.spare.values() if seat.group and one.group == seat.group]
+        if len(same) >= self._settings.group_bucket_max:
+            del bucket.spare[same[0]]
+        bucket.spare[seat.contact.peer] = seat
+        if len(bucket.spare) > self._settings.k:
+            bucket.spare.popitem(last=False)
+
+    def _promote(self, bucket: _Bucket) -> None:
+        """Let the one that waits and was heard of last sit down, if its group may."""
+        for peer, seat in reversed(bucket.spare.items()):
+            if self._has_room(bucket, seat.group):
+                del bucket.spare[peer]
+                self._sit(bucket, seat)
+                return
+
+
+def _later(one: Contact, other: Contact) -> Contact:
+    """Return the contact that its peer signed later."""
+    return other if other.stamp_ms > one.stamp_ms else one
+
+
+def _bits_up(bits: int) -> Iterator[int]:
+    """Yield the numbers of the bits that are set, the lowest first."""
+    while bits:
+        low = bits & -bits
+        yield low.bit_length() - 1
+        bits ^= low
+
+
+def _bits_down(bits: int) -> Iterator[int]:
+    """Yield the numbers of the bits that are set, the highest first."""
+    while bits:
+        index = bits.bit_length() - 1
+        yield index
+        bits ^= 1 << index

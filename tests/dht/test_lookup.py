@@ -1,0 +1,126 @@
+"""Lookups on the pure core, answered by tables and shelves that are plain dictionaries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import attrs
+import hypothesis.strategies as st
+from hypothesis import given, settings
+
+from prime.dht import lookup as lk
+from prime.dht.contact import Contact
+from prime.dht.key import Key
+from prime.dht.record import Record
+from prime.dht.settings import DhtSettings
+from prime.transport.peer import PeerId
+from tests.dht.strangers import contact, peer, record
+
+SETTINGS = DhtSettings(k=5, replicas=5, beta=3)
+
+
+def played(
+    looking: lk.Lookup, answer: Callable[[Contact], lk.Answered | lk.Failed], now: float = 0.0
+) -> tuple[lk.Outcome, list[lk.Request]]:
+    """Answer every request at once, in order; return the end and what was asked."""
+    todo, asked = looking.step(lk.Begun(), now), []
+    while looking.outcome is None:
+        if not todo:
+            todo = looking.step(lk.Woken(), looking.wakes_at)
+            continue
+        command = todo.pop(0)
+        assert isinstance(command, lk.Request)
+        asked.append(command)
+        todo += looking.step(answer(command.contact), now)
+    return looking.outcome, asked
+
+
+def swarm(count: int, width: int) -> dict[PeerId, list[Contact]]:
+    """Return for each stranger whom it knows: `width` of each of its buckets."""
+    everybody = [contact(n) for n in range(count)]
+    known = {}
+    for one in everybody:
+        buckets: dict[int, list[Contact]] = {}
+        for other in sorted(everybody, key=lambda c: c.key ^ one.key):
+            if other != one:
+                buckets.setdefault((other.key ^ one.key).bit_length(), []).append(other)
+        known[one.peer] = [other for bucket in buckets.values() for other in bucket[:width]]
+    return known
+
+
+def honest(known: Mapping[PeerId, list[Contact]], key: Key) -> Callable[[Contact], lk.Answered]:
+    def answer(asked: Contact) -> lk.Answered:
+        nearest = sorted(known[asked.peer], key=lambda one: one.key ^ key)[: SETTINGS.k]
+        return lk.Answered(asked.peer, nearest)
+
+    return answer
+
+
+SWARM = swarm(60, SETTINGS.k)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**256 - 1), st.integers(1, 4))
+def test_it_finds_the_nearest_that_brute_force_finds(number: int, paths: int) -> None:
+    key = Key(number)
+    looking = lk.Lookup(lk.Nearest(key), SETTINGS, SWARM[peer(0)], own=peer(0), now=0.0, paths=paths)
+    outcome, asked = played(looking, honest(SWARM, key))
+    others = sorted((contact(n) for n in range(1, 60)), key=lambda one: one.key ^ key)
+    assert list(outcome.closest) == others[: SETTINGS.k]
+    assert len({one.contact.peer for one in asked}) == len(asked), "no peer is asked twice, on whatever path"
+
+
+def test_a_record_is_found_and_who_lacks_it_is_named() -> None:
+    value = record(b"new", 2)
+    held: dict[PeerId, Record | None] = {peer(n): value for n in (1, 2, 3)}
+    held[peer(4)] = record(b"old", 1)
+    looking = lk.Lookup(
+        lk.Value(value.key, agreeing=3), SETTINGS, [contact(n) for n in range(1, 6)], own=peer(0), now=0.0, paths=9
+    )
+    outcome, _ = played(looking, lambda one: lk.Answered(one.peer, record=held.get(one.peer)))
+    assert outcome.record == value
+    assert set(outcome.holders) == {contact(n) for n in (1, 2, 3)}
+    assert set(outcome.stale) <= {contact(4), contact(5)}
+
+
+def test_causes() -> None:
+    want = lk.Value(record(b"").key, agreeing=3)
+    starts = [contact(1), contact(2)]
+
+    def cause(answer: Callable[[Contact], lk.Answered | lk.Failed]) -> str:
+        return played(lk.Lookup(want, SETTINGS, starts, own=peer(0), now=0.0), answer)[0].cause
+
+    assert cause(lambda one: lk.Failed(one.peer)) == "no peer answered"
+    assert cause(lambda one: lk.Answered(one.peer)) == "answered but held nothing"
+    assert cause(lambda one: lk.Failed(one.peer, forged=True)) == "found but the signature is bad"
+    assert lk.Lookup(want, SETTINGS, [], own=peer(0), now=0.0).step(lk.Begun(), 0.0) == [
+        lk.Finished(attrs.evolve(_nothing(), cause="no peer answered"))
+    ]
+
+
+def _nothing() -> lk.Outcome:
+    return lk.Outcome((), None, (), (), (), None, 0, 0, 0, 0, in_time=True, cause="")
+
+
+def test_silence_ends_with_the_deadline_of_a_request_and_a_lookup_with_its_own() -> None:
+    looking = lk.Lookup(lk.Nearest(Key(0)), SETTINGS, [contact(1)], own=peer(0), now=0.0)
+    looking.step(lk.Begun(), 0.0)
+    now = 0.0
+    while looking.outcome is None:
+        assert looking.wakes_at > now
+        now = looking.wakes_at
+        looking.step(lk.Woken(), now)
+    assert now == SETTINGS.request_s
+    assert looking.outcome.in_time
+
+
+def test_endless_lists_of_nearer_peers_come_to_an_end() -> None:
+    fresh = iter(range(1000, 10**9))
+
+    def answer(asked: Contact) -> lk.Answered:
+        return lk.Answered(asked.peer, sorted((contact(next(fresh)) for _ in range(9)), key=lambda one: one.key))
+
+    looking = lk.Lookup(lk.Nearest(Key(0)), SETTINGS, [contact(1), contact(2)], own=peer(0), now=0.0)
+    outcome, asked = played(looking, answer)
+    assert len(asked) <= 2 * lk.REQUESTS_PER_PATH * SETTINGS.k
+    assert len(outcome.closest) == SETTINGS.k
