@@ -19,8 +19,6 @@ from prime.errors import DecodeError
 from prime.wire import Limits, dumps, loads
 
 KIND: Final = "record"
-OWN_GROUP: Final = ""
-"""The group of this node itself: what it publishes is not pushed out by what others store."""
 SIZE_BYTES: Final = 512
 """What a row counts beside its record's bytes: about what it takes in memory, and on the disk with its index."""
 _DIGEST_BYTES: Final = 32

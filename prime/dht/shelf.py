@@ -10,21 +10,21 @@ run out, the group that has the most here gives up first, and of its records the
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import insort
 from collections.abc import Iterable, Sequence
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal
 
 import attrs
 
 from prime.actor.contract import PeerId
 from prime.dht.backend import Entry, Removal
+from prime.dht.draft import Draft
 from prime.dht.key import Key, distance
 from prime.dht.record import Record, is_equivocation, is_live, precedes, version_of
-from prime.dht.row import OWN_GROUP, Gone, Row, make_row
+from prime.dht.row import Gone, Row, make_row
 from prime.dht.settings import DhtSettings
+from prime.dht.shares import OWN_GROUP, Shares, take_out
 from prime.errors import PrimeInternalError
-
-T = TypeVar("T", int, tuple[int, Key])
 
 SWEPT_MAX: Final = 256
 """So many rows are swept at a time: the rest at the next."""
@@ -65,22 +65,6 @@ class Plan:
         return tuple(change.entry() for change in self.changes)
 
 
-@attrs.define
-class _Share:
-    """What one group has here: distances from this node, nearest first, of its records and of its bare floors."""
-
-    records: list[int] = attrs.field(factory=list)
-    floors: list[int] = attrs.field(factory=list)
-    size_bytes: int = 0
-
-    @property
-    def count(self) -> int:
-        return len(self.records) + len(self.floors)
-
-    def places(self, row: Row) -> list[int]:
-        return self.floors if row.record is None else self.records
-
-
 class Shelf:
     """The records of one node. `own` is where the node stands; times are ms since 1970, as this node's clock says."""
 
@@ -88,11 +72,11 @@ class Shelf:
         self._own = own
         self._settings = settings
         self._rows: dict[Key, Row] = {}
-        self._shares: dict[str, _Share] = {}
+        self._shares: Shares[tuple[bool, int]] = Shares()  # bare floors first, then records; each from near to far
         self._publishers: dict[PeerId, int] = {}
         self._due: list[tuple[int, Key]] = []  # when a row has to be looked at, soonest first
+        self._count = 0
         self._version = 0
-        self.size_bytes = 0
 
     # ---- reading
 
@@ -109,7 +93,12 @@ class Shelf:
 
     def __len__(self) -> int:
         """Return how many records there are, among them some that have expired and wait to be swept."""
-        return sum(len(share.records) for share in self._shares.values())
+        return self._count
+
+    @property
+    def size_bytes(self) -> int:
+        """What is here, as it counts against the bound."""
+        return self._shares.size_bytes
 
     @property
     def due_ms(self) -> int | None:
@@ -124,7 +113,7 @@ class Shelf:
 
     def hold_all(self, offers: Iterable[tuple[Record, str]], now_ms: int) -> Plan:
         """Plan to hold several, in one write; each gets the answer that it would have had alone, after those before it."""
-        draft = _Draft(self)
+        draft = Draft(self._put)
         try:
             answers = [self._offered(record, group, now_ms, draft) for record, group in offers]
         finally:
@@ -153,13 +142,13 @@ class Shelf:
         """Take what was read from the disk, all of it; return a plan to give up what no longer fits the settings."""
         for row in rows:
             self._put(row)
-        draft = _Draft(self)
+        draft = Draft(self._put)
         while self.size_bytes > self._settings.store_bytes_max and (victim := self._victim()) is not None:
             draft.make(victim.emptied() if victim.record is not None else Gone(victim.key))
         self._version += 1
         return Plan((), draft.end(), self._version)
 
-    def _offered(self, record: Record, group: str, now_ms: int, draft: _Draft) -> Answer:
+    def _offered(self, record: Record, group: str, now_ms: int, draft: Draft[Row | Gone]) -> Answer:
         row = self._rows.get(record.key)
         held = self.get(record.key, now_ms)
         kept = None if row is None else row.record
@@ -177,7 +166,9 @@ class Shelf:
             return Answer("older", f"version {row.floor.version[0]} was here, and is over", None, equivocation)
         return self._taken(record, row, group, now_ms, draft) or Answer("stored", equivocation=equivocation)
 
-    def _taken(self, record: Record, row: Row | None, group: str, now_ms: int, draft: _Draft) -> Answer | None:
+    def _taken(
+        self, record: Record, row: Row | None, group: str, now_ms: int, draft: Draft[Row | Gone]
+    ) -> Answer | None:
         """Make room and put a record there, or return why not, with nothing changed."""
         if row is None and (why := self._over_quota(record, group)):
             return Answer("refused", why)
@@ -196,7 +187,7 @@ class Shelf:
         most = self._settings.group_records_max
         if group == OWN_GROUP:
             return ""
-        if group in self._shares and self._shares[group].count >= most:
+        if self._shares.count(group) >= most:
             return f"{most} records came from {group}: that is its quota"
         if self._publishers.get(record.publisher, 0) >= most:
             return f"{most} records of {record.publisher} are here: that is its quota"
@@ -204,11 +195,8 @@ class Shelf:
 
     def _victim(self) -> Row | None:
         """Return what goes first when the bytes run out: of the group with the most, its farthest record, then floor."""
-        shares = [share for group, share in self._shares.items() if group != OWN_GROUP]
-        if not shares:
-            return None
-        heaviest = max(shares, key=lambda share: share.size_bytes)
-        return self._rows[Key((heaviest.records or heaviest.floors)[-1] ^ self._own)]
+        place = self._shares.first_to_go()
+        return None if place is None else self._rows[Key(place[1] ^ self._own)]
 
     # ---- changing
 
@@ -216,59 +204,26 @@ class Shelf:
         """Make one change; return the one that would undo it."""
         before = self._rows.pop(change.key, None)
         if before is not None:
-            self._count(before, out=True)
+            self._shares.remove(before.group, self._place(before), before.size_bytes)
+            take_out(self._due, (before.due_ms, before.key))
+            self._tally(before, -1)
         if isinstance(change, Row):
             self._rows[change.key] = change
-            self._count(change, out=False)
+            self._shares.add(change.group, self._place(change), change.size_bytes)
+            insort(self._due, (change.due_ms, change.key))
+            self._tally(change, 1)
         return Gone(change.key) if before is None else before
 
-    def _count(self, row: Row, *, out: bool) -> None:
-        sign = -1 if out else 1
-        share = self._shares.setdefault(row.group, _Share())
-        _move(share.places(row), distance(self._own, row.key), out=out)
-        _move(self._due, (row.due_ms, row.key), out=out)
-        share.size_bytes += sign * row.size_bytes
-        self.size_bytes += sign * row.size_bytes
-        self._publishers[row.publisher] = self._publishers.get(row.publisher, 0) + sign
-        if not share.count:
-            del self._shares[row.group]
-        if not self._publishers[row.publisher]:
+    def _place(self, row: Row) -> tuple[bool, int]:
+        return (row.record is not None, distance(self._own, row.key))
+
+    def _tally(self, row: Row, more: int) -> None:
+        self._count += more * (row.record is not None)
+        count = self._publishers.get(row.publisher, 0) + more
+        if count:
+            self._publishers[row.publisher] = count
+        else:
             del self._publishers[row.publisher]
-
-
-class _Draft:
-    """Changes that are tried on a shelf and taken back, so that each is planned upon those before it."""
-
-    def __init__(self, shelf: Shelf) -> None:
-        self._shelf = shelf
-        self.changes: list[Row | Gone] = []
-        self._undo: list[Row | Gone] = []
-
-    def make(self, change: Row | Gone) -> None:
-        self.changes.append(change)
-        self._undo.append(self._shelf._put(change))  # noqa: SLF001 - the shelf's own draft
-
-    def undo(self, down_to: int) -> None:
-        """Take changes back, the last one first, down to so many: they are no longer part of the plan."""
-        self._take_back(down_to)
-        del self.changes[down_to:]
-
-    def end(self) -> tuple[Row | Gone, ...]:
-        """Leave the shelf as it was, and return what is planned."""
-        self._take_back(0)
-        return tuple(self.changes)
-
-    def _take_back(self, down_to: int) -> None:
-        while len(self._undo) > down_to:
-            self._shelf._put(self._undo.pop())  # noqa: SLF001
-
-
-def _move(places: list[T], item: T, *, out: bool) -> None:
-    """Put an item into its place in a sorted list, or take it out."""
-    if out:
-        del places[bisect_left(places, item)]
-    else:
-        insort(places, item)
 
 
 def _swept(row: Row, now_ms: int) -> Row | Gone:

@@ -10,8 +10,9 @@ import pytest
 from prime import KeyPair
 from prime.dht.key import Key, distance, key_of
 from prime.dht.record import AHEAD_MS_MAX, TTL_S_MAX, Record, make_record
-from prime.dht.row import OWN_GROUP, SIZE_BYTES, Gone, read_row
+from prime.dht.row import SIZE_BYTES, Gone, read_row
 from prime.dht.settings import DhtSettings
+from prime.dht.shares import OWN_GROUP
 from prime.dht.shelf import Answer, Plan, Shelf
 from prime.errors import DecodeError, PrimeInternalError
 
