@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable
 
 import attrs
 import trio
 
 from prime.actor import Actor, Later, on
+from prime.dht.blob.sharing import WINDOW_MAX
+from prime.dht.blob.turns import Turns
 from prime.errors import NotFoundError, RefusedError
 from prime.trainer.round.messages import (
     DescribeState,
@@ -19,7 +20,6 @@ from prime.trainer.round.messages import (
     StatePage,
     StatesHeld,
 )
-from prime.trainer.swarm.fetch import WINDOW_MAX
 from prime.trainer.swarm.state import ChunkedState
 from prime.wire import message
 
@@ -69,7 +69,7 @@ class Donor(Actor[HoldState | DescribeState | FetchStatePage | FetchStateChunk])
     def __init__(self, rest_s: Callable[[], float] = lambda: 0.0) -> None:
         self._rest_s = rest_s
         self._kept: list[_Kept] = []
-        self._waiting: dict[str, deque[_Wish]] = {}
+        self._waiting: Turns[_Wish] = Turns(WAITING_MAX, PEERS_MAX)
         self._news = trio.Event()
 
     async def started(self) -> None:
@@ -108,13 +108,12 @@ class Donor(Actor[HoldState | DescribeState | FetchStatePage | FetchStateChunk])
         kept.served[peer] = kept.served.get(peer, 0) + 1
         kept.asked_at = self.ctx.now()
         later = self.ctx.defer()
-        self._waiting.setdefault(peer, deque()).append(_Wish(later, kept, m.index))
+        self._waiting.add(peer, _Wish(later, kept, m.index))
         self._news.set()
         return later
 
     def _check_appetite(self, kept: _Kept, peer: str) -> None:
-        waiting = self._waiting.get(peer, ())
-        if len(waiting) >= WAITING_MAX or (not waiting and len(self._waiting) >= PEERS_MAX):
+        if not self._waiting.has_room(peer):
             raise RefusedError("too many requests wait here", hint="ask for fewer chunks at a time, or another donor")
         if kept.served.get(peer, 0) >= SERVINGS_MAX * len(kept.state.chunk_hashes):
             raise RefusedError(f"this state was sent to {peer} {SERVINGS_MAX} times", hint="ask another donor")
@@ -130,12 +129,7 @@ class Donor(Actor[HoldState | DescribeState | FetchStatePage | FetchStateChunk])
 
     async def _serve(self) -> None:
         while True:
-            while self._waiting:
-                peer = next(iter(self._waiting))
-                wishes = self._waiting.pop(peer)
-                wish = wishes.popleft()
-                if wishes:
-                    self._waiting[peer] = wishes  # behind the others
+            while (wish := self._waiting.next()) is not None:
                 wish.later.reply(StateChunk(wish.index, wish.kept.state.chunk(wish.index)))
                 await trio.sleep(self._rest_s())
             self._news = trio.Event()

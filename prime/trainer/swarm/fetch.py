@@ -2,21 +2,18 @@
 
 First the pages of chunk hashes, each checked against the manifest; then the chunks, each checked against its hash and
 written straight into the place where it stays. Chunks are named by hash, so one that occurs often (slots of zeros) is
-fetched once. A donor that leaves takes nothing with it: what it had not delivered is asked of the others. A donor that
-sends a wrong piece is dropped for good. Whoever answers fast is asked for more at a time, and at the end what only slow
-donors have still to bring is asked of an idle one too. The plan keeps no time: its shell puts a deadline on every
-request, reports `Failed`, and says how long an answer took.
+fetched once. How the pieces are spread over the donors, `prime.dht.blob.sharing` decides. The plan keeps no time: its
+shell puts a deadline on every request, reports `Failed`, and says how long an answer took.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from typing import Final
 
 import attrs
 import numpy as np
 
+from prime.dht.blob.sharing import Sharing
 from prime.trainer.round.messages import StateManifest
 from prime.trainer.swarm.state import (
     CHUNK_SIZE_BYTES,
@@ -29,13 +26,6 @@ from prime.trainer.swarm.state import (
     state_from,
     state_size_bytes,
 )
-
-WINDOW: Final = 2
-"""Requests that a donor has in flight at first."""
-WINDOW_MAX: Final = 16
-"""And at most: donors refuse more (`donor.py`)."""
-QUICK_S: Final = 1.0
-"""An answer within this lets the donor have one request more in flight; a later one takes one away."""
 
 
 @attrs.frozen
@@ -103,12 +93,6 @@ Event = DonorFound | Arrived | Failed
 Command = Request | Dropped | Complete | Exhausted
 
 
-@attrs.define
-class _Donor:
-    window: int = WINDOW
-    asked: set[Piece] = attrs.Factory(set)
-
-
 class FetchPlan:
     """The one way in is `step`. Good chunks collect in one buffer of the state's size.
 
@@ -124,11 +108,9 @@ class FetchPlan:
         self._kept: dict[int, bytes] = {}
         """What an earlier fetch left in the buffer: good for this state where its hash is the same."""
         self._places: dict[bytes, list[int]] = {}
-        self._waiting: deque[Piece] = deque()
-        self._donors: dict[str, _Donor] = {}
-        self._refused: set[str] = set()
+        self._sharing: Sharing[Piece] = Sharing(lambda piece: (not piece.is_page, piece.number))
         self._buffer = self._taken_over(earlier)
-        self._waiting.extend(Piece(page, is_page=True) for page in range(self._page_count) if page not in self._pages)
+        self._sharing.want(Piece(page, is_page=True) for page in range(self._page_count) if page not in self._pages)
 
     def _taken_over(self, earlier: FetchPlan | None) -> np.ndarray:
         size = state_size_bytes(self.manifest.elements, self.manifest.slots)
@@ -136,7 +118,7 @@ class FetchPlan:
             return np.empty(size, np.uint8)
         self._kept = {**earlier._kept, **earlier._here}  # noqa: SLF001
         if earlier.manifest.state_hash == self.manifest.state_hash:
-            self._refused = earlier._refused  # noqa: SLF001
+            self._sharing.refused = earlier._sharing.refused  # noqa: SLF001
         return earlier._buffer  # noqa: SLF001
 
     @property
@@ -161,7 +143,7 @@ class FetchPlan:
     @property
     def donors(self) -> tuple[str, ...]:
         """Return the donors in use."""
-        return tuple(self._donors)
+        return self._sharing.sources
 
     def state(self) -> OuterState:
         """Return the state, which is complete; it lies in the plan's own buffer."""
@@ -170,27 +152,24 @@ class FetchPlan:
     def step(self, event: Event) -> list[Command]:
         """Take one event, return what to do next. A donor that was dropped can still bring what it was asked for."""
         if isinstance(event, DonorFound):
-            if event.donor not in self._refused:
-                self._donors.setdefault(event.donor, _Donor())
+            self._sharing.add(event.donor)
             return self._go_on([])
-        donor = self._donors.get(event.donor)
-        if isinstance(event, Arrived) and donor is None and event.donor not in self._refused:
+        sharing, donor = self._sharing, event.donor
+        if isinstance(event, Arrived) and donor not in sharing.sources and donor not in sharing.refused:
             self._take_piece(event)
             return self._go_on([])
-        if donor is None or event.piece not in donor.asked:
+        if not sharing.was_asked(donor, event.piece):
             return []
         if isinstance(event, Failed):
-            return self._drop(event.donor, "it does not answer, or holds this state no more", for_good=False)
-        return self._take(donor, event)
+            return self._drop(donor, "it does not answer, or holds this state no more", for_good=False)
+        return self._take(event)
 
-    def _take(self, donor: _Donor, event: Arrived) -> list[Command]:
+    def _take(self, event: Arrived) -> list[Command]:
         if not self._take_piece(event):
             what = "page" if event.piece.is_page else "chunk"
             reason = f"{what} {event.piece.number} is not what its hash names ({len(event.data)} bytes)"
             return self._drop(event.donor, reason, for_good=True)
-        donor.asked.discard(event.piece)
-        quick = event.seconds <= QUICK_S
-        donor.window = min(donor.window + 1, WINDOW_MAX) if quick else max(donor.window - 1, 1)
+        self._sharing.answered(event.donor, event.piece, event.seconds)
         return self._go_on([])
 
     def _take_piece(self, event: Arrived) -> bool:
@@ -216,7 +195,7 @@ class FetchPlan:
         places = self._places.setdefault(digest, [])
         places.append(index)
         if len(places) == 1:
-            self._waiting.append(Piece(index))
+            self._sharing.want([Piece(index)])
 
     def _take_chunk(self, event: Arrived) -> bool:
         index = event.piece.number
@@ -232,43 +211,16 @@ class FetchPlan:
         return True
 
     def _drop(self, donor: str, reason: str, *, for_good: bool) -> list[Command]:
-        left = self._donors.pop(donor).asked
-        elsewhere = {piece for other in self._donors.values() for piece in other.asked}
-        self._waiting.extendleft(sorted(left - elsewhere, key=lambda piece: (piece.is_page, -piece.number)))
-        if for_good:
-            self._refused.add(donor)
+        self._sharing.drop(donor, for_good=for_good)
         return self._go_on([Dropped(donor, reason)])
 
     def _go_on(self, commands: list[Command]) -> list[Command]:
         if self.is_complete:
             return [*commands, Complete()]
-        while self._waiting and (name := self._least_busy()) is not None:
-            piece = self._waiting.popleft()
-            if not self._has(piece):
-                self._ask(name, piece, commands)
-        if not self._waiting:
-            self._hurry(commands)
-        if not self._donors:
+        commands += [Request(donor, piece) for donor, piece in self._sharing.requests(self._has)]
+        if not self._sharing.sources:
             commands.append(Exhausted(self.chunks - self.here))
         return commands
 
-    def _ask(self, name: str, piece: Piece, commands: list[Command]) -> None:
-        self._donors[name].asked.add(piece)
-        commands.append(Request(name, piece))
-
-    def _hurry(self, commands: list[Command]) -> None:
-        """Ask idle donors too for what others have still to bring: the last pieces wait for no slow donor."""
-        for name, donor in self._donors.items():
-            if donor.asked:
-                continue
-            late = [p for other in self._donors.values() for p in other.asked if not self._has(p)]
-            alone = [piece for piece in late if late.count(piece) == 1]
-            for piece in alone[-donor.window :]:
-                self._ask(name, piece, commands)
-
     def _has(self, piece: Piece) -> bool:
         return piece.number in (self._pages if piece.is_page else self._here)
-
-    def _least_busy(self) -> str | None:
-        free = [name for name, donor in self._donors.items() if len(donor.asked) < donor.window]
-        return min(free, key=lambda name: len(self._donors[name].asked), default=None)

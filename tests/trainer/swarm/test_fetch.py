@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prime.dht.blob.sharing import WINDOW, WINDOW_MAX
 from prime.trainer.swarm.fetch import (
-    WINDOW,
-    WINDOW_MAX,
     Arrived,
     Complete,
     DonorFound,
