@@ -101,3 +101,45 @@ class Provide(Ask[None]):
     key: KeyBytes
     contact: ContactBytes
     ttl_s: int
+
+
+@record
+class BucketFill:
+    """How many contacts a bucket of the routing table has; `bucket` i is for distances from 2^i up to 2^(i+1)."""
+
+    bucket: int
+    contacts: int
+
+
+@record
+class LookupTimes:
+    """The lookups of this node so far: how many, how many found nothing, and of the last thousand the times and hops."""
+
+    count: int = 0
+    failed: int = 0
+    p50_s: float = 0.0
+    p99_s: float = 0.0
+    hops_mean: float = 0.0
+
+
+@record
+class DhtStatus:
+    """What a node of the DHT knows and holds now; sizes in bytes, `table` from the nearest bucket to the farthest.
+
+    `joined`: it knows somebody, and has looked itself up since. `served` counts the requests of other nodes that were
+    answered, `refused` those that were not, and unusable answers.
+    """
+
+    peer: str
+    server: bool
+    joined: bool
+    contacts: int
+    table: tuple[BucketFill, ...]
+    records: int
+    record_bytes: int
+    published: int
+    provided: int
+    providers: int
+    lookups: LookupTimes
+    served: int
+    refused: int

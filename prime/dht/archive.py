@@ -1,0 +1,144 @@
+"""All that a node keeps for the DHT, outside of the actors that use it: shelf, providers, publications; behind them its store.
+
+An actor that ends, at whichever await, loses nothing of it. A change is planned, written and committed with no other in
+between, so that whoever has its answer finds it on the disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, Protocol, TypeVar
+
+import trio
+
+from prime.actor.contract import PeerId
+from prime.dht import providers as provisions
+from prime.dht import publications as published
+from prime.dht import row as rows
+from prime.dht.backend import Backend, Entry, Loaded, Removal
+from prime.dht.contact import Contact
+from prime.dht.key import Key
+from prime.dht.providers import Providers, ProvisionPlan, read_provider, read_provision
+from prime.dht.publications import Publication, Publications, read_publication
+from prime.dht.record import Record
+from prime.dht.row import read_row
+from prime.dht.settings import DhtSettings
+from prime.dht.shelf import Answer, Shelf
+from prime.errors import DecodeError
+
+CLOSE_S: Final = 5.0
+"""The longest that closing the store may take."""
+
+T = TypeVar("T")
+
+
+class _Plan(Protocol):
+    @property
+    def writes(self) -> tuple[Entry | Removal, ...]: ...
+
+
+P = TypeVar("P", bound=_Plan)
+
+
+class Archive:
+    """What one node keeps. Make one with `open_archive`. What changes it raises `WorldError` where the disk refuses."""
+
+    def __init__(self, own: Key, settings: DhtSettings, backend: Backend) -> None:
+        self.shelf = Shelf(own, settings)
+        self.providers = Providers(own, settings)
+        self.publications = Publications(settings)
+        self.damaged: list[Removal] = []
+        """What was in the store and could not be used: other nodes have it."""
+        self._backend = backend
+        self._turn = trio.Lock()
+
+    async def hold(self, offers: Sequence[tuple[Record, str]], now_ms: int) -> Sequence[Answer]:
+        """Keep records that came from somebody of an IP group; the answers are true on the disk."""
+        plan = await self._change(lambda: self.shelf.hold_all(offers, now_ms), self.shelf.commit)
+        return plan.answers
+
+    async def drop(self, keys: Sequence[Key]) -> None:
+        """Keep these records no longer."""
+        await self._change(lambda: self.shelf.drop(keys), self.shelf.commit)
+
+    async def provide(
+        self, key: Key, contact: Contact, sender: PeerId, group: str, ttl_s: int, now_ms: int
+    ) -> ProvisionPlan:
+        """Remember that a peer has what a key names; what it answers is on the disk."""
+        providers = self.providers
+        return await self._change(lambda: providers.hold(key, contact, sender, group, ttl_s, now_ms), providers.commit)
+
+    async def publish(self, *changes: Publication) -> None:
+        """Keep alive what this node publishes, or no longer."""
+        async with self._turn:
+            await self._write([change.entry() for change in changes])
+            for change in changes:
+                self.publications.commit(change)
+
+    async def sweep(self, now_ms: int) -> None:
+        """Forget what is over."""
+        shelf, providers = self.shelf, self.providers
+        while shelf.due_ms is not None and shelf.due_ms <= now_ms:
+            await self._change(lambda: shelf.sweep(now_ms), shelf.commit)
+        while providers.due_ms is not None and providers.due_ms <= now_ms:
+            await self._change(lambda: providers.sweep(now_ms), providers.commit)
+
+    async def restore(self, loaded: Loaded) -> None:
+        """Take in what was in the store; what cannot be used is removed from it."""
+        taken = _Taken()
+        self.damaged = [*loaded.damaged, *(bad for entry in loaded.entries if (bad := taken.take(entry)) is not None)]
+        fits = self.shelf.restore(taken.rows).writes
+        known = self.providers.restore(taken.provisions, taken.contacts)
+        self.publications.restore(taken.publications)
+        await self._write([*self.damaged, *fits, *known.writes])
+
+    async def _change(self, plan: Callable[[], P], commit: Callable[[P], None]) -> P:
+        async with self._turn:
+            made = plan()
+            await self._write(made.writes)
+            commit(made)
+        return made
+
+    async def _write(self, changes: Sequence[Entry | Removal]) -> None:
+        if changes:
+            await self._backend.write(changes)
+
+
+class _Taken:
+    """What was read from a store, sorted."""
+
+    def __init__(self) -> None:
+        self.rows: list[rows.Row] = []
+        self.provisions: list[provisions.Provision] = []
+        self.contacts: list[Contact] = []
+        self.publications: list[Publication] = []
+
+    def take(self, entry: Entry) -> Removal | None:
+        """Take one entry; return its removal if it cannot be used."""
+        try:
+            match entry.kind:
+                case rows.KIND:
+                    self.rows.append(read_row(entry))
+                case provisions.KIND:
+                    self.provisions.append(read_provision(entry))
+                case provisions.CONTACT_KIND:
+                    self.contacts.append(read_provider(entry))
+                case published.RECORD_KIND | published.KEY_KIND:
+                    self.publications.append(read_publication(entry))
+        except DecodeError:
+            return Removal(entry.kind, entry.name)
+        return None
+
+
+@asynccontextmanager
+async def open_archive(own: Key, settings: DhtSettings, backend: Backend) -> AsyncIterator[Archive]:
+    """Read what a store has, and keep it open for the length of the block. Raises as `Backend.open`."""
+    loaded = await backend.open()
+    try:
+        archive = Archive(own, settings, backend)
+        await archive.restore(loaded)
+        yield archive
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
+            await backend.aclose()

@@ -1,0 +1,249 @@
+"""How a node of the DHT stands among the others: its own contact, whose contacts it believes, and asks with a deadline.
+
+Links are taught addresses from signed contacts alone, and of these only the ones that whoever showed them may vouch for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeVar
+
+import trio
+
+from prime.actor import Actor, Ref, System
+from prime.actor.contract import PeerId
+from prime.dht.bootstrap import Sight
+from prime.dht.contact import Contact, make_contact, read_contact
+from prime.dht.facts import PeerRefused
+from prime.dht.groups import Scope, counted_group, scope_of, vouched
+from prime.dht.key import Key, key_of_peer
+from prime.dht.rates import Rates
+from prime.dht.record import Record, is_live, read_record
+from prime.dht.sealed import Signer
+from prime.dht.settings import DhtSettings
+from prime.dht.table import Table
+from prime.errors import DecodeError, PrimeError, RefusedError, RemoteProtocolError
+from prime.process.network import Routes
+from prime.transport.carrier import Carrier
+from prime.transport.links import Links
+from prime.wire import Ask, message
+
+R = TypeVar("R")
+
+
+class ForgedError(RemoteProtocolError):
+    """A peer has answered what no honest one does."""
+
+
+RENEW_MS: Final = 3_600_000
+"""How old the own contact may get before it is signed anew, so that others see which of two is the later."""
+CONTACTS_MAX: Final = 32
+"""Contacts in one answer."""
+_HINT: Final = "this peer is broken or hostile: nothing of its answer was used"
+_SILENCE_S: Final = 10.0
+"""At most one fact about refusals in this time; the others are counted."""
+
+
+@message
+class Heard:
+    """This peer has asked something, and shown its contact."""
+
+    contact: Contact
+
+
+@message
+class Met:
+    """This peer has answered a request of ours."""
+
+    contact: Contact
+
+
+@message
+class Missed:
+    """This peer has not answered."""
+
+    peer: PeerId
+
+
+class Peering:
+    """One node among the others: what all actors of its DHT share. `wall_s` returns seconds since 1970 (UTC).
+
+    The table is the routing actor's, which alone changes it; the others read it.
+    """
+
+    def __init__(
+        self, system: System, signer: Signer, settings: DhtSettings, *, server: bool, wall_s: Callable[[], float]
+    ) -> None:
+        self.system = system
+        self.settings = settings
+        self.server = server
+        self.signer = signer
+        self.peer: Final = signer.peer
+        self.key: Final = key_of_peer(signer.peer)
+        self.table = Table(self.key, settings, trio.current_time())
+        self.routing: Ref[Any] | None = None
+        """The routing actor, once it runs."""
+        self.sight: Callable[[], Sight] | None = None
+        """How far this node has joined."""
+        self.joined = trio.Event()
+        """Set when it has first found its place."""
+        self._wall_s = wall_s
+        self._rates = Rates(settings.requests_per_s)
+        self._own: Contact | None = None
+        self._said: tuple[str, ...] = ()
+        self._silent_until = 0.0
+        self._unsaid = 0
+        self.served = 0
+        """Requests of others that were let in."""
+        self.refused = 0
+        """Requests that were refused, and unusable parts of answers."""
+
+    def now_ms(self) -> int:
+        """Return the time of day, ms since 1970 (UTC)."""
+        return int(self._wall_s() * 1000)
+
+    # ---- who this node is
+
+    @property
+    def contact(self) -> Contact:
+        """Return what this node says of itself now."""
+        addresses, now_ms = self.system.addresses, self.now_ms()
+        own = self._own
+        if own is None or self._said != addresses or now_ms - own.stamp_ms > RENEW_MS:
+            stamp_ms = now_ms if own is None else max(now_ms, own.stamp_ms + 1)
+            own = self._own = make_contact(self.signer, addresses, stamp_ms)
+            self._said = addresses
+        return own
+
+    @property
+    def card(self) -> bytes | None:
+        """Return the own contact's bytes to show to whoever is asked; a client shows none."""
+        return self.contact.sealed if self.server else None
+
+    # ---- who asks
+
+    def admit(self, sender: PeerId | None, size_bytes: int) -> PeerId:
+        """Return who made the request in hand. Raises `RefusedError` for one too many, or too big."""
+        if sender is None:
+            raise RefusedError("the DHT serves other nodes", hint="use the node's own `Dht`")
+        if size_bytes > self.settings.request_bytes_max:
+            self.note_refused(sender, f"a request of {size_bytes} bytes")
+            raise RefusedError(
+                f"a request of {size_bytes} bytes, where {self.settings.request_bytes_max} are allowed",
+                hint="send less at a time",
+            )
+        if not self._rates.take(sender, trio.current_time()):
+            self.note_refused(sender, "too many requests")
+            raise RefusedError(
+                f"more than {self.settings.requests_per_s:g} requests a second", hint="ask more slowly, or other nodes"
+            )
+        self.served += 1
+        return sender
+
+    def hear(self, sender: PeerId, card: bytes | None) -> None:
+        """Take note of who asks, if it serves others too."""
+        contact = self.read_card(card, sender)
+        if contact is not None:
+            self.tell_routing(Heard(contact))
+
+    def read_card(self, card: bytes | None, peer: PeerId) -> Contact | None:
+        """Return the contact that a peer showed of itself; `None` where it showed none, or another's."""
+        contact = self.read_contact(card, peer)
+        if contact is not None and contact.peer != peer:
+            self.note_refused(peer, "another's contact as its own")
+            return None
+        return contact
+
+    def tell_routing(self, message: object) -> None:
+        """Tell the routing actor something about a peer; where it hears too much at once, it misses some."""
+        if self.routing is not None:
+            with contextlib.suppress(PrimeError):
+                self.routing.tell_nowait(message)
+
+    def closer(self, key: Key, sender: PeerId) -> tuple[bytes, ...]:
+        """Return the contacts for an answer: those nearest to a key that the asker could dial, without itself."""
+        count = min(self.settings.k, CONTACTS_MAX)
+        return self.visible(self.table.closest(key, 2 * count + 1), sender)[:count]
+
+    def visible(self, contacts: Iterable[Contact], sender: PeerId) -> tuple[bytes, ...]:
+        """Return those that a peer could dial from where it is, without itself."""
+        seen_at = self.seen_at(sender)
+        return tuple(each.sealed for each in contacts if each.peer != sender and vouched(each.addresses, seen_at))
+
+    def seen_at(self, peer: str) -> str:
+        """Return the address that the link of a peer comes from; empty where nothing is known.
+
+        Where this node listens within its machine alone, as in memory, that is where its links come from.
+        """
+        carrier = self._carrier(peer)
+        if carrier is not None and carrier.remote:
+            return carrier.remote
+        own = self.system.addresses
+        return own[0] if own and all(scope_of(address) is Scope.MACHINE for address in own) else ""
+
+    def is_linked(self, peer: str) -> bool:
+        """Tell whether there is a link with a peer."""
+        return self._carrier(peer) is not None
+
+    def _carrier(self, peer: str) -> Carrier | None:
+        network = self.system.network
+        links = network.outer if isinstance(network, Routes) else network
+        return links.carrier(PeerId(peer)) if isinstance(links, Links) else None
+
+    def group_of(self, peer: PeerId) -> str:
+        """Return the group of the address at which a peer is seen; empty for what is not public."""
+        return counted_group(self.seen_at(peer))
+
+    # ---- what others say
+
+    def read_contact(self, data: bytes | None, sender: str) -> Contact | None:
+        """Return a contact that `sender` showed, or `None` where it is none, or this node's own."""
+        if data is None:
+            return None
+        try:
+            contact = read_contact(data)
+        except DecodeError as error:
+            self.note_refused(sender, f"a contact: {error}")
+            return None
+        return contact if contact.peer != self.peer else None
+
+    def read_contacts(self, contacts: Iterable[bytes], sender: str) -> tuple[Contact, ...]:
+        """Return the sound ones among the contacts in an answer that name an address which `sender` may vouch for."""
+        seen_at = self.seen_at(sender)
+        read = (self.read_contact(data, sender) for data in contacts)
+        return tuple(contact for contact in read if contact is not None and vouched(contact.addresses, seen_at))
+
+    def read_record(self, data: bytes | None, key: Key) -> Record | None:
+        """Return the record in an answer about `key`, if it holds now. Raises `ForgedError` for what nobody signed for it."""
+        if data is None:
+            return None
+        try:
+            record = read_record(data)
+        except DecodeError as error:
+            raise ForgedError(f"its record is none: {error}", hint=_HINT) from error
+        if record.key != key:
+            raise ForgedError("its record is one of another key", hint=_HINT)
+        return record if is_live(record, self.now_ms()) else None
+
+    def note_refused(self, peer: str, reason: str) -> None:
+        """Count what was refused, and say so now and then."""
+        self.refused += 1
+        now = trio.current_time()
+        if now < self._silent_until:
+            self._unsaid += 1
+            return
+        self._silent_until, unsaid, self._unsaid = now + _SILENCE_S, self._unsaid, 0
+        self.system.emit(PeerRefused(peer, reason, unsaid))
+
+    # ---- asking
+
+    def teach(self, contact: Contact, voucher: str) -> None:
+        """Let the links know where a peer can be dialled, as far as the peer `voucher` may say so."""
+        if contact.peer != self.peer and (addresses := vouched(contact.addresses, self.seen_at(voucher))):
+            self.system.learn(contact.peer, addresses)
+
+    async def ask(self, peer: PeerId, path: str, actor: type[Actor[Any]], message: Ask[R]) -> R:
+        """Ask an actor of a peer, within the deadline of one request. Raises what an ask raises."""
+        answer: R = await self.system.ref(peer, path, actor).ask(message, timeout=self.settings.request_s)
+        return answer

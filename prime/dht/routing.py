@@ -1,0 +1,242 @@
+"""The routing actor: it keeps the table of who is near, alive and diverse, joins the DHT, and says who is near a key.
+
+Peers of whom it only heard are asked whether they live before they get in, and those who have been in a bucket longest
+before they lose their place. A new incarnation begins with whom the one before knew: those with a link at once, the
+others when they have answered.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import trio
+
+from prime.actor import Actor, on
+from prime.actor.actor import Once
+from prime.actor.contract import PeerId
+from prime.dht import bootstrap as core
+from prime.dht import key as keys
+from prime.dht import messages as m
+from prime.dht.bootstrap import Bootstrap
+from prime.dht.contact import Contact
+from prime.dht.facts import ContactAdded, ContactDropped
+from prime.dht.key import Key, bucket_of
+from prime.dht.peering import Heard, Met, Missed, Peering
+from prime.dht.table import Table, key_in
+from prime.errors import PrimeError, RefusedError
+from prime.wire import message
+
+PINGS_MAX: Final = 8
+"""Peers that are asked at a time whether they live."""
+QUEUE_MAX: Final = 256
+"""Peers that wait to be asked."""
+
+TOLD_MAX: Final = 256
+"""Addresses to begin with."""
+
+LookUp = Callable[[Key, Sequence[Contact]], Awaitable[int]]
+"""Looks up a key, beginning with these contacts too, and returns how many peers answered."""
+
+
+@message
+class Wake:
+    """The core's time has come."""
+
+
+@message
+class Told:
+    """An address to begin with, which the user or the local network named."""
+
+    address: str
+
+
+class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Told | Wake]):
+    """Keeps the table of one node."""
+
+    def __init__(self, peering: Peering, told_of: Sequence[str], look_up: LookUp) -> None:
+        self._peering = peering
+        self._told_of = list(told_of)
+        self._look_up = look_up
+        self._introduced: dict[PeerId, Contact] = {}
+        self._queue: deque[PeerId] = deque()
+        self._pinged: set[PeerId] = set()
+        self._pings = 0
+        self._timer: Once | None = None
+
+    async def started(self) -> None:
+        """Begin with whom the incarnation before knew, and join."""
+        peering, now = self._peering, self.ctx.now()
+        known = tuple(peering.table)
+        self._table = peering.table = Table(peering.key, peering.settings, now)
+        for contact in known:
+            if peering.is_linked(contact.peer):
+                self._table.answered(contact, now, seen_at=peering.seen_at(contact.peer))
+            else:
+                self._ping(contact.peer)
+        bits = self.ctx.system.random.getrandbits
+        self._bootstrap = Bootstrap(
+            self._table, told_of=len(self._told_of), settings=peering.settings, bits=bits, now=now
+        )
+        peering.sight = self._bootstrap.sight
+        self._feed(core.Woken())
+
+    # ---- what others ask
+
+    @on(m.FindPeers)
+    def find(self, q: m.FindPeers) -> m.PeersFound:
+        """Name the contacts nearest to a key."""
+        peering = self._peering
+        sender = peering.admit(self.ctx.sender, len(q.target))
+        self._hear(sender, q.asker)
+        return m.PeersFound(peering.closer(keys.from_bytes(q.target), sender))
+
+    @on(m.Introduce)
+    def introduce(self, q: m.Introduce) -> bytes:
+        """Say who this node is."""
+        self._hear(self._peering.admit(self.ctx.sender, 0), q.asker)
+        return self._peering.contact.sealed
+
+    def _hear(self, sender: PeerId, card: bytes | None) -> None:
+        contact = self._peering.read_card(card, sender)
+        if contact is not None:
+            self.heard(Heard(contact))
+
+    # ---- what this node's other actors notice
+
+    @on(Heard)
+    def heard(self, event: Heard) -> None:
+        """Ask a peer that made a request whether it answers, too, if it would get a place."""
+        contact = event.contact
+        self._peering.teach(contact, contact.peer)
+        if self._table.heard(contact, self.ctx.now(), seen_at=self._peering.seen_at(contact.peer)):
+            self._ping(contact.peer)
+
+    @on(Met)
+    def met(self, event: Met) -> None:
+        """Take in a peer that has answered."""
+        contact, table = event.contact, self._table
+        was_in = contact.peer in table
+        doubtful = table.answered(contact, self.ctx.now(), seen_at=self._peering.seen_at(contact.peer))
+        if doubtful is not None:
+            self._ping(doubtful.peer)
+        if not was_in and contact.peer in table:
+            self.ctx.emit(ContactAdded(contact.peer, bucket_of(table.own, contact.key)))
+            self._feed(core.Woken())
+
+    @on(Missed)
+    def missed(self, event: Missed) -> None:
+        """Take note that a peer has not answered."""
+        was_in = event.peer in self._table
+        self._table.failed(event.peer, self.ctx.now())
+        if was_in and event.peer not in self._table:
+            self.ctx.emit(ContactDropped(event.peer, "it does not answer"))
+            self._feed(core.Woken())
+
+    @on(Told)
+    def told(self, event: Told) -> None:
+        """Begin with this address, too."""
+        if event.address not in self._told_of and len(self._told_of) < TOLD_MAX:
+            self._told_of.append(event.address)
+            self.ctx.start_soon(self._dial, event.address)
+
+    @on(Wake)
+    def wake(self, _: Wake) -> None:
+        """Let the core see that time has passed."""
+        self._timer = None
+        self._feed(core.Woken())
+
+    # ---- whether they live
+
+    def _ping(self, peer: PeerId) -> None:
+        if peer in self._pinged or len(self._queue) >= QUEUE_MAX:
+            return
+        self._pinged.add(peer)
+        self._queue.append(peer)
+        if self._pings < PINGS_MAX:
+            self._pings += 1
+            self.ctx.start_soon(self._ping_all)
+
+    async def _ping_all(self) -> None:
+        while self._queue:
+            peer = self._queue.popleft()
+            contact = await self._introduce(peer)
+            self._pinged.discard(peer)
+            if contact is not None:
+                self.met(Met(contact))
+        self._pings -= 1
+
+    async def _introduce(self, peer: PeerId) -> Contact | None:
+        """Exchange contacts with a peer; `None` where it shows none of its own."""
+        peering = self._peering
+        try:
+            data = await peering.ask(peer, m.ROUTING_PATH, RoutingActor, m.Introduce(peering.card))
+        except PrimeError as error:
+            if not isinstance(error, RefusedError):
+                self.missed(Missed(peer))
+            return None
+        contact = peering.read_card(data, peer)
+        if contact is not None:
+            peering.teach(contact, peer)
+        return contact
+
+    # ---- joining
+
+    def _feed(self, event: core.Event) -> None:
+        now = self.ctx.now()
+        for command in self._bootstrap.step(event, now):
+            match command:
+                case core.IntroduceToAll():
+                    self.ctx.start_soon(self._introduce_to_all)
+                case core.IntroduceTo(contact):
+                    self._ping(contact.peer)
+                case core.LookUp(bucket):
+                    self.ctx.start_soon(self._look_around, bucket)
+        if self._bootstrap.phase in {"first", "merged"}:
+            self._peering.joined.set()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.ctx.after(max(0.0, self._bootstrap.wakes_at - now), Wake())
+
+    async def _introduce_to_all(self) -> None:
+        answered = 0
+
+        async def dial(address: str) -> None:
+            nonlocal answered
+            answered += await self._dial(address)
+
+        async with trio.open_nursery() as nursery:
+            for address in self._told_of:
+                nursery.start_soon(dial, address)
+        self._feed(core.Introduced(answered))
+
+    async def _dial(self, address: str) -> bool:
+        """Link with whoever listens at an address that the user named, and exchange contacts."""
+        network = self.ctx.system.network
+        if network is None:
+            return False
+        try:
+            with trio.fail_after(self._peering.settings.request_s):
+                peer = await network.dial(address)
+        except (PrimeError, trio.TooSlowError):
+            return False
+        contact = await self._introduce(peer) if peer != self._peering.peer else None
+        if contact is None:
+            return False
+        self._introduced[peer] = contact
+        self.met(Met(contact))
+        return True
+
+    async def _look_around(self, bucket: int) -> None:
+        own, random = self._peering.key, self.ctx.system.random
+        key, begin = (
+            (own, tuple(self._introduced.values()))
+            if bucket == core.OWN
+            else (key_in(own, bucket, random.getrandbits), ())
+        )
+        try:
+            answered = await self._look_up(key, begin)
+        except PrimeError:
+            answered = 0
+        self._feed(core.LookedUp(bucket, answered))
