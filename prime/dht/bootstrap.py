@@ -36,8 +36,10 @@ FIRST_S: Final = 1.0
 """How long after a first try in vain the next one comes; each further one takes twice as long."""
 LAST_S: Final = 60.0
 """The longest time between two tries while nobody answers."""
+MISSED_S: Final = 120.0
+"""How soon they are asked again while some of them have not answered, and others have."""
 WATCH_S: Final = 600.0
-"""How often those it was told of are asked again while all is well."""
+"""How often those it was told of are asked again while all is well; or every `refresh_s`, if that is sooner."""
 LOOK_S: Final = 30.0
 """How often the table is looked at for what is stale or doubtful."""
 AT_ONCE_MAX: Final = 3
@@ -183,14 +185,15 @@ class Bootstrap:
     def _hear(self, answered: int, now: float) -> None:
         self._is_asking = False
         self._answered = answered
+        watch_s = min(WATCH_S, self._settings.refresh_s)
         if answered:
             self._in_vain = 0
             self._own_s = None
-            self._asks_s = now + self._spread(WATCH_S)
+            wait_s = watch_s if answered >= self._told_of else min(MISSED_S, watch_s)
         else:
-            wait_s = WATCH_S if self._table.live else min(FIRST_S * 2.0**self._in_vain, LAST_S)
+            wait_s = watch_s if self._table.live else min(FIRST_S * 2.0**self._in_vain, LAST_S)
             self._in_vain = min(self._in_vain + 1, 16)
-            self._asks_s = now + self._spread(wait_s)
+        self._asks_s = now + self._spread(wait_s)
 
     def _end(self, bucket: int, answered: int, now: float) -> None:
         self._looking.discard(bucket)

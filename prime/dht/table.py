@@ -72,6 +72,7 @@ class Table:
         self._began_s = now
         self._occupied = 0  # a bit for each bucket that has a seat
         self._seats: dict[PeerId, Seat] = {}
+        self._failing = 0
         self._groups: Counter[str] = Counter()
 
     # ---- what it holds
@@ -160,6 +161,7 @@ class Table:
         seat = self._seats.get(peer)
         if seat is None:
             return
+        self._failing += not seat.failures
         seat.failures += 1
         seat.asked = False
         bucket = self._bucket(seat.contact)
@@ -189,7 +191,7 @@ class Table:
     @property
     def live(self) -> int:
         """How many contacts have answered what they were last asked."""
-        return sum(not seat.failures for seat in self._seats.values())
+        return len(self._seats) - self._failing
 
     def doubtful(self, count: int) -> list[Contact]:
         """Return up to `count` contacts that have failed, those first that were tried least often: they may be back."""
@@ -223,6 +225,7 @@ class Table:
 
     def _renew(self, bucket: _Bucket, seat: Seat, contact: Contact, now: float, group: str) -> None:
         seat.contact = _later(seat.contact, contact)
+        self._failing -= bool(seat.failures)
         seat.seen_s, seat.failures, seat.asked = now, 0, False
         bucket.seats.move_to_end(contact.peer)
         if group != seat.group and self._has_room(bucket, group):  # it has moved
@@ -285,6 +288,7 @@ class Table:
 
     def _drop(self, bucket: _Bucket, seat: Seat) -> None:
         del bucket.seats[seat.contact.peer], self._seats[seat.contact.peer]
+        self._failing -= bool(seat.failures)
         if not bucket.seats:
             self._occupied &= ~(1 << bucket.index)
         self._count(seat.group, -1)
