@@ -150,10 +150,14 @@ StreamHandler: TypeAlias = Callable[[Channel], Awaitable[None]]
 
 @attrs.frozen
 class Identified:
-    """What a peer says of itself: the protocols whose streams it answers, and where it listens."""
+    """What a peer says of itself: the protocols whose streams it answers, and where it listens.
+
+    `remote` is where its bytes come from, as seen here; empty if unknown.
+    """
 
     protocols: tuple[str, ...]
     addresses: tuple[str, ...]
+    remote: str = ""
 
 
 @runtime_checkable
@@ -180,8 +184,8 @@ class Protocols(Protocol):
         """
         ...
 
-    async def identify(self, peer: PeerId) -> Identified:
-        """Ask a connected peer what it says of itself. Raises `UnreachableError`, `RemoteProtocolError`."""
+    async def identify(self, peer: PeerId, addresses: Sequence[str] = ()) -> Identified:
+        """Ask a peer what it says of itself. Raises as `open_stream`, and `RemoteProtocolError`."""
         ...
 
 

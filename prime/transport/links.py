@@ -34,7 +34,7 @@ from prime.transport import pieces
 from prime.transport.admission import Admission, gives_way, source_at
 from prime.transport.callers import Callers, Relaying
 from prime.transport.carrier import Carrier, Receipt
-from prime.transport.contract import Channel, Endpoint, Guarded, Shared, Transport, innermost, let_go
+from prime.transport.contract import Channel, Endpoint, Guarded, Protocols, Shared, Transport, innermost, let_go
 from prime.transport.delivery import Window
 from prime.transport.dialling import ANSWER_S, CROSSING_S, FRESH_S, Dial, Race, directly_first, refusal
 from prime.transport.facts import LinkDown, LinkUp, SignedRefused
@@ -196,6 +196,14 @@ class Links:
             spawn = self._start_task if self._punch else None
             self._circuits = Dialler(endpoint, self._key, timeout_s=self._limits.dial_s, spawn=spawn, emit=self._emit)
         return self._circuits
+
+    @property
+    def protocols(self) -> Protocols | None:
+        """The endpoint, if it carries streams of other protocols too; `None` before `serve` has started."""
+        if self._endpoint is None:
+            return None
+        endpoint = innermost(self._endpoint)
+        return endpoint if isinstance(endpoint, Protocols) else None
 
     @property
     def transport_name(self) -> str:

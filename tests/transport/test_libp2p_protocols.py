@@ -78,6 +78,7 @@ async def test_identify_tells_what_is_answered_and_where() -> None:
         said = await near.identify(far.peer)
         assert ECHO in said.protocols
         assert [f"{each}/p2p/{far.peer}" for each in said.addresses] == list(far.addresses)
+        assert said.remote == far.addresses[0].rpartition("/p2p/")[0]
         stop()
         assert ECHO not in (await near.identify(far.peer)).protocols
         with pytest.raises(UnreachableError, match=ECHO):

@@ -206,9 +206,9 @@ class Libp2pEndpoint:
             hint="Check that it runs, and that no firewall drops what goes there.",
         )
 
-    async def identify(self, peer: PeerId) -> Identified:
+    async def identify(self, peer: PeerId, addresses: Sequence[str] = ()) -> Identified:
         """See `Protocols.identify`."""
-        channel = await self.open_stream(IDENTIFY, peer)
+        channel = await self.open_stream(IDENTIFY, peer, addresses)
         try:
             with trio.fail_after(self._transport.dial_timeout_s):
                 return await ask_who(channel)

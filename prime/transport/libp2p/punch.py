@@ -48,7 +48,8 @@ async def ask_who(channel: MuxedChannel) -> Identified:
     """Return what the other side of an identify stream says of itself; addresses that Prime cannot dial are left out."""
     told = await receive_message(channel, Identify, _IDENTIFY_BYTES_MAX)
     addresses = (_text(raw) for raw in told.listen_addrs[:_LISTENS_MAX])
-    return Identified(tuple(told.protocols)[:_PROTOCOLS_MAX], tuple(text for text in addresses if text))
+    listens = tuple(text for text in addresses if text)
+    return Identified(tuple(told.protocols)[:_PROTOCOLS_MAX], listens, channel.remote)
 
 
 async def begin(channel: MuxedChannel, own: Sequence[TcpPlace]) -> list[TcpPlace]:
