@@ -6,12 +6,10 @@ No message waits for a lookup: what is found here are contacts, whose addresses 
 from __future__ import annotations
 
 import functools
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
-
-import attrs
-import trio
 
 from prime.actor import Restart, System
 from prime.actor.contract import PeerId
@@ -23,21 +21,20 @@ from prime.dht.backend import Backend
 from prime.dht.backends.memory import MemoryBackend
 from prime.dht.contact import Contact
 from prime.dht.holding import HoldingActor
-from prime.dht.key import Key, distance, key_of_peer
+from prime.dht.key import Key, key_of_peer
 from prime.dht.looking import Lookups
-from prime.dht.peering import Missed, Peering
+from prime.dht.peering import Peering
 from prime.dht.providing import ProvidingActor
-from prime.dht.record import TTL_S_MAX, Record, make_record, mutable_key, precedes
+from prime.dht.publishing import Publisher, PublishingActor, Put
+from prime.dht.record import TTL_S_MAX, Record, later_of, mutable_key
 from prime.dht.routing import RoutingActor
 from prime.dht.sealed import Signer
 from prime.dht.settings import PRESETS, DhtSettings
-from prime.dht.shares import OWN_GROUP
+from prime.dht.storing import Storings
 from prime.errors import (
     ActorUsageError,
     CorruptedError,
     NotFoundError,
-    PrimeError,
-    RefusedError,
     UnreachableError,
     WorldError,
 )
@@ -45,27 +42,22 @@ from prime.transport.signing import wall_clock_s
 
 RESTART: Final = Restart(max=60, within=60.0, backoff=(0.05, 2.0))
 """Strangers' bad input never fails an actor; this bounds what a defect may do."""
-REST_S: Final = 0.5
-"""How long a put that has its quorum waits for the holders that have not answered."""
-
-
-@attrs.frozen
-class Put:
-    """A record that was stored: who holds it, of how many that were asked."""
-
-    record: Record
-    holders: tuple[PeerId, ...]
-    asked: int
+SEEN_MAX: Final = 4096
+"""Keys of which it is remembered what was read."""
 
 
 class Dht:
     """One node's view of the DHT. Make one with `open_dht`; all calls may run at the same time."""
 
-    def __init__(self, peering: Peering, archive: Archive, lookups: Lookups, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, peering: Peering, archive: Archive, lookups: Lookups, storings: Storings, publisher: Publisher
+    ) -> None:
         self._peering = peering
         self._archive = archive
         self._lookups = lookups
-        self._nursery = nursery
+        self._storings = storings
+        self._publisher = publisher
+        self._seen = _Seen()
 
     @property
     def settings(self) -> DhtSettings:
@@ -91,15 +83,15 @@ class Dht:
         held nothing), `UnreachableError` (no peer answered), `CorruptedError` (found but the signature is bad) and
         `DeadlineError`.
         """
-        own = self._own_record(key)
+        own = self._publisher.known(key)
         agreeing = self.settings.agreeing
         if own is not None and self._peering.server:
             agreeing = max(1, agreeing - 1)
-        outcome = await self._lookups.run(core.Value(key, agreeing), critical=critical)
-        best = _better(own, outcome.record)
+        outcome = await self._lookups.run(core.Value(key, agreeing, self._seen.seq_min(key)), critical=critical)
+        best = self._seen.latest(later_of(own, outcome.record))
         if best is None:
             raise _not_found(outcome)
-        self._nursery.start_soon(self._correct, best, own, outcome)
+        await self._correct(best, outcome)
         if best.removed:
             raise NotFoundError(f"what {best.publisher} had there is removed", hint="its publisher took it back")
         return best
@@ -109,102 +101,52 @@ class Dht:
     ) -> Put:
         """Store a value: under its own hash, or with a `salt` under this node's id and that, where it can be changed.
 
-        It holds for `ttl_s` and is published anew before that while this node runs. `seq` is the version's number, by
-        default one more than the highest that is found. Raises `UsageError` for what cannot be a record, `RefusedError`
-        where less than a quorum of holders took it, `UnreachableError` where nobody answered.
+        It holds for `ttl_s` and is published anew before that, as long as this node runs. `seq` is the version's number,
+        by default one more than the highest that is found. Raises `UsageError` for what cannot be a record, `RefusedError`
+        where less than a quorum of holders took it, `ConflictError` where a later version is held, `UnreachableError`
+        where nobody answered, and `DeadlineError`.
         """
         ttl_s = self.settings.ttl_s if ttl_s is None else ttl_s
-        return await self._publish(value, salt, seq, ttl_s, removed=False)
+        return await self._publisher.put(value, salt=salt, seq=seq, ttl_s=ttl_s)
 
     async def remove(self, salt: bytes) -> Put:
         """Take back what was put with this salt. Raises as `put`."""
-        return await self._publish(b"", salt, None, TTL_S_MAX, removed=True)
-
-    async def _publish(self, value: bytes, salt: bytes | None, seq: int | None, ttl_s: int, *, removed: bool) -> Put:
-        make = functools.partial(
-            make_record, self._peering.signer, value, salt=salt, ttl_s=ttl_s, removed=removed,
-            created_ms=self._peering.now_ms(),
-        )  # fmt: skip
-        draft = make(seq=seq or 0)
-        if salt is None or seq is not None:
-            outcome = await self._lookups.run(core.Nearest(draft.key))
-            return await self._store(draft, outcome)
-        outcome = await self._lookups.run(core.Value(draft.key, 0))
-        known = _better(self._own_record(draft.key), outcome.record)
-        return await self._store(make(seq=0 if known is None else known.seq + 1), outcome)
-
-    async def _store(self, record: Record, outcome: core.Outcome) -> Put:
-        """Have the nearest peers hold a record."""
-        places = self._places(record.key, outcome)
-        if not places:
-            raise UnreachableError("no peer answered: nobody can hold the record", hint=_ALONE)
-        storing = _Storing(self._peering, self._archive, record, places)
-        self._nursery.start_soon(storing.run)
-        await storing.settled()
-        return storing.result()
-
-    def _places(self, key: Key, outcome: core.Outcome) -> list[Contact]:
-        """Return who should hold a record, nearest first; this node too, where it serves."""
-        places = list(outcome.closest)
-        if self._peering.server:
-            places.append(self.contact)
-        return sorted(places, key=lambda each: distance(each.key, key))[: self.settings.k]
-
-    def _own_record(self, key: Key) -> Record | None:
-        return self._archive.shelf.get(key, self._peering.now_ms())
-
-    async def _correct(self, best: Record, own: Record | None, outcome: core.Outcome) -> None:
-        """Give the best record to those of the nearest that hold an older one or none."""
-        near = {each.peer for each in self._places(best.key, outcome)[: self.settings.replicas]}
-        stale = [each for each in outcome.stale if each.peer in near]
-        if self.peer in near and (own is None or precedes(best, own)):
-            stale.append(self.contact)
-        if stale:
-            await _Storing(self._peering, self._archive, best, stale).run()
+        return await self._publisher.put(b"", salt=salt, seq=None, ttl_s=TTL_S_MAX, removed=True)
 
     # ---- providers
 
     async def provide(self, key: Key) -> int:
-        """Say that this node has what a key names; return how many peers remember it. Raises as `put`."""
-        outcome = await self._lookups.run(core.Nearest(key))
-        taken = await self._tell_provided(key, outcome.closest[: self.settings.replicas], self.settings.ttl_s)
-        if not taken and outcome.closest:
-            raise RefusedError(f"none of {len(outcome.closest)} peers remembers it", hint="try again later")
-        if not outcome.closest:
-            raise UnreachableError("no peer answered: nobody can remember it", hint=_ALONE)
-        return taken
+        """Say that this node has what a key names, also anew while it runs; return how many nodes remember it.
+
+        Raises `RefusedError`, `UnreachableError` and `DeadlineError`.
+        """
+        return await self._publisher.provide(key)
 
     async def stop_providing(self, key: Key) -> None:
-        """Say no more that this node has what a key names."""
-        outcome = await self._lookups.run(core.Nearest(key))
-        await self._tell_provided(key, outcome.closest[: self.settings.replicas], 0)
-
-    async def _tell_provided(self, key: Key, places: Sequence[Contact], ttl_s: int) -> int:
-        taken = 0
-
-        async def tell(place: Contact) -> None:
-            nonlocal taken
-            message = m.Provide(key.to_bytes(32, "big"), self.contact.sealed, ttl_s)
-            try:
-                await self._peering.ask(place.peer, m.PROVIDERS_PATH, ProvidingActor, message)
-            except PrimeError:
-                return
-            taken += 1
-
-        async with trio.open_nursery() as nursery:
-            for place in places:
-                nursery.start_soon(tell, place)
-        return taken
+        """Say no more that this node has what a key names. Raises as `provide`; from then on it is not said anew."""
+        await self._publisher.stop_providing(key)
 
     async def find_providers(self, key: Key, *, count_max: int = 20) -> tuple[Contact, ...]:
-        """Return those who say that they have what a key names, at most `count_max`; none is no error.
+        """Return those who say that they have what a key names, at most `count_max`, without this node; none is no error.
 
-        Raises `UnreachableError`, `DeadlineError`.
+        Raises `UnreachableError` where no peer answered and this node knows none itself, and `DeadlineError`.
         """
+        known = self._archive.providers.find(key, self._peering.now_ms(), count_max)
         outcome = await self._lookups.run(core.Providers(key, count_max))
-        if not outcome.answered:
+        if not outcome.answered and not self._peering.server:
             raise UnreachableError("no peer answered", hint=_ALONE)
-        return outcome.providers
+        found = {each.peer: each for each in (*outcome.providers, *known) if each.peer != self.peer}
+        return tuple(found.values())[:count_max]
+
+    async def _correct(self, best: Record, outcome: core.Outcome) -> None:
+        """Give the best record to those of its places that hold an older one or none."""
+        places = {each.peer for each in self._storings.places(best.key, outcome.closest)[: self.settings.replicas]}
+        stale = [each for each in outcome.stale if each.peer in places]
+        if self.peer in places and self._archive.shelf.get(best.key, self._peering.now_ms()) != best:
+            stale.append(self.contact)
+        if stale:
+            source = outcome.holders[0].peer if outcome.holders else self.peer
+            await self._storings.begin(best, stale, self._peering.share_of(source))
 
     # ---- peers
 
@@ -268,10 +210,26 @@ class Dht:
 _ALONE: Final = "name nodes of the DHT to begin with, and see `prime doctor`"
 
 
-def _better(one: Record | None, other: Record | None) -> Record | None:
-    if one is None or other is None:
-        return one or other
-    return one if precedes(one, other) else other
+class _Seen:
+    """The latest versions that this node has read, so that no earlier one is ever returned after."""
+
+    def __init__(self) -> None:
+        self._seqs: OrderedDict[Key, int] = OrderedDict()
+
+    def seq_min(self, key: Key) -> int:
+        """Return below which number a version of a key does not count."""
+        return self._seqs.get(key, 0)
+
+    def latest(self, record: Record | None) -> Record | None:
+        """Return a record and remember it, unless a later one was read before."""
+        if record is None or record.seq < self.seq_min(record.key):
+            return None
+        if record.seq:
+            self._seqs[record.key] = record.seq
+            self._seqs.move_to_end(record.key)
+            if len(self._seqs) > SEEN_MAX:
+                self._seqs.popitem(last=False)
+        return record
 
 
 def _not_found(outcome: core.Outcome) -> WorldError:
@@ -286,89 +244,6 @@ def _not_found(outcome: core.Outcome) -> WorldError:
             )
         case _:
             return NotFoundError(f"answered but held nothing: {asked}", hint="it was never there, or its time is over")
-
-
-class _Storing:
-    """One record on its way to its holders."""
-
-    def __init__(self, peering: Peering, archive: Archive, record: Record, places: Sequence[Contact]) -> None:
-        self._peering = peering
-        self._archive = archive
-        self._record = record
-        self._places = list(places)
-        self._wanted = min(peering.settings.replicas, len(places))
-        self._next = 0
-        self._holders: list[PeerId] = []
-        self._refusals: dict[str, int] = {}
-        self._later: Record | None = None
-        self._quorum = trio.Event()
-        self._over = trio.Event()
-
-    @property
-    def quorum(self) -> int:
-        """Holders that it needs."""
-        return min(self._peering.settings.quorum, self._wanted // 2 + 1)
-
-    async def run(self) -> None:
-        """Hand it to the nearest, and to the next ones in the place of those that do not take it."""
-        async with trio.open_nursery() as nursery:
-            for _ in range(self._wanted):
-                nursery.start_soon(self._hand_on)
-        self._over.set()
-        self._quorum.set()
-
-    async def _hand_on(self) -> None:
-        while self._next < len(self._places):
-            place = self._places[self._next]
-            self._next += 1
-            if await self._offer(place):
-                return
-
-    async def _offer(self, place: Contact) -> bool:
-        try:
-            answer = await self._ask(place)
-        except PrimeError as error:
-            self._count(f"{type(error).__name__}: {error}")
-            return False
-        if answer.outcome == "stored":
-            self._holders.append(place.peer)
-            if len(self._holders) >= self.quorum:
-                self._quorum.set()
-            return True
-        self._count(answer.why or "it holds a later version")
-        return answer.outcome == "older"
-
-    async def _ask(self, place: Contact) -> m.RecordStored:
-        peering = self._peering
-        if place.peer == peering.peer:
-            (answer,) = await self._archive.hold([(self._record, OWN_GROUP)], peering.now_ms())
-            return m.RecordStored(answer.outcome, answer.why)
-        try:
-            return await peering.ask(place.peer, m.RECORDS_PATH, HoldingActor, m.StoreRecord(self._record.sealed))
-        except RefusedError:
-            raise
-        except WorldError:
-            peering.tell_routing(Missed(place.peer))
-            raise
-
-    def _count(self, why: str) -> None:
-        self._refusals[why] = self._refusals.get(why, 0) + 1
-
-    async def settled(self) -> None:
-        """Wait until all have answered, and not much longer than for the quorum."""
-        await self._quorum.wait()
-        with trio.move_on_after(REST_S):
-            await self._over.wait()
-
-    def result(self) -> Put:
-        """Return who holds it. Raises `RefusedError`."""
-        if len(self._holders) >= self.quorum:
-            return Put(self._record, tuple(self._holders), self._next)
-        why = max(self._refusals, key=lambda each: self._refusals[each], default="nobody was there")
-        raise RefusedError(
-            f"{len(self._holders)} of {self._next} peers hold it, where {self.quorum} are needed; most said: {why}",
-            hint="try again: what was stored so far does no harm",
-        )
 
 
 @asynccontextmanager
@@ -400,19 +275,16 @@ async def open_dht(
     async with (
         open_archive(peering.key, settings, backend or MemoryBackend()) as archive,
         system.supervisor("dht", restart=RESTART) as supervisor,
-        trio.open_nursery() as nursery,
     ):
         lookups = Lookups(peering, supervisor)
-
-        async def look_up(key: Key, begin: Sequence[Contact]) -> int:
-            return (await lookups.run(core.Nearest(key), begin=begin)).answered
-
-        peering.routing = await supervisor.spawn(
-            functools.partial(RoutingActor, peering, bootstrap, look_up), "routing",
-            remote=(m.FindPeers, m.Introduce) if server else (),
-        )  # fmt: skip
+        storings = Storings(peering, archive, supervisor)
+        publisher = Publisher(peering, archive, lookups, storings)
+        make_routing = functools.partial(RoutingActor, peering, bootstrap, lookups)
+        remote = (m.FindPeers, m.Introduce) if server else ()
+        peering.routing = await supervisor.spawn(make_routing, "routing", remote=remote)
         if server:
             await supervisor.spawn(functools.partial(HoldingActor, peering, archive), "records")
             await supervisor.spawn(functools.partial(ProvidingActor, peering, archive), "providers")
-        yield Dht(peering, archive, lookups, nursery)
-        nursery.cancel_scope.cancel()
+        make_publishing = functools.partial(PublishingActor, publisher, archive, peering)
+        await supervisor.spawn(make_publishing, "publishing", remote=())
+        yield Dht(peering, archive, lookups, storings, publisher)

@@ -65,7 +65,7 @@ class HoldingActor(Actor[m.GetRecord | m.StoreRecord]):
         if len(self._waiting) >= WAITING_MAX:
             raise RefusedError("more records come than can be written", hint="try again, or another holder")
         later = self.ctx.defer()
-        self._waiting.append(_Offer(record, peering.group_of(sender) or f"peer:{sender}", later))
+        self._waiting.append(_Offer(record, peering.share_of(sender), later))
         if not self._writing:
             self._writing = True
             self.ctx.start_soon(self._write)

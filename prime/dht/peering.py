@@ -195,6 +195,10 @@ class Peering:
         """Return the group of the address at which a peer is seen; empty for what is not public."""
         return counted_group(self.seen_at(peer))
 
+    def share_of(self, peer: PeerId) -> str:
+        """Return what that which a peer hands on counts against: the group of its address, or the peer itself."""
+        return self.group_of(peer) or f"peer:{peer}"
+
     # ---- what others say
 
     def read_contact(self, data: bytes | None, sender: str) -> Contact | None:

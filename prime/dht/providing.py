@@ -35,7 +35,7 @@ class ProvidingActor(Actor[m.FindProviders | m.Provide]):
         contact = peering.read_card(q.contact, sender)
         if contact is None:
             raise RefusedError("a provider speaks for itself alone", hint="show your own contact")
-        group = peering.group_of(sender) or f"peer:{sender}"
+        group = peering.share_of(sender)
         key, now_ms = keys.from_bytes(q.key), peering.now_ms()
         try:
             plan = await self._archive.provide(key, contact, sender, group, q.ttl_s, now_ms)

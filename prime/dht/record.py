@@ -144,3 +144,12 @@ def is_equivocation(one: Record, other: Record) -> bool:
     """Tell whether a publisher said two different things under one seq."""
     same = (one.key, one.seq) == (other.key, other.seq) and one.salt is not None
     return same and (one.value, one.removed) != (other.value, other.removed)
+
+
+def later_of(*versions: Record | None) -> Record | None:
+    """Return the one that counts of some versions of one key; `None` of none."""
+    best: Record | None = None
+    for each in versions:
+        if each is not None and (best is None or precedes(each, best)):
+            best = each
+    return best

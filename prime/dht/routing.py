@@ -8,8 +8,8 @@ others when they have answered.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -22,11 +22,15 @@ from prime.dht import messages as m
 from prime.dht.bootstrap import Bootstrap
 from prime.dht.contact import Contact
 from prime.dht.facts import ContactAdded, ContactDropped
-from prime.dht.key import Key, bucket_of
+from prime.dht.key import bucket_of
+from prime.dht.lookup import Nearest
 from prime.dht.peering import Heard, Met, Missed, Peering
 from prime.dht.table import Table, key_in
 from prime.errors import PrimeError, RefusedError
 from prime.wire import message
+
+if TYPE_CHECKING:
+    from prime.dht.looking import Lookups
 
 PINGS_MAX: Final = 8
 """Peers that are asked at a time whether they live."""
@@ -35,9 +39,6 @@ QUEUE_MAX: Final = 256
 
 TOLD_MAX: Final = 256
 """Addresses to begin with."""
-
-LookUp = Callable[[Key, Sequence[Contact]], Awaitable[int]]
-"""Looks up a key, beginning with these contacts too, and returns how many peers answered."""
 
 
 @message
@@ -55,10 +56,10 @@ class Told:
 class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Told | Wake]):
     """Keeps the table of one node."""
 
-    def __init__(self, peering: Peering, told_of: Sequence[str], look_up: LookUp) -> None:
+    def __init__(self, peering: Peering, told_of: Sequence[str], lookups: Lookups) -> None:
         self._peering = peering
         self._told_of = list(told_of)
-        self._look_up = look_up
+        self._lookups = lookups
         self._introduced: dict[PeerId, Contact] = {}
         self._queue: deque[PeerId] = deque()
         self._pinged: set[PeerId] = set()
@@ -236,7 +237,7 @@ class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Told
             else (key_in(own, bucket, random.getrandbits), ())
         )
         try:
-            answered = await self._look_up(key, begin)
+            answered = (await self._lookups.run(Nearest(key), begin=begin)).answered
         except PrimeError:
             answered = 0
         self._feed(core.LookedUp(bucket, answered))

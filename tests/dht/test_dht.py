@@ -10,6 +10,7 @@ import pytest
 import trio
 
 import prime
+from prime.actor.facts import ActorFailed
 from prime.dht.dht import Dht, open_dht
 from prime.dht.key import key_of
 from prime.dht.settings import PRESETS
@@ -21,12 +22,13 @@ LAN = PRESETS["lan"]
 @asynccontextmanager
 async def swarm(count: int, transports: Sequence[Any] = (), **options: Any) -> AsyncIterator[list[Dht]]:
     """Open so many nodes; all were told of the first."""
-    memory, nodes, begin = prime.Memory(), list[Dht](), ()
+    memory, nodes, facts, begin = prime.Memory(), list[Dht](), list[object](), ()
     async with AsyncExitStack() as stack:
         for number in range(count):
             key = prime.KeyPair.from_seed(number.to_bytes(32, "big"))
             transport = transports[number] if transports else memory
             system = await stack.enter_async_context(prime.open_system(transport=transport, key=key, seed=number))
+            system.subscribe(facts.append)
             dht = await stack.enter_async_context(
                 open_dht(system, key, **{"settings": LAN, "bootstrap": begin} | options)
             )
@@ -36,6 +38,7 @@ async def swarm(count: int, transports: Sequence[Any] = (), **options: Any) -> A
             for node in nodes:
                 await node.joined()
         yield nodes
+    assert [fact for fact in facts if isinstance(fact, ActorFailed)] == []
 
 
 async def test_what_one_node_puts_another_gets(autojump_clock: trio.abc.Clock) -> None:
