@@ -113,7 +113,7 @@ class BlobStore:
 
     async def node(self, content: ContentId, level: int, index: int) -> bytes:
         """Return a node of a blob's tree. Raises `NotFoundError`, `CorruptedError`, `WorldError`."""
-        blob = self._found(content, level, index)
+        blob = self.require(content, level, index)
         with disk_errors(self.folder):
             data = await self._files.run(lambda: read_node(self._files, self.folder, blob.manifest, level, index))
         if data is None:
@@ -122,7 +122,7 @@ class BlobStore:
 
     async def chunk(self, content: ContentId, index: int) -> bytes:
         """Return a chunk of a blob. Raises `NotFoundError`, `CorruptedError`, `WorldError`."""
-        blob = self._found(content, 0, index)
+        blob = self.require(content, 0, index)
         body = body_of(self.folder, blob)
         with disk_errors(body):
             data = await self._files.run(lambda: self._read_chunk(blob, body, index))
@@ -130,12 +130,25 @@ class BlobStore:
             raise await self._fault(blob, f"chunk {index}", BODY)
         return data
 
+    async def verify(self, content: ContentId) -> bool:
+        """Read every chunk of a blob, and tell whether it is whole. Raises `NotFoundError`, `WorldError`."""
+        blob = self._blobs.get(content)
+        if blob is None:
+            raise NotFoundError("that blob is not here", hint="pull it first")
+        try:
+            for index in range(blob.manifest.chunks):
+                await self.chunk(content, index)
+        except (CorruptedError, NotFoundError):
+            return False
+        return blob.is_whole
+
     def _read_chunk(self, blob: Blob, body: Path, index: int) -> Work[bytes | None]:
         yield
         digest = hash_in_tree(self._files, self.folder, blob.manifest, 0, index)
         return (yield from read_chunk(self._files, body, blob.manifest, index, digest))
 
-    def _found(self, content: ContentId, level: int, index: int) -> Blob:
+    def require(self, content: ContentId, level: int, index: int) -> Blob:
+        """Return a blob that has this chunk (level 0) or node. Raises `NotFoundError`, `RefusedError`."""
         blob = self._blobs.get(content)
         if blob is None:
             raise NotFoundError("that blob is not here", hint="ask another provider")

@@ -7,7 +7,10 @@ from typing import Annotated
 from prime.store.manifest import HASH_BYTES, MANIFEST_BYTES_MAX
 from prime.wire import Ask, Payload, Range, Size, message, record
 
-KEEPER_PATH = "/dht/blobs"
+KEEPER_PATH = "/blobs/keeper"
+
+PIECE_S = 30.0
+"""How long whoever fetches waits for one piece; who serves drops a request that has waited as long."""
 
 ContentBytes = Annotated[bytes, Size(HASH_BYTES, HASH_BYTES)]
 Number = Annotated[int, Range(0, 2**53)]

@@ -124,6 +124,11 @@ class BlobPlan:
         return not (self._ahead or self._looking or self._nodes or self._missing)
 
     @property
+    def is_exhausted(self) -> bool:
+        """Tell whether nothing more comes, as no provider is left."""
+        return not (self.is_complete or self._sharing.sources or self._looking)
+
+    @property
     def providers(self) -> tuple[str, ...]:
         """Return the providers in use."""
         return self._sharing.sources
@@ -215,7 +220,7 @@ class BlobPlan:
         if self.is_complete:
             return [*commands, Complete()]
         commands += [Request(provider, piece) for provider, piece in self._sharing.requests(self._has)]
-        if not self._sharing.sources and not self._looking:
+        if self.is_exhausted:
             commands.append(Exhausted())
         return commands
 
