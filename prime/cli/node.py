@@ -42,6 +42,10 @@ NodesMin = Annotated[
 ]
 Data = Annotated[str | None, typer.Option("--data", metavar="PATH", help="Train on this text file or folder.")]
 
+Role = Annotated[
+    str | None,
+    typer.Option("--role", metavar="ROLES", help="trainer, dht, or both with a comma; dht alone trains nothing."),
+]
 Allow = Annotated[
     list[str] | None,
     typer.Option("--allow", metavar="PEER", help="Link with this peer and those allowed like it alone; repeatable."),
@@ -68,13 +72,14 @@ def start(
     data: Data = None,
     allow: Allow = None,
     deny: Deny = None,
+    role: Role = None,
     parent_eof: Annotated[bool, typer.Option("--parent-eof", hidden=True)] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a node: with --join, or --mdns, it links with others, and takes part in the runs that they tell of.
 
-    With settings of a run of its own (a section train, --nodes-min, --data) it founds that one, or joins it. Ctrl-C once drains,
-    twice stops.
+    With settings of a run of its own (a section train, --nodes-min, --data) it founds that one, or joins it. With --role dht
+    it serves the DHT alone. Ctrl-C once drains, twice stops.
     """
     run_one(
         config,
@@ -92,6 +97,7 @@ def start(
             "train.data": data,
             "admission.allow": tuple(allow) if allow else None,
             "admission.deny": tuple(deny) if deny else None,
+            "node.roles": tuple(filter(None, role.split(","))) if role is not None else None,
         },
         parent_eof=parent_eof,
         as_json=as_json,
@@ -113,7 +119,8 @@ def run_one(file: Path | None, flags: dict[str, Any], *, parent_eof: bool, as_js
     configure(loaded.config.log)
     _check_memory(loaded.config)
     own_run = loaded.sets("train")
-    on_ready: Callable[[NodeStatus], None] = functools.partial(_tell_ready, own_run=own_run, as_json=as_json)
+    waits = not own_run and "trainer" in loaded.config.node.roles
+    on_ready: Callable[[NodeStatus], None] = functools.partial(_tell_ready, waits=waits, as_json=as_json)
     status = trio.run(
         functools.partial(
             run_node,
@@ -140,13 +147,13 @@ def _check_memory(config: Config) -> None:
         )
 
 
-def _tell_ready(status: NodeStatus, *, own_run: bool, as_json: bool) -> None:
+def _tell_ready(status: NodeStatus, *, waits: bool, as_json: bool) -> None:
     result = {"event": "node.ready", "peer": status.peer, "name": status.name, "addresses": list(status.addresses)}
     text = f"node {status.name} listens over {status.transport}\n" + "\n".join(
         f"  join it with: prime node start --transport {status.transport} --join {address}"
         for address in status.addresses
     )
-    if not own_run:
+    if waits:
         text += f"\n  train with it:    prime train submit charlm --node {status.name}"
     emit(result, text, as_json=as_json)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prime.cli.dht_view import dht_lines
 from prime.cli.node import Name, status_of
 from prime.cli.options import AsJson, ConfigFile
 from prime.cli.output import console, emit
@@ -54,6 +55,8 @@ def lines(found: NodeStatus) -> Iterator[Any]:
     yield f"  links: {', '.join(links) or 'none'}; dead letters: {found.dead_letters}{_turned_away(found)}"
     if found.run is not None:
         yield from _run_lines(found.run)
+    if found.dht is not None:
+        yield from dht_lines(found.dht)
     for supervisor in found.supervisors:
         yield tree(supervisor)
 

@@ -167,6 +167,10 @@ class Dht:
             raise UnreachableError("no peer answered", hint=_ALONE)
         return outcome.closest
 
+    def known(self) -> tuple[Contact, ...]:
+        """Return whom this node has in its table: peers that have answered it, and where they can be dialled."""
+        return tuple(self._peering.table)
+
     # ---- names
 
     async def set_name(self, name: str, value: bytes) -> Put:

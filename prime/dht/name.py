@@ -1,6 +1,6 @@
 """How a person names a key: in hex, as `PEER/NAME`, as one's own `NAME`, or by what it is of, as `run:NAME`. Pure.
 
-A name is self-certifying: `PEER/NAME` is what that peer has published under the salt `NAME`, and nobody else can.
+A name is self-certifying: `PEER/NAME` is what that peer has published under the salt of `NAME`, and nobody else can.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ import re
 from typing import Final
 
 from prime.actor.contract import PeerId
-from prime.dht.key import Key, from_bytes, key_of, key_of_peer
+from prime.dht.key import Key, from_bytes, key_of, key_of_peer, to_bytes
 from prime.dht.record import SALT_BYTES_MAX, mutable_key
 from prime.errors import ConfigError, UsageError
 
 RUN: Final = "run:"
+NAME_SALT: Final = b"name:"
+"""What the salt of a name begins with, so that a person's names and what a node publishes by itself never meet."""
+NAME_BYTES_MAX: Final = SALT_BYTES_MAX - len(NAME_SALT)
 _HEX: Final = re.compile(r"[0-9a-fA-F]{64}")
 _HINT: Final = "a key has 64 hex digits; a name is PEER/NAME, or NAME alone for this node's own; a run is run:NAME"
 
@@ -23,15 +26,19 @@ def run_key(name: str) -> Key:
     return key_of(f"{RUN}{name}".encode())
 
 
+def run_salt(name: str) -> bytes:
+    """Return the salt under which a member of a run publishes what the run is."""
+    return RUN.encode() + to_bytes(run_key(name))
+
+
 def salt_of(name: str) -> bytes:
     """Return the salt of a name. Raises `UsageError` for one that is none."""
-    salt = name.encode()
-    if not name or not name.isprintable() or "/" in name or ":" in name or len(salt) > SALT_BYTES_MAX:
+    data = name.encode()
+    if not name.isprintable() or "/" in name or ":" in name or not 1 <= len(data) <= NAME_BYTES_MAX:
         raise UsageError(
-            f"{name!r} is no name",
-            hint=f"a name has 1 to {SALT_BYTES_MAX} bytes of text, without / and :",
+            f"{name!r} is no name", hint=f"a name has 1 to {NAME_BYTES_MAX} bytes of text, without / and :"
         )
-    return salt
+    return NAME_SALT + data
 
 
 def split_name(text: str) -> tuple[PeerId | None, str]:
@@ -70,3 +77,10 @@ def read_peer(text: str) -> PeerId | None:
 def _check_peer(text: str) -> None:
     if read_peer(text) is None:
         raise UsageError(f"{text!r} is no peer id", hint=_HINT)
+
+
+def name_of(salt: bytes | None) -> str:
+    """Return the name whose salt this is, or an empty text for one of no name."""
+    if salt is None or not salt.startswith(NAME_SALT):
+        return ""
+    return salt.removeprefix(NAME_SALT).decode("utf-8", "replace")

@@ -12,7 +12,9 @@ import trio
 from prime.actor import Ref, System
 from prime.errors import NotFoundError, UnreachableError
 from prime.node.control import CONTROL_LIMITS
+from prime.node.dht import DhtActor, Order
 from prime.node.link import LinkActor
+from prime.node.messages import DHT_PATH
 from prime.node.runs import RunsActor
 from prime.node.system import open_system
 from prime.observe.messages import (
@@ -77,6 +79,14 @@ async def open_links(socket: Path) -> AsyncIterator[tuple[Ref[GetStatus | StopNo
         async with open_system(transport=Unix(Path(folder) / "c.sock"), limits=CONTROL_LIMITS) as system:
             peer = await _dialled(system, socket)
             yield system.ref(peer, STATUS_PATH, StatusActor), system.ref(peer, LINK_PATH, LinkActor)
+
+
+@contextlib.asynccontextmanager
+async def open_orders(socket: Path) -> AsyncIterator[Ref[Order]]:
+    """As `open_runs`, with a ref to the actor that takes orders for the DHT alone."""
+    with tempfile.TemporaryDirectory(prefix="prime-") as folder:
+        async with open_system(transport=Unix(Path(folder) / "c.sock"), limits=CONTROL_LIMITS) as system:
+            yield system.ref(await _dialled(system, socket), DHT_PATH, DhtActor)
 
 
 async def ask_stop(socket: Path) -> None:

@@ -60,7 +60,7 @@ async def find_contacts(
 
 
 async def dial_silent(
-    system: System, addresses: Sequence[str], on_found: Callable[[tuple[str, ...]], Awaitable[None]]
+    system: System, addresses: Sequence[str], on_found: Callable[[tuple[str, ...]], Awaitable[object]]
 ) -> None:
     """Go on dialling addresses that did not answer, until all have or the caller cancels it.
 

@@ -16,13 +16,14 @@ from prime.trainer.swarm.tally import NOTHING, Tally
 from prime.version import __version__
 
 if TYPE_CHECKING:
+    from prime.dht.dht import Dht
     from prime.node.training import Training
     from prime.trainer.swarm.progress import Progress
     from prime.transport.links import Links
 
 
 def describe_node(
-    system: System, *, name: str, uptime_s: float, training: Training | None, rounds_after: int
+    system: System, *, name: str, uptime_s: float, training: Training | None, rounds_after: int, dht: Dht | None = None
 ) -> NodeStatus:
     """Return the node's status; `training` is its part in a run, if it has one; `rounds_after` bounds the history."""
     links = links_of(system)
@@ -45,6 +46,7 @@ def describe_node(
         evidence=tuple(map(str, judge.evidence)) if judge is not None else (),
         relayed=_relayed(links) if links is not None else (),
         turned_away=sum(links.turned_away.values()) if links is not None else 0,
+        dht=dht.status() if dht is not None else None,
     )
 
 

@@ -30,6 +30,7 @@ from prime.trainer.runs.board import Succeeded
 from prime.trainer.runs.members import is_needed, is_over, members_inside
 from prime.trainer.runs.messages import BUILDS, RoundAudit, RunNotice, Standing
 from prime.trainer.swarm.report import RunFigures, swarm_report
+from prime.trainer.swarm.transfer import Providers, nobody
 
 LOOK_S: Final = 0.2
 STALLED_S: Final = 2.0
@@ -61,6 +62,7 @@ class HostedRun:
         folders: Folders,
         say: Callable[[str], None],
         record: RunRecord | None,
+        providers: Providers = nobody,
     ) -> None:
         self._system = system
         self._config = config
@@ -70,6 +72,7 @@ class HostedRun:
         self._folders = folders
         self._say = say
         self._record = record
+        self._providers = providers
         self._over = trio.Event()
         self._called_off = False
         self._why_left = ""
@@ -156,6 +159,7 @@ class HostedRun:
             timing=timing_of(attrs.evolve(self._config, train=rounds)),
             client=self._config.runs.client,
             founds=self._record is None or self._notice.founder == self._system.peer,
+            providers=self._providers,
         )
         try:
             with self._logged():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
@@ -18,6 +18,7 @@ from prime.actor import System
 from prime.config import Config, Places
 from prime.errors import NotFoundError, PrimeError, RefusedError, UnreachableError
 from prime.node.contacts import keep_linked
+from prime.node.finding import RunFinder
 from prime.node.hosted import Folders, HostedRun
 from prime.node.links import linked_peers
 from prime.node.notices import Notices
@@ -31,6 +32,10 @@ from prime.trainer.runs import board as runs
 from prime.trainer.runs.acceptance import Acceptance
 from prime.trainer.runs.members import contacts_of
 from prime.trainer.runs.messages import RoundAudit, RunEnding, RunNotice, RunsKnown
+from prime.trainer.swarm.transfer import Providers, nobody
+
+if TYPE_CHECKING:
+    from prime.dht.dht import Dht
 
 KEEP_S: Final = 5.0
 """How often a node looks whether its run's members are still where its record says."""
@@ -53,6 +58,7 @@ class RunHost:
         self._record = RunRecord(system.peer, self._folder / RUNS, self._notices.complain)
         self._hosted: HostedRun | None = None
         self._serves = False
+        self._providers: Providers = nobody
 
     @property
     def taking(self) -> str:
@@ -123,16 +129,31 @@ class RunHost:
 
     # ------------------------------------------------------------------------------------------------- what is done
 
-    async def serve(self, *, own: bool, contacts: Sequence[str]) -> None:
+    def notice(self) -> RunNotice | None:
+        """Return the run that others find this node in: that it is a member of, or founds and waits for members of."""
+        run = self._notices.taking
+        found = next((known for known in self._notices.known().runs if known.run == run), None)
+        if found is None or self.training is None:
+            return None
+        me = self._system.peer
+        own = next((member for member in found.members if member.peer == me), None)
+        inside = own is not None and (own.standing == "member" or (own.standing == "joining" and found.founder == me))
+        return found if inside else None
+
+    async def serve(self, *, own: bool, contacts: Sequence[str], dht: Dht | None = None) -> None:
         """Take part in runs until the node shall stop: first in that of the configuration, if it has one (`own`).
 
-        What keeps the node from its own run is raised, as `open_trainer` says; what keeps it from another's is told to
+        In a `dht` it says in which it is, and finds those of others. What keeps the node from its own run is raised, as `open_trainer` says; what keeps it from another's is told to
         the others.
         """
         async with trio.open_nursery() as nursery:
             await nursery.start(self._notices.serve)
             nursery.start_soon(keep_linked, self._system, self._wanted)
             nursery.start_soon(self._keep_members)
+            if dht is not None:
+                finder = RunFinder(self._system, dht, self)
+                self._providers = finder.state_providers
+                nursery.start_soon(finder.run)
             self._serves = True
             if own:
                 await self._take_own(contacts)
@@ -177,7 +198,9 @@ class RunHost:
         self, notice: RunNotice, state: Path, contacts: Sequence[str], record: RunRecord | None = None
     ) -> None:
         folders = Folders(state, self._run_folder(notice.run))
-        self._hosted = HostedRun(self._system, self._config, self._notices, notice, folders, self._say, record)
+        self._hosted = HostedRun(
+            self._system, self._config, self._notices, notice, folders, self._say, record, self._providers
+        )
         try:
             await self._hosted.train(contacts, self._stop)
         finally:

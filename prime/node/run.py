@@ -1,6 +1,7 @@
 """One node from its configuration: identity, transport, control socket, supervision tree, signals.
 
-The tree: `/node` (status, runs, link), and while it takes part in a run what `open_trainer` adds: `/state` (the donor of committed state) and `/train`.
+The tree: `/node` (status, runs, link, dht), `/dht` where it is in the DHT, and while it takes part in a run what
+`open_trainer` adds: `/state` (the donor of committed state) and `/train`. A node of the role dht alone takes part in none.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
@@ -24,6 +25,7 @@ from prime.config import Config, Places, derive, places
 from prime.errors import ConfigError, MissingExtraError
 from prime.node.control import CONTROL_LIMITS, ControlInbound
 from prime.node.describe import describe_node
+from prime.node.dht import DhtActor, open_node_dht
 from prime.node.link import LinkActor
 from prime.node.neighbourhood import Neighbourhood, open_neighbourhood
 from prime.node.runs import RunsActor
@@ -44,6 +46,10 @@ from prime.transport.relay.limits import RelayLimits
 from prime.transport.unix import Unix
 from prime.transport.upnp import Mapped
 from prime.version import __version__
+
+if TYPE_CHECKING:
+    from prime.dht.dht import Dht
+    from prime.node.hosting import RunHost
 
 REACHABLE_POLL_S: Final = 0.05
 
@@ -96,9 +102,10 @@ async def run_node(
     section; without, it waits for runs that are submitted. Raises `ConfigError`, `AddressInUseError`,
     `UnreachableError`, `WrongPeerError` and what the actors' supervisors give up with.
     """
-    _check_extras()
+    if "trainer" in config.node.roles:
+        _check_extras()
     found = places(config.node, environ)
-    with _sole_owner(found):
+    with sole_owner(found):
         key = KeyPair.load_or_create(found.key_file)
         async with open_system(
             transport=transport_of(config, found),
@@ -111,7 +118,7 @@ async def run_node(
             admission=admission_of(config),
         ) as system:
             system.subscribe(FactLog())
-            return await _Node(config, found, system, own_run=own_run).run(on_ready, parent_eof=parent_eof)
+            return await _Node(config, found, system, key, own_run=own_run).run(on_ready, parent_eof=parent_eof)
 
 
 def _check_extras() -> None:
@@ -124,17 +131,22 @@ def _check_extras() -> None:
 class _Node:
     """What one run of a node holds together."""
 
-    def __init__(self, config: Config, found: Places, system: System, *, own_run: bool) -> None:
-        from prime.node.hosting import RunHost
-
+    def __init__(self, config: Config, found: Places, system: System, key: KeyPair, *, own_run: bool) -> None:
         self._config = config
         self._places = found
         self._system = system
+        self._key = key
         self._own_run = own_run
         self._started_at = trio.current_time()
         self._stop = trio.Event()
-        self._host = RunHost(system, config, found, _say, self._stop)
+        self._host = self._new_host() if "trainer" in config.node.roles else None
+        self._dht: Dht | None = None
         self._exit = 0
+
+    def _new_host(self) -> RunHost:
+        from prime.node.hosting import RunHost
+
+        return RunHost(self._system, self._config, self._places, _say, self._stop)
 
     async def run(self, on_ready: Callable[[NodeStatus], None], *, parent_eof: bool) -> int:
         async with one_error(), trio.open_nursery() as nursery:
@@ -143,10 +155,13 @@ class _Node:
                 nursery.start_soon(self._until_parent_is_gone)
             async with self._serving_control(nursery), self._system.supervisor("node") as sup:
                 await sup.spawn(lambda: StatusActor(self.describe, self._stop.set), "status")
-                await sup.spawn(lambda: RunsActor(self._host), "runs")
+                if (host := self._host) is not None:
+                    await sup.spawn(lambda: RunsActor(host), "runs")
                 await sup.spawn(LinkActor, "link")
-                on_ready(self.describe(-1))
-                await self._train()
+                async with self._in_dht() as self._dht:
+                    await sup.spawn(lambda: DhtActor(self._dht), "dht")
+                    on_ready(self.describe(-1))
+                    await self._serve()
             nursery.cancel_scope.cancel()
         return self._exit
 
@@ -156,8 +171,9 @@ class _Node:
             self._system,
             name=self._config.node.name,
             uptime_s=trio.current_time() - self._started_at,
-            training=self._host.training,
+            training=self._host.training if self._host is not None else None,
             rounds_after=rounds_after,
+            dht=self._dht,
         )
 
     # ------------------------------------------------------------------------------------------------ the tree
@@ -174,7 +190,22 @@ class _Node:
             return
         _say("no relay keeps a slot yet: nodes that cannot be dialled either will not reach this one")
 
-    async def _train(self) -> None:
+    @contextlib.asynccontextmanager
+    async def _in_dht(self) -> AsyncIterator[Dht | None]:
+        if not self._config.dht.enabled:
+            yield None
+            return
+        async with open_node_dht(self._system, self._key, self._config, self._places) as dht:
+            yield dht
+
+    async def _serve(self) -> None:
+        """Find others, and do until told to stop what this node's roles are: take part in runs, or serve the DHT alone."""
+        if self._host is None:
+            await self._stop.wait()
+            return
+        await self._train(self._host)
+
+    async def _train(self, host: RunHost) -> None:
         """Find others, and take part in runs until told to stop."""
         async with self._neighbourhood() as neighbours:
             contacts = await self._find_contacts(neighbours)
@@ -183,7 +214,7 @@ class _Node:
                 return
             if neighbours is not None:
                 await neighbours.announce(member=True)
-            await self._host.serve(own=self._own_run, contacts=contacts)
+            await host.serve(own=self._own_run, contacts=contacts, dht=self._dht)
 
     def _neighbourhood(self) -> contextlib.AbstractAsyncContextManager[Neighbourhood | None]:
         if not self._config.transport.mdns:
@@ -224,7 +255,8 @@ class _Node:
                 if self._stop.is_set():
                     raise KeyboardInterrupt
                 self._exit = 128 + number
-                _say("stopping: the round in hand is finished first; Ctrl-C again stops at once")
+                first = "the round in hand is finished first; " if self._host is not None else ""
+                _say(f"stopping: {first}Ctrl-C again stops at once")
                 self._stop.set()
 
     async def _until_parent_is_gone(self) -> None:
@@ -277,7 +309,7 @@ def _limits(config: Config) -> LinkLimits:
 
 
 @contextlib.contextmanager
-def _sole_owner(found: Places) -> Iterator[None]:
+def sole_owner(found: Places) -> Iterator[None]:
     """Hold the lock on a node's state folder: two processes of one node would speak in one name."""
     try:
         found.state.mkdir(parents=True, exist_ok=True, mode=0o700)

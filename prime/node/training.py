@@ -55,12 +55,16 @@ from prime.trainer.swarm.saved import STATES_FOLDER, StateFolder
 from prime.trainer.swarm.state import CHUNK_SIZE_BYTES, ChunkedState, OuterState
 from prime.trainer.swarm.tally import Spent
 from prime.trainer.swarm.trainer import TRAINER_PATH, Drain, RunDone, SwarmTrainer
+from prime.trainer.swarm.transfer import Providers, nobody
 
 _PHASES = {"encode": "encode", "gathering": "send", "reducing": "reduce", "voting": "vote", "stalled": "stalled"}
 """What a round's time went into, by its phases: contributions are sent while they are gathered."""
 
 RATE_MIN_BYTES_S = 1 << 20
 """What a link is taken to carry at least: a joiner waits no longer than half a second for a chunk."""
+
+CONTACTS_MAX = 64
+"""Peers that are asked to let this node into a run."""
 
 _BUSY = Mailbox(4096)
 """An aggregator hears chunks, votes and the trainer; link credit bounds the far ones, this bounds the sum."""
@@ -94,9 +98,16 @@ class Training:
     """One node's part in a run, as `open_trainer` gives it."""
 
     def __init__(
-        self, system: System, config: TrainingConfig, plan: SwarmPlan, journal: Journal, folder: Path | None
+        self,
+        system: System,
+        config: TrainingConfig,
+        plan: SwarmPlan,
+        journal: Journal,
+        folder: Path | None,
+        providers: Providers = nobody,
     ) -> None:
         self._system = system
+        self._providers = providers
         self._config = config
         self._plan = plan
         self._journal = journal
@@ -235,6 +246,7 @@ class Training:
                 keep=self._keep,
                 on_left=self._left.set,
                 saves=self._saved is not None,
+                providers=self._providers,
             )
 
         self._trainer = await sup.spawn(new_trainer, "trainer")
@@ -242,13 +254,18 @@ class Training:
     async def find_more(self, addresses: Sequence[str]) -> None:
         """Dial contacts that did not answer yet, until this node is in a view (called by `open_trainer`)."""
         with self._dialling:
-            await dial_silent(self._system, addresses, self._ask_too)
+            await dial_silent(self._system, addresses, self.ask_too)
 
-    async def _ask_too(self, peers: tuple[str, ...]) -> None:
-        self._plan = attrs.evolve(self._plan, contacts=(*self._plan.contacts, *peers))
+    async def ask_too(self, peers: tuple[str, ...]) -> int:
+        """Ask these peers, too, to let this node into the run; return how many were not known before."""
+        further = tuple(peer for peer in peers if peer not in self._plan.contacts)[
+            : CONTACTS_MAX - len(self._plan.contacts)
+        ]
+        self._plan = attrs.evolve(self._plan, contacts=(*self._plan.contacts, *further))
         ref = self._system.whereis(AGGREGATOR_PATH)
-        if ref is not None:
-            await ref.tell(FurtherContacts(peers))
+        if ref is not None and further:
+            await ref.tell(FurtherContacts(further))
+        return len(further)
 
     def observe(self, fact: Any) -> None:
         """Notice the end of the run among the system's facts."""
@@ -336,6 +353,7 @@ async def open_trainer(
     timing: Timing | None = None,
     client: bool = False,
     founds: bool = True,
+    providers: Providers = nobody,
 ) -> AsyncIterator[Training]:
     """Take part in a training run for the length of the block; leaving it ends the worker and all actors at once.
 
@@ -346,7 +364,7 @@ async def open_trainer(
     is a new member, and a run whose nodes all end is lost, so give one wherever `key` is a file. Where it is of a
     successor of `run` (`prime train recover`), that one goes on. A `client` contributes and votes, and owns no part of the
     vector; so does a node without an address that others could dial. To leave in order, `await training.leave(...)` before
-    the end of the block.
+    the end of the block. `providers` finds who serves the run's state without being a member, for those who fetch it.
 
     Raises `UnreachableError` (contacts, but for a node that is a member already) and `WrongPeerError`, `ActorUsageError` (no transport), `CorruptedError`
     (journal), `ConfigError` and `DataError` (the model and the data, which only the worker sees), and
@@ -366,7 +384,7 @@ async def open_trainer(
             _check_founds(run, founds=founds, is_successor=run != named or lineage(run)[1] > 0)
         found = await _find_contacts(system, contacts, is_member=is_member)
         plan = SwarmPlan(run, member, founds and not contacts, found.peers, config.nodes_min, waits, terms)
-        training = Training(system, config, plan, journal, folder)
+        training = Training(system, config, plan, journal, folder, providers)
         unsubscribe = system.subscribe(training.observe)
         try:
             async with one_error(), trio.open_nursery() as nursery:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prime.dht.messages import DhtStatus
 from prime.wire import Ask, Payload, message, record
 
 STATUS_PATH = "/node/status"
@@ -137,7 +138,8 @@ class NodeStatus:
     """What `prime status` shows of one node.
 
     `reachability` is unknown, public, relayed or client-only, with the reason and what peers said; `relayed` are the links
-    that go through a relay; `turned_away` counts callers that proved who they are and got no link.
+    that go through a relay; `turned_away` counts callers that proved who they are and got no link. `dht` is there where the
+    node is in the DHT.
     """
 
     peer: str
@@ -157,6 +159,7 @@ class NodeStatus:
     evidence: tuple[str, ...] = ()
     relayed: tuple[str, ...] = ()
     turned_away: int = 0
+    dht: DhtStatus | None = None
 
 
 @message(tag=0x080)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -33,7 +35,7 @@ TREE: dict[str, dict[str, str]] = {
         "train": "run init presets submit status watch stop logs recover audit",
         "model": "push pull list verify roll-back export",
     },
-    "NETWORK": {"dht": "get put find providers name stats", "peer": "ping ban"},
+    "NETWORK": {"dht": "get put remove find providers provide stats name", "peer": "ping ban"},
     "GOVERN": {"gov": "propose vote list members tasks ledger rules audit explain"},
     "WATCH": {"tree": "", "top": "", "events": "", "metrics": ""},
     "TOOLS": {
@@ -83,14 +85,19 @@ def test_a_program_that_is_built_again_is_as_large_as_the_first() -> None:
 
 
 def test_every_command_offers_json() -> None:
-    commands = group().commands
-    leaves = [(name, command) for name, command in commands.items() if not isinstance(command, TyperGroup)]
-    for name, parent in commands.items():
-        if isinstance(parent, TyperGroup):
-            leaves += [(f"{name} {word}", command) for word, command in parent.commands.items()]
-    assert leaves
-    for name, command in leaves:
-        assert any("--json" in parameter.opts for parameter in command.params), f"prime {name} has no --json"
+    found = dict(leaves(group(), "prime"))
+    assert found
+    for name, command in found.items():
+        assert any("--json" in parameter.opts for parameter in command.params), f"{name} has no --json"
+
+
+def leaves(parent: TyperGroup, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield the commands below a group, however deep, by their words."""
+    for word, command in parent.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from leaves(command, f"{name} {word}")
+        else:
+            yield f"{name} {word}", command
 
 
 def test_help_shows_the_panels_in_order(capsys: pytest.CaptureFixture[str]) -> None:

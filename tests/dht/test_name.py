@@ -21,9 +21,9 @@ def test_a_key_in_hex() -> None:
 
 
 def test_a_name_is_that_of_its_peer() -> None:
-    assert read_key(f"{PEER}/model") == mutable_key(PEER, b"model")
-    assert read_key(f"{OTHER}/model", PEER) == mutable_key(OTHER, b"model")
-    assert read_key("model", PEER) == mutable_key(PEER, b"model")
+    assert read_key(f"{PEER}/model") == mutable_key(PEER, b"name:model")
+    assert read_key(f"{OTHER}/model", PEER) == mutable_key(OTHER, b"name:model")
+    assert read_key("model", PEER) == mutable_key(PEER, b"name:model")
     assert split_name(f"{PEER}/model") == (PEER, "model")
     assert split_name("model") == (None, "model")
 
@@ -40,7 +40,7 @@ def test_a_name_alone_needs_a_node() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "/", f"{PEER}/", "/x", "nobody/model", f"{PEER}/a:b", f"{PEER}/a/b", "a\nb", "x" * 65, "é" * 33, "run:"],
+    ["", "/", f"{PEER}/", "/x", "nobody/model", f"{PEER}/a:b", f"{PEER}/a/b", "a\nb", "x" * 60, "é" * 30, "run:"],
 )
 def test_what_names_no_key_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
@@ -49,7 +49,7 @@ def test_what_names_no_key_is_refused(text: str) -> None:
 
 
 def test_the_longest_name() -> None:
-    assert salt_of("x" * 64) == b"x" * 64
+    assert salt_of("x" * 59) == b"name:" + b"x" * 59
 
 
 def test_a_peer_by_its_id() -> None:

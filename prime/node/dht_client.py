@@ -1,0 +1,39 @@
+"""An order for the DHT without a node: this program joins the network for a moment, answers nobody, and leaves."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from prime.config import Config, Places
+from prime.node.contacts import find_contacts
+from prime.node.dht import Order, carry_out, settings_of
+from prime.node.run import sole_owner, transport_of
+from prime.node.system import open_system
+from prime.transport.identity import KeyPair
+
+
+async def as_client(config: Config, found: Places, order: Order, *, own_key: bool) -> Any:
+    """Carry an order out as a client of the network that `transport.join` names.
+
+    With `own_key` in the name of the node of this configuration, which must not be running: what is published is its.
+    Raises as `carry_out`, `UnreachableError` where nobody answers there, and `ConfigError` for a key that cannot be used
+    or a node that runs.
+    """
+    from prime.dht.dht import open_dht
+
+    with sole_owner(found) if own_key else contextlib.nullcontext():
+        key = KeyPair.load_or_create(found.key_file) if own_key else KeyPair.generate()
+        async with (
+            open_system(transport=transport_of(config, found), key=key) as system,
+            open_dht(
+                system,
+                key,
+                settings=settings_of(config, system.addresses),
+                bootstrap=config.transport.join,
+                server=False,
+            ) as dht,
+        ):
+            await find_contacts(system, config.transport.join, 0.0)
+            await dht.joined()
+            return await carry_out(dht, order)
