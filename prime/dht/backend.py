@@ -31,10 +31,15 @@ class Removal:
 
 @attrs.frozen
 class Loaded:
-    """What was there: sound entries, and the names of those that were damaged and have been put aside (quarantined)."""
+    """What was there: sound entries, and the names of those that were damaged and have been put aside (quarantined).
+
+    `lost_writes` acknowledged writes are not there any more, and nothing says what was in them: all is of an earlier time.
+    What is lost either way is fetched from the nodes that hold it too.
+    """
 
     entries: tuple[Entry, ...]
     damaged: tuple[Removal, ...] = ()
+    lost_writes: int = 0
 
 
 class Backend(Protocol):
@@ -49,7 +54,11 @@ class Backend(Protocol):
         ...
 
     async def write(self, changes: Sequence[Entry | Removal]) -> None:
-        """Make all these changes or none. Raises `WorldError`, such as on a full disk: nothing has changed then."""
+        """Make all these changes or none, the later of two to one name. A call that was cancelled has made all or none.
+
+        Raises `WorldError`, such as on a full disk: nothing has changed then. Raises `CorruptedError` for damage that was
+        found only now: close and open again, which saves what can be read.
+        """
         ...
 
     async def aclose(self) -> None:

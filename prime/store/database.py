@@ -8,7 +8,6 @@ in its head, and the file has at least as many writes as its mark says. So damag
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sqlite3
 import struct
@@ -24,10 +23,9 @@ from prime.errors import ActorUsageError, CorruptedError, PrimeError, PrimeInter
 from prime.store.files import SystemFiles, finish, make_folders
 from prime.store.head import Head, checked_bodies, checked_key
 from prime.store.mark import Mark
+from prime.store.sqlite import HINT_DAMAGED, begin_log, named_errors, transaction
 
 SCHEMA_VERSION = 1
-LOG_SIZE_BYTES_MAX = 64 << 20
-"""To what the write-ahead log is cut once its content is in the main file."""
 
 _SCHEMA = (
     "CREATE TABLE meta (id INTEGER PRIMARY KEY, version INTEGER, writes INTEGER, checksum INTEGER)",
@@ -37,26 +35,6 @@ _SCHEMA = (
         key BLOB, sequence INTEGER, body BLOB, checksum INTEGER, PRIMARY KEY (key, sequence)) WITHOUT ROWID""",
     "CREATE TABLE snapshots (key BLOB PRIMARY KEY, sequence INTEGER, body BLOB, checksum INTEGER) WITHOUT ROWID",
 )
-_PRAGMAS = (
-    "PRAGMA trusted_schema = OFF",
-    "PRAGMA cell_size_check = ON",
-    "PRAGMA synchronous = FULL",
-    "PRAGMA fullfsync = ON",  # macOS: what fsync alone does not promise there
-    "PRAGMA checkpoint_fullfsync = ON",
-    f"PRAGMA journal_size_limit = {LOG_SIZE_BYTES_MAX}",
-)
-_HINT_DAMAGED = "the disk damaged it, or files of two backups were mixed: restore all files of one backup"
-_HINTS = {
-    sqlite3.SQLITE_FULL: "free space on that disk, or move the file",
-    sqlite3.SQLITE_BUSY: "another program holds the file: one program at a time should write to it",
-    sqlite3.SQLITE_LOCKED: "another program holds the file: one program at a time should write to it",
-    sqlite3.SQLITE_READONLY: "let this user write to the file and to its folder",
-    sqlite3.SQLITE_PERM: "let this user write to the file and to its folder",
-    sqlite3.SQLITE_CANTOPEN: "let this user write to the file and to its folder",
-    sqlite3.SQLITE_IOERR: "look at the disk: the system's log says what failed",
-    sqlite3.SQLITE_NOMEM: "give the program more memory",
-    sqlite3.SQLITE_PROTOCOL: "another program holds the file: one program at a time should write to it",
-}
 
 
 def checksum(key: bytes, numbers: Sequence[int], body: bytes = b"") -> int:
@@ -97,7 +75,7 @@ class Database:
         if self._is_closed:
             raise ActorUsageError(f"{self.path} is closed", hint="use the store inside its `async with` block")
         if self._connection is None:
-            with self._errors():
+            with named_errors(self.path):
                 try:
                     return self._connect()
                 except BaseException:
@@ -118,11 +96,7 @@ class Database:
         return self._connection
 
     def _prepare(self, connection: sqlite3.Connection, mark: Mark) -> None:
-        for pragma in _PRAGMAS:
-            connection.execute(pragma)
-        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode != "wal":
-            raise WorldError(f"{self.path}: no write-ahead log ({mode})", hint="use a file on a local disk")
+        begin_log(connection, self.path)
         if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
             self._check_mark(mark, 0)
             with self._writing() as writer:
@@ -135,7 +109,7 @@ class Database:
         if writes < mark.count:
             raise CorruptedError(
                 f"{self.path}: {mark.count} writes were acknowledged and {writes} are there: its end was lost",
-                hint=f"{_HINT_DAMAGED}; to accept the loss, move {self.path.name}-mark away",
+                hint=f"{HINT_DAMAGED}; to accept the loss, move {self.path.name}-mark away",
             )
 
     def _create(self, connection: sqlite3.Connection) -> None:
@@ -255,7 +229,7 @@ class Database:
                 raise
             row = None  # no such table, or no such column
         if row is None or not _checks(row[2], b"meta", row[:2]):
-            raise CorruptedError(f"{self.path}: it is no event store", hint=_HINT_DAMAGED)
+            raise CorruptedError(f"{self.path}: it is no event store", hint=HINT_DAMAGED)
         version, writes = row[:2]
         if version != SCHEMA_VERSION:
             raise WorldError(
@@ -319,7 +293,7 @@ class Database:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """Run a block as one write, counted; the mark follows once the block is on the disk."""
-        with self._errors():
+        with named_errors(self.path):
             with self._transaction("BEGIN IMMEDIATE") as connection:
                 yield connection
                 version, writes = self._meta(connection)
@@ -332,39 +306,14 @@ class Database:
     @contextlib.contextmanager
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
         connection = self.open()
-        with self._errors():
-            connection.execute(begin)
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):  # the first error is the one to tell
-                    connection.execute("ROLLBACK")
-                raise
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Tell the world's errors from damage, and name the file in both."""
-        try:
-            yield
-        except PrimeError:
-            raise
-        except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-            if code not in _HINTS:
-                raise CorruptedError(f"{self.path}: {error}", hint=_HINT_DAMAGED) from error
-            raise WorldError(f"{self.path}: {error}", hint=_HINTS[code]) from error
-        except OSError as error:
-            hint = (
-                "free space on that disk" if error.errno == errno.ENOSPC else "look at the file's folder and its disk"
-            )
-            raise WorldError(f"{self.path}: {error.strerror or error}", hint=hint) from error
+        with named_errors(self.path), transaction(connection, begin):
+            yield connection
 
     def _name(self, key: str) -> str:
         return f"{self.path}, key {key!r}"
 
     def _damaged(self, key: str, what: str) -> NoReturn:
-        raise CorruptedError(f"{self._name(key)}: {what}", hint=_HINT_DAMAGED)
+        raise CorruptedError(f"{self._name(key)}: {what}", hint=HINT_DAMAGED)
 
 
 def _checks(stored: Any, key: bytes, numbers: Sequence[Any], body: Any = b"") -> bool:

@@ -192,3 +192,7 @@ def test_plain_loop() -> None:
     assert [line.partition(":")[0] for line in lines] == ["epoch 4", "epoch 8", "epoch 12"]
     right = float(re.fullmatch(r"epoch 12: loss [\d.]+, ([\d.]+)% right", lines[-1]).group(1))  # type: ignore[union-attr]
     assert right > 95
+
+
+def test_dht_backend() -> None:
+    assert run("10_dht_backend.py", within_s=60).splitlines() == ["held: True", "there again: ['record']"]
