@@ -147,13 +147,14 @@ class Bootstrap:
         self._own_s: float | None = None  # when the own key was last looked up, and somebody answered
         self._far: list[int] | None = None  # buckets that are still to be looked up to join; `None` before the own key
         self._looking: set[int] = set()
+        self._is_merged = False
 
     @property
     def phase(self) -> Phase:
         """How far it has got."""
         if not self._table.live:
             return "alone" if self._told_of or len(self._table) else "first"
-        return "merged" if self._far == [] and not self._looking - {OWN} else "joining"
+        return "merged" if self._is_merged else "joining"
 
     def sight(self) -> Sight:
         """Return what it sees."""
@@ -169,8 +170,9 @@ class Bootstrap:
             case Woken():
                 pass
         if not self._table.live:
-            self._own_s = self._far = None
+            self._own_s, self._far, self._is_merged = None, None, False
         commands = [*self._ask(now), *self._look_around(now), *self._retry(now)]
+        self._is_merged = self._is_merged or (self._far == [] and not self._looking)
         self.wakes_at = self._next_s(now)
         return commands
 

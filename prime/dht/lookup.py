@@ -22,7 +22,7 @@ import bisect
 import enum
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, Literal, TypeGuard
 
 import attrs
@@ -41,8 +41,7 @@ HASTE: Final = 0.1
 """The part of `request_s` after which a request holds up no other."""
 PROVIDERS_MAX: Final = 1024
 """Providers that a lookup remembers."""
-VOUCHERS: Final = 2
-"""Peers that must have named a provider before a lookup ends early."""
+PROVIDERS_PER_ANSWER: Final = 32
 
 Cause = Literal["", "no peer answered", "answered but held nothing", "found but the signature is bad"]
 """Why nothing was found."""
@@ -81,7 +80,10 @@ class Value:
 
 @attrs.frozen
 class Providers:
-    """Those who have what a key names, as many as `count_max`."""
+    """Those who have what a key names, as many as `count_max`: those first that most paths named.
+
+    It ends early with so many that `agreeing` paths named each: one liar could name as many of its own.
+    """
 
     key: Key
     count_max: int
@@ -229,7 +231,7 @@ class Lookup:
         self._waiting: dict[PeerId, _Asked] = {}
         self._groups: Counter[str] = Counter()
         self._forged = 0
-        self._vouchers: Counter[PeerId] = Counter()
+        self._vouchers: dict[PeerId, set[int]] = {}  # the paths on which a provider was named
         self._providers: dict[PeerId, Contact] = {}
         self._paths = self._deal(starts, settings.paths if paths is None else paths)
 
@@ -253,11 +255,11 @@ class Lookup:
             case Woken() | Begun():
                 pass
         self._look_at_clock(now)
-        requests = self._ask_on(now)
+        self._close_paths()
         if now >= self._ends_s or self._has_enough() or all(path.is_over for path in self._paths):
             self.outcome = self._sum_up(in_time=now < self._ends_s)
             return [Finished(self.outcome)]
-        return list(requests)
+        return list(self._ask_on(now))
 
     # ---- the paths
 
@@ -291,25 +293,24 @@ class Lookup:
                 path.seen.remove((self._distance(known[0]), peer))
 
     def _ask_on(self, now: float) -> list[Request]:
-        """Let each path that is not over ask whom it can, or end. Paths take turns, so that none takes all that are near."""
+        """Let each path that is not over ask whom it can. Paths take turns, so that none takes all that are near."""
         requests: list[Request] = []
         busy = [path for path in self._paths if not path.is_over]
         while busy:
-            going = []
-            for path in busy:
-                if (request := self._ask_next(path, now)) is not None:
-                    requests.append(request)
-                    going.append(path)
-            busy = going
+            asked = [(path, self._ask_next(path, now)) for path in busy]
+            requests += [request for _, request in asked if request is not None]
+            busy = [path for path, request in asked if request is not None]
+        return requests
+
+    def _close_paths(self) -> None:
         for path in self._paths:
             path.is_over = self._is_over(path)
-        return requests
 
     def _ask_next(self, path: _Path, now: float) -> Request | None:
         settings = self._settings
         if path.requests >= REQUESTS_PER_PATH * settings.k or path.hurrying >= settings.alpha:
             return None
-        for _, peer in path.seen[: settings.k]:
+        for peer in self._near(path):
             if peer not in self._asked:
                 return self._ask(path, *path.contacts[peer], now)
         return None
@@ -322,16 +323,26 @@ class Lookup:
         path.hurrying += 1
         return Request(contact, path.number)
 
+    def _near(self, path: _Path) -> Iterator[PeerId]:
+        """Yield the `k` nearest that a path has seen, without those that it has waited for long enough."""
+        left = self._settings.k
+        for _, peer in path.seen:
+            asked = self._waiting.get(peer)
+            if asked is None or asked.is_hurrying:
+                yield peer
+                left -= 1
+                if not left:
+                    return
+
     def _is_over(self, path: _Path) -> bool:
-        """Tell whether a path has seen its end: nobody is left to ask, and those nearest have answered."""
-        near = [self._asked.get(peer) for _, peer in path.seen[: self._settings.k]]
-        asked = [one for one in near if one is not None]
-        if any(one.is_hurrying for one in asked):
-            return False
-        if len(asked) < len(near) and path.requests < REQUESTS_PER_PATH * self._settings.k:
-            return False
-        answered = sum(one.state is _State.ANSWERED for one in asked)
-        return answered >= min(self._settings.beta, len(asked))
+        """Tell whether a path has seen its end: of those nearest nobody is left to ask or to wait for."""
+        answered, can_ask = 0, path.requests < REQUESTS_PER_PATH * self._settings.k
+        for peer in self._near(path):
+            asked = self._asked.get(peer)
+            if (asked is None and can_ask) or (asked is not None and asked.is_hurrying):
+                return False
+            answered += asked is not None
+        return answered >= self._settings.beta or not any(peer in self._waiting for _, peer in path.seen)
 
     # ---- what comes
 
@@ -348,7 +359,7 @@ class Lookup:
         for contact in event.closer[: self._settings.k]:
             if contact.peer != event.peer:
                 self._see(asked.path, contact, asked.hops + 1)
-        self._note_providers(event.providers)
+        self._note_providers(event.providers, asked.path)
 
     def _fail(self, peer: PeerId, *, forged: bool) -> None:
         asked = self._waiting.get(peer)
@@ -374,12 +385,12 @@ class Lookup:
             elif now >= asked.hurries_s:
                 self._stop_hurrying(asked)
 
-    def _note_providers(self, providers: Iterable[Contact]) -> None:
-        for contact in {one.peer: one for one in list(providers)[: self._settings.k]}.values():
+    def _note_providers(self, providers: Sequence[Contact], path: _Path) -> None:
+        for contact in providers[:PROVIDERS_PER_ANSWER]:
             known = self._providers.get(contact.peer)
             if known is None and len(self._providers) >= PROVIDERS_MAX:
                 continue
-            self._vouchers[contact.peer] += 1
+            self._vouchers.setdefault(contact.peer, set()).add(path.number)
             if known is None or contact.stamp_ms > known.stamp_ms:
                 self._providers[contact.peer] = contact
 
@@ -387,13 +398,13 @@ class Lookup:
 
     def _has_enough(self) -> bool:
         match self.want:
-            case Peer(peer):
-                asked = self._asked.get(peer)
-                return asked is not None and asked.state is _State.ANSWERED
+            case Peer():
+                return self._found() is not None
             case Value(_, agreeing):
                 return self._agree(agreeing)
             case Providers(_, count_max):
-                return sum(count >= VOUCHERS for count in self._vouchers.values()) >= count_max
+                agreeing = self._settings.agreeing
+                return sum(len(paths) >= agreeing for paths in self._vouchers.values()) >= count_max
             case Nearest():
                 return False
 
@@ -432,7 +443,7 @@ class Lookup:
             holders=tuple(one.contact for one in agree),
             stale=tuple(one.contact for one in closest if best is not None and not _same(one.record, best)),
             providers=self._most_vouched(),
-            found=next((one.contact for one in answered if self.want == Peer(one.contact.peer, self._key)), None),
+            found=self._found(),
             asked=len(self._asked),
             answered=len(answered),
             forged=self._forged,
@@ -441,11 +452,15 @@ class Lookup:
             cause=self._cause(len(answered), best),
         )
 
+    def _found(self) -> Contact | None:
+        asked = self._asked.get(self.want.peer) if isinstance(self.want, Peer) else None
+        return asked.contact if asked is not None and asked.state is _State.ANSWERED else None
+
     def _most_vouched(self) -> tuple[Contact, ...]:
-        """Return the providers that most peers named, of as many the nearest to the key first."""
+        """Return the providers that most paths named; of as many the nearest to the key first."""
         if not isinstance(self.want, Providers):
             return ()
-        ranked = sorted(self._providers.values(), key=lambda one: (-self._vouchers[one.peer], self._distance(one)))
+        ranked = sorted(self._providers.values(), key=lambda one: (-len(self._vouchers[one.peer]), self._distance(one)))
         return tuple(ranked[: self.want.count_max])
 
     def _cause(self, answered: int, best: Record | None) -> Cause:
@@ -456,7 +471,7 @@ class Lookup:
                 return ""
             case Nearest() if answered:
                 return ""
-            case Peer(peer) if any(one.contact.peer == peer for one in self._answered()):
+            case Peer() if self._found() is not None:
                 return ""
         if self._forged:
             return "found but the signature is bad"

@@ -235,9 +235,9 @@ class Table:
 
     def _admit(self, bucket: _Bucket, seat: Seat) -> Contact | None:
         """Give a newcomer a place, or let it wait; return who has to be asked whether it lives."""
-        if not self._has_room(bucket, seat.group) and not self._clear(bucket, seat.group):
+        if not self._has_room(bucket, seat.group) and not self._make_room(bucket, seat.group):
             return None
-        if len(bucket.seats) < self._settings.k or self._is_near(bucket, seat.contact) or self._clear(bucket, None):
+        if len(bucket.seats) < self._settings.k or self._is_near(bucket, seat.contact) or self._clear(bucket):
             self._sit(bucket, seat)
             return None
         self._wait(bucket, seat)
@@ -248,10 +248,14 @@ class Table:
         return oldest.contact
 
     def _is_wanted(self, bucket: _Bucket, contact: Contact, group: str) -> bool:
-        fails = any(seat.failures and group in {"", seat.group} for seat in bucket.seats.values())
-        if not (self._has_room(bucket, group) or fails):
+        """Tell whether a peer, once it has answered, would get a place, or could wait for one."""
+        if not self._has_room(bucket, group) and not any(
+            one.failures and one.group == group for one in self._seats.values()
+        ):
             return False
-        if fails or len(bucket.seats) < self._settings.k or self._is_near(bucket, contact):
+        if len(bucket.seats) < self._settings.k or any(one.failures for one in bucket.seats.values()):
+            return True
+        if self._is_near(bucket, contact):
             return True
         return contact.peer not in bucket.spare and len(bucket.spare) < self._settings.k
 
@@ -262,13 +266,20 @@ class Table:
         here = sum(seat.group == group for seat in bucket.seats.values())
         return self._groups[group] < self._settings.group_table_max and here < self._settings.group_bucket_max
 
-    def _clear(self, bucket: _Bucket, group: str | None) -> bool:
-        """Drop who fails, of this group if one is named, and tell whether there was anybody in this bucket."""
-        for seat in bucket.seats.values():
-            if seat.failures and group in {None, seat.group}:
-                self._drop(bucket, seat)
+    def _make_room(self, bucket: _Bucket, group: str) -> bool:
+        """Drop a contact of a group that fails, where that makes room for another of it."""
+        for seat in [one for one in self._seats.values() if one.failures and one.group == group]:
+            self._drop(self._bucket(seat.contact), seat)
+            if self._has_room(bucket, group):
                 return True
         return False
+
+    def _clear(self, bucket: _Bucket) -> bool:
+        """Drop one of a bucket that fails, and tell whether there was any."""
+        failing = next((seat for seat in bucket.seats.values() if seat.failures), None)
+        if failing is not None:
+            self._drop(bucket, failing)
+        return failing is not None
 
     def _is_near(self, bucket: _Bucket, contact: Contact) -> bool:
         """Tell whether a contact is among the k nearest to this node, of which it knows all (2.4)."""
