@@ -31,6 +31,7 @@ from prime.dht.routing import RoutingActor
 from prime.dht.sealed import Signer
 from prime.dht.settings import PRESETS, DhtSettings
 from prime.dht.storing import Storings
+from prime.dht.table import Table
 from prime.errors import (
     ActorUsageError,
     CorruptedError,
@@ -74,6 +75,11 @@ class Dht:
         """This node's id."""
         return self._peering.peer
 
+    @property
+    def table(self) -> Table:
+        """The routing table as it is now: for reading."""
+        return self._peering.table
+
     # ---- records
 
     async def get(self, key: Key, *, critical: bool = False) -> Record:
@@ -95,6 +101,10 @@ class Dht:
         if best.removed:
             raise NotFoundError(f"what {best.publisher} had there is removed", hint="its publisher took it back")
         return best
+
+    def held(self, key: Key) -> Record | None:
+        """Return the record of a key that this node holds itself, for the swarm or as its publisher."""
+        return self._publisher.known(key)
 
     async def put(
         self, value: bytes, *, salt: bytes | None = None, ttl_s: int | None = None, seq: int | None = None
