@@ -167,6 +167,11 @@ class Protocols(Protocol):
     Programs that are not Prime speak them; a room above needs to know no more of libp2p than this.
     """
 
+    @property
+    def peers(self) -> tuple[PeerId, ...]:
+        """Those with whom there is a connection now, whoever opened it."""
+        ...
+
     def answer(
         self, protocol: str, handler: StreamHandler, *, streams_max: int = 256, peer_streams_max: int = 16
     ) -> Callable[[], None]:

@@ -1,4 +1,4 @@
-"""Peers that are not Prime: a js-libp2p node from npm and go-libp2p's `p2pd`, each behind the same few calls.
+"""Peers that are not Prime: js-libp2p nodes from npm and go-libp2p's `p2pd`, each behind the same few calls.
 
 Each offers one security only, so a connection that comes about has it. Both are fetched once and kept: the packages by
 `npm ci` beside `js/package-lock.json`, the daemon out of the wheel of hivemind in pytest's cache. Where a tool or the
@@ -117,35 +117,19 @@ def node_program() -> str:
     return node
 
 
-class JsPeer:
-    """`js/peer.mjs`: one line of JSON says what to do, and one what came of it."""
-
-    echo = "/js/echo"
+class Program:
+    """A program that does what a line of JSON says, and answers it by one; it says first what it is."""
 
     def __init__(self, process: trio.Process) -> None:
         self._process = process
         self._said = b""
-        self.address = ""
 
-    async def started(self) -> None:
-        self.address = (await self._line())["address"]
+    async def started(self) -> dict[str, Any]:
+        """Return what it says of itself."""
+        with trio.fail_after(START_TIMEOUT_S):
+            return await self._line()
 
-    async def identify(self, address: str) -> Identity:
-        found = await self._do("identify", address=address)
-        return Identity(found["peer"], found["protocols"])
-
-    async def ping(self, address: str) -> None:
-        await self._do("ping", address=address)
-
-    async def ask(self, address: str, target: str, message: list[Any], payloads: tuple[bytes, ...] = ()) -> Answer:
-        carried = [base64.b64encode(payload).decode() for payload in payloads]
-        found = await self._do("ask", address=address, target=target, message=message, payloads=carried)
-        return Answer(found["value"], [base64.b64decode(payload) for payload in found["payloads"]])
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    async def _do(self, command: str, **fields: Any) -> dict[str, Any]:
+    async def do(self, command: str, **fields: Any) -> dict[str, Any]:
         assert self._process.stdin is not None
         await self._process.stdin.send_all(json.dumps({"do": command, **fields}).encode() + b"\n")
         found = await self._line()
@@ -153,16 +137,38 @@ class JsPeer:
             raise ForeignError(found["error"])
         return found
 
+    def kill(self) -> None:
+        self._process.kill()
+
     async def _line(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         while b"\n" not in self._said:
             some = await self._process.stdout.receive_some()
             if not some:
-                raise ForeignError(f"node ended with status {await self._process.wait()}")
+                raise ForeignError(f"it ended with status {await self._process.wait()}")
             self._said += some
         line, _, self._said = self._said.partition(b"\n")
         found: dict[str, Any] = json.loads(line)
         return found
+
+
+class JsPeer(Program):
+    """`js/peer.mjs`."""
+
+    echo = "/js/echo"
+    address = ""
+
+    async def identify(self, address: str) -> Identity:
+        found = await self.do("identify", address=address)
+        return Identity(found["peer"], found["protocols"])
+
+    async def ping(self, address: str) -> None:
+        await self.do("ping", address=address)
+
+    async def ask(self, address: str, target: str, message: list[Any], payloads: tuple[bytes, ...] = ()) -> Answer:
+        carried = [base64.b64encode(payload).decode() for payload in payloads]
+        found = await self.do("ask", address=address, target=target, message=message, payloads=carried)
+        return Answer(found["value"], [base64.b64decode(payload) for payload in found["payloads"]])
 
 
 @asynccontextmanager
@@ -171,8 +177,7 @@ async def js_peer(node: str, security: str) -> AsyncIterator[JsPeer]:
     command = [node, str(JS / "peer.mjs"), security]
     async with running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         peer = JsPeer(process)
-        with trio.fail_after(START_TIMEOUT_S):
-            await peer.started()
+        peer.address = (await peer.started())["address"]
         yield peer
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from prime.actor import Actor, on
+from prime.actor.contract import PeerId
 from prime.dht import bootstrap as core
 from prime.dht.contact import Contact
 from prime.dht.ipfs.asking import ASKING_ERRORS
@@ -35,6 +36,8 @@ READ_S: Final = 10.0
 """How long a stream may be silent between its requests, and a request may take to come."""
 WRITE_S: Final = 10.0
 SWEEP_S: Final = 60.0
+LOOK_S: Final = 1.0
+"""How soon a new connection is noticed."""
 ERRANDS_MAX: Final = 8
 """Peers that are asked at a time who they are, or whether they live."""
 PREFIX_BITS_MAX: Final = 11
@@ -46,11 +49,17 @@ class Sweep:
     """Time has passed."""
 
 
-class IpfsActor(Actor[Sweep]):
+@message
+class LookAround:
+    """There may be new connections."""
+
+
+class IpfsActor(Actor[Sweep | LookAround]):
     """Answers, joins and keeps up."""
 
     def __init__(self, ipfs: Ipfs) -> None:
         self._ipfs = ipfs
+        self._connected: set[PeerId] = set()
         self._stop: Callable[[], None] = _nothing
 
     async def started(self) -> None:
@@ -60,6 +69,7 @@ class IpfsActor(Actor[Sweep]):
         for task in (self._join, self._do_errands, self._keep_up):
             self.ctx.start_soon(task)
         self.ctx.every(SWEEP_S, Sweep())
+        self.ctx.every(LOOK_S, LookAround())
 
     async def stopping(self) -> None:
         """Answer no more."""
@@ -69,6 +79,16 @@ class IpfsActor(Actor[Sweep]):
     def sweep(self, _: Sweep) -> None:
         """Forget what has had its time."""
         self._ipfs.desk.sweep(self._ipfs.asking.wall_ms())
+
+    @on(LookAround)
+    def look_around(self, _: LookAround) -> None:
+        """Have each peer asked what it is that was not connected before: one that answers requests need not make any."""
+        asking = self._ipfs.asking
+        connected = set(asking.protocols.peers)
+        for peer in connected - self._connected:
+            if peer not in asking.desk.table:
+                asking.meet(peer)
+        self._connected = connected
 
     # ---- answering
 

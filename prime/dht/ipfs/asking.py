@@ -42,8 +42,6 @@ from prime.transport.peer import peer_bytes
 STARTS_PER_PATH: Final = 8
 NEWCOMERS_MAX: Final = 256
 """Peers that wait to be asked who they are; more are met another time."""
-CLOSE_S: Final = 1.0
-"""How long the end of a stream may take that has no answer."""
 _STREAM_ERRORS: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream)
 ASKING_ERRORS: Final = (PrimeError, *_STREAM_ERRORS)
 """What asking a peer may raise; none of it is this node's fault."""
@@ -134,30 +132,30 @@ class Asking:
             raise RemoteProtocolError(f"{contact.peer} answered something else", hint="it is broken: ask another")
         return Heard(contact, channel.remote, answer)
 
-    async def tell(self, contact: Contact, request: Callable[[str], Message | None]) -> bool:
-        """Send what has no answer, made for where the peer is seen; tell whether it seems to have been taken."""
+    async def announce(self, contact: Contact, multihash: bytes) -> bool:
+        """Say to a peer that this node has what a multihash names; tell whether it has taken that.
+
+        ADD_PROVIDER has no answer, and how a stream ends says nothing (js-libp2p resets good ones, too). So it is asked for
+        the providers behind it: who refuses has reset the stream by then. Raises one of `ASKING_ERRORS`.
+        """
         with trio.move_on_after(self.desk.settings.request_s):
             channel = await self.protocols.open_stream(PROTOCOL, contact.peer, contact.addresses)
             try:
-                message = request(channel.remote)
-                if message is not None:
-                    await channel.send(pack(message))
-                    await channel.send_eof()
-                    return await self._was_taken(channel)
+                own = node_of(self.desk.contact, channel.remote)
+                if own is not None:
+                    said = Message(Kind.ADD_PROVIDER, multihash, providers=(own,))
+                    return await self._is_taken(Messages(channel), said)
             finally:
                 await let_go(channel)
         return False
 
-    async def _was_taken(self, channel: Channel) -> bool:
-        """Wait for the end of a stream: a refusal is a reset."""
-        with trio.move_on_after(CLOSE_S):
-            try:
-                await channel.receive()
-            except anyio.EndOfStream:
-                return True
-            except anyio.BrokenResourceError:
-                return False
-        return True
+    async def _is_taken(self, messages: Messages, said: Message) -> bool:
+        request_s = self.desk.settings.request_s
+        await messages.send(pack(said) + pack(Message(Kind.GET_PROVIDERS, said.key)), request_s)
+        while (data := await messages.receive(ANSWER_BYTES_MAX, request_s)) is not None:
+            if read_message(data).kind is Kind.GET_PROVIDERS:
+                return True  # of some implementations the other one is answered, too
+        return False
 
     # ---- who is who
 
@@ -196,10 +194,6 @@ class Asking:
             said = await self.protocols.identify(peer, addresses)
             return hearsay(peer, said.addresses, said.remote, self.wall_ms()), said
         raise DeadlineError(f"{peer} did not say who it is", hint="ask another")
-
-    def own_node(self, seen_at: str) -> Node | None:
-        """Return this node as it is shown to a peer that was seen at `seen_at`."""
-        return node_of(self.desk.contact, seen_at)
 
     # ---- many requests
 

@@ -211,13 +211,9 @@ class Ipfs:
             raise _nothing((), multihash.hex())
         told: set[PeerId] = set()
 
-        def request(seen_at: str) -> Message | None:
-            own = self.asking.own_node(seen_at)
-            return None if own is None else Message(Kind.ADD_PROVIDER, multihash, providers=(own,))
-
         async def tell(contact: Contact) -> None:
             try:
-                if await self.asking.tell(contact, request):
+                if await self.asking.announce(contact, multihash):
                     told.add(contact.peer)
             except ASKING_ERRORS:
                 return

@@ -146,6 +146,11 @@ class Libp2pEndpoint:
         """The connections that are open."""
         return tuple(muxer.connection for muxers in self._connections.values() for muxer in muxers)
 
+    @property
+    def peers(self) -> tuple[PeerId, ...]:
+        """See `Protocols.peers`."""
+        return tuple(self._connections)
+
     def start(self, listener: trio.socket.SocketType) -> None:
         """Begin to receive callers."""
         self.host.set_stream_handler(PROTOCOL, self._receive_slowly)
