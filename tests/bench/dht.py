@@ -1,0 +1,77 @@
+"""The DHT: real nodes against py-libp2p's own kad, and what the simulator says of thousands of nodes, liars and churn.
+
+Run: python tests/bench/dht.py [--json] [--cases get put find hops_1000 liars_20] [--nodes 32] [--pairs 3]
+
+`get`, `put` and `find` are medians of calls to a swarm of `--nodes` processes on loopback, ours and py-libp2p's in turns, both
+linked throughout. Ours signs what it puts, checks it, counts holders and keeps it on the disk by SQLite (`--store`); theirs
+keeps it in memory. `find` looks up the nodes closest to a random key. `hops_1000` is the longest of 300 lookups among 1,000
+simulated nodes; with `--grow` further sizes are tried, up to 10,000. `liars_20` is the share of right reads where a fifth of 1,000
+nodes lies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # a fresh checkout needs no installation
+
+import _dht_swarm  # noqa: E402
+import attrs  # noqa: E402
+from _report import machine, say, show  # noqa: E402
+
+from prime.sim.scenarios.lookups import measure_hops, measure_liars  # noqa: E402
+
+SIZES = (100, 300, 1000, 3000, 10_000)
+
+
+def hops_1000(options: argparse.Namespace) -> dict[str, Any]:
+    """Return how long lookups are; with `--grow` at each size."""
+    found = {size: measure_hops(size) for size in (SIZES if options.grow else (1000,))}
+    for size, hops in found.items():
+        say(f"{size} nodes: {hops.mean:.2f} hops, {hops.greatest} at most, {hops.requests_mean:.1f} requests a lookup")
+    one = found[1000]
+    grown = [attrs.asdict(each) for each in found.values()]
+    return _value("hops_1000", one.greatest, "hops", limit=math.ceil(math.log2(1000)) / 2 + 2, sizes=grown)
+
+
+def liars_20(_: argparse.Namespace) -> dict[str, Any]:
+    """Return the share of right reads beside liars."""
+    reads = measure_liars()
+    say(f"liars: {reads}")
+    return _value("liars_20", reads.share, "of reads", **attrs.asdict(reads))
+
+
+def _value(case: str, value: float, unit: str, **about: Any) -> dict[str, Any]:
+    return {"case": case, "value": value, "unit": unit, "ratio": None, "against": None, **about}
+
+
+SIMULATED = {"hops_1000": hops_1000, "liars_20": liars_20}
+CASES = (*_dht_swarm.CASES, *SIMULATED)
+
+
+def main() -> None:
+    """Run the chosen cases."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
+    parser.add_argument("--nodes", type=int, default=32)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--calls", type=int, default=30)
+    parser.add_argument("--transport", default="libp2p")
+    parser.add_argument("--store", choices=("memory", "sqlite"), default="sqlite")
+    parser.add_argument("--grow", action="store_true", help="hops at 100 to 10,000 nodes")
+    options = parser.parse_args()
+    before, results = machine(), []
+    if raced := [case for case in _dht_swarm.CASES if case in options.cases]:
+        results += _dht_swarm.race(raced, options.nodes, options.pairs, options.calls, options.transport, options.store)
+    results += [run(options) for case, run in SIMULATED.items() if case in options.cases]
+    show("dht", results, before, as_json=options.json)
+
+
+if __name__ == "__main__":
+    main()
