@@ -29,15 +29,21 @@ def dht_lines(found: DhtStatus) -> Iterator[str]:
 def stats_lines(found: DhtStatus) -> Iterator[str]:
     """Yield what `prime dht stats` shows: the same, and the table bucket by bucket."""
     yield from (line.removeprefix("  ") for line in dht_lines(found))
+    if found.sight:
+        yield f"     {found.sight}"
     yield f"     answered {many(found.served, 'request')} of others, refused {found.refused}"
     for fill in found.table:
         yield f"     bucket {fill.bucket:>3}  {'#' * min(fill.contacts, 64)} {fill.contacts}"
 
 
 def _standing(found: DhtStatus) -> str:
-    if not found.joined:
-        return "alone so far" if not found.contacts else "joining"
-    return "in it" if found.server else "a client"
+    match found.phase:
+        case "merged":
+            return "merged" if found.server else "merged, as a client"
+        case "first":
+            return "the first node"
+        case phase:
+            return phase or "starting"
 
 
 def _fill(found: DhtStatus) -> str:

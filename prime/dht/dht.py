@@ -218,6 +218,8 @@ class Dht:
             lookups=self._lookups.times,
             served=peering.served,
             refused=peering.refused,
+            phase=sight.phase if sight is not None else "",
+            sight=sight.words if sight is not None else "",
         )
 
 

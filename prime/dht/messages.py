@@ -126,7 +126,8 @@ class LookupTimes:
 class DhtStatus:
     """What a node of the DHT knows and holds now; sizes in bytes, `table` from the nearest bucket to the farthest.
 
-    `joined`: it knows somebody, and has looked itself up since. `served` counts the requests of other nodes that were
+    `joined`: it knows somebody, and has looked itself up since; `phase` is first, alone, joining or merged, and `sight` says
+    so in words. `served` counts the requests of other nodes that were
     answered, `refused` those that were not, and unusable answers.
     """
 
@@ -143,3 +144,5 @@ class DhtStatus:
     lookups: LookupTimes
     served: int
     refused: int
+    phase: str = ""
+    sight: str = ""

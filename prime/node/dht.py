@@ -15,6 +15,7 @@ import trio
 from prime.actor import Actor, Later, on
 from prime.config import Config, DhtConfig
 from prime.dht.backends.memory import MemoryBackend
+from prime.dht.backends.sqlite import SqliteBackend
 from prime.dht.key import to_bytes
 from prime.dht.name import RUN, read_key, read_peer, run_key, run_salt, salt_of
 from prime.dht.record import mutable_key
@@ -103,9 +104,13 @@ def _read_known(file: Path) -> list[str]:
 
 def open_backend(name: str, folder: Path) -> Backend:
     """Return the backend of that name, with its files in `folder`. Raises `ConfigError` for one that is none."""
-    if name in ("memory", "sqlite"):
-        return MemoryBackend()
-    return _own_backend(name, folder)
+    match name:
+        case "sqlite":
+            return SqliteBackend(folder / STORE)
+        case "memory":
+            return MemoryBackend()
+        case _:
+            return _own_backend(name, folder)
 
 
 def _own_backend(name: str, folder: Path) -> Backend:

@@ -34,7 +34,7 @@ SOME_RUN: Final = key_of(b"some run")
 SAY_S: Final = 1.0
 """Between two looks whether this node takes part in another run than it says."""
 LOOK_S: Final = 2.0
-LOOK_S_MAX: Final = 60.0
+LOOK_S_MAX: Final = 20.0
 """Between two searches: longer each time that nobody new was found."""
 DIALS_MAX: Final = 4
 """Peers that are dialled after one search."""

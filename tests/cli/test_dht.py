@@ -120,6 +120,18 @@ def test_a_value_from_a_file_and_from_standard_input(
     assert done.stdout == data
 
 
+def test_providers(nodes: tuple[NodeProcess, NodeProcess], prime: Any) -> None:
+    one, two = nodes
+    none = prime("providers", "run:chess", node=two)
+    assert (none.status, none.out) == (6, "")
+    assert "nobody provides run:chess" in none.err
+    assert prime("provide", "run:chess", node=one).status == 0
+    found = prime("providers", "run:chess", "--json", node=two).json
+    assert [peer["peer"] for peer in found["peers"]] == [one.peer]
+    assert one.address in found["peers"][0]["addresses"]
+    assert prime("provide", "run:chess", "--end", node=one).status == 0
+
+
 def test_peers(nodes: tuple[NodeProcess, NodeProcess], prime: Any) -> None:
     one, two = nodes
     assert prime("find", two.peer, node=one).out == f"{two.peer}  {two.address}\n"
@@ -136,7 +148,7 @@ def test_stats_and_status(nodes: tuple[NodeProcess, NodeProcess], prime: Any, ca
     assert (told["contacts"], [fill["contacts"] for fill in told["table"]]) == (1, [1])
     assert "1 peer in the table" in prime("stats", node=one).out
     assert run(["status", "--config", str(one.file)]) == 0
-    assert "dht: in it, 1 peer in the table" in capsysbinary.readouterr().out.decode()
+    assert "dht: merged, 1 peer in the table" in capsysbinary.readouterr().out.decode()
 
 
 def test_a_client_without_a_node(nodes: tuple[NodeProcess, NodeProcess], prime: Any, tmp_path: Path) -> None:
@@ -217,14 +229,14 @@ def status_of(**fields: Any) -> DhtStatus:
     found = {
         "peer": "p", "server": True, "joined": True, "contacts": 3, "records": 2, "record_bytes": 2048, "published": 1,
         "table": (BucketFill(254, 1), BucketFill(255, 2)), "provided": 4, "providers": 5, "served": 7, "refused": 1,
-        "lookups": LookupTimes(12, 3, 0.0042, 1.5, 1.25),
+        "lookups": LookupTimes(12, 3, 0.0042, 1.5, 1.25), "phase": "merged", "sight": "it is merged",
     }  # fmt: skip
     return DhtStatus(**{**found, **fields})
 
 
 def test_the_dht_in_lines() -> None:
     text = "\n".join(dht_lines(status_of()))
-    assert "dht: in it, 3 peers in the table (255:2 254:1)" in text
+    assert "dht: merged, 3 peers in the table (255:2 254:1)" in text
     assert "holds 2 records (2.0 KiB) and 5 providers; publishes 1, provides 4" in text
     assert "12 lookups, p50 4.2 ms, p99 1.5 s, 1.2 hops; 3 found nothing" in text
 
@@ -232,9 +244,11 @@ def test_the_dht_in_lines() -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"joined": False, "contacts": 0, "table": ()}, "dht: alone so far, 0 peers in the table"),
-        ({"joined": False}, "dht: joining, 3 peers"),
-        ({"server": False}, "dht: a client, 3 peers"),
+        ({"phase": "alone", "contacts": 0, "table": ()}, "dht: alone, 0 peers in the table"),
+        ({"phase": "first"}, "dht: the first node, 3 peers"),
+        ({"phase": "joining"}, "dht: joining, 3 peers"),
+        ({"phase": ""}, "dht: starting, 3 peers"),
+        ({"server": False}, "dht: merged, as a client, 3 peers"),
     ],
 )
 def test_where_it_stands(fields: dict[str, Any], words: str) -> None:
@@ -245,4 +259,5 @@ def test_where_it_stands(fields: dict[str, Any], words: str) -> None:
 def test_the_table_bucket_by_bucket() -> None:
     lines = list(stats_lines(status_of()))
     assert "     bucket 255  ## 2" in lines
+    assert "     it is merged" in lines
     assert "     answered 7 requests of others, refused 1" in lines
