@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from prime.cli import bench, config, demo, dht, doctor, key, model, node, sim, status, swarm, train, version
+from prime.cli import bench, config, demo, dht, doctor, key, model, node, publish, sim, status, swarm, train, version
 from prime.cli.border import guarded
 from prime.cli.output import say
 
@@ -53,7 +53,7 @@ def build() -> typer.Typer:
     app.command("bootstrap", rich_help_panel=NODE)(node.bootstrap)
 
     app.add_typer(swarm.beside(train.app), name="train", rich_help_panel=RUN)
-    app.add_typer(model.app, name="model", rich_help_panel=RUN)
+    app.add_typer(publish.beside(model.app), name="model", rich_help_panel=RUN)
 
     app.add_typer(dht.app, name="dht", rich_help_panel=NETWORK)
 

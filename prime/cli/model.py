@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from prime.trainer.checkpoint import Checkpoint, Checkpoints, Damage, Manifest
 
-app = typer.Typer(help="The checkpoints of a run, and the model in them.", no_args_is_help=True)
+app = typer.Typer(help="The checkpoints of a run, the model in them, and models of others.", no_args_is_help=True)
 
 RUNS: Final = Path("runs")
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -105,12 +105,7 @@ def export(
     """Write the model of a checkpoint as one safetensors file, and what it is of as JSON beside it."""
     if to.suffix != ".safetensors":
         raise UsageError(f"{to} should end in .safetensors", hint="for example --to model.safetensors")
-    checkpoints = of(run)
-    checkpoints.at(step)  # what is not there is told before torch is loaded
-    missing = [name for name in ("torch", "safetensors") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(f"an export needs {' and '.join(missing)}", hint="pip install 'prime-actors[train]'")
-    manifest = checkpoints.export(step, to)
+    manifest = exported(of(run), step, to)
     result = {
         "file": str(to),
         "about": str(to.with_suffix(".json")),
@@ -119,6 +114,15 @@ def export(
         "size_bytes": to.stat().st_size,
     }
     emit(result, _exported(manifest, to), as_json=as_json)
+
+
+def exported(checkpoints: Checkpoints, step: int | None, to: Path) -> Manifest:
+    """Write the model of a checkpoint to a file. Raises `MissingExtraError`, and as `Checkpoints.export`."""
+    checkpoints.at(step)  # what is not there is told before torch is loaded
+    missing = [name for name in ("torch", "safetensors") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(f"an export needs {' and '.join(missing)}", hint="pip install 'prime-actors[train]'")
+    return checkpoints.export(step, to)
 
 
 def of(run: str) -> Checkpoints:

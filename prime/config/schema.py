@@ -328,6 +328,20 @@ class DhtConfig:
     )
     store_bytes_max: int = key(0, "Bytes of records that this node holds.", unit="bytes", low=0, high=2**40)
     request_bytes_max: int = key(0, "Bytes of one request that this node takes.", unit="bytes", low=0, high=2**20)
+    blob_bytes_max: int = key(
+        64 << 30,
+        "Bytes of blobs that this node keeps itself; models that stay in files of their own do not count.",
+        unit="bytes",
+        low=0,
+        high=2**50,
+    )
+    blob_bytes_per_s: float = key(
+        0.0,
+        "Bytes of blobs that it sends over time to all who fetch; 0: as many as they take.",
+        unit="bytes/s",
+        low=0,
+        high=1e12,
+    )
     requests_per_s: float = key(0.0, "Requests that one peer may make over time.", unit="requests/s", low=0, high=1e6)
 
 

@@ -1,4 +1,4 @@
-"""The control socket's side of a node: its status, its runs and the DHT are reachable through it, under the node's own name."""
+"""The control socket's side of a node: its status, runs, models and the DHT are reachable through it, in its own name."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from prime.actor.contract import PeerId
 from prime.errors import RefusedError
 from prime.node.messages import DHT_PATH
 from prime.observe.messages import LINK_PATH, STATUS_PATH
+from prime.trainer.publish.messages import MODELS_PATH
 from prime.trainer.runs.messages import RUNS_PATH
 from prime.transport.link import LinkLimits
 
@@ -25,7 +26,7 @@ A node that compiles its kernels or imports torch stands still for seconds, long
 waits for it: a process that has ended closes the socket, and that is seen at once.
 """
 
-OPEN: Final = (STATUS_PATH, RUNS_PATH, LINK_PATH, DHT_PATH)
+OPEN: Final = (STATUS_PATH, RUNS_PATH, LINK_PATH, DHT_PATH, MODELS_PATH)
 """Actors that the node's own user may speak to."""
 
 

@@ -1,6 +1,6 @@
 """One node from its configuration: identity, transport, control socket, supervision tree, signals.
 
-The tree: `/node` (status, runs, link, dht), `/dht` where it is in the DHT, and while it takes part in a run what
+The tree: `/node` (status, runs, link, dht, models), `/dht` and `/blobs` where it is in the DHT, and while it takes part in a run what
 `open_trainer` adds: `/state` (the donor of committed state) and `/train`. A node of the role dht alone takes part in none.
 """
 
@@ -27,6 +27,7 @@ from prime.node.control import CONTROL_LIMITS, ControlInbound
 from prime.node.describe import describe_node
 from prime.node.dht import DhtActor, open_node_dht
 from prime.node.link import LinkActor
+from prime.node.models import Models, ModelsActor, open_models
 from prime.node.neighbourhood import Neighbourhood, open_neighbourhood
 from prime.node.runs import RunsActor
 from prime.node.system import open_system
@@ -158,8 +159,9 @@ class _Node:
                 if (host := self._host) is not None:
                     await sup.spawn(lambda: RunsActor(host), "runs")
                 await sup.spawn(LinkActor, "link")
-                async with self._in_dht() as self._dht:
+                async with self._in_dht() as self._dht, self._with_models() as models:
                     await sup.spawn(lambda: DhtActor(self._dht), "dht")
+                    await sup.spawn(lambda: ModelsActor(models), "models")
                     on_ready(self.describe(-1))
                     await self._serve()
             nursery.cancel_scope.cancel()
@@ -197,6 +199,18 @@ class _Node:
             return
         async with open_node_dht(self._system, self._key, self._config, self._places) as dht:
             yield dht
+
+    @contextlib.asynccontextmanager
+    async def _with_models(self) -> AsyncIterator[Models | None]:
+        if self._dht is None:
+            yield None
+            return
+        said = self._config.dht
+        bytes_per_s = said.blob_bytes_per_s or math.inf
+        async with open_models(
+            self._system, self._dht, self._places.state, size_bytes_max=said.blob_bytes_max, bytes_per_s=bytes_per_s
+        ) as models:
+            yield models
 
     async def _serve(self) -> None:
         """Find others, and do until told to stop what this node's roles are: take part in runs, or serve the DHT alone."""

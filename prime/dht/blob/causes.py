@@ -23,6 +23,11 @@ class Causes:
         self._is_wrong = False
         self._is_silent = False
 
+    @property
+    def may_pass(self) -> bool:
+        """Tell whether somebody did not answer, or was busy: he may be back."""
+        return self._is_silent
+
     def failed(self, peer: str, error: WorldError) -> None:
         """Take note that a peer did not answer, refused, or sent what is no answer."""
         self._told.append(f"{peer}: {error}")

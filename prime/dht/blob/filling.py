@@ -44,6 +44,9 @@ PAUSE_S: Final = 1.0
 PAUSE_S_MAX: Final = 10.0
 """Between two searches while none is: twice as long each time."""
 
+HOPELESS_S: Final = 3.0
+"""How long it is looked for others where all providers have said that they do not have it, or have sent something else."""
+
 Find = Callable[[], Awaitable[Sequence[str]]]
 """Returns the peers that say that they have the blob; the links know where they are."""
 
@@ -126,7 +129,9 @@ class Filling:
             with trio.move_on_after(SEARCH_S):
                 await self._starving.wait()
             if self._starving.is_set():
-                patience_s = self._patience_s if self._known else 0
+                patience_s = self._patience_s if self._causes.may_pass else min(self._patience_s, HOPELESS_S)
+                if not self._known:
+                    patience_s = 0
                 if trio.current_time() - self._came_at >= patience_s:
                     self._end(self._causes.error())
                 await trio.sleep(pause_s)

@@ -219,7 +219,7 @@ async def test_where_all_lie_nothing_is_kept_and_the_error_names_them(tmp_path: 
     async with net(tmp_path) as nodes:
         liar, puller = await nodes.node(Liar), await nodes.node()
         content = (await liar.blobs.push(DATA)).content
-        with pytest.raises(CorruptedError, match=f"{liar.system.peer}: chunk 0 is not what its hash names"):
+        with pytest.raises(CorruptedError, match=f"{liar.system.peer}: chunk .* is not what its hash names"):
             await puller.blobs.pull(content, to=tmp_path / "out", patience_s=0)
         assert not (tmp_path / "out").exists()
         forger = await nodes.node(Forger)
