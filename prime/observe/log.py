@@ -10,7 +10,9 @@ import structlog
 
 from prime.actor import ActorFailed, SupervisorGaveUp
 
-_QUIET = frozenset({"ActorStarted", "ActorStopped", "DeadLetter", "StateRecovered"})
+_QUIET = frozenset(
+    {"ActorStarted", "ActorStopped", "ContactAdded", "DeadLetter", "LookupEnded", "RecordHeld", "StateRecovered"}
+)
 """Facts that a node at rest would still produce: shown at level debug."""
 
 
