@@ -63,6 +63,7 @@ def examine(config_file: Path | None, environ: Mapping[str, str], transport: str
     yield key_check(places(config.node, environ).key_file)
     yield transport_check(transport or config.transport.kind)
     yield port_check(config.transport.listen)
+    yield dht_check(places(config.node, environ).control_socket)
     yield memory_check(free_memory_bytes(), config.node.memory_free_bytes_min)
     yield codec_check()
     if (capability := compute_capability()) is not None:
@@ -151,6 +152,24 @@ def port_check(address: str) -> Finding:
         return ok("port", f"{address} is free")
     fix = "stop that program, or `prime config set transport.listen` another address (port 0 takes a free one)"
     return Finding("port", "fail", fault, fix, exit_code=4)
+
+
+def dht_check(socket: Path) -> Finding:
+    """Say what the node that runs here, if any, sees of the DHT."""
+    import trio
+
+    from prime.node.client import ask_status
+
+    try:
+        found = trio.run(ask_status, socket).dht
+    except PrimeError:
+        return ok("dht", "no node runs here; `prime doctor --network --join ADDRESS` looks at that of others")
+    if found is None:
+        return Finding("dht", "warn", "the node here is in none", "remove dht.enabled = false, and start it again")
+    if found.phase == "alone":
+        fix = "name nodes that run in transport.join; `prime doctor --network` says who of them answers"
+        return Finding("dht", "warn", found.sight, fix)
+    return ok("dht", found.sight)
 
 
 def memory_check(free_bytes: int | None, needed_bytes: int) -> Finding:

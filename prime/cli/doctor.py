@@ -54,6 +54,7 @@ def _network(config: Path | None, join: Sequence[str], transport: str | None, *,
         "listening": list(view.listening),
         "seen": list(view.seen),
         "slots": list(view.slots),
+        "dht": [{"address": sight.address, "peers": sorted(sight.peers)} for sight in view.dht],
         "evidence": [asdict(each) for each in view.evidence],
     }
     lines = [str(each) for each in view.evidence]

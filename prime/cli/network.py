@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from typing import Final
 
 from prime.cli.checks import Finding, ok
+from prime.cli.words import many
 from prime.node.probe import Contact, NetworkView
+from prime.node.sight import DhtSight, parts
 from prime.transport.multiaddr import LayeredPlace, TcpPlace, parse_address
 from prime.transport.reachability import Reachability, Scope, scope_of_text
 
+_JOIN: Final = "`prime node start --join ADDRESS`"
 _WIDEN: Final = "listen where others can dial: `prime config set transport.listen /ip4/0.0.0.0/tcp/4001`"
 
 
@@ -17,6 +20,8 @@ def network_findings(view: NetworkView) -> Iterator[Finding]:
     """Yield what was found, from the machine outwards."""
     yield _listening(view)
     yield from (_contact(contact) for contact in view.contacts)
+    if view.dht:
+        yield _dht(view.dht)
     yield _reachability(view)
 
 
@@ -33,6 +38,23 @@ def _contact(contact: Contact) -> Finding:
     if contact.peer:
         return ok("contact", f"{_bare(contact.address)} is {contact.peer}")
     return Finding("contact", "fail", contact.error, contact.hint or "check the address", exit_code=4)
+
+
+def _dht(sights: tuple[DhtSight, ...]) -> Finding:
+    """Say whether the contacts are in one DHT: in two, each finds half of what there is."""
+    found = parts(sights)
+    outside = [_bare(sight.address) for sight in sights if not sight.peers]
+    if len(found) > 1:
+        first, second = (_bare(part[0].address) for part in found[:2])
+        text = f"{len(found)} separate DHTs: {first} and {second} know no peer in common"
+        return Finding(
+            "dht", "fail", text, f"start a node of the one with an address of the other: {_JOIN}", exit_code=4
+        )
+    if outside:
+        text = f"{', '.join(outside)}: in no DHT, or did not answer for it in time"
+        return Finding("dht", "warn", text, "see `prime dht stats` there; dht.enabled may be false, or its version old")
+    peers = frozenset[str]().union(*(sight.peers for sight in sights))
+    return ok("dht", f"one, as seen through {many(len(sights), 'contact')}: {many(len(peers), 'peer')} nearest to here")
 
 
 def _reachability(view: NetworkView) -> Finding:

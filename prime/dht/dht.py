@@ -220,6 +220,7 @@ class Dht:
             refused=peering.refused,
             phase=sight.phase if sight is not None else "",
             sight=sight.words if sight is not None else "",
+            tries=sight.tries if sight is not None else 0,
         )
 
 

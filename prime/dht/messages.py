@@ -127,7 +127,7 @@ class DhtStatus:
     """What a node of the DHT knows and holds now; sizes in bytes, `table` from the nearest bucket to the farthest.
 
     `joined`: it knows somebody, and has looked itself up since; `phase` is first, alone, joining or merged, and `sight` says
-    so in words. `served` counts the requests of other nodes that were
+    so in words; `tries` counts how often it asked those it was told of. `served` counts the requests of other nodes that were
     answered, `refused` those that were not, and unusable answers.
     """
 
@@ -146,3 +146,4 @@ class DhtStatus:
     refused: int
     phase: str = ""
     sight: str = ""
+    tries: int = 0

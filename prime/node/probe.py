@@ -11,6 +11,7 @@ import trio
 from prime.config import Config, Places
 from prime.errors import ActorUsageError, AddressInUseError, PrimeError
 from prime.node.run import transport_of
+from prime.node.sight import DhtSight, look_through
 from prime.node.system import open_system
 from prime.transport.contract import Transport
 from prime.transport.identity import KeyPair
@@ -34,7 +35,7 @@ class Contact:
 
 @attrs.frozen
 class NetworkView:
-    """What was found out: how others reach a node here, why, and the evidence.
+    """What was found out: how others reach a node here, why, and the evidence; and the DHT, through each contact alone.
 
     `listening` are the addresses that a node would have, `seen` where peers saw it, `slots` the addresses that relays
     give it. `borrowed` says that the configured port was taken, so a free one stood in for it.
@@ -48,6 +49,7 @@ class NetworkView:
     evidence: tuple[Evidence, ...]
     slots: tuple[str, ...]
     borrowed: bool = False
+    dht: tuple[DhtSight, ...] = ()
 
 
 async def view_network(config: Config, found: Places, contacts: Sequence[str]) -> NetworkView:
@@ -70,7 +72,8 @@ def _any_port(listen: str) -> str:
 
 
 async def _view(transport: Transport, via: Sequence[str], contacts: Sequence[str], *, borrowed: bool) -> NetworkView:
-    async with open_system(transport=transport, key=KeyPair.generate(), via=via, reachability=True) as system:
+    key = KeyPair.generate()
+    async with open_system(transport=transport, key=key, via=via, reachability=True) as system:
         links = system.network
         if not isinstance(links, Links) or links.reachability is None:
             raise ActorUsageError("the system that looks has no network", hint="Give it a transport.")
@@ -80,6 +83,7 @@ async def _view(transport: Transport, via: Sequence[str], contacts: Sequence[str
                 for address in dict.fromkeys((*contacts, *via)):
                     nursery.start_soon(_dial, links, address, found)
             await _heard(links, links.reachability)
+        sights = [await look_through(system, key, each.address, each.peer) for each in found.values() if each.peer]
         judge = links.reachability
         outcome = judge.outcome
         return NetworkView(
@@ -93,6 +97,7 @@ async def _view(transport: Transport, via: Sequence[str], contacts: Sequence[str
             judge.evidence,
             links.announced("circuits"),
             borrowed,
+            tuple(sights),
         )
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import socket
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from prime.cli import checks
 from prime.cli.machine import compute_capability, cores, free_memory_bytes, gpus, port_fault, programs_on_path
 from prime.cli.main import run
+from prime.node import client
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +44,7 @@ def test_a_fresh_home_is_well(capsys: pytest.CaptureFixture[str]) -> None:
         "key",
         "transport",
         "port",
+        "dht",
         "memory",
         "codec",
         "training",
@@ -78,6 +82,30 @@ def test_a_port_in_use(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
         found = findings(capsys, 4)
     assert found["port"]["text"] == f"{address} is in use by another program"
     assert "transport.listen" in found["port"]["fix"]
+
+
+@pytest.mark.parametrize(
+    ("phase", "sight", "status"),
+    [("merged", "it is merged and knows 3 peers", "ok"), ("alone", "nobody answers: 0 of 2", "warn")],
+)
+def test_what_a_node_here_sees_of_the_dht(phase: str, sight: str, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask(_: Path) -> Any:
+        return SimpleNamespace(dht=SimpleNamespace(phase=phase, sight=sight))
+
+    monkeypatch.setattr(client, "ask_status", ask)
+    found = checks.dht_check(Path("c.sock"))
+    assert (found.check, found.status, found.text) == ("dht", status, sight)
+    assert bool(found.fix) == (status == "warn")
+
+
+def test_a_node_here_that_is_in_no_dht(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask(_: Path) -> Any:
+        return SimpleNamespace(dht=None)
+
+    monkeypatch.setattr(client, "ask_status", ask)
+    assert "dht.enabled" in checks.dht_check(Path("c.sock")).fix
+    monkeypatch.undo()
+    assert "no node runs here" in checks.dht_check(Path("c.sock")).text
 
 
 def test_a_transport_that_is_not_installed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import prime
+from prime.actor import System
 from prime.cli.main import run
 from prime.cli.network import network_findings
 from prime.config import Config, TransportConfig, places
+from prime.dht.dht import open_dht
+from prime.dht.settings import PRESETS
 from prime.node.probe import Contact, NetworkView, view_network
+from prime.node.sight import DhtSight, look_through, parts
 from prime.transport.identity import KeyPair
+from prime.transport.memory import Memory
 from prime.transport.reachability import Evidence, Reachability
 
 PEER = KeyPair.from_seed(bytes(32)).peer
@@ -98,6 +105,57 @@ async def test_a_view_from_here(tmp_path: Path) -> None:
     assert [type(each) for each in found.evidence] == [Evidence]
     (listening,) = [f for f in network_findings(found) if f.check == "listening"]
     assert "stood in" in listening.text
+
+
+FAR = Contact("/ip4/198.51.100.2/tcp/4001", KeyPair.from_seed(bytes([1]) * 32).peer)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "status", "words"),
+    [
+        ("ab", "bc", "ok", "one, as seen through 2 contacts: 3 peers nearest to here"),
+        ("ab", "cd", "fail", "2 separate DHTs: /ip4/198.51.100.1/tcp/4001 and /ip4/198.51.100.2/tcp/4001 know no peer"),
+        ("ab", "", "warn", "/ip4/198.51.100.2/tcp/4001: in no DHT"),
+        ("", "", "warn", "/ip4/198.51.100.1/tcp/4001, /ip4/198.51.100.2/tcp/4001: in no DHT"),
+    ],
+)
+def test_two_contacts_are_in_one_dht_or_in_two(first: str, second: str, status: str, words: str) -> None:
+    sights = (DhtSight(MET.address, frozenset(first)), DhtSight(FAR.address, frozenset(second)))
+    found = network_findings(view(Reachability.PUBLIC, contacts=(MET, FAR), dht=sights))
+    (finding,) = [each for each in found if each.check == "dht"]
+    assert (finding.status, bool(finding.fix)) == (status, status != "ok")
+    assert words in finding.text
+
+
+def test_one_that_knows_both_joins_two() -> None:
+    sights = [DhtSight(name, frozenset(peers)) for name, peers in (("a", "xy"), ("b", "zw"), ("c", "xz"), ("d", ""))]
+    assert [sorted(each.address for each in part) for part in parts(sights)] == [["a", "b", "c"]]
+
+
+@asynccontextmanager
+async def in_dht(hub: Memory, *through: str) -> AsyncIterator[System]:
+    key = KeyPair.generate()
+    async with (
+        prime.open_system(transport=hub, key=key) as system,
+        open_dht(system, key, settings=PRESETS["lan"], bootstrap=through) as dht,
+    ):
+        await dht.joined()
+        yield system
+
+
+async def test_two_dhts_are_seen_from_a_third_place() -> None:
+    hub, key = Memory(), KeyPair.generate()
+    async with (
+        in_dht(hub) as one,
+        in_dht(hub, one.addresses[0]) as its,
+        in_dht(hub) as other,
+        prime.open_system(transport=hub) as outside,
+        prime.open_system(transport=hub, key=key) as here,
+    ):
+        sights = [await look_through(here, key, each.addresses[0], each.peer) for each in (one, its, other, outside)]
+    assert sights[0].peers == sights[1].peers == {one.peer, its.peer}
+    assert (sights[2].peers, sights[3].peers) == ({other.peer}, frozenset())
+    assert [len(part) for part in parts(sights)] == [2, 1]
 
 
 @pytest.fixture
