@@ -21,6 +21,7 @@ from prime.dht.backend import Backend
 from prime.dht.backends.memory import MemoryBackend
 from prime.dht.contact import Contact
 from prime.dht.holding import HoldingActor
+from prime.dht.ipfs.kad import answering_streams
 from prime.dht.key import Key, key_of_peer
 from prime.dht.looking import Lookups
 from prime.dht.peering import Peering
@@ -304,4 +305,5 @@ async def open_dht(
             await supervisor.spawn(functools.partial(ProvidingActor, peering, archive), "providers")
         make_publishing = functools.partial(PublishingActor, publisher, archive, peering)
         await supervisor.spawn(make_publishing, "publishing", remote=())
-        yield Dht(peering, archive, lookups, storings, publisher)
+        with answering_streams(peering):
+            yield Dht(peering, archive, lookups, storings, publisher)

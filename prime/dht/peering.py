@@ -6,7 +6,7 @@ Links are taught addresses from signed contacts alone, and of these only the one
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, TypeVar
 
 import trio
@@ -92,6 +92,7 @@ class Peering:
         self._rates = Rates(settings.requests_per_s)
         self._own: Contact | None = None
         self._said: tuple[str, ...] = ()
+        self._streams: dict[str, list[str]] = {}
         self._silent_until = 0.0
         self._unsaid = 0
         self.served = 0
@@ -172,24 +173,44 @@ class Peering:
         return tuple(each.sealed for each in contacts if each.peer != sender and vouched(each.addresses, seen_at))
 
     def seen_at(self, peer: str) -> str:
-        """Return the address that the link of a peer comes from; empty where nothing is known.
+        """Return the address that the link of a peer comes from, or else its stream; empty where nothing is known.
 
         Where this node listens within its machine alone, as in memory, that is where its links come from.
         """
         carrier = self._carrier(peer)
         if carrier is not None and carrier.remote:
             return carrier.remote
+        if peer in self._streams:
+            return self._streams[peer][-1]
         own = self.system.addresses
         return own[0] if own and all(scope_of(address) is Scope.MACHINE for address in own) else ""
+
+    @contextlib.contextmanager
+    def streaming(self, peer: PeerId, remote: str) -> Iterator[None]:
+        """Take note that a peer asks over a stream that comes from `remote`, for as long as it does."""
+        places = self._streams.setdefault(peer, [])
+        places.append(remote)
+        try:
+            yield
+        finally:
+            places.remove(remote)
+            if not places:
+                del self._streams[peer]
 
     def is_linked(self, peer: str) -> bool:
         """Tell whether there is a link with a peer."""
         return self._carrier(peer) is not None
 
-    def _carrier(self, peer: str) -> Carrier | None:
+    @property
+    def links(self) -> Links | None:
+        """This node's links, if that is how it reaches others."""
         network = self.system.network
         links = network.outer if isinstance(network, Routes) else network
-        return links.carrier(PeerId(peer)) if isinstance(links, Links) else None
+        return links if isinstance(links, Links) else None
+
+    def _carrier(self, peer: str) -> Carrier | None:
+        links = self.links
+        return None if links is None else links.carrier(PeerId(peer))
 
     def group_of(self, peer: PeerId) -> str:
         """Return the group of the address at which a peer is seen; empty for what is not public."""

@@ -46,6 +46,7 @@ from prime.transport.reachability import Judge
 from prime.transport.replay import Bounds, ReplayWindows
 from prime.transport.series import FEATURE, Inbox, Post
 from prime.transport.signing import KeySignatory, wall_clock_s
+from prime.transport.streams import AdmittedStreams
 from prime.transport.turns import Turns
 from prime.wire import to_plain
 from prime.wire.codec import Codec
@@ -199,11 +200,13 @@ class Links:
 
     @property
     def protocols(self) -> Protocols | None:
-        """The endpoint, if it carries streams of other protocols too; `None` before `serve` has started."""
+        """What carries streams of other protocols, with peers that may link; `None` where the endpoint has none, or yet."""
         if self._endpoint is None:
             return None
         endpoint = innermost(self._endpoint)
-        return endpoint if isinstance(endpoint, Protocols) else None
+        if not isinstance(endpoint, Protocols):
+            return None
+        return AdmittedStreams(endpoint, self._gate, self._transport.name)
 
     @property
     def transport_name(self) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
+from prime.dht import messages
+from prime.dht.ipfs import kad as kad1
 from prime.dht.ipfs import message as kad
 from prime.dht.ipfs.multiaddrs import address_bytes, read_address
 from prime.errors import DecodeError
 from prime.transport.identity import KeyPair
-from tests.fuzz.target import Target, golden
+from tests.fuzz.target import Target, golden, vectors
 
 PEER = KeyPair.from_seed(bytes(32)).peer
 
@@ -29,4 +33,25 @@ def _behind_length(written: bytes) -> bytes:
     return written[end:]
 
 
-TARGETS = (Target("kad_message", kad_message, (DecodeError,), tuple(map(_behind_length, golden("kad")))),)
+def prime_kad(data: bytes) -> None:
+    """Bytes are a request that is written the same way again, or refused; and an answer to one, or refused."""
+    with contextlib.suppress(DecodeError):
+        answer = kad1.read_answer(REQUEST, data)
+        assert kad1.read_answer(REQUEST, _behind_length(kad1.pack_answer(REQUEST, answer))) == answer
+    request = kad1.read_request(data)
+    assert kad1.read_request(_behind_length(kad1.pack_request(request))) == request
+
+
+REQUEST = messages.FindProviders(bytes(32), None)
+
+
+def _prime_kad_seeds() -> tuple[bytes, ...]:
+    return tuple(
+        _behind_length(bytes.fromhex(text)) for each in vectors("prime-kad").values() for text in each.values()
+    )
+
+
+TARGETS = (
+    Target("kad_message", kad_message, (DecodeError,), tuple(map(_behind_length, golden("kad")))),
+    Target("prime_kad", prime_kad, (DecodeError,), _prime_kad_seeds()),
+)

@@ -13,6 +13,7 @@
 | `asking.py` | one request, and lookups made of many |
 | `answering.py` | the actor: it answers, joins and keeps up |
 | `ipfs.py` | `open_ipfs`, and what a program does with it |
+| `kad.py` | Prime's own requests of the DHT on streams, `/prime/kad/1` |
 
 All files down to `desk.py` are pure.
 """
