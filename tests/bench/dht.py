@@ -1,12 +1,14 @@
 """The DHT: real nodes against py-libp2p's own kad, and what the simulator says of thousands of nodes, liars and churn.
 
-Run: python tests/bench/dht.py [--json] [--cases get put find hops_1000 liars_20] [--nodes 32] [--pairs 3]
+Run: python tests/bench/dht.py [--json] [--cases get put find hops_1000 liars_20 fetch fetch_paced] [--nodes 32]
+     [--pairs 3] [--gibibytes 1]
 
 `get`, `put` and `find` are medians of calls to a swarm of `--nodes` processes on loopback, ours and py-libp2p's in turns, both
 linked throughout. Ours signs what it puts, checks it, counts holders and keeps it on the disk by SQLite (`--store`); theirs
 keeps it in memory. `find` looks up the nodes closest to a random key. `hops_1000` is the longest of 300 lookups among 1,000
 simulated nodes; with `--grow` further sizes are tried, up to 10,000. `liars_20` is the share of right reads where a fifth of 1,000
-nodes lies.
+nodes lies. `fetch` is a file of `--gibibytes` from three providers against one, `fetch_paced` a quarter of it from providers
+that send 40 MB/s each (`_dht_fetch.py`).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # a fresh checkout needs no installation
 
+import _dht_fetch  # noqa: E402
 import _dht_swarm  # noqa: E402
 import attrs  # noqa: E402
 from _report import machine, say, show  # noqa: E402
@@ -51,7 +54,7 @@ def _value(case: str, value: float, unit: str, **about: Any) -> dict[str, Any]:
 
 
 SIMULATED = {"hops_1000": hops_1000, "liars_20": liars_20}
-CASES = (*_dht_swarm.CASES, *SIMULATED)
+CASES = (*_dht_swarm.CASES, *SIMULATED, *_dht_fetch.CASES)
 
 
 def main() -> None:
@@ -64,12 +67,17 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=30)
     parser.add_argument("--transport", default="libp2p")
     parser.add_argument("--store", choices=("memory", "sqlite"), default="sqlite")
+    parser.add_argument("--gibibytes", type=float, default=1.0, help="the model of fetch")
     parser.add_argument("--grow", action="store_true", help="hops at 100 to 10,000 nodes")
     options = parser.parse_args()
     before, results = machine(), []
     if raced := [case for case in _dht_swarm.CASES if case in options.cases]:
         results += _dht_swarm.race(raced, options.nodes, options.pairs, options.calls, options.transport, options.store)
     results += [run(options) for case, run in SIMULATED.items() if case in options.cases]
+    size_bytes = int(options.gibibytes * 1024) << 20
+    results += [
+        _dht_fetch.measure(case, size_bytes, options.pairs) for case in _dht_fetch.CASES if case in options.cases
+    ]
     show("dht", results, before, as_json=options.json)
 
 
