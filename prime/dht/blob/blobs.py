@@ -27,11 +27,17 @@ if TYPE_CHECKING:
     from prime.store.blobs import Progress
 
 PROVIDERS_MAX: Final = 20
+DAMAGED_MAX: Final = 64
+"""Damaged blobs that wait to be mended; of more, those that are asked for again."""
 _RESTART: Final = Restart(max=10, within=60)
 
 
 class Directory(Protocol):
     """Who provides what: the DHT, as far as blobs need it."""
+
+    async def joined(self) -> None:
+        """Wait until it can be asked."""
+        ...
 
     async def provide(self, key: Key) -> int:
         """Say that this node has what the key names, from now on; return how many took note."""
@@ -53,6 +59,7 @@ class Blobs:
         self.store = store
         self._system = system
         self._directory = directory
+        self._damaged, self._to_mend = trio.open_memory_channel[ContentId](DAMAGED_MAX)
 
     async def push(self, source: Path | bytes, *, name: str = "", on_progress: Progress | None = None) -> Blob:
         """Let others fetch a file (an absolute path), which stays where it is, or bytes, which the store keeps.
@@ -111,9 +118,33 @@ class Blobs:
 
     async def provide_all(self) -> None:
         """Say so of every blob that is whole here, one after the other: a node that has started does."""
+        if self._directory is not None:
+            await self._directory.joined()
         for blob in self.store.blobs():
             if blob.is_whole:
                 await self.provide(blob)
+
+    def damaged(self, content: ContentId) -> None:
+        """Have a blob mended that is not as it was."""
+        with contextlib.suppress(trio.WouldBlock):
+            self._damaged.send_nowait(content)
+
+    async def mend(self) -> None:
+        """Mend what is damaged as it is found, for ever: what the store keeps itself is fetched from others.
+
+        A file elsewhere is its owner's: it is not written to, and from now on it is not said that the blob is here.
+        """
+        async for content in self._to_mend:
+            blob = self.store.find(content)
+            if blob is None or blob.is_whole:
+                continue
+            try:
+                if blob.source is None:
+                    await self.pull(content, patience_s=0)
+                elif self._directory is not None:
+                    await self._directory.stop_providing(key_of_content(content))
+            except WorldError:
+                continue  # it is told when it was found; whoever asks for it again has it tried again
 
     async def remove(self, content: ContentId) -> None:
         """Let go of a blob, and say no more that it is here; a file elsewhere stays."""
@@ -139,8 +170,10 @@ async def open_blobs(
     store = await BlobStore.open(folder, size_bytes_max=size_bytes_max)
     blobs = Blobs(system, store, directory)
     async with system.supervisor(SUPERVISOR, restart=_RESTART) as supervisor, trio.open_nursery() as nursery:
-        await supervisor.spawn(functools.partial(BlobKeeper, store, bytes_per_s=bytes_per_s), NAME)
+        keeper = functools.partial(BlobKeeper, store, bytes_per_s=bytes_per_s, on_damage=blobs.damaged)
+        await supervisor.spawn(keeper, NAME)
         nursery.start_soon(blobs.provide_all)
+        nursery.start_soon(blobs.mend)
         try:
             yield blobs
         finally:

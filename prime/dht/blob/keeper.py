@@ -54,11 +54,19 @@ class _Wish:
 class BlobKeeper(Actor[DescribeBlob | FetchBlobNode | FetchBlobChunk]):
     """Serves nodes and chunks, each checked as it is read, a piece of each peer in turn; the loop waits for no disk.
 
-    `bytes_per_s` bounds what all of them together get over time; infinity: as much as they take.
+    `bytes_per_s` bounds what all of them together get over time; infinity: as much as they take. `on_damage` is told of
+    blobs that are not as they were.
     """
 
-    def __init__(self, store: BlobStore, *, bytes_per_s: float = float("inf")) -> None:
+    def __init__(
+        self,
+        store: BlobStore,
+        *,
+        bytes_per_s: float = float("inf"),
+        on_damage: Callable[[ContentId], None] = lambda _: None,
+    ) -> None:
         self._store = store
+        self._on_damage = on_damage
         self._bytes_per_s = bytes_per_s
         self._waiting: Turns[_Wish] = Turns(WAITING_MAX, PEERS_MAX)
         self._ready = trio.Semaphore(0)
@@ -122,6 +130,7 @@ class BlobKeeper(Actor[DescribeBlob | FetchBlobNode | FetchBlobChunk]):
             wish.later.reply(await wish.read())
         except CorruptedError as error:
             self.ctx.emit(BlobDamaged(text_of(wish.content), str(error)))
+            self._on_damage(wish.content)
             wish.later.fail(NotFoundError("that blob is damaged here", hint="ask another provider"))
         except PrimeError as error:
             wish.later.fail(error)

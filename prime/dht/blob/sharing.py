@@ -7,7 +7,7 @@ slow sources have still to bring is asked of an idle one too. It keeps no time: 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Final, Generic, TypeVar
 
@@ -26,7 +26,8 @@ QUICK_S: Final = 1.0
 @attrs.define
 class _Source(Generic[P]):
     window: int = WINDOW
-    asked: set[P] = attrs.Factory(set)
+    asked: dict[P, None] = attrs.Factory(dict)
+    """In the order in which it was asked, and answers."""
 
 
 class Sharing(Generic[P]):
@@ -69,13 +70,13 @@ class Sharing(Generic[P]):
     def answered(self, source: str, piece: P, seconds: float) -> None:
         """Take note of a right answer."""
         found = self._sources[source]
-        found.asked.discard(piece)
+        found.asked.pop(piece, None)
         quick = seconds <= QUICK_S
         found.window = min(found.window + 1, WINDOW_MAX) if quick else max(found.window - 1, 1)
 
     def drop(self, source: str, *, for_good: bool) -> None:
         """Ask a source for nothing more; what it alone was asked for is asked of others."""
-        left = self._sources.pop(source).asked
+        left = set(self._sources.pop(source).asked)
         elsewhere = {piece for other in self._sources.values() for piece in other.asked}
         self.want_first(sorted(left - elsewhere, key=self._rank))
         if for_good:
@@ -93,17 +94,19 @@ class Sharing(Generic[P]):
         return found
 
     def _ask(self, source: str, piece: P, found: list[tuple[str, P]]) -> None:
-        self._sources[source].asked.add(piece)
+        self._sources[source].asked[piece] = None
         found.append((source, piece))
 
     def _hurry(self, has: Callable[[P], bool], found: list[tuple[str, P]]) -> None:
-        """Ask idle sources too for what others have still to bring: the last pieces wait for no slow one."""
+        """Ask idle sources too for half of what others have still to bring, the last of it: no slow one holds up the end."""
         for name, source in self._sources.items():
             if source.asked:
                 continue
-            late = [piece for other in self._sources.values() for piece in other.asked if not has(piece)]
-            alone = [piece for piece in late if late.count(piece) == 1]
-            for piece in alone[-source.window :]:
+            queues = [[piece for piece in other.asked if not has(piece)] for other in self._sources.values()]
+            often = Counter(piece for queue in queues for piece in queue)
+            alone = [(at, piece) for queue in queues for at, piece in enumerate(queue) if often[piece] == 1]
+            alone.sort(key=lambda place: -place[0])
+            for _, piece in alone[: min(source.window, (len(alone) + 1) // 2)]:
                 self._ask(name, piece, found)
 
     def _least_busy(self) -> str | None:

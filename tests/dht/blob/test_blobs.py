@@ -48,6 +48,9 @@ class _Entry:
     board: Board
     contact: Contact
 
+    async def joined(self) -> None:
+        await trio.lowlevel.checkpoint()
+
     async def provide(self, key: Key) -> int:
         self.board.providers.setdefault(key, {})[self.contact.peer] = self.contact
         return 1
@@ -256,20 +259,27 @@ async def test_a_provider_that_comes_later_is_found_while_one_waits(tmp_path: Pa
         assert set(puller.told(BlobFetched)[0].providers) == {dying.system.peer, honest.system.peer}
 
 
-async def test_a_turned_bit_at_a_provider_is_told_there_and_fetched_elsewhere(tmp_path: Path) -> None:
+async def test_a_turned_bit_at_a_provider_is_told_and_mended_from_the_others(tmp_path: Path) -> None:
     async with net(tmp_path) as nodes:
-        bad, good, puller = await nodes.node(), await nodes.node(), await nodes.node()
+        bad, good, asker = await nodes.node(), await nodes.node(), await nodes.node()
         for provider in (bad, good):
             content = (await provider.blobs.push(DATA)).content
         body = tmp_path / "node1" / content.hex() / "body"
         body.write_bytes(bytes([DATA[0] ^ 1]) + DATA[1:])
-        await puller.blobs.pull(content, to=tmp_path / "out")
-        assert (tmp_path / "out").read_bytes() == DATA
-        if not bad.told(BlobDamaged):  # the other was quicker with the first chunk
-            assert not await bad.blobs.store.verify(content)
-        await bad.blobs.pull(content)  # put right from the others: one chunk
+        asker.system.learn(bad.system.peer, bad.system.addresses)
+        with pytest.raises(NotFoundError, match="that blob is damaged here"):
+            await asker.system.ref(bad.system.peer, KEEPER_PATH, BlobKeeper).ask(FetchBlobChunk(content, 0), timeout=5)
+        assert "body: chunk 0 is damaged" in bad.told(BlobDamaged)[0].why
+        await eventually(lambda: bad.told(BlobFetched))
         assert body.read_bytes() == DATA
         assert bad.told(BlobFetched)[0].fetched_bytes == CHUNK_BYTES
+        assert bad.blobs.store.blobs()[0].is_whole
+
+
+async def eventually(condition: Callable[[], Any]) -> None:
+    with trio.fail_after(5):
+        while not condition():  # noqa: ASYNC110 - another task's work
+            await trio.sleep(0.01)
 
 
 async def test_a_source_that_was_changed_serves_no_wrong_byte_and_is_named(tmp_path: Path) -> None:
@@ -283,6 +293,7 @@ async def test_a_source_that_was_changed_serves_no_wrong_byte_and_is_named(tmp_p
             await puller.blobs.pull(content, to=tmp_path / "out", patience_s=0)
         (told,) = provider.told(BlobDamaged)
         assert told.why.startswith(f"{source} was changed since it was pushed")
+        await eventually(lambda: not nodes.board.providers[key_of_content(content)])
 
 
 async def test_a_full_disk_ends_the_fetch_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,6 +350,4 @@ async def test_what_is_here_is_provided_again_when_a_node_starts(tmp_path: Path)
         store = await BlobStore.open(tmp_path / "node1")
         content = (await store.add_bytes(DATA)).content
         await nodes.node()
-        with trio.fail_after(5):
-            while key_of_content(content) not in nodes.board.providers:  # noqa: ASYNC110 - provided by another task
-                await trio.sleep(0.01)
+        await eventually(lambda: key_of_content(content) in nodes.board.providers)
