@@ -28,7 +28,7 @@ from prime.dht.peering import Peering
 from prime.dht.providing import ProvidingActor
 from prime.dht.publishing import Publisher, PublishingActor, Put
 from prime.dht.record import TTL_S_MAX, Record, later_of, mutable_key
-from prime.dht.routing import RoutingActor
+from prime.dht.routing import RoutingActor, Told
 from prime.dht.sealed import Signer
 from prime.dht.settings import PRESETS, DhtSettings
 from prime.dht.storing import Storings
@@ -177,6 +177,10 @@ class Dht:
         if not outcome.answered:
             raise UnreachableError("no peer answered", hint=_ALONE)
         return outcome.closest
+
+    def begin_with(self, address: str) -> None:
+        """Begin with the node at this address, too: one that the user or the local network named."""
+        self._peering.tell_routing(Told(address))
 
     def known(self) -> tuple[Contact, ...]:
         """Return whom this node has in its table: peers that have answered it, and where they can be dialled."""

@@ -1,4 +1,7 @@
-"""A node on its local network: it says that it is there, and finds the others of its run without being told an address."""
+"""A node on its local network: it says that it is there, and finds the others of its run without being told an address.
+
+For the DHT it hears everybody who speaks its transport, of whatever run: who takes part in none announces none.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,19 @@ from prime.transport.multiaddr import TcpPlace, parse_address
 
 
 class Neighbourhood:
-    """The local network, as one node of a run uses it. Make one with `open_neighbourhood`."""
+    """The local network, as one node of a run uses it. Make one with `open_neighbourhood`.
 
-    def __init__(self, lan: Lan, system: System, config: Config) -> None:
+    `on_address` is told where a neighbour can be dialled, as often as it says so.
+    """
+
+    def __init__(
+        self, lan: Lan, system: System, config: Config, on_address: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._lan = lan
+        self._on_address = on_address
         self._config = config
         self._system = system
-        self._run = core.run_digest(config.train.run)
+        self._run = core.run_digest(config.train.run if "trainer" in config.node.roles else "")
         links = links_of(system)
         self._transport = links.transport_name if links is not None else ""
         everywhere = config.transport.listen.startswith("/ip4/0.0.0.0/")
@@ -57,18 +66,36 @@ class Neighbourhood:
 
     async def _next(self, wake_at: float) -> core.Event:
         with trio.move_on_at(wake_at):
-            return await self._lan.next()
+            event = await self._lan.next()
+            self._pass_on(event)
+            return event
         return core.Woke()
+
+    async def listen(self) -> None:
+        """Go on telling where neighbours are until cancelled."""
+        while True:
+            self._pass_on(await self._lan.next())
+
+    def _pass_on(self, event: core.Seen | core.Gone) -> None:
+        if not isinstance(event, core.Seen):
+            return
+        said = event.announcement
+        if said.transport == self._transport and said.peer != self._system.peer:
+            networks = (interface.network for interface in own_interfaces())
+            for host, port in core.near_addresses(said, networks):
+                self._on_address(_multiaddr(host, port, said.peer))
 
 
 @asynccontextmanager
-async def open_neighbourhood(system: System, config: Config) -> AsyncIterator[Neighbourhood]:
+async def open_neighbourhood(
+    system: System, config: Config, on_address: Callable[[str], None] = lambda _: None
+) -> AsyncIterator[Neighbourhood]:
     """Say on the local network that this node is there and looks for its run, until the block ends.
 
     Raises `MissingExtraError`, `UnreachableError`, and `ConfigError` for a node that listens to its own machine only.
     """
     async with open_lan() as lan:
-        neighbourhood = Neighbourhood(lan, system, config)
+        neighbourhood = Neighbourhood(lan, system, config, on_address)
         await neighbourhood.announce(member=False)
         yield neighbourhood
 

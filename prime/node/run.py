@@ -214,26 +214,27 @@ class _Node:
 
     async def _serve(self) -> None:
         """Find others, and do until told to stop what this node's roles are: take part in runs, or serve the DHT alone."""
+        async with one_error(), self._neighbourhood() as neighbours, trio.open_nursery() as nursery:
+            contacts = await self._find_contacts(neighbours) if self._host is not None else ()
+            await self._until_reachable()
+            if not self._stop.is_set():
+                if neighbours is not None:
+                    await neighbours.announce(member=True)
+                    nursery.start_soon(neighbours.listen)
+                await self._serve_roles(contacts)
+            nursery.cancel_scope.cancel()
+
+    async def _serve_roles(self, contacts: tuple[str, ...]) -> None:
         if self._host is None:
             await self._stop.wait()
-            return
-        await self._train(self._host)
-
-    async def _train(self, host: RunHost) -> None:
-        """Find others, and take part in runs until told to stop."""
-        async with self._neighbourhood() as neighbours:
-            contacts = await self._find_contacts(neighbours)
-            await self._until_reachable()
-            if self._stop.is_set():
-                return
-            if neighbours is not None:
-                await neighbours.announce(member=True)
-            await host.serve(own=self._own_run, contacts=contacts, dht=self._dht)
+        else:
+            await self._host.serve(own=self._own_run, contacts=contacts, dht=self._dht)
 
     def _neighbourhood(self) -> contextlib.AbstractAsyncContextManager[Neighbourhood | None]:
         if not self._config.transport.mdns:
             return contextlib.nullcontext()
-        return open_neighbourhood(self._system, self._config)
+        dht = self._dht
+        return open_neighbourhood(self._system, self._config, (lambda _: None) if dht is None else dht.begin_with)
 
     async def _find_contacts(self, neighbours: Neighbourhood | None) -> tuple[str, ...]:
         """Return who may let this node into the run; nobody if it shall found it, or is told to stop meanwhile."""

@@ -85,6 +85,12 @@ def read_announcement(record: Mapping[bytes, bytes | None]) -> Announcement:
     return Announcement(peer, text.get("run", ""), text.get("t", ""), _STATES[state], addresses)
 
 
+def near_addresses(said: Announcement, networks: Iterable[ipaddress.IPv4Network]) -> tuple[tuple[str, int], ...]:
+    """Return the addresses of an announcement that lie within the networks of this machine: no others are believed."""
+    known = tuple(networks)
+    return tuple(each for each in said.addresses if any(ipaddress.IPv4Address(each[0]) in net for net in known))
+
+
 def _text(data: bytes) -> str:
     return data[:255].decode("ascii", errors="replace")
 
@@ -187,16 +193,12 @@ class Newcomer:
                 return self._decide(now)
 
     def _hear(self, name: str, said: Announcement) -> None:
-        near = tuple(each for each in said.addresses if self._is_near(each[0]))
+        near = near_addresses(said, self._networks)
         same = (said.run, said.transport) == (self._run, self._transport) and said.peer != self._peer
         if not same or not near:
             self._heard.pop(name, None)
         elif name in self._heard or len(self._heard) < ANNOUNCERS_MAX:
             self._heard[name] = attrs.evolve(said, addresses=near)
-
-    def _is_near(self, host: str) -> bool:
-        address = ipaddress.IPv4Address(host)
-        return any(address in network for network in self._networks)
 
     def _join(self) -> list[Command]:
         members = sorted(each for each in self._heard.values() if each.member)

@@ -7,12 +7,14 @@ import sys
 from typing import Any
 
 import pytest
+import trio
 
 import prime
-from prime.config import Config, TransportConfig
+from prime.config import Config, NodeConfig, TransportConfig
 from prime.errors import ConfigError, MissingExtraError
 from prime.node import neighbourhood
 from prime.node.neighbourhood import Neighbourhood, open_neighbourhood
+from prime.transport import neighbours as core
 
 PEER = prime.KeyPair.generate().peer
 LOOPBACK = f"/ip4/127.0.0.1/tcp/4001/p2p/{PEER}"
@@ -62,3 +64,51 @@ async def test_without_the_library_the_error_says_what_to_install(monkeypatch: p
         async with open_neighbourhood(system, Config()):
             pass
     assert "prime-actors[lan]" in caught.value.hint
+
+
+class Heard:
+    """A local network on which these things are said."""
+
+    def __init__(self, *events: Any) -> None:
+        self._events = list(events)
+
+    async def next(self) -> Any:
+        if not self._events:
+            await trio.sleep_forever()
+        return self._events.pop(0)
+
+
+OTHER = prime.KeyPair.generate().peer
+
+
+async def test_the_dht_is_told_where_neighbours_of_any_run_are() -> None:
+    def said(peer: str, run: str, transport: str, *addresses: tuple[str, int]) -> core.Seen:
+        return core.Seen(
+            peer, core.Announcement(peer, core.run_digest(run), transport, member=True, addresses=addresses)
+        )
+
+    lan: Any = Heard(
+        said(OTHER, "chess", "tcp", ("192.168.1.9", 4001), ("8.8.8.8", 1)),
+        said(OTHER, "", "tcp", ("10.1.1.1", 4002)),
+        said(OTHER, "chess", "libp2p", ("192.168.1.9", 4003)),
+        said(PEER, "chess", "tcp", ("192.168.1.2", 4001)),
+        core.Gone(OTHER),
+    )
+    told: list[str] = []
+    system: Any = Network(f"/ip4/192.168.1.2/tcp/4001/p2p/{PEER}")
+    config = Config(transport=TransportConfig(kind="tcp"))
+    found = Neighbourhood(lan, system, config, told.append)
+    found._transport = "tcp"
+    with trio.move_on_after(0.05):
+        await found.listen()
+    assert told == [f"/ip4/192.168.1.9/tcp/4001/p2p/{OTHER}", f"/ip4/10.1.1.1/tcp/4002/p2p/{OTHER}"]
+
+
+def test_a_node_that_takes_part_in_no_run_announces_none() -> None:
+    lan: Any = None
+    system: Any = Network(f"/ip4/192.168.1.2/tcp/4001/p2p/{PEER}")
+    trains, serves = (
+        Neighbourhood(lan, system, Config(node=NodeConfig(roles=roles)))._run
+        for roles in (("trainer", "dht"), ("dht",))
+    )
+    assert (trains, serves) == (core.run_digest("main"), core.run_digest(""))
