@@ -42,6 +42,8 @@ WATCH_S: Final = 600.0
 """How often those it was told of are asked again while all is well; or every `refresh_s`, if that is sooner."""
 LOOK_S: Final = 30.0
 """How often the table is looked at for what is stale or doubtful."""
+SOON_S: Final = 0.05
+"""The shortest time between two looks that nothing but the clock asks for."""
 AT_ONCE_MAX: Final = 3
 """Lookups for the table that are under way at a time."""
 DOUBTFUL_AT_ONCE: Final = 3
@@ -73,7 +75,14 @@ class LookedUp:
     answered: int
 
 
-Event = Woken | Introduced | LookedUp
+@attrs.frozen
+class ToldOf:
+    """It has been told of more: of so many in all. The new ones have just been asked."""
+
+    count: int
+
+
+Event = Woken | Introduced | LookedUp | ToldOf
 
 
 # ---- commands
@@ -167,6 +176,8 @@ class Bootstrap:
                 self._hear(answered, now)
             case LookedUp(bucket, answered):
                 self._end(bucket, answered, now)
+            case ToldOf(count):
+                self._told_of, self._asks_s = count, max(self._asks_s, now + FIRST_S)
             case Woken():
                 pass
         if not self._table.live:
@@ -182,7 +193,7 @@ class Bootstrap:
             times.append(self._asks_s)
         if self._own_s is None and self._table.live and not self._looking:
             times.append(self._retries_s)
-        return min(times)
+        return max(min(times), now + SOON_S)
 
     def _hear(self, answered: int, now: float) -> None:
         self._is_asking = False

@@ -140,6 +140,7 @@ class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Told
         """Begin with this address, too."""
         if event.address not in self._told_of and len(self._told_of) < TOLD_MAX:
             self._told_of.append(event.address)
+            self._feed(core.ToldOf(len(self._told_of)))
             self.ctx.start_soon(self._dial, event.address)
 
     @on(Wake)

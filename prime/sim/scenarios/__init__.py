@@ -8,5 +8,7 @@
 - `delivery:flipped_bits`: the same over streams without a seal, where bytes change on the way.
 - `store:journals`: a journal on each node, under every fault of a disk, with crashes and stalls.
 - `store:accounts`: actors that persist, under the same.
+- `lookups:lookups`: two dozen nodes of the DHT that join, look up and store in a storm, and then are one swarm.
+- `lookups:liars`: the same while a few of them lie.
 - `supervision:supervision`: drawn trees of supervisors whose actors fail at every moment, while their nodes do.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, Literal, get_args
 
 import attrs
@@ -33,8 +34,8 @@ class Liar(Finder):
 
     is_honest = False
 
-    def __init__(self, swarm: Swarm, contact: Contact, ring: Ring, lie: Lie) -> None:
-        super().__init__(swarm, contact, joins=False)
+    def __init__(self, swarm: Swarm, contact: Contact, ring: Ring, lie: Lie, told_of: Sequence[Contact] = ()) -> None:
+        super().__init__(swarm, contact, told_of, joins=bool(told_of))
         self.ring = ring
         self.lie = lie
         self.fakes = 0
@@ -81,7 +82,7 @@ def near(swarm: Swarm, key: Key, name: str, bits: int, address: str = "") -> Con
     return contact
 
 
-def join_ring(swarm: Swarm, ring: Ring, contact: Contact, lie: Lie) -> None:
-    """Start a liar."""
+def join_ring(swarm: Swarm, ring: Ring, contact: Contact, lie: Lie, told_of: Sequence[Contact] = ()) -> None:
+    """Start a liar, which joins if it is told of somebody, and else is in the tables that it is put into."""
     ring.contacts.append(contact)
-    swarm.add(contact, lambda: Liar(swarm, contact, ring, lie))
+    swarm.add(contact, lambda: Liar(swarm, contact, ring, lie, told_of))

@@ -1,20 +1,23 @@
-"""The DHT in a simulated swarm: what lookups find, among liars, over partitions and while nodes come and go.
+"""The DHT in a simulated swarm: what lookups find, among liars, and once the parts of a swarm can reach each other again.
 
-Each figure is a plain function of a seed, for tests and benches: `measure_hops`, `measure_liars`, `measure_churn`,
-`measure_merge`. The scenarios, for `prime sim run`, are the same in small, with the network's faults drawn from the seed.
+Each figure is a plain function of a seed, for tests and benches: `measure_hops`, `measure_liars`, `measure_split`,
+`measure_late_bootstrap`. The scenarios, for `prime sim run`, play two dozen nodes on the fast engine under the faults
+that the seed draws.
 """
 
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
 import attrs
+import trio
 
 from prime.dht import lookup as lk
 from prime.dht.contact import Contact
@@ -22,12 +25,16 @@ from prime.dht.key import BITS, Key
 from prime.dht.record import Record
 from prime.dht.settings import PRESETS, DhtSettings
 from prime.sim.invariants import require
-from prime.sim.plan import NetworkFaults, Plan
+from prime.sim.plan import Kind, NetworkFaults, Plan
+from prime.sim.run import scenario
 from prime.sim.scenarios.finder import Finder, Swarm
 from prime.sim.scenarios.liars import LIES, Lie, Ring, join_ring, near
+from prime.sim.world import World
 
 NETWORK: Final = NetworkFaults(latency_s=0.02, jitter_s=0.02)
 SWARM: Final = PRESETS["swarm"]
+MERGED_S: Final = 1800.0
+"""How long parts that can reach each other may take to become one."""
 BOOTSTRAP: Final = 3
 """The first nodes, of which all others are told."""
 _FOREVER_S: Final = 1e9
@@ -247,12 +254,13 @@ def measure_liars(
     lies: Sequence[Lie] = LIES,
     sybils: int = 0,
     critical: bool = True,
+    settings: DhtSettings = SWARM,
 ) -> Reads:
     """Put two versions of records and read them, while a share of the nodes lies in all ways there are.
 
     `sybils` more liars stand nearer to each key than anybody else, all in one group of addresses.
     """
-    swarm, ring = settled(nodes, seed, liars=int(share * nodes), lies=lies)
+    swarm, ring = settled(nodes, seed, settings=settings, liars=int(share * nodes), lies=lies)
     random, finders, ledger = swarm.world.random("reads"), swarm.finders(), Ledger(swarm)
     for number in range(records):
         owner = random.choice(finders)
@@ -273,3 +281,162 @@ def _stand_near(swarm: Swarm, ring: Ring, key: Key, count: int, lies: Sequence[L
         join_ring(swarm, ring, contact, lies[number % len(lies)])
         for other in swarm.finders():
             other.table.answered(contact, swarm.world.now, seen_at=swarm.addresses[contact.peer])
+
+
+# ------------------------------------------------------------------------------------------------------------- partings
+
+
+@attrs.frozen
+class Merge:
+    """How two parts of a swarm became one: `merged_s` after they could reach each other, every lookup was right."""
+
+    nodes: int
+    knew_apart: float
+    """The share of the right answers that lookups still gave while they were apart."""
+    merged_s: float
+
+
+def measure_split(nodes: int = 40, apart_s: float = 1800.0, seed: int = 0, *, settings: DhtSettings = SWARM) -> Merge:
+    """Cut a swarm into halves for so long, and see how long it takes, once mended, until lookups are right again.
+
+    All that its nodes were told of are in one half.
+    """
+    swarm = joined(nodes, seed, settings=settings)
+    half = list(swarm.world.nodes)[nodes // 2 :]
+    across = swarm.world.network.across(half, swarm.world.nodes)
+    for source, target in across:
+        swarm.world.cut(source, target)
+    swarm.world.run(apart_s)
+    apart = sample_agreement(swarm, 20)
+    for source, target in across:
+        swarm.world.mend(source, target)
+    return _merge(swarm, apart)
+
+
+def measure_late_bootstrap(nodes: int = 20, apart_s: float = 900.0, seed: int = 0) -> Merge:
+    """Let two halves join each for itself, as the one node of which both were told comes later than they."""
+    swarm = Swarm(seed, SWARM, quiet())
+    contacts = [swarm.contact(f"n{number}", address(number)) for number in range(nodes)]
+    common, *others = contacts
+    for number, contact in enumerate(others):
+        told_of = [others[number % 2], common] if number > 1 else [common]
+        swarm.world.at(0.1 * number, swarm.add, contact, partial(Finder, swarm, contact, told_of))
+    swarm.add(common, partial(Finder, swarm, common)).crash(apart_s)
+    swarm.world.run(apart_s - 1)
+    apart = sample_agreement(swarm, 20)
+    swarm.world.run(1)
+    return _merge(swarm, apart)
+
+
+def _merge(swarm: Swarm, apart: float) -> Merge:
+    began_s = swarm.world.now
+    while not all_merged(swarm) or sample_agreement(swarm, 20) < 1.0:
+        require(swarm.world.now < began_s + MERGED_S, f"two parts of a swarm have not merged within {MERGED_S:g} s")
+        swarm.world.run(10.0)
+    return Merge(len(swarm.finders()), apart, swarm.world.now - began_s)
+
+
+def sample_agreement(swarm: Swarm, lookups: int) -> float:
+    """Return the share of a few lookups that found exactly those that brute force finds."""
+    random, finders = swarm.world.random("sample"), swarm.finders()
+    agreed = 0
+    for _ in range(lookups):
+        key, finder = Key(random.getrandbits(BITS)), random.choice(finders)
+        agreed += agrees(swarm, finder, key, look_up(swarm, finder, lk.Nearest(key)))
+    return agreed / lookups
+
+
+# ------------------------------------------------------------------------------------------------------------ scenarios
+
+HASTY: Final = DhtSettings(k=6, replicas=6, request_s=2.0, lookup_s=20.0, refresh_s=20.0)
+"""For a storm of a minute: what takes ten minutes elsewhere takes twenty seconds."""
+_KINDS: Final[frozenset[Kind]] = frozenset(
+    {"latency", "jitter", "loss", "duplication", "reordering", "cut", "partition", "crash", "pause"}
+)
+LOOK_S: Final = 1.0
+
+
+@scenario(nodes=24, kinds=_KINDS, storm_s=60.0, quiet_s=600.0, actions_max=24, nodes_min=8)
+async def lookups(world: World) -> None:
+    """Let nodes join, look up and store in a storm; afterwards they are one swarm, and every lookup is right."""
+    stage = Stage(world, liars=0)
+    await stage.storm()
+    await stage.until("every node has merged", lambda: all_merged(stage.swarm), 300.0)
+    await stage.until("every lookup is right", lambda: sample_agreement(stage.swarm, 12) == 1.0, 120.0)
+    stage.read_and_write(critical=False)
+
+
+@scenario(nodes=24, kinds=_KINDS, storm_s=60.0, quiet_s=600.0, actions_max=24, nodes_min=12)
+async def liars(world: World) -> None:
+    """As `lookups`, while a few of the nodes lie: in the quiet each read brings the last version all the same."""
+    stage = Stage(world, liars=world.choose("liars", 1, 4))
+    await stage.storm()
+    await stage.until("every honest node has merged", lambda: all_merged(stage.swarm), 300.0)
+    stage.read_and_write(critical=True)
+
+
+class Stage:
+    """A swarm on the fast engine, played beside the scenario's own world: the same nodes, plan, time and history."""
+
+    def __init__(self, world: World, liars: int) -> None:
+        self.world = world
+        self.swarm = Swarm(world.seed, HASTY, world.plan)
+        self._ring = Ring()
+        self._told = 0
+        contacts = [self.swarm.contact(node.name, address(number)) for number, node in enumerate(world.nodes)]
+        for number, contact in enumerate(contacts):
+            told_of = contacts[: min(number, BOOTSTRAP)]
+            start = self._lie if number >= len(contacts) - liars else self._find
+            start(contact, told_of)
+
+    def _find(self, contact: Contact, told_of: Sequence[Contact]) -> None:
+        self.swarm.add(contact, partial(Finder, self.swarm, contact, told_of))
+
+    def _lie(self, contact: Contact, told_of: Sequence[Contact]) -> None:
+        lie = LIES[self.world.streams.number("lie", contact.peer) % len(LIES)]
+        join_ring(self.swarm, self._ring, contact, lie, told_of)
+
+    async def storm(self) -> None:
+        """Let all nodes join, and look things up, until the storm is over."""
+        random, engine, storm_s = self.world.random("storm"), self.swarm.world, self.world.plan.storm_s
+        for _ in range(60):
+            engine.at(random.uniform(5.0, max(5.0, storm_s)), self._stir)
+        await self.until("the storm is over", lambda: engine.now > max(5.0, storm_s), storm_s + 10.0)
+
+    def _stir(self) -> None:
+        """Let a node put or get something, whatever comes of it."""
+        swarm, random = self.swarm, self.world.random("stir")
+        finder = random.choice(swarm.finders() or [None])
+        if finder is None:
+            return
+        if not swarm.records or random.random() < 0.3:
+            finder.put(new_record(swarm, finder, f"record {len(swarm.records)}"), lambda _: None)
+        else:
+            finder.get(random.choice(swarm.records).key, self._check, critical=random.random() < 0.5)
+
+    def _check(self, outcome: lk.Outcome) -> None:
+        require(outcome.record is None or self.swarm.is_sound(outcome.record), "a forged record was returned")
+
+    async def until(self, name: str, done: Callable[[], bool], within_s: float) -> None:
+        """Let both worlds go on side by side until a condition holds. Raises `ViolationError` if it does not in time."""
+        engine = self.swarm.world
+        ends_s = engine.now + within_s
+        while not done():
+            require(engine.now < ends_s, f"{name}: not within {within_s:g} s")
+            engine.run(LOOK_S)
+            for event in engine.history.events[self._told :]:
+                self.world.record(event.node, event.kind, event.subject, event.detail)
+            self._told = len(engine.history.events)
+            await trio.sleep(max(0.0, engine.now - self.world.now))
+        self.world.note("has come so far", name, trace=engine.trace)
+
+    def read_and_write(self, *, critical: bool) -> None:
+        """Put two versions of a few records and read them, in the quiet."""
+        swarm, random, ledger = self.swarm, self.world.random("quiet"), Ledger(self.swarm)
+        for number, version in itertools.product(range(6), range(2)):
+            finder = swarm.finders()[number]
+            ledger.put(finder, new_record(swarm, finder, f"quiet {number}", version), critical=critical)
+        for key in list(ledger.last):
+            ledger.get(random.choice(swarm.finders()), key, critical=critical)
+        reads = ledger.reads()
+        require(reads.right == reads.reads, f"in the quiet each read brings the last version: {reads}")
