@@ -40,7 +40,7 @@ Deadline = Annotated[
     float, typer.Option("--deadline", metavar="SECONDS", min=0.1, max=3600, help="Give up after this long.")
 ]
 KeyText = Annotated[
-    str, typer.Argument(metavar="KEY", help="64 hex digits, PEER/NAME, NAME of the node itself, or run:NAME.")
+    str, typer.Argument(metavar="KEY", help="64 hex digits, PEER/NAME, NAME of the node itself, run:NAME or a CID.")
 ]
 NameText = Annotated[str, typer.Argument(metavar="NAME", help="A name of the node itself.")]
 

@@ -70,7 +70,7 @@ def push(
     _check_node(socket)
     if name is not None:
         salt_of(name)
-    order = _push_order(what, name, step, licence)
+    order = push_order(what, name, step, licence)
     shown = _carried_out(socket, order, as_json=as_json)
     card = _card(shown)
     result = {
@@ -85,7 +85,11 @@ def push(
     emit(result, "\n".join(_pushed(shown, card)), as_json=as_json)
 
 
-def _push_order(what: str, name: str | None, step: int | None, licence: str) -> PushModel:
+def push_order(what: str, name: str | None, step: int | None, licence: str) -> PushModel:
+    """Return the order to push a file, or a run's checkpoint, which is exported first.
+
+    Raises `UsageError`, `NotFoundError`, `DataError` for what is no model, and as `Checkpoints.export`.
+    """
     from prime.trainer.publish.card import LICENCE_MAX
     from prime.trainer.publish.header import read_layout
     from prime.trainer.publish.messages import PushModel

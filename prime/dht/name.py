@@ -1,4 +1,4 @@
-"""How a person names a key: in hex, as `PEER/NAME`, as one's own `NAME`, or by what it is of, as `run:NAME`. Pure.
+"""How a person names a key: in hex, as `PEER/NAME`, as one's own `NAME`, by a content id, or as `run:NAME`. Pure.
 
 A name is self-certifying: `PEER/NAME` is what that peer has published under the salt of `NAME`, and nobody else can.
 """
@@ -9,6 +9,7 @@ import re
 from typing import Final
 
 from prime.actor.contract import PeerId
+from prime.dht.blob.content import content_of, is_content, key_of_content
 from prime.dht.key import Key, from_bytes, key_of, key_of_peer, to_bytes
 from prime.dht.record import SALT_BYTES_MAX, mutable_key
 from prime.errors import ConfigError, UsageError
@@ -18,7 +19,7 @@ NAME_SALT: Final = b"name:"
 """What the salt of a name begins with, so that a person's names and what a node publishes by itself never meet."""
 NAME_BYTES_MAX: Final = SALT_BYTES_MAX - len(NAME_SALT)
 _HEX: Final = re.compile(r"[0-9a-fA-F]{64}")
-_HINT: Final = "a key has 64 hex digits; a name is PEER/NAME, or NAME alone for this node's own; a run is run:NAME"
+_HINT: Final = "a key has 64 hex digits; a name is PEER/NAME, or NAME alone for this node's own; a run is run:NAME, a blob bafyrei…"
 
 
 def run_key(name: str) -> Key:
@@ -54,6 +55,8 @@ def read_key(text: str, own: PeerId | None = None) -> Key:
     """Return the key that a text means; `own` is whose a bare name is. Raises `UsageError` for what is none."""
     if _HEX.fullmatch(text):
         return from_bytes(bytes.fromhex(text))
+    if is_content(text):
+        return key_of_content(content_of(text))
     if text.startswith(RUN) and len(text) > len(RUN):
         return run_key(text.removeprefix(RUN))
     peer, name = split_name(text)

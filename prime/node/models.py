@@ -18,7 +18,7 @@ from prime.dht.blob.content import text_of
 from prime.dht.name import split_name
 from prime.errors import NotFoundError, PrimeError, RefusedError, WorldError
 from prime.store.manifest import ContentId
-from prime.trainer.publish.messages import PullModel, PushModel, ShowTransfer, StopTransfer, TransferShown
+from prime.trainer.publish.messages import Phase, PullModel, PushModel, ShowTransfer, StopTransfer, TransferShown
 from prime.trainer.publish.publishing import Origin, find_model, pull_model, push_model
 
 if TYPE_CHECKING:
@@ -61,11 +61,11 @@ class Models:
 
     def push(self, order: PushModel) -> TransferShown:
         """Begin to push. Raises `RefusedError`."""
-        return self._begin(order.name, order.file, functools.partial(self._push, order))
+        return self._begin(order.name, order.file, "reading", functools.partial(self._push, order))
 
     def pull(self, order: PullModel) -> TransferShown:
         """Begin to pull. Raises `RefusedError`."""
-        return self._begin(order.what, order.file, functools.partial(self._pull, order))
+        return self._begin(order.what, order.file, "searching", functools.partial(self._pull, order))
 
     def show(self, number: int) -> TransferShown:
         """Return how far a transfer is. Raises its error, and `NotFoundError` for one that nobody remembers."""
@@ -83,7 +83,7 @@ class Models:
             transfer.error = RefusedError("it was stopped", hint="order it again: it goes on where it was")
             transfer.scope.cancel()
 
-    def _begin(self, what: str, file: str, work: Callable[[_Transfer], Awaitable[None]]) -> TransferShown:
+    def _begin(self, what: str, file: str, phase: Phase, work: Callable[[_Transfer], Awaitable[None]]) -> TransferShown:
         if not Path(file).is_absolute():
             raise RefusedError(f"{file} is no absolute path", hint="a node knows nothing of the folder that you are in")
         running = [one for one in self._transfers.values() if one.is_running]
@@ -94,7 +94,7 @@ class Models:
             raise RefusedError(f"{len(running)} transfers are under way", hint="wait for one to end")
         self._forget()
         self._count += 1
-        transfer = _Transfer(attrs.evolve(_NEW, number=self._count, what=what, file=file))  # type: ignore[misc]
+        transfer = _Transfer(attrs.evolve(_NEW, number=self._count, what=what, file=file, phase=phase))  # type: ignore[misc]
         self._transfers[self._count] = transfer
         self._nursery.start_soon(self._run, transfer, work)
         return transfer.shown
@@ -136,7 +136,6 @@ class Models:
                 sent=now.sent,
             )
 
-        transfer.show(phase="searching")
         content, card = await find_model(self._dht, order.what)
         to, size_bytes = Path(order.file), 0 if card is None else card.size_bytes
         publisher = "" if card is None else split_name(order.what)[0] or self._dht.peer

@@ -11,11 +11,14 @@ import pytest
 
 from prime.cli.main import run
 from prime.cli.model import size
+from prime.cli.publish import push_order
+from prime.errors import NotFoundError
 from prime.store.files import SystemFiles, Work, finish
 from prime.trainer.checkpoint import About, Manifest, folders
 from prime.trainer.checkpoint.manifest import Chunk, StoredTensor, shard_name
 from prime.trainer.checkpoint.names import FolderName
 from prime.trainer.checkpoint.shard import Entry, header, write_shard
+from prime.trainer.publish.header import read_layout
 
 SHARD = shard_name(0)
 ELEMENTS = 300
@@ -161,6 +164,18 @@ def test_an_export_without_torch_names_the_extra(
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert run(["model", "export", "tiny", "--to", "model.safetensors"]) == 2
     assert "pip install 'prime-actors[train]'" in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_pushed_as_a_file_of_its_own_with_what_it_is_of(checkpoints: Path) -> None:
+    pytest.importorskip("torch")
+    order = push_order("tiny", None, 200, "MIT")
+    file = checkpoints.parent / "exports" / "step-200.safetensors"
+    assert (order.file, order.name) == (str(file.absolute()), "tiny")
+    assert (order.run, order.step, order.round, order.loss, order.licence) == ("tiny", 200, -1, 0.015, "MIT")
+    assert read_layout(file, "tiny").parameters == ELEMENTS
+    assert push_order("tiny", "mine", None, "").name == "mine"
+    with pytest.raises(NotFoundError, match="no step 5"):
+        push_order("tiny", None, 5, "")
 
 
 def test_an_export(checkpoints: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from prime.dht.blob.content import key_of_content, text_of
 from prime.dht.key import key_of, to_bytes
 from prime.dht.name import read_key, read_peer, run_key, salt_of, split_name
 from prime.dht.record import mutable_key
 from prime.errors import UsageError
+from prime.store.manifest import ContentId
 from prime.transport.identity import KeyPair
 
 PEER = KeyPair.from_seed(bytes(32)).peer
@@ -56,3 +58,8 @@ def test_a_peer_by_its_id() -> None:
     assert read_peer(PEER) == PEER
     assert read_peer("model") is None
     assert read_peer(PEER[:-1] + "!") is None
+
+
+def test_a_content_id_is_the_key_of_its_providers() -> None:
+    content = ContentId(bytes(range(32)))
+    assert read_key(text_of(content)) == key_of_content(content)

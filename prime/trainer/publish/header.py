@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from collections import Counter
 from pathlib import Path
@@ -60,8 +61,22 @@ def _tensors(path: Path, text: bytes) -> dict[str, Any]:
 
 
 def _is_entry(entry: Any) -> bool:
-    numbers = [*entry["shape"], *entry["data_offsets"]]
-    return len(entry["data_offsets"]) == 2 and all(type(each) is int and each >= 0 for each in numbers)
+    """Tell whether a tensor has the bytes that its shape and type need; of an unknown type, a bit an element at least."""
+    begin, end = entry["data_offsets"]
+    if not all(type(each) is int and 0 <= each < 2**63 for each in (*entry["shape"], begin, end)):
+        return False
+    elements, bits = 1, _bits(entry["dtype"])
+    for size in entry["shape"]:
+        elements *= size
+        if elements > 8 * (end - begin):
+            return False
+    return bits == 0 or elements * bits == 8 * (end - begin)
+
+
+def _bits(stored: str) -> int:
+    """Return the bits of an element of a type, 0 where it is not known."""
+    found = re.match(r"[A-Z]+(\d+)", stored)
+    return (int(found[1]) if found is not None else 8) if stored in _TORCH else 0
 
 
 def _dtype(stored: str) -> str:
