@@ -40,7 +40,11 @@ Deadline = Annotated[
     float, typer.Option("--deadline", metavar="SECONDS", min=0.1, max=3600, help="Give up after this long.")
 ]
 KeyText = Annotated[
-    str, typer.Argument(metavar="KEY", help="64 hex digits, PEER/NAME, NAME of the node itself, run:NAME or a CID.")
+    str,
+    typer.Argument(
+        metavar="KEY",
+        help="64 hex digits, PEER/NAME, NAME of the node itself, run:NAME or a CID; ipfs:… in libp2p's DHT.",
+    ),
 ]
 NameText = Annotated[str, typer.Argument(metavar="NAME", help="A name of the node itself.")]
 
@@ -115,10 +119,18 @@ def get(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the value of a key: its bytes as they are; --json says whose it is, and which version."""
-    from prime.node.messages import ShowRecord
+    """Print the value of a key: its bytes as they are; --json says whose it is, and which version.
+
+    ipfs:/pk/PEER and ipfs:/prime/HEX are values of libp2p's own DHT, in which nodes of Prime are too.
+    """
+    from prime.dht.ipfs.name import is_ipfs, read_value_key
+    from prime.node.messages import ShowRecord, ShowValue
 
     way = _Way(config, node, join, transport, deadline)
+    if is_ipfs(key):
+        read_value_key(key)
+        _show_value(key, way.carry_out(ShowValue(key), f"looking {key} up"), as_json=as_json)
+        return
     _check_key(key, way)
     found: RecordShown = way.carry_out(ShowRecord(key, critical), f"looking {key} up")
     if as_json:
@@ -181,7 +193,10 @@ def remove(
 @app.command()
 def find(
     target: Annotated[
-        str, typer.Argument(metavar="PEER|KEY", help="A peer's id, or a key as `prime dht get` takes it.")
+        str,
+        typer.Argument(
+            metavar="PEER|KEY", help="A peer's id, or a key as `prime dht get` takes it; ipfs:PEER in libp2p's DHT."
+        ),
     ],
     node: Node = None,
     join: Join = None,
@@ -191,12 +206,13 @@ def find(
     as_json: AsJson = False,
 ) -> None:
     """Find a peer and its addresses, or the peers nearest to a key, nearest first."""
+    from prime.dht.ipfs.name import PREFIX
     from prime.dht.name import read_peer
     from prime.node.messages import ShowPeers
 
     way = _Way(config, node, join, transport, deadline)
-    if read_peer(target) is None:
-        _check_key(target, way)
+    if read_peer(target.removeprefix(PREFIX)) is None:
+        _check_target(target, way)
     _tell_peers(way.carry_out(ShowPeers(target), f"looking for {target}"), as_json=as_json)
 
 
@@ -211,12 +227,12 @@ def providers(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the peers that have what a key names, such as the members of a run: run:NAME."""
+    """Find the peers that have what a key names: the members of a run, run:NAME; in libp2p's DHT content, ipfs:CID."""
     from prime.errors import NotFoundError
     from prime.node.messages import ShowProviders
 
     way = _Way(config, node, join, transport, deadline)
-    _check_key(key, way)
+    _check_content(key, way)
     found = way.carry_out(ShowProviders(key, count), f"looking for providers of {key}")
     _tell_peers(found, as_json=as_json)
     if not found:
@@ -236,7 +252,7 @@ def provide(
     from prime.node.messages import OfferKey
 
     way = _Way(config, node, None, None, deadline)
-    _check_key(key, way)
+    _check_content(key, way)
     holders = way.carry_out(OfferKey(key, end), f"providing {key}")
     text = f"{key} is provided no more" if end else f"{key} is provided: {many(holders, 'peer')} say so to who asks"
     emit({"event": "dht.provided", "key": key, "holders": holders, "ends": end}, text, as_json=as_json)
@@ -306,6 +322,26 @@ def _check_key(key: str, way: _Way) -> None:
     read_key(key, None if way.join else PeerId(""))
 
 
+def _check_content(key: str, way: _Way) -> None:
+    """As `_check_key`, for what is provided: in libp2p's DHT it has a CID."""
+    from prime.dht.ipfs.name import is_ipfs, read_multihash
+
+    if is_ipfs(key):
+        read_multihash(key)
+    else:
+        _check_key(key, way)
+
+
+def _check_target(key: str, way: _Way) -> None:
+    """As `_check_key`, for whose neighbours are looked for."""
+    from prime.dht.ipfs.name import is_ipfs, read_value_key
+
+    if is_ipfs(key):
+        read_value_key(key)
+    else:
+        _check_key(key, way)
+
+
 def _check_name(name: str) -> None:
     from prime.dht.name import salt_of
 
@@ -349,6 +385,16 @@ def _write(value: bytes) -> None:
     sys.stdout.flush()
     sys.stdout.buffer.write(value)
     sys.stdout.buffer.flush()
+
+
+def _show_value(key: str, value: bytes, *, as_json: bool) -> None:
+    import base64
+
+    if as_json:
+        told = {"event": "dht.value", "key": key, "value": _text(value)}
+        emit({**told, "value_base64": base64.b64encode(value).decode()}, "", as_json=True)
+    else:
+        _write(value)
 
 
 def _tell_published(found: RecordShown, *, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from prime.cli.words import many
 
 if TYPE_CHECKING:
-    from prime.dht.messages import BucketFill, DhtStatus
+    from prime.dht.messages import BucketFill, DhtStatus, IpfsStatus
 
 
 def dht_lines(found: DhtStatus) -> Iterator[str]:
@@ -32,8 +32,18 @@ def stats_lines(found: DhtStatus) -> Iterator[str]:
     if found.sight:
         yield f"     {found.sight}"
     yield f"     answered {many(found.served, 'request')} of others, refused {found.refused}"
+    if found.ipfs is not None:
+        yield from _ipfs_lines(found.ipfs)
     for fill in found.table:
         yield f"     bucket {fill.bucket:>3}  {'#' * min(fill.contacts, 64)} {fill.contacts}"
+
+
+def _ipfs_lines(found: IpfsStatus) -> Iterator[str]:
+    yield (
+        f"     in libp2p's DHT {'a server' if found.server else 'a client'}, {many(found.contacts, 'peer')} in the table; "
+        f"holds {many(found.values, 'value')} ({size(found.value_bytes)}) and {many(found.providers, 'provider')}; "
+        f"answered {many(found.served, 'request')}, refused {found.refused}"
+    )
 
 
 def _standing(found: DhtStatus) -> str:

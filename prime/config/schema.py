@@ -304,7 +304,9 @@ class DhtConfig:
         check=_backend_fault,
     )
     ipfs: bool = key(
-        False, "Answer libp2p's own Kademlia, /ipfs/kad/1.0.0, too; only over libp2p.", flag="--ipfs/--no-ipfs"
+        True,
+        "Be in libp2p's own Kademlia, /ipfs/kad/1.0.0, too, with peers that are not Prime; where the transport is libp2p.",
+        flag="--ipfs/--no-ipfs",
     )
     k: int = key(0, "Contacts of a bucket, and of an answer (Kademlia's k).", low=0, high=256)
     alpha: int = key(0, "Requests of one path of a lookup that are under way at a time.", low=0, high=64)

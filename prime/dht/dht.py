@@ -9,7 +9,7 @@ import functools
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from prime.actor import Restart, System
 from prime.actor.contract import PeerId
@@ -42,6 +42,9 @@ from prime.errors import (
 )
 from prime.transport.signing import wall_clock_s
 
+if TYPE_CHECKING:
+    from prime.dht.ipfs.ipfs import Ipfs
+
 RESTART: Final = Restart(max=60, within=60.0, backoff=(0.05, 2.0))
 """Strangers' bad input never fails an actor; this bounds what a defect may do."""
 SEEN_MAX: Final = 4096
@@ -59,6 +62,8 @@ class Dht:
         self._lookups = lookups
         self._storings = storings
         self._publisher = publisher
+        self.ipfs: Ipfs | None = None
+        """This node's part in libp2p's own DHT, if it has one (`open_ipfs`)."""
         self._seen = _Seen()
 
     @property
@@ -226,6 +231,7 @@ class Dht:
             phase=sight.phase if sight is not None else "",
             sight=sight.words if sight is not None else "",
             tries=sight.tries if sight is not None else 0,
+            ipfs=None if self.ipfs is None else self.ipfs.status,
         )
 
 

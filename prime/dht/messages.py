@@ -123,6 +123,19 @@ class LookupTimes:
 
 
 @record
+class IpfsStatus:
+    """What a node knows and holds of libp2p's DHT now, beside Prime's own; as in `DhtStatus`."""
+
+    server: bool
+    contacts: int
+    values: int
+    value_bytes: int
+    providers: int
+    served: int
+    refused: int
+
+
+@record
 class DhtStatus:
     """What a node of the DHT knows and holds now; sizes in bytes, `table` from the nearest bucket to the farthest.
 
@@ -147,3 +160,4 @@ class DhtStatus:
     phase: str = ""
     sight: str = ""
     tries: int = 0
+    ipfs: IpfsStatus | None = None

@@ -16,6 +16,7 @@ from prime.actor import Actor, Later, on
 from prime.config import Config, DhtConfig
 from prime.dht.backends.memory import MemoryBackend
 from prime.dht.backends.sqlite import SqliteBackend
+from prime.dht.ipfs.name import PREFIX, is_ipfs, read_multihash, read_value_key
 from prime.dht.key import to_bytes
 from prime.dht.name import RUN, read_key, read_peer, run_key, run_salt, salt_of
 from prime.dht.record import mutable_key
@@ -29,10 +30,12 @@ from prime.node.messages import (
     ShowPeers,
     ShowProviders,
     ShowRecord,
+    ShowValue,
     WithdrawRecord,
 )
 from prime.store.files import put_text
 from prime.trainer.round.names import base_name
+from prime.transport.links import Links
 from prime.transport.multiaddr import parse_address
 from prime.transport.reachability import Scope, scope_of_text
 
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from prime.dht.backend import Backend
     from prime.dht.contact import Contact
     from prime.dht.dht import Dht
+    from prime.dht.ipfs.ipfs import Ipfs
     from prime.dht.record import Record
     from prime.transport.identity import KeyPair
 
@@ -64,22 +68,45 @@ async def open_node_dht(system: System, key: KeyPair, config: Config, found: Pla
     """
     from prime.dht.dht import open_dht
 
+    settings = settings_of(config, system.addresses)
+    server = not config.dht.client and bool(system.addresses)
     file = found.state / KNOWN
     known = await trio.to_thread.run_sync(_read_known, file)
     async with (
         open_dht(
             system,
             key,
-            settings=settings_of(config, system.addresses),
+            settings=settings,
             backend=open_backend(config.dht.backend, found.state),
             bootstrap=tuple(dict.fromkeys((*config.transport.join, *known))),
-            server=not config.dht.client and bool(system.addresses),
+            server=server,
         ) as dht,
+        in_ipfs(dht, system, config, settings, server=server),
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(_keep_known, dht, file)
         yield dht
         nursery.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def in_ipfs(
+    dht: Dht, system: System, config: Config, settings: DhtSettings, *, server: bool
+) -> AsyncIterator[None]:
+    """Take part in libp2p's own DHT, too, where the configuration does not forbid it and the transport has streams.
+
+    It begins with those addresses of `transport.join` that name a peer, and with whoever is connected.
+    """
+    network = system.network
+    if not config.dht.ipfs or not isinstance(network, Links) or network.protocols is None:
+        yield
+        return
+    from prime.dht.ipfs.ipfs import open_ipfs
+
+    told = [address for address in config.transport.join if parse_address(address).peer is not None]
+    async with open_ipfs(system, settings=settings, bootstrap=told, server=server) as ipfs:
+        dht.ipfs = ipfs
+        yield
 
 
 async def _keep_known(dht: Dht, file: Path) -> None:
@@ -160,11 +187,23 @@ def _preset(config: Config, addresses: Iterable[str]) -> str:
 ORDERS_MAX: Final = 32
 """Orders that are carried out at the same time."""
 
-Order = ShowRecord | PublishRecord | WithdrawRecord | OfferKey | ShowProviders | ShowPeers
+Order = ShowRecord | PublishRecord | WithdrawRecord | OfferKey | ShowProviders | ShowPeers | ShowValue
+
+
+def of_ipfs(order: Order) -> bool:
+    """Tell whether an order is about libp2p's DHT."""
+    text = getattr(order, "key", "") or getattr(order, "target", "")
+    return is_ipfs(text)
 
 
 async def carry_out(dht: Dht, order: Order) -> Any:
     """Do what a user orders and return the answer of its kind. Raises as the methods of `Dht`, and `UsageError`."""
+    if isinstance(order, ShowValue) or of_ipfs(order):
+        return await _carry_out_in_ipfs(_ipfs_of(dht), order)
+    return await _carry_out_in_own(dht, order)
+
+
+async def _carry_out_in_own(dht: Dht, order: Order) -> Any:
     match order:
         case ShowRecord():
             return _shown(await _get(dht, order))
@@ -185,6 +224,30 @@ async def _get(dht: Dht, order: ShowRecord) -> Record:
     if order.key.startswith(RUN):
         return await _run_record(dht, order.key.removeprefix(RUN), critical=order.critical)
     return await dht.get(read_key(order.key, dht.peer), critical=order.critical)
+
+
+def _ipfs_of(dht: Dht) -> Ipfs:
+    """Return the node's part in libp2p's DHT. Raises `RefusedError` where it has none."""
+    if dht.ipfs is None:
+        raise RefusedError(
+            "this node is not in libp2p's DHT",
+            hint='set transport.kind = "libp2p" and leave dht.ipfs = true, and start it again',
+        )
+    return dht.ipfs
+
+
+async def _carry_out_in_ipfs(ipfs: Ipfs, order: Order) -> Any:
+    match order:
+        case ShowValue(key):
+            return await ipfs.get_value(read_value_key(key))
+        case ShowProviders(key, count_max):
+            return _peers(await ipfs.find_providers(read_multihash(key), count_max=count_max))
+        case OfferKey(key, ends):
+            return ipfs.stop_providing(read_multihash(key)) if ends else await ipfs.provide(read_multihash(key))
+        case ShowPeers(target):
+            peer = read_peer(target.removeprefix(PREFIX))
+            return _peers(await ipfs.closest(read_value_key(target)) if peer is None else [await ipfs.find_peer(peer)])
+    raise UsageError("such an order is not for libp2p's DHT", hint="`prime dht get ipfs:…` shows a value of it")
 
 
 async def _offer(dht: Dht, order: OfferKey) -> int:
@@ -262,6 +325,11 @@ class DhtActor(Actor[Order]):
     @on(ShowProviders)
     def show_providers(self, m: ShowProviders) -> Later:
         """Look up who provides a key."""
+        return self._take(m)
+
+    @on(ShowValue)
+    def show_value(self, m: ShowValue) -> Later:
+        """Look up a value in libp2p's DHT."""
         return self._take(m)
 
     @on(ShowPeers)

@@ -1,6 +1,6 @@
 """What a node's own user orders of its part in the DHT, over the control socket. Tags 0x360-0x367.
 
-A key is a text here, as a person writes it: `prime.dht.name` says how it is read.
+A key is a text here, as a person writes it: `prime.dht.name` says how it is read, `prime.dht.ipfs.name` one of libp2p's DHT.
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import Annotated
 
 from prime.dht.messages import KeyBytes
-from prime.dht.record import VALUE_BYTES_MAX
+from prime.dht.record import SIZE_BYTES_MAX, VALUE_BYTES_MAX
 from prime.wire import Ask, Size, message, record
 
 DHT_PATH = "/node/dht"
 """Where a node that is in the DHT takes its user's orders."""
 
+SealedValue = Annotated[bytes, Size(0, SIZE_BYTES_MAX)]
 Value = Annotated[bytes, Size(0, VALUE_BYTES_MAX)]
 
 
@@ -91,3 +92,10 @@ class ShowPeers(Ask[tuple[PeerShown, ...]]):
     """Look up a peer by its id, or the peers nearest to a key."""
 
     target: str
+
+
+@message(tag=0x366)
+class ShowValue(Ask[SealedValue]):
+    """Look the best value of a key of libp2p's DHT up: `ipfs:/pk/PEER`, `ipfs:/prime/HEX`."""
+
+    key: str

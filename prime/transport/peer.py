@@ -60,7 +60,7 @@ def peer_from_public_key(public_key: bytes) -> PeerId:
 
 def public_key_of(peer: str) -> bytes:
     """Return the raw 32-byte public key inside a peer id. Raises `ConfigError`."""
-    data = _unbase58(peer) if len(peer) == _PEER_TEXT_LENGTH else b""
+    data = unbase58(peer) if len(peer) == _PEER_TEXT_LENGTH else b""
     header = _MULTIHASH_HEADER + _PUBLIC_KEY_HEADER
     if len(data) != len(header) + 32 or not data.startswith(header):
         raise ConfigError(
@@ -112,8 +112,8 @@ def _base58(data: bytes) -> str:
     return "1" * (len(data) - len(data.lstrip(b"\0"))) + digits
 
 
-def _unbase58(text: str) -> bytes:
-    """Decode base58btc; empty for text outside the alphabet (the caller names the error)."""
+def unbase58(text: str) -> bytes:
+    """Return the bytes that a text is in base58btc; empty for one outside the alphabet."""
     number = 0
     for character in text:
         digit = _ALPHABET.find(character)

@@ -17,10 +17,11 @@ import pytest
 
 from prime.cli.dht_view import dht_lines, stats_lines
 from prime.cli.main import run
-from prime.dht.messages import BucketFill, DhtStatus, LookupTimes
+from prime.dht.messages import BucketFill, DhtStatus, IpfsStatus, LookupTimes
 from prime.testing.nodes import NodeProcess, environment, until
 
 UNKNOWN = "ab" * 32
+CID = "ipfs:bafkreicysg23kiwv34eg2d7qweipxwosdo2py4ldv42nbauguluen5v6am"
 
 
 @attrs.define
@@ -183,6 +184,9 @@ def test_as_the_node_that_runs_only_through_it(nodes: tuple[NodeProcess, NodePro
         (("put", "x", "--file", "y"), "either VALUE or --file"),
         (("put", "--file", "/no/such/file"), "cannot be read"),
         (("remove", "a:b"), "is no name"),
+        (("providers", "ipfs:nonsense"), "names no content"),
+        (("get", "ipfs:nonsense"), "is no key of a value"),
+        (("find", "ipfs:nonsense"), "is no key of a value"),
         (("name", "resolve", UNKNOWN), "is no name"),
         (("get", UNKNOWN, "--node", "a", "--join", "/ip4/127.0.0.1/tcp/1"), "either --node or --join"),
     ],
@@ -220,6 +224,36 @@ def test_a_lookup_that_takes_too_long(nodes: tuple[NodeProcess, NodeProcess], pr
     finally:
         os.kill(two.running.pid, signal.SIGCONT)
     assert (told.status, told.out) == (7, "")
+
+
+def test_libp2p_s_own_dht(prime: Any, tmp_path: Path) -> None:
+    pytest.importorskip("libp2p")
+    one = NodeProcess(tmp_path, "speaks-libp2p", {"transport.kind": "libp2p"})
+    try:
+        one.start(flags=("--role", "dht"))
+        one.ready()
+        file = tmp_path / "client.toml"
+        file.write_text(f'[node]\nstate_dir = "{tmp_path}/client"\n[transport]\nkind = "libp2p"\n')
+        words = ("--join", one.address, "--config", file)
+        alone = prime("provide", CID, node=one)
+        assert alone.status == 4, alone.err  # it knows nobody yet, and keeps it in mind
+        found = prime("providers", CID, "--json", *words)
+        assert [each["peer"] for each in found.json["peers"]] == [one.address.rpartition("/")[2]], found.err
+        assert prime("provide", CID, "--end", node=one).status == 0
+        assert prime("providers", CID, *words).status == 6
+        peer = prime("find", f"ipfs:{one.address.rpartition('/')[2]}", *words)
+        assert one.address in peer.out
+        assert prime("get", f"ipfs:/prime/{UNKNOWN}", *words).status == 6
+        told = prime("stats", node=one)
+        assert "in libp2p's DHT a server" in told.out
+    finally:
+        one.close()
+
+
+def test_without_libp2p_its_dht_is_named_with_what_to_set(nodes: tuple[NodeProcess, NodeProcess], prime: Any) -> None:
+    told = prime("providers", CID, node=nodes[0])
+    assert told.status == 5
+    assert 'transport.kind = "libp2p"' in told.err
 
 
 # --------------------------------------------------------------------------------------------- what is shown of it
@@ -261,3 +295,8 @@ def test_the_table_bucket_by_bucket() -> None:
     assert "     bucket 255  ## 2" in lines
     assert "     it is merged" in lines
     assert "     answered 7 requests of others, refused 1" in lines
+    beside = status_of(ipfs=IpfsStatus(True, 1, 2, 2048, 3, 4, 5))
+    assert (
+        "     in libp2p's DHT a server, 1 peer in the table; holds 2 values (2.0 KiB) and 3 providers; "
+        "answered 4 requests, refused 5"
+    ) in list(stats_lines(beside))

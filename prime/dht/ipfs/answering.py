@@ -128,6 +128,8 @@ class IpfsActor(Actor[Sweep | LookAround]):
             while True:
                 for command in joining.step(event, trio.current_time()):
                     nursery.start_soon(self._obey, command, events)
+                if joining.phase in {"first", "merged"}:
+                    self._ipfs.has_joined.set()
                 event = core.Woken()
                 with trio.move_on_at(joining.wakes_at):
                     event = await arriving.receive()

@@ -27,6 +27,7 @@ from prime.dht.ipfs.namespaces import Namespace, Namespaces
 from prime.dht.ipfs.values import OWN_GROUP
 from prime.dht.key import key_of
 from prime.dht.lookup import Peer
+from prime.dht.messages import IpfsStatus
 from prime.dht.rates import Rates
 from prime.dht.settings import PRESETS, DhtSettings
 from prime.errors import (
@@ -59,19 +60,6 @@ class Put:
     asked: int
 
 
-@attrs.frozen
-class IpfsStatus:
-    """What a node knows and holds of the DHT of libp2p now. `refused` counts requests of others."""
-
-    server: bool
-    contacts: int
-    values: int
-    value_bytes: int
-    providers: int
-    served: int
-    refused: int
-
-
 class Ipfs:
     """A node's part in the DHT of libp2p (`/ipfs/kad/1.0.0`). Keys and values are bytes, as its specification has them."""
 
@@ -92,6 +80,12 @@ class Ipfs:
         self.published: dict[bytes, bytes] = {}
         self.provided: dict[bytes, None] = {}
         self.served = self.refused = 0
+        self.has_joined = trio.Event()
+        """Set by the actor."""
+
+    async def joined(self) -> None:
+        """Wait until this node has first found its place, or was told of nobody."""
+        await self.has_joined.wait()
 
     @property
     def status(self) -> IpfsStatus:
@@ -222,11 +216,12 @@ class Ipfs:
         await with_each(near, self._at_once, tell)
         return len(told)
 
-    def stop_providing(self, multihash: bytes) -> None:
-        """Say no more that this node has what a multihash names. What others remember ends within two days."""
+    def stop_providing(self, multihash: bytes) -> int:
+        """Say no more that this node has what a multihash names. What others remember ends within two days; nobody is told: 0."""
         if multihash in self.provided:
             del self.provided[multihash]
             self.desk.hold_provider(multihash, self.desk.contact, OWN_GROUP, self.asking.wall_ms(), 0)
+        return 0
 
     async def find_providers(self, multihash: bytes, *, count_max: int = 20) -> tuple[Contact, ...]:
         """Return those who say that they have what a multihash names, at most `count_max`. Raises `UnreachableError`."""
