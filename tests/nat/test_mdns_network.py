@@ -78,3 +78,27 @@ def members_of_run(machine: Machine, name: str, folder: Path) -> int:
     done = machine.run(*environ, sys.executable, "-m", "prime", "status", "--name", name, "--json", check=False)
     run = json.loads(done.stdout)["run"] if done.returncode == 0 else None
     return len(run["members"]) if run is not None else 0
+
+
+@pytest.mark.nightly
+def test_nodes_of_the_dht_find_each_other_without_any_address(internet: Internet, tmp_path: Path) -> None:
+    home, nodes = internet.lan("home"), list[Program]()
+    environ = {"PRIME_NODE__STATE_DIR": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
+    for name in ("a", "b", "c"):
+        words = ("node", "start", "--name", name, "--role", "dht", "--mdns", "--listen", "/ip4/0.0.0.0/tcp/0")
+        nodes.append(home.host(name).start(sys.executable, "-m", "prime", *words, "--json", environ=environ))
+    assert [node.object(60)["event"] for node in nodes] == ["node.ready"] * 3
+    deadline = time.monotonic() + 60
+    seen: list[tuple[str, int]] = []
+    while seen != [("merged", 2)] * 3 and time.monotonic() < deadline:
+        seen = [dht_of(home, name, tmp_path) for name in ("a", "b", "c")]
+        time.sleep(0.5)
+    assert seen == [("merged", 2)] * 3, [node.errors() for node in nodes]
+
+
+def dht_of(machine: Machine, name: str, folder: Path) -> tuple[str, int]:
+    """Return what a node sees of the DHT: how far it has joined, and whom it knows."""
+    environ = ("env", f"PRIME_NODE__STATE_DIR={folder}", f"XDG_RUNTIME_DIR={folder}")
+    done = machine.run(*environ, sys.executable, "-m", "prime", "dht", "stats", "--node", name, "--json", check=False)
+    found = json.loads(done.stdout) if done.returncode == 0 else {"phase": "", "contacts": 0}
+    return found["phase"], found["contacts"]
