@@ -18,6 +18,7 @@ from prime.transport.multiaddr import CircuitPlace, LayeredPlace, MemoryPlace, P
 
 _Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 _GROUP_BITS: Final = {4: 16, 6: 32}
+_THIS_NETWORK: Final = ipaddress.IPv4Network("0.0.0.0/8")
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 
 
@@ -50,9 +51,7 @@ def scope_of(address: str) -> Scope:
 def _scope_of_ip(ip: _Ip) -> Scope:
     if ip.is_loopback:
         return Scope.MACHINE
-    if ip.is_multicast or ip.is_unspecified or (ip.is_reserved and not ip.is_global):
-        return Scope.NEVER
-    if ip.version == 4 and ip == ipaddress.IPv4Address("255.255.255.255"):
+    if ip.is_multicast or ip.is_unspecified or ip.is_reserved or ip in _THIS_NETWORK:
         return Scope.NEVER
     return Scope.PUBLIC if ip.is_global else Scope.SITE
 
@@ -109,4 +108,4 @@ def _ip(place: Place) -> _Ip | None:
 def _embedded(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     if ip in _NAT64:
         return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-    return ip.ipv4_mapped or ip.sixtofour
+    return ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
