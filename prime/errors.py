@@ -214,7 +214,14 @@ class RestartLimitError(WorldError):
 
 
 class ConflictError(WorldError):
-    """Another writer was there first: what this one knew of the stored state is out of date."""
+    """Another writer was there first: what this one knew of the stored state is out of date.
+
+    `found` is what is there instead, where that is known.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", found: object = None) -> None:
+        super().__init__(message, hint=hint)
+        self.found = found
 
 
 class CorruptedError(WorldError):

@@ -6,6 +6,7 @@ between, so that whoever has its answer finds it on the disk.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, Protocol, TypeVar
@@ -18,10 +19,15 @@ from prime.dht import publications as published
 from prime.dht import row as rows
 from prime.dht.backend import Backend, Entry, Loaded, Removal
 from prime.dht.contact import Contact
-from prime.dht.key import Key
+from prime.dht.key import Key, key_of_peer
 from prime.dht.providers import Providers, ProvisionPlan, read_provider, read_provision
-from prime.dht.publications import Publication, Publications, read_publication
+from prime.dht.publications import Provided, Publication, Publications, read_publication
 from prime.dht.record import Record
+from prime.dht.registers import elector as el
+from prime.dht.registers import standing as standings
+from prime.dht.registers.elector import Elector, Question
+from prime.dht.registers.proposal import STORE_BYTES, Register, Seat
+from prime.dht.registers.standing import Restored, standing_entry, standing_removal
 from prime.dht.row import read_row
 from prime.dht.settings import DhtSettings
 from prime.dht.shelf import Answer, Shelf
@@ -44,10 +50,14 @@ P = TypeVar("P", bound=_Plan)
 class Archive:
     """What one node keeps. Make one with `open_archive`. What changes it raises `WorldError` where the disk refuses."""
 
-    def __init__(self, own: Key, settings: DhtSettings, backend: Backend) -> None:
+    def __init__(self, peer: PeerId, settings: DhtSettings, backend: Backend) -> None:
+        own = key_of_peer(peer)
+        self.peer = peer
         self.shelf = Shelf(own, settings)
         self.providers = Providers(own, settings)
         self.publications = Publications(settings)
+        self.elector = Elector(Seat(peer, b""))
+        """This node's votes on registers."""
         self.damaged: list[Removal] = []
         """What was in the store and could not be used: other nodes have it."""
         self._backend = backend
@@ -76,13 +86,36 @@ class Archive:
             for change in changes:
                 self.publications.commit(change)
 
+    async def vote(self, question: Question, now_ms: int) -> tuple[el.Command, ...]:
+        """Vote on a register; what is answered is on the disk. Who votes on one provides its key, so that it is found."""
+        async with self._turn:
+            commands = self.elector.step(question, now_ms)
+            for kept in (command for command in commands if isinstance(command, el.Keep)):
+                key = kept.standing.register.key
+                found = () if key in self.publications.provided() else (Provided(key, 0),)
+                await self._write([standing_entry(kept.standing), *(each.entry() for each in found)])
+                self.elector.step(el.Kept(kept.standing), now_ms)
+                for each in found:
+                    self.publications.commit(each)
+        return commands
+
     async def sweep(self, now_ms: int) -> None:
         """Forget what is over."""
+        await self._forget(self.elector.ended(now_ms))
         shelf, providers = self.shelf, self.providers
         while shelf.due_ms is not None and shelf.due_ms <= now_ms:
             await self._change(lambda: shelf.sweep(now_ms), shelf.commit)
         while providers.due_ms is not None and providers.due_ms <= now_ms:
             await self._change(lambda: providers.sweep(now_ms), providers.commit)
+
+    async def _forget(self, registers: Sequence[Register]) -> None:
+        """Forget registers that ended long ago."""
+        async with self._turn:
+            gone = [Provided(register.key, None) for register in registers]
+            await self._write([*map(standing_removal, registers), *(each.entry() for each in gone)])
+            self.elector.forget(registers)
+            for each in gone:
+                self.publications.commit(each)
 
     async def restore(self, loaded: Loaded) -> None:
         """Take in what was in the store; what cannot be used is removed from it."""
@@ -91,7 +124,9 @@ class Archive:
         fits = self.shelf.restore(taken.rows).writes
         known = self.providers.restore(taken.provisions, taken.contacts)
         self.publications.restore(taken.publications)
-        await self._write([*self.damaged, *fits, *known.writes])
+        taken.registers.is_damaged = bool(self.damaged)
+        self.elector, named = taken.registers.elector(self.peer)
+        await self._write([*self.damaged, *fits, *known.writes, *named])
 
     async def _change(self, plan: Callable[[], P], commit: Callable[[P], None]) -> P:
         async with self._turn:
@@ -113,6 +148,7 @@ class _Taken:
         self.provisions: list[provisions.Provision] = []
         self.contacts: list[Contact] = []
         self.publications: list[Publication] = []
+        self.registers = Restored(secrets.token_bytes(STORE_BYTES))
 
     def take(self, entry: Entry) -> Removal | None:
         """Take one entry; return its removal if it cannot be used."""
@@ -126,17 +162,19 @@ class _Taken:
                     self.contacts.append(read_provider(entry))
                 case published.RECORD_KIND | published.KEY_KIND:
                     self.publications.append(read_publication(entry))
+                case standings.KIND | standings.STORE_KIND:
+                    self.registers.take(entry)
         except DecodeError:
             return Removal(entry.kind, entry.name)
         return None
 
 
 @asynccontextmanager
-async def open_archive(own: Key, settings: DhtSettings, backend: Backend) -> AsyncIterator[Archive]:
+async def open_archive(peer: PeerId, settings: DhtSettings, backend: Backend) -> AsyncIterator[Archive]:
     """Read what a store has, and keep it open for the length of the block. Raises as `Backend.open`."""
     loaded = await backend.open()
     try:
-        archive = Archive(own, settings, backend)
+        archive = Archive(peer, settings, backend)
         await archive.restore(loaded)
         yield archive
     finally:

@@ -28,6 +28,9 @@ from prime.dht.peering import Peering
 from prime.dht.providing import ProvidingActor
 from prime.dht.publishing import Publisher, PublishingActor, Put
 from prime.dht.record import TTL_S_MAX, Record, later_of, mutable_key
+from prime.dht.registers.acting import Registers
+from prime.dht.registers.answering import RegistersActor
+from prime.dht.registers.proposal import Register, Version
 from prime.dht.routing import RoutingActor, Told
 from prime.dht.sealed import Signer
 from prime.dht.settings import PRESETS, DhtSettings
@@ -55,7 +58,13 @@ class Dht:
     """One node's view of the DHT. Make one with `open_dht`; all calls may run at the same time."""
 
     def __init__(
-        self, peering: Peering, archive: Archive, lookups: Lookups, storings: Storings, publisher: Publisher
+        self,
+        peering: Peering,
+        archive: Archive,
+        lookups: Lookups,
+        storings: Storings,
+        publisher: Publisher,
+        registers: Registers,
     ) -> None:
         self._peering = peering
         self._archive = archive
@@ -64,6 +73,7 @@ class Dht:
         self._publisher = publisher
         self.ipfs: Ipfs | None = None
         """This node's part in libp2p's own DHT, if it has one (`open_ipfs`)."""
+        self._registers = registers
         self._seen = _Seen()
 
     @property
@@ -128,6 +138,29 @@ class Dht:
     async def remove(self, salt: bytes) -> Put:
         """Take back what was put with this salt. Raises as `put`."""
         return await self._publisher.put(b"", salt=salt, seq=None, ttl_s=TTL_S_MAX, removed=True)
+
+    # ---- registers
+
+    async def compare_and_set(
+        self, salt: bytes, expected_seq: int, value: bytes | None, *, signer: Signer | None = None
+    ) -> Version:
+        """Put a value into a register if the version there is `expected_seq`, which is 0 for one that was never written.
+
+        The register is that of `signer` (this node by default) under `salt`; `None` as the value removes what is there.
+        Writers with one key, on whichever nodes, never both replace one version. Raises `ConflictError` (`found` is the
+        version that is there), `UnreachableError` where too few of its electors answer: its hint says whether the write
+        may have taken effect; and `UsageError` for what no register can have.
+        """
+        signer = signer or self._peering.signer
+        return await self._registers.write(Register(signer.peer, salt), expected_seq, value, signer)
+
+    async def read_register(self, publisher: PeerId, salt: bytes) -> Version:
+        """Return the version that is in a publisher's register now: no earlier one than any that was seen before this call.
+
+        Raises `NotFoundError` for an empty register, `UnreachableError` where too few of its electors answer, and
+        `CorruptedError` where it went back.
+        """
+        return await self._registers.read(Register(publisher, salt))
 
     # ---- providers
 
@@ -301,7 +334,7 @@ async def open_dht(
         )
     peering = Peering(system, key_pair, settings, server=server, wall_s=wall_s)
     async with (
-        open_archive(peering.key, settings, backend or MemoryBackend()) as archive,
+        open_archive(peering.peer, settings, backend or MemoryBackend()) as archive,
         system.supervisor("dht", restart=RESTART) as supervisor,
     ):
         lookups = Lookups(peering, supervisor)
@@ -313,7 +346,9 @@ async def open_dht(
         if server:
             await supervisor.spawn(functools.partial(HoldingActor, peering, archive), "records")
             await supervisor.spawn(functools.partial(ProvidingActor, peering, archive), "providers")
+            await supervisor.spawn(functools.partial(RegistersActor, peering, archive), "registers")
         make_publishing = functools.partial(PublishingActor, publisher, archive, peering)
         await supervisor.spawn(make_publishing, "publishing", remote=())
+        registers = Registers(peering, archive, lookups)
         with answering_streams(peering):
-            yield Dht(peering, archive, lookups, storings, publisher)
+            yield Dht(peering, archive, lookups, storings, publisher, registers)

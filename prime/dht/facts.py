@@ -63,3 +63,16 @@ class ContactDropped:
 
     peer: str
     reason: str
+
+
+@attrs.frozen
+class RegisterDisputed:
+    """A register is not as it should be; `key` is in hex.
+
+    `equivocation`: its publisher proposed two things under one ballot. `split`: it was created on both sides of a partition.
+    """
+
+    key: str
+    publisher: str
+    kind: Literal["equivocation", "split"]
+    text: str

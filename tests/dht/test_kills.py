@@ -18,7 +18,7 @@ from prime.actor.facts import SupervisorGaveUp
 from prime.actor.ref import LocalRef
 from prime.dht.archive import open_archive
 from prime.dht.backends.memory import MemoryBackend
-from prime.dht.key import Key, key_of, key_of_peer
+from prime.dht.key import Key, key_of
 from prime.dht.publishing import Put
 from prime.dht.record import version_of
 from prime.errors import PrimeError
@@ -129,7 +129,7 @@ async def check_stored(nodes: list[Node], put: Put) -> None:
     """See that a node that starts again has it, too."""
     for node in nodes:
         if node.dht.peer in put.holders:
-            async with open_archive(key_of_peer(node.dht.peer), LAN, node.backend) as archive:
+            async with open_archive(node.dht.peer, LAN, node.backend) as archive:
                 held = archive.shelf.get(put.record.key, int(1000 * (WALL_S + trio.current_time())))
                 assert held is not None
                 assert version_of(held) >= version_of(put.record)

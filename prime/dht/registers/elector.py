@@ -15,13 +15,14 @@ from typing import Final, Literal
 import attrs
 
 from prime.dht.key import Key
-from prime.dht.record import AHEAD_MS_MAX
 from prime.dht.registers.proposal import Call, Electors, Proposal, Register, Seat, outranks
 
 HELD_MS: Final = 90 * 24 * 3600 * 1000
 """How long a register is kept after its publisher last proposed anything."""
 BURIED_MS: Final = 7 * 24 * 3600 * 1000
 """How long one that has ended is refused before it is forgotten: more than clocks are apart, so no two lives meet."""
+AHEAD_MS_MAX: Final = 24 * 3600 * 1000
+"""How far ahead of this node's clock a proposal may have been made; far less than what is buried."""
 REGISTERS_MAX: Final = 1024
 PUBLISHER_REGISTERS_MAX: Final = 64
 
@@ -112,13 +113,6 @@ class Keep:
 
 
 @attrs.frozen
-class Forget:
-    """This register has ended: take it from the disk."""
-
-    register: Register
-
-
-@attrs.frozen
 class Answer:
     """Answer the question."""
 
@@ -134,25 +128,23 @@ class Report:
     text: str
 
 
-Command = Keep | Forget | Answer | Report
+Command = Keep | Answer | Report
 
 
 class Elector:
-    """The standings of one store. `lost` are registers of which the store had something that is damaged: it refuses them."""
+    """The standings of one store."""
 
     def __init__(
         self,
         seat: Seat,
         standings: Iterable[Standing] = (),
         *,
-        lost: Iterable[Key] = (),
         registers_max: int = REGISTERS_MAX,
         publisher_registers_max: int = PUBLISHER_REGISTERS_MAX,
     ) -> None:
         self.seat = seat
         self._standings = {standing.register.key: standing for standing in standings}
         self._counts = Counter(standing.register.publisher for standing in self._standings.values())
-        self._lost = frozenset(lost)
         self._max = registers_max
         self._publisher_max = publisher_registers_max
 
@@ -168,20 +160,23 @@ class Elector:
                 self._install(standing)
                 return ()
             case Look(key):
-                known, empty = self._standings.get(key), Shown("shown", self.seat.store)
-                return (Answer(empty) if known is None else self._shown(known, "shown"),)
+                known, empty = self._standings.get(key), Answer(Shown("shown", self.seat.store))
+                return (empty if known is None else self._shown(known, "shown"),)
             case Prepare(call, newest):
                 return self._buried(call, now_ms) or self._prepare(call, newest, now_ms)
             case Accept(proposal):
                 return self._buried(proposal, now_ms) or self._accept(proposal, now_ms)
 
-    def sweep(self, now_ms: int) -> tuple[Forget, ...]:
-        """Forget the registers that ended long ago."""
-        ended = [one for one in self._standings.values() if now_ms >= one.touched_ms + HELD_MS + BURIED_MS]
-        for standing in ended:
-            del self._standings[standing.register.key]
-            self._counts[standing.register.publisher] -= 1
-        return tuple(Forget(standing.register) for standing in ended)
+    def ended(self, now_ms: int) -> tuple[Register, ...]:
+        """Return the registers that ended so long ago that they are to be forgotten."""
+        forgotten_ms = now_ms - HELD_MS - BURIED_MS
+        return tuple(one.register for one in self._standings.values() if one.touched_ms <= forgotten_ms)
+
+    def forget(self, registers: Iterable[Register]) -> None:
+        """Forget registers, once they are taken from the disk."""
+        for register in registers:
+            if self._standings.pop(register.key, None) is not None:
+                self._counts[register.publisher] -= 1
 
     def _found(self, register: Register) -> Standing:
         return self._standings.get(register.key) or Standing(register)
@@ -196,8 +191,6 @@ class Elector:
     def _buried(self, asked: Call | Proposal, now_ms: int) -> tuple[Command, ...]:
         register = asked.register
         standing = self._found(register)
-        if register.key in self._lost:
-            return (self._unable(standing, "what this elector had of the register is damaged"),)
         if standing.floor is None and len(self._standings) >= self._max:
             return (self._unable(standing, f"it keeps {self._max} registers already"),)
         if standing.floor is None and self._counts[register.publisher] >= self._publisher_max:
@@ -261,7 +254,7 @@ class Elector:
         if self.seat not in proposal.voters.seats:
             return "it is no elector of this term"
         if proposal.stamp_ms > now_ms + AHEAD_MS_MAX:
-            return "the proposer's clock is more than 5 minutes ahead of this elector's"
+            return "the proposer's clock is more than a day ahead of this elector's"
         return "the proposal is more than 90 days old" if now_ms >= proposal.stamp_ms + HELD_MS else ""
 
     def _split(self, standing: Standing, asked: Call | Proposal) -> tuple[Command, ...]:

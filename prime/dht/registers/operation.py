@@ -31,7 +31,6 @@ from prime.dht.registers.proposal import (
 
 PAUSE_MIN_S: Final = 0.05
 PAUSE_MAX_S: Final = 2.0
-EMPTY_MARK: Final = bytes(MARK_BYTES)
 
 
 @attrs.frozen(kw_only=True)
@@ -281,6 +280,7 @@ class Operation:
         self._call: Call
         self._short = 0
         self._lost = 0
+        self._is_outbidding = False
         self._ends_at = 0.0
         self._now_ms = 0
         self._reported = False
@@ -289,6 +289,11 @@ class Operation:
     def is_over(self) -> bool:
         """Tell whether it has ended."""
         return self._phase == "over"
+
+    @property
+    def is_tending(self) -> bool:
+        """Tell whether it is to find out which electors are away."""
+        return isinstance(self._wish, Tend)
 
     def step(self, event: Event, now: float, now_ms: int) -> list[Command]:  # noqa: PLR0911 - one line for each event
         """Take an event; of an older round, or after the end, it changes nothing."""
@@ -361,6 +366,7 @@ class Operation:
     def _pause(self, now: float) -> list[Command]:
         """Try again in a while: longer each time, and never as long as another who was in the way."""
         self._lost += 1
+        self._is_outbidding = False
         pause_s = min(PAUSE_MIN_S * 2 ** min(self._lost, 10), PAUSE_MAX_S) * (0.5 + self._draw(1)[0] / 256)
         self._phase = "pause"
         return [Wake(min(now + pause_s, self._ends_at))]
@@ -401,7 +407,8 @@ class Operation:
 
     def _of_seats(self, term: Term) -> dict[PeerId, Shown]:
         """Return the answers that come from electors of a term, and from the stores that it names."""
-        return {peer: one for peer, one in self._answers.items() if term.electors.holds(peer, one.store)}
+        there = term.electors.holds
+        return {peer: one for peer, one in self._answers.items() if one.outcome != "unable" and there(peer, one.store)}
 
     def _top(self, term: Term, answers: Iterable[Shown]) -> Proposal | None:
         """Return the newest proposal of a term among answers; `None`: nothing since what the term began with."""
@@ -481,7 +488,7 @@ class Operation:
     def _nothing_shown(self, now: float) -> list[Command]:
         """Nobody near the key has the register: say so, or create it, if enough of the closest were asked."""
         wanted = self._closest[: self._habits.electors]
-        there = [peer for peer in wanted if peer in self._answers]
+        there = [peer for peer in wanted if peer in self._answers and self._answers[peer].outcome != "unable"]
         if len(wanted) - len(there) > self._absent_max(len(wanted)):
             why = f"of the {len(wanted)} peers closest to its key {len(there)} answer: it may be with the others"
             return self._fall_short(why, now)
@@ -501,7 +508,8 @@ class Operation:
         for shown in self._answers.values():
             if shown.accepted is not None and outranks(shown.accepted, self._creation):
                 self._creation = shown.accepted
-        able = [peer for peer in self._closest if peer in self._answers and peer not in self._unable]
+        there = {peer for peer, one in self._answers.items() if one.outcome == "shown"} - self._unable
+        able = [peer for peer in self._closest if peer in there]
         seats = tuple(Seat(peer, self._answers[peer].store) for peer in able[: self._habits.electors])
         if not seats:
             return self._over(self._gone("none of the peers closest to its key keeps it"))
@@ -533,7 +541,7 @@ class Operation:
             if shown.accepted is not None and outranks(shown.accepted, top):
                 top = shown.accepted
         following = self._seats if top is None else top.following
-        version = Version(0, self._now_ms, None, self._mark) if top is None else top.version
+        version = top.version if top is not None else Version(0, self._now_ms, None, self._draw(MARK_BYTES))
         return self._propose(Electors(()), version, following, now)
 
     # ---- other electors
@@ -560,8 +568,9 @@ class Operation:
     def _changed(self, term: Term, gone: set[PeerId]) -> Electors:
         """Return the electors with those in the place of `gone` who are nearest of all that answered; never fewer."""
         seats = {seat.peer: seat for seat in term.electors.seats if seat.peer not in gone}
-        for peer in self._closest:
-            if peer in self._answers and peer not in self._missed() and len(seats) < self._habits.electors:
+        able = (peer for peer in self._closest if peer in self._answers and self._answers[peer].outcome == "shown")
+        for peer in able:
+            if peer not in self._missed() and len(seats) < self._habits.electors:
                 seats.setdefault(peer, Seat(peer, self._answers[peer].store))
         for seat in term.electors.seats:
             if len(seats) < len(term.electors.seats):
@@ -594,12 +603,22 @@ class Operation:
         """Wait on, unless a quorum can no longer be reached in this round: too few are there, or another was faster."""
         refusals = sum(shown.outcome == "refused" for shown in seated)
         seats, quorum = len(voters.seats), voters.quorum
-        strangers = sum(not voters.holds(peer, shown.store) for peer, shown in self._answers.items())
-        unable = sum(shown.outcome == "unable" for shown in seated)
-        absent = seats - count - refusals if is_full else len(self._failed) + strangers + unable
+        mute = sum(
+            shown.outcome == "unable" or not voters.holds(peer, shown.store) for peer, shown in self._answers.items()
+        )
+        absent = seats - count - refusals if is_full else len(self._failed) + mute
         if absent > seats - quorum:
             return self._fall_short(f"of its {seats} electors {seats - absent} vote, and {quorum} must", now)
-        return self._pause(now) if is_full or seats - refusals - absent < quorum else []
+        if not is_full and seats - refusals - absent >= quorum:
+            return []
+        return self._outbid(now)
+
+    def _outbid(self, now: float) -> list[Command]:
+        """Call a greater ballot at once, as the last one may just have been out of date; lost again, wait for a while."""
+        if self._phase == "prepare" and not self._is_outbidding:
+            self._is_outbidding = True
+            return self._prepare(now)
+        return self._pause(now)
 
     def _promised(self, term: Term, promises: list[Shown], now: float) -> list[Command]:
         top = self._top(term, promises)

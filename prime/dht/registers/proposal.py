@@ -165,6 +165,20 @@ class Proposal:
 Signed = TypeVar("Signed", Call, Proposal)
 
 
+def require_fit(register: Register, value: bytes | None) -> None:
+    """Refuse what no register can have before anybody is asked. Raises `UsageError`."""
+    size = 0 if value is None else len(value)
+    if size > VALUE_BYTES_MAX:
+        raise UsageError(
+            f"a value of {size} bytes, where a register has {VALUE_BYTES_MAX}",
+            hint="store it as a blob, and put its key here",
+        )
+    if len(register.salt) > SALT_BYTES_MAX:
+        raise UsageError(
+            f"a salt of {len(register.salt)} bytes, where {SALT_BYTES_MAX} are allowed", hint="take a shorter name"
+        )
+
+
 def signed(signer: Signer, draft: Signed) -> Signed:
     """Return a call or a proposal with its signed bytes. Raises `UsageError` for what no elector would take."""
     if signer.peer != draft.register.publisher:

@@ -6,6 +6,7 @@
 - `round:training_round_feedback`: the same with a codec that leaves out half, and error feedback that brings it later.
 - `delivery:delivery`: tells, reliable tells, asks, watches and streams between nodes, under every fault there is.
 - `delivery:flipped_bits`: the same over streams without a seal, where bytes change on the way.
+- `registers:registers`: readers and writers of the DHT's registers, some of whose electors lie, under the same faults.
 - `store:journals`: a journal on each node, under every fault of a disk, with crashes and stalls.
 - `store:accounts`: actors that persist, under the same.
 - `lookups:lookups`: two dozen nodes of the DHT that join, look up and store in a storm, and then are one swarm.

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
 from prime.actor.contract import PeerId
 from prime.dht.registers.elector import Accept, Prepare
 from prime.dht.registers.operation import Conflict, End, Gone, Put, Read, Settled, Tend, Write, Written
 from prime.dht.registers.proposal import Proposal
-
-sys.path.insert(0, str(Path(__file__).parent))
-from swarm import Swarm  # type: ignore[import-not-found]
+from tests.dht.registers.electors import Swarm
 
 
 def value(end: End) -> tuple[int, bytes | None] | None:
