@@ -120,8 +120,8 @@ class IpfsActor(Actor[Sweep | LookAround]):
     # ---- joining
 
     async def _join(self) -> None:
-        """Carry out what the core of joining says."""
-        joining = self._ipfs.joining
+        """Carry out what the core of joining says. An incarnation's requests end with it, so the next begins anew."""
+        joining = self._ipfs.new_joining()
         events, arriving = trio.open_memory_channel[core.Event](64)
         async with trio.open_nursery() as nursery:
             event: core.Event = core.Woken()

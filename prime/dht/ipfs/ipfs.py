@@ -69,19 +69,18 @@ class Ipfs:
         self.server = server
         self.random = random
         self.told_of = tuple(bootstrap)
-        self.joining = Bootstrap(
-            self.desk.table,
-            told_of=len(self.told_of),
-            settings=self.desk.settings,
-            bits=random.getrandbits,
-            now=trio.current_time(),
-        )
         self.rates = Rates(self.desk.settings.requests_per_s)
         self.published: dict[bytes, bytes] = {}
         self.provided: dict[bytes, None] = {}
         self.served = self.refused = 0
         self.has_joined = trio.Event()
         """Set by the actor."""
+
+    def new_joining(self) -> Bootstrap:
+        """Return the core of a joining that begins now, with whom the table has."""
+        desk, bits = self.desk, self.random.getrandbits
+        told_of, now = len(self.told_of), trio.current_time()
+        return Bootstrap(desk.table, told_of=told_of, settings=desk.settings, bits=bits, now=now)
 
     async def joined(self) -> None:
         """Wait until this node has first found its place, or was told of nobody."""
