@@ -17,8 +17,8 @@ from prime.cli.words import many, plain
 from prime.errors import UsageError
 
 if TYPE_CHECKING:
-    from prime.node.dht import Order
     from prime.node.messages import PeerShown, RecordShown
+    from prime.node.orders import Order
 
 app = typer.Typer(help="Values, peers and providers by key, without any server.", no_args_is_help=True)
 names = typer.Typer(
@@ -402,7 +402,8 @@ def _tell_published(found: RecordShown, *, as_json: bool) -> None:
     text = "\n".join(filter(None, (told["name"], told["key"])))
     emit({"event": "dht.published", **told}, text, as_json=as_json)
     if not as_json and found.asked:
-        say(f"version {found.seq} is held by {_holders(found)}" if found.salt is not None else _holders(found))
+        what = "it" if found.salt is None else f"version {found.seq}"
+        say(f"{what} is held by {_holders(found)}")
 
 
 def _holders(found: RecordShown) -> str:

@@ -13,5 +13,8 @@
 | `run_record.py`, `run_files.py` | by what a node goes on in its run; what a run leaves in its folder |
 | `succession.py`, `ending.py` | a run's successor; the wish for its end |
 | `swarm.py`, `demo.py` | nodes as processes on this machine; the demo |
+| `dht.py`, `orders.py`, `messages.py` | its part in the DHT; what its user orders of it |
+| `dht_client.py`, `sight.py` | such an order without a node; whether nodes are in one DHT |
+| `finding.py`, `models.py` | runs and models found in the DHT |
 | `waiting.py` | waiting for one of several events |
 """

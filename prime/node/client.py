@@ -12,10 +12,10 @@ import trio
 from prime.actor import Ref, System
 from prime.errors import NotFoundError, UnreachableError
 from prime.node.control import CONTROL_LIMITS
-from prime.node.dht import DhtActor, Order
 from prime.node.link import LinkActor
 from prime.node.messages import DHT_PATH
 from prime.node.models import ModelsActor
+from prime.node.orders import DhtActor, Order
 from prime.node.runs import RunsActor
 from prime.node.system import open_system
 from prime.observe.messages import (

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from prime.config import Config, Places
 from prime.node.contacts import find_contacts
-from prime.node.dht import Order, carry_out, in_ipfs, of_ipfs, settings_of
+from prime.node.dht import in_ipfs, settings_of
+from prime.node.orders import Order, carry_out, of_ipfs
 from prime.node.run import sole_owner, transport_of
 from prime.node.system import open_system
 from prime.transport.identity import KeyPair

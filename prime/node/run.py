@@ -25,10 +25,11 @@ from prime.config import Config, Places, derive, places
 from prime.errors import ConfigError, MissingExtraError
 from prime.node.control import CONTROL_LIMITS, ControlInbound
 from prime.node.describe import describe_node
-from prime.node.dht import DhtActor, open_node_dht
+from prime.node.dht import open_node_dht
 from prime.node.link import LinkActor
 from prime.node.models import Models, ModelsActor, open_models
 from prime.node.neighbourhood import Neighbourhood, open_neighbourhood
+from prime.node.orders import DhtActor
 from prime.node.runs import RunsActor
 from prime.node.system import open_system
 from prime.node.waiting import cancel_on

@@ -1,14 +1,26 @@
-"""A node's part in the DHT: what its settings are."""
+"""A node's part in the DHT: its settings, its backend, and whom it begins with when it is started again."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import attrs
 import pytest
+import trio
 
+from prime import Memory, open_system
 from prime.config import Config, DhtConfig, NodeConfig, TransportConfig
+from prime.dht.backends.memory import MemoryBackend
+from prime.dht.backends.sqlite import SqliteBackend
+from prime.dht.dht import open_dht
 from prime.dht.settings import PRESETS, DhtSettings
 from prime.errors import ConfigError
-from prime.node.dht import settings_of
+from prime.node import dht as dht_module
+from prime.node.dht import KNOWN, _read_known, open_backend, open_node_dht, settings_of
+from prime.transport.identity import KeyPair
 
 LOCAL = "/ip4/127.0.0.1/tcp/4001"
 NEAR = "/ip4/192.168.1.7/tcp/4001"
@@ -80,3 +92,57 @@ def test_a_node_of_the_role_is_in_the_dht() -> None:
 def test_a_backend_has_a_name_or_a_function(backend: str) -> None:
     with pytest.raises(ConfigError, match="module:function"):
         DhtConfig(backend=backend)
+
+
+def test_what_comes_from_the_disk_is_checked(tmp_path: Path) -> None:
+    assert _read_known(tmp_path / "none") == []
+    for text in ("", "{", "3", "[3]", '["nonsense"]'):
+        (tmp_path / KNOWN).write_text(text)
+        assert _read_known(tmp_path / KNOWN) == []
+
+
+def own_backend(folder: Path) -> MemoryBackend:
+    """Return a backend, as a user's own function does."""
+    assert folder.is_absolute()
+    return MemoryBackend()
+
+
+def test_backends_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    assert isinstance(open_backend("memory", tmp_path), MemoryBackend)
+    assert isinstance(open_backend("sqlite", tmp_path), SqliteBackend)
+    assert isinstance(open_backend(f"{Path(__file__).stem}:own_backend", tmp_path), MemoryBackend)
+    for name in ("no_such_module:f", "json:no_such", "json:dumps_"):
+        with pytest.raises(ConfigError, match="cannot be used") as caught:
+            open_backend(name, tmp_path)
+        assert "prime.dht.backend.Backend" in caught.value.hint
+
+
+async def test_a_node_that_is_started_again_needs_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dht_module, "KEEP_S", 0.02)
+    hub, key = Memory(), KeyPair.generate()
+    found: Any = SimpleNamespace(state=tmp_path)
+    with trio.fail_after(20):
+        other_key = KeyPair.generate()
+        async with open_system(transport=hub, key=other_key) as other, open_dht(other, other_key):
+            for join in ((other.addresses[0],), ()):
+                config = Config(transport=TransportConfig(join=join))
+                async with (
+                    open_system(transport=hub, key=key) as system,
+                    open_node_dht(system, key, config, found) as dht,
+                ):
+                    await dht.joined()
+                    assert [contact.peer for contact in dht.known()] == [other.peer]
+                    while not (tmp_path / KNOWN).exists():  # noqa: ASYNC110 - a file has no event
+                        await trio.sleep(0.01)
+            assert json.loads((tmp_path / KNOWN).read_text()) == list(other.addresses)
+
+
+async def test_what_a_node_publishes_is_there_when_it_is_started_again(tmp_path: Path) -> None:
+    hub, key = Memory(), KeyPair.generate()
+    found: Any = SimpleNamespace(state=tmp_path)
+    with trio.fail_after(20):
+        async with open_system(transport=hub, key=key) as system, open_node_dht(system, key, Config(), found) as dht:
+            await dht.set_name("motd", b"hello")
+        async with open_system(transport=hub, key=key) as system, open_node_dht(system, key, Config(), found) as dht:
+            assert await dht.resolve("motd") == b"hello"

@@ -18,9 +18,9 @@ from prime.dht.name import run_key
 from prime.dht.settings import PRESETS
 from prime.errors import NotFoundError
 from prime.node import finding
-from prime.node.dht import carry_out
 from prime.node.finding import SOME_RUN, RunFinder, state_key
 from prime.node.messages import ShowRecord
+from prime.node.orders import carry_out
 from prime.node.system import open_system
 from prime.trainer.metadata import TrainingConfig
 from prime.trainer.runs.messages import RunNotice
