@@ -62,7 +62,8 @@ class LookupActor(Actor[Look | Wake]):
     def look(self, _: Look) -> Later:
         """Ask the first peers."""
         peering, want = self._peering, self._want
-        starts = peering.table.closest(want.key, max(peering.settings.k, peering.settings.alpha * self._paths))
+        count = max(peering.settings.k, peering.settings.alpha * self._paths)
+        starts = peering.table.closest(want.key, count) or peering.table.closest(want.key, count, doubtful=True)
         self._core = core.Lookup(
             want, peering.settings, (*starts, *self._begin), own=peering.peer, now=self.ctx.now(), paths=self._paths
         )

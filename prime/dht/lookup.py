@@ -357,8 +357,7 @@ class Lookup:
         asked.record = event.record
         self._end(asked, _State.ANSWERED)
         for contact in event.closer[: self._settings.k]:
-            if contact.peer != event.peer:
-                self._see(asked.path, contact, asked.hops + 1)
+            self._see(asked.path, contact, asked.hops + 1)
         self._note_providers(event.providers, asked.path)
 
     def _fail(self, peer: PeerId, *, forged: bool) -> None:
