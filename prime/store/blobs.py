@@ -51,6 +51,8 @@ class BlobStore:
         self.size_bytes_max = size_bytes_max
         self.damaged: list[str] = []
         """The folders of blobs whose description was damaged, put aside when the store was opened."""
+        self.on_given_up: Callable[[ContentId], None] = lambda _: None
+        """Told of a blob that had to make room for another."""
         self._files = files
         self._blobs: dict[ContentId, Blob] = {}
         self._open: dict[ContentId, tuple[Path, Blob | None]] = {}
@@ -123,9 +125,10 @@ class BlobStore:
     async def chunk(self, content: ContentId, index: int) -> bytes:
         """Return a chunk of a blob. Raises `NotFoundError`, `CorruptedError`, `WorldError`."""
         blob = self.require(content, 0, index)
-        body = body_of(self.folder, blob)
-        with disk_errors(body):
-            data = await self._files.run(lambda: self._read_chunk(blob, body, index))
+        _, before = self._open.get(content, (None, None))
+        bodies = [body_of(self.folder, one) for one in (blob, before) if one is not None]
+        with disk_errors(bodies[0]):
+            data = await self._files.run(lambda: self._read_chunk(blob, bodies, index))
         if data is None:
             raise await self._fault(blob, f"chunk {index}", BODY)
         return data
@@ -142,10 +145,15 @@ class BlobStore:
             return False
         return blob.is_whole
 
-    def _read_chunk(self, blob: Blob, body: Path, index: int) -> Work[bytes | None]:
+    def _read_chunk(self, blob: Blob, bodies: list[Path], index: int) -> Work[bytes | None]:
+        """Return a chunk out of the first file that has it: while a draft is open also where the blob lay before."""
         yield
         digest = hash_in_tree(self._files, self.folder, blob.manifest, 0, index)
-        return (yield from read_chunk(self._files, body, blob.manifest, index, digest))
+        for body in bodies:
+            data = yield from read_chunk(self._files, body, blob.manifest, index, digest)
+            if data is not None:
+                return data
+        return None
 
     def require(self, content: ContentId, level: int, index: int) -> Blob:
         """Return a blob that has this chunk (level 0) or node. Raises `NotFoundError`, `RefusedError`."""
@@ -261,9 +269,13 @@ class BlobStore:
                 seeds.append(body_of(self.folder, known))
             with disk_errors(self.folder):
                 await self._files.run(lambda: make_folders(self._files, folder_of(self.folder, blob.content)))
-            await self._write(blob)
             draft = Draft(self._files, self.folder, blob, to, seeds, self._ended)
-            await draft.open()
+            try:
+                await draft.open()
+                await self._write(blob)
+            except BaseException:
+                draft.close()
+                raise
             self._open[blob.content] = (place, known)
             return draft
 
@@ -274,7 +286,9 @@ class BlobStore:
         with trio.CancelScope(shield=True):
             async with self._lock:
                 if blob is not None and is_whole:
-                    return await self._write(attrs.evolve(blob, source=to, is_whole=True))
+                    done = await self._write(attrs.evolve(blob, source=to, is_whole=True))
+                    self._remove_part(before, blob)
+                    return done
                 if blob is not None and before is not None and before.is_whole:
                     return await self._write(before)
         return blob
@@ -313,9 +327,14 @@ class BlobStore:
         place = folder_of(self.folder, content)
         with disk_errors(place):
             await self._files.run(lambda: self._remove(place))
-            if blob.source is not None and blob.source.suffix == PART and not blob.is_whole:
-                self._files.remove(blob.source)
+            self._remove_part(blob)
         del self._blobs[content]
+
+    def _remove_part(self, blob: Blob | None, but: Blob | None = None) -> None:
+        """Remove what a draft into a file elsewhere has left, unless it is that of another."""
+        source = None if blob is None or blob.is_whole else blob.source
+        if source is not None and source.suffix == PART and (but is None or but.source != source):
+            self._files.remove(source)
 
     def _remove(self, place: Path) -> Work[None]:
         names = self._files.names(place)
@@ -343,6 +362,7 @@ class BlobStore:
             oldest = free.pop(0)
             others.remove(oldest)
             await self._let_go(oldest.content)
+            self.on_given_up(oldest.content)
 
     async def _write(self, blob: Blob) -> Blob:
         with disk_errors(self.folder):

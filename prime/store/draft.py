@@ -136,7 +136,7 @@ class Draft:
         for handle in (self._tree, self._handle):
             yield
             self._files.sync(self._opened(handle))
-        self._close()
+        self.close()
         yield
         self._files.sync_folder(folder_of(self._folder, self.manifest.content))
         if self._to is not None:
@@ -148,10 +148,11 @@ class Draft:
     async def aclose(self) -> None:
         """Stop where it is; what is here is found again by the next draft. Harmless after `finish`."""
         if self._handle is not None:
-            self._close()
+            self.close()
             await self._end(self.manifest.content, None, False)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close its files, and tell nobody: for who has not got it open yet."""
         handles, self._handle, self._tree = (self._handle, self._tree), None, None
         for handle in handles:
             if handle is not None:

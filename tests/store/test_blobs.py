@@ -125,6 +125,34 @@ async def test_a_pulled_file_takes_its_name_only_when_it_is_whole(tmp_path: Path
     assert again.blobs()[0].is_whole
 
 
+async def test_a_whole_blob_is_served_while_it_is_copied_to_another_place(tmp_path: Path) -> None:
+    store = await BlobStore.open(tmp_path / "a")
+    blob = await store.add_bytes(DATA, chunk_bytes=CHUNK)
+    draft = await store.draft(blob.manifest, tmp_path / "out")
+    assert await read(store, blob.content) == DATA
+    await draft.aclose()
+    assert store.find(blob.content) == blob
+    with pytest.raises(WorldError, match="No such file or directory"):
+        await store.draft(blob.manifest, tmp_path / "no" / "out")
+    assert store.find(blob.content) == blob
+    assert await read(await BlobStore.open(tmp_path / "a"), blob.content) == DATA
+
+
+async def test_a_fetch_that_goes_on_in_another_place_leaves_nothing_behind(tmp_path: Path) -> None:
+    source = await BlobStore.open(tmp_path / "a")
+    store = await BlobStore.open(tmp_path / "b")
+    manifest = (await source.add_bytes(DATA, chunk_bytes=CHUNK)).manifest
+    draft = await store.draft(manifest, tmp_path / "one")
+    assert await draft.put_node(1, 0, await source.node(manifest.content, 1, 0))
+    assert await draft.put_chunk(0, DATA[:CHUNK])
+    await draft.aclose()
+    assert await filled(store, source, manifest, tmp_path / "two") == 10
+    assert (tmp_path / "two").read_bytes() == DATA
+    assert SystemFiles().names(tmp_path) == ["a", "b", "two"]
+    await store.remove(manifest.content)
+    assert SystemFiles().names(tmp_path) == ["a", "b", "two"]
+
+
 async def test_what_is_here_already_is_copied_and_not_fetched(tmp_path: Path) -> None:
     source = await BlobStore.open(tmp_path / "a")
     store = await BlobStore.open(tmp_path / "b")
@@ -172,7 +200,10 @@ async def test_the_oldest_that_no_name_keeps_goes_first_and_the_quota_holds(tmp_
     store = await BlobStore.open(tmp_path, size_bytes_max=1000)
     kept = await store.add_bytes(bytes(400), name="kept")
     old, new = await store.add_bytes(b"o" * 200), await store.add_bytes(b"n" * 200)
+    gone: list[ContentId] = []
+    store.on_given_up = gone.append
     await store.add_bytes(b"m" * 300)
+    assert gone == [old.content]
     assert store.find(old.content) is None
     assert not (tmp_path / old.content.hex()).exists()
     assert {kept, new} <= set(store.blobs())

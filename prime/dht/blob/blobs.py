@@ -125,23 +125,22 @@ class Blobs:
                 await self.provide(blob)
 
     def damaged(self, content: ContentId) -> None:
-        """Have a blob mended that is not as it was."""
+        """Have a blob mended, or provided no more, that is not as it was."""
         with contextlib.suppress(trio.WouldBlock):
             self._damaged.send_nowait(content)
 
     async def mend(self) -> None:
         """Mend what is damaged as it is found, for ever: what the store keeps itself is fetched from others.
 
-        A file elsewhere is its owner's: it is not written to, and from now on it is not said that the blob is here.
+        A file elsewhere is its owner's: it is not written to, and it is said no more that the blob is here; nor of one that had to
+        make room.
         """
         async for content in self._to_mend:
             blob = self.store.find(content)
-            if blob is None or blob.is_whole:
-                continue
             try:
-                if blob.source is None:
+                if blob is not None and blob.source is None and not blob.is_whole:
                     await self.pull(content, patience_s=0)
-                elif self._directory is not None:
+                elif (blob is None or not blob.is_whole) and self._directory is not None:
                     await self._directory.stop_providing(key_of_content(content))
             except WorldError:
                 continue  # it is told when it was found; whoever asks for it again has it tried again
@@ -169,6 +168,7 @@ async def open_blobs(
     """
     store = await BlobStore.open(folder, size_bytes_max=size_bytes_max)
     blobs = Blobs(system, store, directory)
+    store.on_given_up = blobs.damaged
     async with system.supervisor(SUPERVISOR, restart=_RESTART) as supervisor, trio.open_nursery() as nursery:
         keeper = functools.partial(BlobKeeper, store, bytes_per_s=bytes_per_s, on_damage=blobs.damaged)
         await supervisor.spawn(keeper, NAME)

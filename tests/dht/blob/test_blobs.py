@@ -345,6 +345,14 @@ async def test_who_asks_for_too_much_at_a_time_is_refused(tmp_path: Path) -> Non
             await ref.ask(FetchBlobChunk(content, 99), timeout=20)
 
 
+async def test_what_has_to_make_room_is_provided_no_more(tmp_path: Path) -> None:
+    async with net(tmp_path) as nodes:
+        node = await nodes.node(size_bytes_max=1000)
+        content = (await node.blobs.push(bytes(600))).content
+        await node.blobs.push(b"x" * 600)
+        await eventually(lambda: not nodes.board.providers[key_of_content(content)])
+
+
 async def test_what_is_here_is_provided_again_when_a_node_starts(tmp_path: Path) -> None:
     async with net(tmp_path) as nodes:
         store = await BlobStore.open(tmp_path / "node1")
