@@ -1,6 +1,6 @@
-"""`prime model push`, `prime model pull`: models published under a name, and fetched from whoever has them.
+"""`prime model push`, `pull`, `shared` and `withdraw`: models published under a name, and fetched from whoever has them.
 
-Both go through the node on this machine, over its control socket; `--node` says which one. What is under way goes on in the
+They go through the node on this machine, over its control socket; `--node` says which one. What is under way goes on in the
 node, and this program shows it; Ctrl-C stops it, and what is here of it is kept.
 """
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from prime.cli.options import ConfigFile
+from prime.cli.options import AsJson, ConfigFile
 from prime.cli.output import console, emit, json_line
 from prime.cli.words import many, plain
 from prime.errors import NotFoundError, UsageError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from prime.trainer.publish.card import ModelCard
-    from prime.trainer.publish.messages import PullModel, PushModel, TransferShown
+    from prime.trainer.publish.messages import ModelsShared, PullModel, PushModel, SharedModel, TransferShown
 
 EXPORTS: Final = "exports"
 """The folder beside a run's checkpoints that pushed models are exported to, and served from."""
@@ -168,6 +168,51 @@ def pull(
     emit(result, "\n".join(_pulled(shown)), as_json=as_json)
 
 
+def shared(config: ConfigFile = None, node: Node = None, as_json: AsJson = False) -> None:
+    """List what others can fetch from the node of this machine: models that were pushed, and those that it fetched."""
+    import attrs
+
+    from prime.cli.model import size
+    from prime.cli.node import socket_of
+    from prime.trainer.publish.messages import ListShared
+
+    found: ModelsShared = _asked(socket_of(config, node), ListShared())
+    lines = [
+        f"{plain(one.name) or '-'}  {size(one.size_bytes)}  {one.content}  {one.file}"
+        + ("" if one.is_whole else "  not whole")
+        for one in found.models
+    ]
+    models = [attrs.asdict(one) for one in found.models]  # type: ignore[arg-type]  # a @record is an attrs class
+    emit({"peer": found.peer, "models": models}, "\n".join(lines) or "nothing yet", as_json=as_json)
+
+
+def withdraw(
+    what: Annotated[str, typer.Argument(metavar="NAME|CID", help="A model of this node, or a content id that it has.")],
+    config: ConfigFile = None,
+    node: Node = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let others fetch a model from this node no more, and take its name back. The file stays; so does what others have."""
+    from prime.cli.node import socket_of
+    from prime.trainer.publish.messages import WithdrawModel
+
+    gone: SharedModel = _asked(socket_of(config, node), WithdrawModel(what))
+    result = {"event": "model.withdrawn", "name": gone.name, "content": gone.content, "file": gone.file}
+    emit(result, f"{plain(gone.name) or gone.content} is shared no more; {gone.file} stays", as_json=as_json)
+
+
+def _asked(socket: Path, order: Any) -> Any:
+    import trio
+
+    from prime.node.client import open_models_of
+
+    async def ask() -> Any:
+        async with open_models_of(socket) as models:
+            return await models.ask(order, timeout=STILL_S)
+
+    return trio.run(ask)
+
+
 def _check_node(socket: Path) -> None:
     from prime.node.client import no_node
 
@@ -188,10 +233,10 @@ def _carried_out(socket: Path, order: PushModel | PullModel, *, as_json: bool) -
 async def _transfer(socket: Path, order: PushModel | PullModel, show: Callable[[TransferShown], None]) -> TransferShown:
     import trio
 
-    from prime.node.client import open_transfers
+    from prime.node.client import open_models_of
     from prime.trainer.publish.messages import ShowTransfer, StopTransfer
 
-    async with open_transfers(socket) as models:
+    async with open_models_of(socket) as models:
         shown: TransferShown = await models.ask(order, timeout=ASK_S)
         try:
             while shown.phase != "done":
@@ -329,7 +374,7 @@ def beside(app: typer.Typer) -> typer.Typer:
     """Return `prime model` with the commands of this file before its own; `app` itself is left as it is."""
     whole = copy.copy(app)
     whole.registered_commands = []
-    for command in (push, pull):
+    for command in (push, pull, shared, withdraw):
         whole.command()(command)
     whole.registered_commands += app.registered_commands
     return whole

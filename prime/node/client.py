@@ -15,6 +15,7 @@ from prime.node.control import CONTROL_LIMITS
 from prime.node.link import LinkActor
 from prime.node.messages import DHT_PATH
 from prime.node.models import ModelsActor
+from prime.node.models import Order as ModelOrder
 from prime.node.orders import DhtActor, Order
 from prime.node.runs import RunsActor
 from prime.node.system import open_system
@@ -30,7 +31,7 @@ from prime.observe.messages import (
     TakeBulk,
 )
 from prime.observe.status import StatusActor
-from prime.trainer.publish.messages import MODELS_PATH, PullModel, PushModel, ShowTransfer, StopTransfer
+from prime.trainer.publish.messages import MODELS_PATH
 from prime.trainer.runs.messages import RUNS_PATH, AuditRun, EndRun, LeaveRun, ListRuns, RecoverRun, ShareRun, SubmitRun
 from prime.transport.unix import Unix
 
@@ -38,7 +39,6 @@ ASK_TIMEOUT_S = 5.0
 
 Connect = Callable[[Path], Awaitable[Ref[GetStatus | StopNode]]]
 LinksRef = Ref[Ping | TakeBulk | GiveBulk | MeasureLinks]
-TransfersRef = Ref[PushModel | PullModel | ShowTransfer | StopTransfer]
 RunsRef = Ref[ShareRun | SubmitRun | ListRuns | LeaveRun | EndRun | RecoverRun | AuditRun]
 
 
@@ -93,7 +93,7 @@ async def open_orders(socket: Path) -> AsyncIterator[Ref[Order]]:
 
 
 @contextlib.asynccontextmanager
-async def open_transfers(socket: Path) -> AsyncIterator[TransfersRef]:
+async def open_models_of(socket: Path) -> AsyncIterator[Ref[ModelOrder]]:
     """As `open_runs`, with a ref to the actor of its models alone."""
     with tempfile.TemporaryDirectory(prefix="prime-") as folder:
         async with open_system(transport=Unix(Path(folder) / "c.sock"), limits=CONTROL_LIMITS) as system:

@@ -12,14 +12,27 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import trio
 
-from prime.actor import Actor, on
+from prime.actor import Actor, Later, on
 from prime.dht.blob.blobs import Blobs, open_blobs
-from prime.dht.blob.content import text_of
-from prime.dht.name import split_name
-from prime.errors import NotFoundError, PrimeError, RefusedError, WorldError
+from prime.dht.blob.content import content_of, is_content, text_of
+from prime.dht.name import salt_of, split_name
+from prime.errors import NotFoundError, PrimeError, RefusedError, UsageError, WorldError
+from prime.store.blob import Blob
+from prime.store.blobs import BlobStore
 from prime.store.manifest import ContentId
-from prime.trainer.publish.messages import Phase, PullModel, PushModel, ShowTransfer, StopTransfer, TransferShown
-from prime.trainer.publish.publishing import Origin, find_model, pull_model, push_model
+from prime.trainer.publish.messages import (
+    ListShared,
+    ModelsShared,
+    Phase,
+    PullModel,
+    PushModel,
+    SharedModel,
+    ShowTransfer,
+    StopTransfer,
+    TransferShown,
+    WithdrawModel,
+)
+from prime.trainer.publish.publishing import LAYOUT, MODEL, Origin, find_model, pull_model, push_model
 
 if TYPE_CHECKING:
     from prime.actor import System
@@ -82,6 +95,27 @@ class Models:
         if transfer is not None and transfer.is_running:
             transfer.error = RefusedError("it was stopped", hint="order it again: it goes on where it was")
             transfer.scope.cancel()
+
+    def shared(self) -> ModelsShared:
+        """Return what others can fetch."""
+        return ModelsShared(self._dht.peer, tuple(_shared(self.blobs.store, blob) for blob in self.blobs.store.blobs()))
+
+    async def withdraw(self, what: str) -> SharedModel:
+        """Let go of a model. Raises `NotFoundError`, `ConflictError` while it is fetched, and as `Dht.remove`."""
+        store = self.blobs.store
+        name = "" if is_content(what) else what
+        blob = store.named(f"{MODEL}{name}") if name else store.find(content_of(what))
+        if blob is None:
+            raise NotFoundError(f"this node shares no {what}", hint="`prime model shared` lists what it does")
+        shown = _shared(store, blob)
+        if name:
+            await self._dht.remove(salt_of(name))
+            await store.free(f"{MODEL}{name}")
+            if (layout := store.named(f"{LAYOUT}{name}")) is not None:
+                await self.blobs.remove(layout.content)
+        if not any(each.startswith(MODEL) for each in blob.names if each != f"{MODEL}{name}"):
+            await self.blobs.remove(blob.content)
+        return shown
 
     def _begin(self, what: str, file: str, phase: Phase, work: Callable[[_Transfer], Awaitable[None]]) -> TransferShown:
         if not Path(file).is_absolute():
@@ -156,7 +190,16 @@ class Models:
             raise RefusedError(f"{to} is there already", hint="--overwrite replaces it, or name another file with --to")
 
 
-class ModelsActor(Actor[PushModel | PullModel | ShowTransfer | StopTransfer]):
+def _shared(store: BlobStore, blob: Blob) -> SharedModel:
+    names = [name.removeprefix(MODEL) for name in blob.names if name.startswith(MODEL)]
+    file = str(blob.source or store.folder)
+    return SharedModel(", ".join(names), text_of(blob.content), blob.manifest.size_bytes, file, blob.is_whole)
+
+
+Order = PushModel | PullModel | ShowTransfer | StopTransfer | ListShared | WithdrawModel
+
+
+class ModelsActor(Actor[Order]):
     """At `/node/models`: takes the orders of this node's own user."""
 
     def __init__(self, models: Models | None) -> None:
@@ -181,6 +224,26 @@ class ModelsActor(Actor[PushModel | PullModel | ShowTransfer | StopTransfer]):
     def stop_transfer(self, m: StopTransfer) -> None:
         """End it."""
         self._told().stop(m.number)
+
+    @on(ListShared)
+    def list_shared(self, _: ListShared) -> ModelsShared:
+        """Say what others can fetch."""
+        return self._told().shared()
+
+    @on(WithdrawModel)
+    def withdraw_model(self, m: WithdrawModel) -> Later:
+        """Let go of a model, beside the actor: the DHT is told."""
+        models, later = self._told(), self.ctx.defer()
+        self.ctx.start_soon(self._withdraw, models, m.what, later)
+        return later
+
+    async def _withdraw(self, models: Models, what: str, later: Later) -> None:
+        try:
+            later.reply(await models.withdraw(what))
+        except UsageError as error:
+            later.fail(RefusedError(str(error), hint=error.hint))
+        except PrimeError as error:
+            later.fail(error)
 
     def _told(self) -> Models:
         if self.ctx.sender not in (None, self.ctx.system.peer):

@@ -33,7 +33,7 @@ TREE: dict[str, dict[str, str]] = {
     "NODE": {"node": "start stop status check peers", "status": "", "bootstrap": ""},
     "RUN": {
         "train": "run init presets submit status watch stop logs recover audit",
-        "model": "push pull list verify roll-back export",
+        "model": "push pull shared withdraw list verify roll-back export",
     },
     "NETWORK": {"dht": "get put remove find providers provide stats name", "peer": "ping ban"},
     "GOVERN": {"gov": "propose vote list members tasks ledger rules audit explain"},

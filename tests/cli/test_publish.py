@@ -128,6 +128,25 @@ def test_a_file_that_is_there_is_replaced_only_when_told_to(
     assert to.read_bytes() == source.read_bytes()
 
 
+def test_what_is_shared_is_listed_and_can_be_withdrawn(nodes: list[NodeProcess], prime: Any, tmp_path: Path) -> None:
+    _, quick, puller = nodes
+    source = model(tmp_path / "gone.safetensors", 1, seed=4)
+    content = prime("push", source, "--json", node=quick).last["content"]
+    (found,) = [one for one in prime("shared", "--json", node=quick).last["models"] if one["content"] == content]
+    assert (found["name"], found["file"], found["is_whole"]) == ("gone", str(source), True)
+    withdrawn = prime("withdraw", "gone", node=quick)
+    assert withdrawn.status == 0, withdrawn.err
+    assert f"gone is shared no more; {source} stays" in withdrawn.out
+    assert source.exists()
+    assert content not in prime("shared", node=quick).out
+    told = prime("pull", f"{quick.peer}/gone", "--to", tmp_path / "x", node=puller)
+    assert (told.status, "removed" in told.err or "nothing" in told.err) == (6, True)
+    assert prime("pull", content, "--to", tmp_path / "x", node=puller).status == 6
+    again = prime("withdraw", "gone", node=quick)
+    assert again.status == 6
+    assert "prime model shared" in again.err
+
+
 def test_a_puller_that_is_killed_goes_on_where_it_was(nodes: list[NodeProcess], prime: Any, tmp_path: Path) -> None:
     slow, _, puller = nodes
     source, to = model(tmp_path / "big.safetensors", 12, seed=2), tmp_path / "big-out"

@@ -74,3 +74,37 @@ class StopTransfer(Ask[None]):
     """End a transfer; what is here of it is kept, and the next one goes on from there."""
 
     number: int
+
+
+@record
+class SharedModel:
+    """A blob that this node lets others fetch: `name` is that of a model of its own, empty for one that it has fetched.
+
+    `is_whole` is `False` for what is fetched only in part, or was found damaged or changed.
+    """
+
+    name: str
+    content: str
+    size_bytes: Count
+    file: str
+    is_whole: bool
+
+
+@record
+class ModelsShared:
+    """What this node lets others fetch, the oldest first."""
+
+    peer: str
+    models: tuple[SharedModel, ...]
+
+
+@message(tag=0x36C)
+class ListShared(Ask[ModelsShared]):
+    """Name what others can fetch from this node."""
+
+
+@message(tag=0x36D)
+class WithdrawModel(Ask[SharedModel]):
+    """Let others fetch a model from this node no more, by its name or content id; its file stays where it is."""
+
+    what: Annotated[str, Size(1, 512)]

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from prime.store.blobs import Progress
 
 SAFETENSORS: Final = "safetensors"
+MODEL: Final = "model:"
+LAYOUT: Final = "layout:"
+"""Before a model's name: what keeps its blob, and that of its layout, in the store."""
 
 
 class Names(Protocol):
@@ -93,7 +96,7 @@ async def push_model(
     `UnreachableError`.
     """
     metadata = await trio.to_thread.run_sync(read_layout, path, name)
-    blob = await blobs.push(path, name=f"model:{name}", on_progress=on_progress)
+    blob = await blobs.push(path, name=f"{MODEL}{name}", on_progress=on_progress)
     card = ModelCard(
         name=name,
         content=blob.content,
@@ -113,7 +116,7 @@ async def push_model(
         created_ms=now_ms,
     )
     if not await trio.to_thread.run_sync(fits, card):
-        layout = await blobs.push(await trio.to_thread.run_sync(pack_metadata, metadata), name=f"layout:{name}")
+        layout = await blobs.push(await trio.to_thread.run_sync(pack_metadata, metadata), name=f"{LAYOUT}{name}")
         card = without_metadata(card, layout.content)
     return card, await names.set_name(name, pack_card(card))
 
