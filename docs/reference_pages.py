@@ -69,7 +69,7 @@ def error_classes() -> Iterator[str]:
     yield ""
 
 
-TRAINING = ("ModelMetadata", "TrainingConfig", "open_trainer")
+APART = ("Dht", "ModelMetadata", "TrainingConfig", "open_dht", "open_trainer")
 """Public names that have nothing to do with actors."""
 
 
@@ -78,7 +78,7 @@ def actor_names() -> Iterator[str]:
     yield "| name | what it is |"
     yield "|---|---|"
     for name in sorted(prime.__all__, key=str.lower):
-        if name not in TRAINING and name != "__version__":
+        if name not in APART and name != "__version__":
             yield f"| `{name}` | {_summary(getattr(prime, name))} |"
     yield ""
 

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from prime.actor import open_stream as open_stream
     from prime.actor import pipeline as pipeline
     from prime.actor import streams as streams
+    from prime.dht.dht import Dht as Dht
+    from prime.dht.dht import open_dht as open_dht
     from prime.errors import PrimeError as PrimeError
     from prime.node.system import open_system as open_system
     from prime.node.training import open_trainer as open_trainer
@@ -78,6 +80,7 @@ _HOMES = {
     "Caller": "prime.transport.admission",
     "ConsistentHash": "prime.actor",
     "Context": "prime.actor",
+    "Dht": "prime.dht.dht",
     "Down": "prime.actor",
     "EventStore": "prime.actor",
     "KeyPair": "prime.transport.identity",
@@ -117,6 +120,7 @@ _HOMES = {
     "message": "prime.wire",
     "on": "prime.actor",
     "on_timeout": "prime.actor",
+    "open_dht": "prime.dht.dht",
     "open_signed": "prime.transport.signing",
     "open_stream": "prime.actor",
     "open_system": "prime.node.system",

@@ -30,7 +30,7 @@ from prime.dht.registers.proposal import STORE_BYTES, Register, Seat
 from prime.dht.registers.standing import Restored, standing_entry, standing_removal
 from prime.dht.row import read_row
 from prime.dht.settings import DhtSettings
-from prime.dht.shelf import Answer, Shelf
+from prime.dht.shelf import Plan, Shelf
 from prime.errors import DecodeError
 
 CLOSE_S: Final = 5.0
@@ -63,14 +63,14 @@ class Archive:
         self._backend = backend
         self._turn = trio.Lock()
 
-    async def hold(self, offers: Sequence[tuple[Record, str]], now_ms: int) -> Sequence[Answer]:
-        """Keep records that came from somebody of an IP group; the answers are true on the disk."""
-        plan = await self._change(lambda: self.shelf.hold_all(offers, now_ms), self.shelf.commit)
-        return plan.answers
+    async def hold(self, offers: Sequence[tuple[Record, str]], now_ms: int) -> Plan:
+        """Keep records that came from somebody of an IP group; the answers in the plan are true on the disk."""
+        return await self._change(lambda: self.shelf.hold_all(offers, now_ms), self.shelf.commit)
 
-    async def drop(self, keys: Sequence[Key]) -> None:
-        """Keep these records no longer."""
-        await self._change(lambda: self.shelf.drop(keys), self.shelf.commit)
+    async def drop(self, record: Record, now_ms: int) -> None:
+        """Keep a record no longer, unless another version has taken its place."""
+        shelf, key = self.shelf, record.key
+        await self._change(lambda: shelf.drop([key] if shelf.get(key, now_ms) == record else []), shelf.commit)
 
     async def provide(
         self, key: Key, contact: Contact, sender: PeerId, group: str, ttl_s: int, now_ms: int
@@ -99,14 +99,15 @@ class Archive:
                     self.publications.commit(each)
         return commands
 
-    async def sweep(self, now_ms: int) -> None:
-        """Forget what is over."""
+    async def sweep(self, now_ms: int) -> list[Plan]:
+        """Forget what is over; return what that was of the shelf."""
         await self._forget(self.elector.ended(now_ms))
-        shelf, providers = self.shelf, self.providers
+        shelf, providers, swept = self.shelf, self.providers, list[Plan]()
         while shelf.due_ms is not None and shelf.due_ms <= now_ms:
-            await self._change(lambda: shelf.sweep(now_ms), shelf.commit)
+            swept.append(await self._change(lambda: shelf.sweep(now_ms), shelf.commit))
         while providers.due_ms is not None and providers.due_ms <= now_ms:
             await self._change(lambda: providers.sweep(now_ms), providers.commit)
+        return swept
 
     async def _forget(self, registers: Sequence[Register]) -> None:
         """Forget registers that ended long ago."""

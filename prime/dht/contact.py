@@ -5,11 +5,13 @@ Who hands a contact on cannot change it, so nobody can be made to dial an addres
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Final
 
 import attrs
 
 from prime.actor.contract import PeerId
+from prime.dht.groups import Scope, scope_of
 from prime.dht.key import Key, key_of_peer
 from prime.dht.sealed import Signer, seal, unseal
 from prime.errors import ConfigError, DecodeError
@@ -38,6 +40,11 @@ class Contact:
     def _key(self) -> Key:
         return key_of_peer(self.peer)
 
+    @functools.cached_property
+    def reach(self) -> Scope:
+        """From how far away it can be reached at the best of its addresses."""
+        return max(map(scope_of, self.addresses), default=Scope.NEVER)
+
 
 def make_contact(signer: Signer, addresses: tuple[str, ...], stamp_ms: int) -> Contact:
     """Return what the owner of a key says of itself now; of its addresses the first eight."""
@@ -45,6 +52,7 @@ def make_contact(signer: Signer, addresses: tuple[str, ...], stamp_ms: int) -> C
     return Contact(signer.peer, named, stamp_ms, seal(DOMAIN, signer, [list(named), stamp_ms]))
 
 
+@functools.lru_cache(maxsize=4096)  # the same contacts come answer after answer
 def read_contact(data: bytes) -> Contact:
     """Return the contact in signed bytes. Raises `DecodeError`, `SignatureError`."""
     peer, fields = unseal(DOMAIN, data, SIZE_BYTES_MAX)

@@ -119,8 +119,8 @@ class Dht:
         return best
 
     def held(self, key: Key) -> Record | None:
-        """Return the record of a key that this node holds itself, for the swarm or as its publisher."""
-        return self._publisher.known(key)
+        """Return the record of a key that this node holds for the swarm; a removal is one too."""
+        return self._archive.shelf.get(key, self._peering.now_ms())
 
     async def put(
         self, value: bytes, *, salt: bytes | None = None, ttl_s: int | None = None, seq: int | None = None
@@ -138,6 +138,10 @@ class Dht:
     async def remove(self, salt: bytes) -> Put:
         """Take back what was put with this salt. Raises as `put`."""
         return await self._publisher.put(b"", salt=salt, seq=None, ttl_s=TTL_S_MAX, removed=True)
+
+    async def stop_publishing(self, key: Key) -> None:
+        """Let what this node has put under a key end with its time: it is not published anew. Raises `WorldError`."""
+        await self._publisher.stop_publishing(key)
 
     # ---- registers
 
@@ -189,7 +193,9 @@ class Dht:
 
     async def _correct(self, best: Record, outcome: core.Outcome) -> None:
         """Give the best record to those of its places that hold an older one or none."""
-        places = {each.peer for each in self._storings.places(best.key, outcome.closest)[: self.settings.replicas]}
+        known = {each.peer: each for each in (*self.table.closest(best.key, self.settings.k), *outcome.closest)}
+        near = self._storings.places(best.key, tuple(known.values()))
+        places = {each.peer for each in near[: self.settings.replicas]}
         stale = [each for each in outcome.stale if each.peer in places]
         if self.peer in places and self._archive.shelf.get(best.key, self._peering.now_ms()) != best:
             stale.append(self.contact)
@@ -338,13 +344,14 @@ async def open_dht(
         system.supervisor("dht", restart=RESTART) as supervisor,
     ):
         lookups = Lookups(peering, supervisor)
-        storings = Storings(peering, archive, supervisor)
+        storings = Storings(peering, supervisor)
         publisher = Publisher(peering, archive, lookups, storings)
         make_routing = functools.partial(RoutingActor, peering, bootstrap, lookups)
         remote = (m.FindPeers, m.Introduce) if server else ()
         peering.routing = await supervisor.spawn(make_routing, "routing", remote=remote)
         if server:
-            await supervisor.spawn(functools.partial(HoldingActor, peering, archive), "records")
+            make_holding = functools.partial(HoldingActor, peering, archive, lookups)
+            peering.holding = await supervisor.spawn(make_holding, "records")
             await supervisor.spawn(functools.partial(ProvidingActor, peering, archive), "providers")
             await supervisor.spawn(functools.partial(RegistersActor, peering, archive), "registers")
         make_publishing = functools.partial(PublishingActor, publisher, archive, peering)

@@ -80,8 +80,13 @@ def vouched(addresses: Iterable[str], seen_at: str) -> tuple[str, ...]:
 
     They may be its own or those in a contact that it hands on. An empty `seen_at` counts as public, as nothing is known.
     """
-    least = max(scope_of(seen_at), Scope.MACHINE) if seen_at else Scope.PUBLIC
+    least = scope_seen(seen_at)
     return tuple(address for address in addresses if scope_of(address) >= least)
+
+
+def scope_seen(seen_at: str) -> Scope:
+    """Return the least scope of what a peer may vouch for, and what it could dial itself."""
+    return max(scope_of(seen_at), Scope.MACHINE) if seen_at else Scope.PUBLIC
 
 
 def _place(address: str) -> Place | None:

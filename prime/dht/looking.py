@@ -163,6 +163,7 @@ class Lookups:
         )
 
     async def _look(self, want: core.Want, paths: int, begin: Sequence[Contact]) -> core.Outcome:
+        await trio.lowlevel.checkpoint_if_cancelled()  # then its supervisor may be stopping, which is no news
         self._number += 1
         make = functools.partial(LookupActor, self._peering, want, paths, begin)
         ref = await self._supervisor.spawn(make, f"lookup-{self._number}", kind="temporary", shutdown=0, remote=())

@@ -59,6 +59,9 @@ class GetRecord(Ask[RecordFound]):
     asker: ContactBytes | None
 
 
+Outcome = Literal["stored", "older", "refused"]
+
+
 @record
 class RecordStored:
     """What became of a record: `held` is the one that counts there now, where that is another.
@@ -66,7 +69,7 @@ class RecordStored:
     `stored`: on the disk there. `older`: a later version is held. `refused`: `why` says so (quota, expired, …).
     """
 
-    outcome: Literal["stored", "older", "refused"]
+    outcome: Outcome
     why: str = ""
     held: RecordBytes | None = None
 

@@ -16,7 +16,7 @@ from prime.actor.contract import PeerId
 from prime.dht.bootstrap import Sight
 from prime.dht.contact import Contact, make_contact, read_contact
 from prime.dht.facts import PeerRefused
-from prime.dht.groups import Scope, counted_group, scope_of, vouched
+from prime.dht.groups import Scope, counted_group, scope_of, scope_seen, vouched
 from prime.dht.key import Key, key_of_peer
 from prime.dht.rates import Rates
 from prime.dht.record import Record, is_live, read_record
@@ -84,6 +84,8 @@ class Peering:
         self.table = Table(self.key, settings, trio.current_time())
         self.routing: Ref[Any] | None = None
         """The routing actor, once it runs."""
+        self.holding: Ref[Any] | None = None
+        """The replication actor, once it runs; a client has none."""
         self.sight: Callable[[], Sight] | None = None
         """How far this node has joined."""
         self.joined = trio.Event()
@@ -145,7 +147,7 @@ class Peering:
     def hear(self, sender: PeerId, card: bytes | None) -> None:
         """Take note of who asks, if it serves others too."""
         contact = self.read_card(card, sender)
-        if contact is not None:
+        if contact is not None and not self.table.is_settled(contact):
             self.tell_routing(Heard(contact))
 
     def read_card(self, card: bytes | None, peer: PeerId) -> Contact | None:
@@ -158,9 +160,11 @@ class Peering:
 
     def tell_routing(self, message: object) -> None:
         """Tell the routing actor something about a peer; where it hears too much at once, it misses some."""
-        if self.routing is not None:
-            with contextlib.suppress(PrimeError):
-                self.routing.tell_nowait(message)
+        _tell(self.routing, message)
+
+    def tell_holding(self, message: object) -> None:
+        """Tell the replication actor something about a peer; as with the routing actor."""
+        _tell(self.holding, message)
 
     def closer(self, key: Key, sender: PeerId) -> tuple[bytes, ...]:
         """Return the contacts for an answer: those nearest to a key that the asker could dial, without itself."""
@@ -169,8 +173,8 @@ class Peering:
 
     def visible(self, contacts: Iterable[Contact], sender: PeerId) -> tuple[bytes, ...]:
         """Return those that a peer could dial from where it is, without itself."""
-        seen_at = self.seen_at(sender)
-        return tuple(each.sealed for each in contacts if each.peer != sender and vouched(each.addresses, seen_at))
+        least = scope_seen(self.seen_at(sender))
+        return tuple([each.sealed for each in contacts if each.peer != sender and each.reach >= least])
 
     def seen_at(self, peer: str) -> str:
         """Return the address that the link of a peer comes from, or else its stream; empty where nothing is known.
@@ -235,9 +239,9 @@ class Peering:
 
     def read_contacts(self, contacts: Iterable[bytes], sender: str) -> tuple[Contact, ...]:
         """Return the sound ones among the contacts in an answer that name an address which `sender` may vouch for."""
-        seen_at = self.seen_at(sender)
-        read = (self.read_contact(data, sender) for data in contacts)
-        return tuple(contact for contact in read if contact is not None and vouched(contact.addresses, seen_at))
+        least = scope_seen(self.seen_at(sender))
+        read = [self.read_contact(data, sender) for data in contacts]
+        return tuple([contact for contact in read if contact is not None and contact.reach >= least])
 
     def read_record(self, data: bytes | None, key: Key) -> Record | None:
         """Return the record in an answer about `key`, if it holds now. Raises `ForgedError` for what nobody signed for it."""
@@ -272,3 +276,9 @@ class Peering:
         """Ask an actor of a peer, within the deadline of one request. Raises what an ask raises."""
         answer: R = await self.system.ref(peer, path, actor).ask(message, timeout=self.settings.request_s)
         return answer
+
+
+def _tell(actor: Ref[Any] | None, message: object) -> None:
+    if actor is not None:
+        with contextlib.suppress(PrimeError):
+            actor.tell_nowait(message)

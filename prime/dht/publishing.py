@@ -79,6 +79,10 @@ class Publisher:
                     if not tries_left:
                         raise
 
+    async def stop_publishing(self, key: Key) -> None:
+        """Say a record anew no more."""
+        await self._archive.publish(Published(key, None))
+
     def known(self, key: Key) -> Record | None:
         """Return the record of a key that this node holds, for others or as its own."""
         archive = self._archive

@@ -22,9 +22,11 @@ from prime.dht import messages as m
 from prime.dht.bootstrap import Bootstrap
 from prime.dht.contact import Contact
 from prime.dht.facts import ContactAdded, ContactDropped
+from prime.dht.holding import Neighbour
 from prime.dht.key import bucket_of
 from prime.dht.lookup import Nearest
 from prime.dht.peering import Heard, Met, Missed, Peering
+from prime.dht.replication import Joined, Left
 from prime.dht.table import Table, key_in
 from prime.errors import PrimeError, RefusedError
 from prime.wire import message
@@ -124,6 +126,7 @@ class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Told
             self._ping(doubtful.peer)
         if not was_in and contact.peer in table:
             self.ctx.emit(ContactAdded(contact.peer, bucket_of(table.own, contact.key)))
+            self._peering.tell_holding(Neighbour(Joined(contact)))
             self._feed(core.Woken())
 
     @on(Missed)
@@ -133,6 +136,7 @@ class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Told
         self._table.failed(event.peer, self.ctx.now())
         if was_in and event.peer not in self._table:
             self.ctx.emit(ContactDropped(event.peer, "it does not answer"))
+            self._peering.tell_holding(Neighbour(Left(event.peer)))
             self._feed(core.Woken())
 
     @on(Told)

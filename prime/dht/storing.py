@@ -17,9 +17,8 @@ import trio
 from prime.actor import Actor, Later, Ref, Supervisor, on
 from prime.actor.contract import PeerId
 from prime.dht import messages as m
-from prime.dht.archive import Archive
 from prime.dht.contact import Contact
-from prime.dht.holding import HoldingActor
+from prime.dht.holding import HoldingActor, Keep
 from prime.dht.key import Key, distance
 from prime.dht.peering import Missed, Peering
 from prime.dht.record import Record, precedes, read_record
@@ -68,7 +67,6 @@ class StoringActor(Actor[Store | Begin | Settle]):
     def __init__(
         self,
         peering: Peering,
-        archive: Archive,
         record: Record,
         places: Sequence[Contact],
         wanted: int,
@@ -76,7 +74,6 @@ class StoringActor(Actor[Store | Begin | Settle]):
         ended: Callable[[], None],
     ) -> None:
         self._peering = peering
-        self._archive = archive
         self._record = record
         self._places = list(places)
         self._wanted = min(wanted, len(places))
@@ -152,8 +149,8 @@ class StoringActor(Actor[Store | Begin | Settle]):
     async def _ask(self, place: Contact) -> m.RecordStored:
         peering, record = self._peering, self._record
         if place.peer == peering.peer:
-            (answer,) = await self._archive.hold([(record, self._group)], peering.now_ms())
-            return m.RecordStored(answer.outcome, answer.why, None if answer.held is None else answer.held.sealed)
+            own = peering.system.ref("", m.RECORDS_PATH, HoldingActor)
+            return await own.ask(Keep(record, self._group), timeout=peering.settings.request_s)
         try:
             return await peering.ask(place.peer, m.RECORDS_PATH, HoldingActor, m.StoreRecord(record.sealed))
         except RefusedError:
@@ -177,9 +174,8 @@ class StoringActor(Actor[Store | Begin | Settle]):
 class Storings:
     """The records of one node that are on their way to their holders, each an actor of its own."""
 
-    def __init__(self, peering: Peering, archive: Archive, supervisor: Supervisor) -> None:
+    def __init__(self, peering: Peering, supervisor: Supervisor) -> None:
         self._peering = peering
-        self._archive = archive
         self._supervisor = supervisor
         self._turns = trio.Semaphore(STORINGS_MAX)
         self._number = self._beside = 0
@@ -219,9 +215,10 @@ class Storings:
         self, record: Record, places: Sequence[Contact], wanted: int, group: str, ended: Callable[[], None]
     ) -> Ref[Store | Begin]:
         self._number += 1
-        make = functools.partial(StoringActor, self._peering, self._archive, record, places, wanted, group, ended)
+        make = functools.partial(StoringActor, self._peering, record, places, wanted, group, ended)
         name = f"storing-{self._number}"
         try:
+            await trio.lowlevel.checkpoint_if_cancelled()  # as with lookups
             return await self._supervisor.spawn(make, name, kind="temporary", shutdown=0, remote=())
         except BaseException:
             ended()

@@ -148,6 +148,11 @@ class Table:
             return seat.failures > 0
         return self._is_wanted(bucket, contact, counted_group(seen_at))
 
+    def is_settled(self, contact: Contact) -> bool:
+        """Tell whether a contact is in as it is, and answers: a request of its peer would change nothing but the order."""
+        seat = self._seats.get(contact.peer)
+        return seat is not None and not seat.failures and seat.contact.stamp_ms >= contact.stamp_ms
+
     def learned(self, contact: Contact) -> None:
         """Take a contact that somebody handed on, if its peer is in and it says later than what is known."""
         if (seat := self._seats.get(contact.peer)) is not None:

@@ -43,6 +43,7 @@ class Wire:
         self._read_bytes = READ_BYTES_MIN
         self._closed = False
         self._broken = False
+        self._remote = ""
 
     async def receive(self, max_bytes: int = READ_BYTES_MAX) -> bytes:
         """Return what has arrived, at most `max_bytes`; empty at the end. A cancelled call loses nothing."""
@@ -117,7 +118,10 @@ class Wire:
     @property
     def remote(self) -> str:
         """The other end of a TCP connection as an address; empty once it is gone, or where there is none."""
-        return _place_text(self.socket.getpeername)
+        if self.closed:
+            return ""
+        self._remote = self._remote or _place_text(self.socket.getpeername)  # it is asked for often, and never changes
+        return self._remote
 
     @property
     def local(self) -> str:

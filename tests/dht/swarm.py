@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -35,6 +35,13 @@ class Node:
     dht: Dht
     backend: Any
     facts: list[Any]
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    ended: trio.Event = attrs.field(factory=trio.Event)
+
+    async def stop(self) -> None:
+        """End this node, of several."""
+        self.scope.cancel()
+        await self.ended.wait()
 
 
 def wall_s() -> float:
@@ -67,16 +74,30 @@ async def open_nodes(
 ) -> AsyncIterator[list[Node]]:
     """Open so many nodes, which were all told of the first; in the end no actor may have failed, unless `failures`."""
     memory, nodes, begin = prime.Memory(), list[Node](), ()
-    async with AsyncExitStack() as stack:
+    async with trio.open_nursery() as nursery:
         for number in range(count):
             way = memory if transport is None else transport(number)
-            node = await stack.enter_async_context(open_node(number, way, begin, backend(number), **options))
+            arguments = (number, way, begin, backend(number), options)
+            node = await nursery.start(_live, *arguments)
             begin = begin or node.system.addresses
             nodes.append(node)
         await joined(nodes)
         yield nodes
+        for node in reversed(nodes):
+            await node.stop()
     if not failures:
         assert [fact for node in nodes for fact in node.facts if isinstance(fact, ActorFailed)] == []
+
+
+async def _live(
+    number: int, transport: Any, begin: Sequence[str], backend: Any, options: dict[str, Any], *, task_status: Any
+) -> None:
+    """Be one node until it is stopped."""
+    async with open_node(number, transport, begin, backend, **options) as node:
+        with node.scope:
+            task_status.started(node)
+            await trio.sleep_forever()
+    node.ended.set()
 
 
 async def joined(nodes: Sequence[Node]) -> None:
