@@ -318,7 +318,9 @@ class GoPeer:
     """`p2pd`, told by protocol buffers over a Unix socket (`p2pd.proto` of go-libp2p-daemon)."""
 
     echo = "/go/echo"
-    IDENTIFY, CONNECT, STREAM_OPEN, STREAM_HANDLER = range(4)
+    IDENTIFY, CONNECT, STREAM_OPEN, STREAM_HANDLER, DHT = range(5)
+    FIND_PEER, FIND_PROVIDERS, GET_VALUE, PUT_VALUE, PROVIDE = 0, 2, 5, 7, 8
+    BEGIN, VALUE, END = range(3)
 
     def __init__(self, process: trio.Process, folder: Path) -> None:
         self._process = process
@@ -370,6 +372,26 @@ class GoPeer:
     async def ask(self, address: str, target: str, message: list[Any], payloads: tuple[bytes, ...] = ()) -> Answer:
         return await Link(await self._open(address, PROTOCOL)).ask(target, message, payloads)
 
+    async def connect(self, address: str) -> None:
+        from libp2p.peer.id import ID
+        from multiaddr import Multiaddr
+
+        place, _, name = address.rpartition("/p2p/")
+        peer = field(1, ID.from_string(name).to_bytes()) + field(2, Multiaddr(place).to_bytes())
+        await self._request(self.CONNECT, field(2, peer))
+
+    async def dht(self, kind: int, **fields: Any) -> list[bytes]:
+        """Ask its DHT; return the ids of the peers, or the values, that it answers."""
+        numbers = {"peer": 2, "cid": 3, "key": 4, "value": 5, "count": 6}
+        body = b"".join(field(numbers[name], value) for name, value in fields.items())
+        stream, answer = await self._request(self.DHT, field(5, field(1, kind) + body + field(7, int(START_TIMEOUT_S))))
+        found = [fields_of(answer[5][0])] if 5 in answer else []
+        if found and found[0].get(1, [self.BEGIN]) == [self.BEGIN]:
+            found = []
+            while (one := fields_of(await stream.delimited()))[1] != [self.END]:
+                found.append(one)
+        return [fields_of(one[2][0])[1][0] if 2 in one else one[3][0] for one in found]
+
     def kill(self) -> None:
         self._process.kill()
 
@@ -381,11 +403,9 @@ class GoPeer:
     async def _open(self, address: str, protocol: str) -> Bytes:
         """Connect to an address and open a stream; what the answer came by is then the stream."""
         from libp2p.peer.id import ID
-        from multiaddr import Multiaddr
 
-        place, _, name = address.rpartition("/p2p/")
-        peer = field(1, ID.from_string(name).to_bytes())
-        await self._request(self.CONNECT, field(2, peer + field(2, Multiaddr(place).to_bytes())))
+        await self.connect(address)
+        peer = field(1, ID.from_string(address.rpartition("/p2p/")[2]).to_bytes())
         stream, _ = await self._request(self.STREAM_OPEN, field(3, peer + field(2, protocol.encode())))
         return stream
 
@@ -408,14 +428,14 @@ class GoPeer:
 
 
 @asynccontextmanager
-async def go_peer(daemon: Path, folder: Path, security: str) -> AsyncIterator[GoPeer]:
+async def go_peer(daemon: Path, folder: Path, security: str, *flags: str) -> AsyncIterator[GoPeer]:
     """Run `p2pd` with one security."""
     other = "noise" if security == "tls" else "tls"
     listen = [
         f"-listen=/unix{folder}/control",
         "-hostAddrs=/ip4/127.0.0.1/tcp/0",
     ]
-    command = [str(daemon), *listen, f"-{other}=false", "-relay=false", "-relayService=false"]
+    command = [str(daemon), *listen, f"-{other}=false", "-relay=false", "-relayService=false", *flags]
     async with (
         running(
             command,

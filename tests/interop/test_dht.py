@@ -1,6 +1,6 @@
-"""Prime in the DHT of libp2p together with js-libp2p's and py-libp2p's own: each finds what the other put there.
+"""Prime in the DHT of libp2p together with js-libp2p's, py-libp2p's and go-libp2p's own: each finds what the other put there.
 
-The two foreign nodes are of one program; each knows at first only the node of Prime that it dials.
+Of js and py there are two nodes, of one program; each knows at first only the node of Prime that it dials.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from prime.dht.record import make_record
 from prime.dht.settings import PRESETS
 from prime.errors import NotFoundError
 from prime.transport.identity import KeyPair
-from prime.transport.peer import encode_public_key, peer_bytes
-from tests.interop.conftest import JS, Program, running
+from prime.transport.peer import encode_public_key, peer_bytes, public_key_of
+from tests.interop.conftest import JS, Program, go_peer, running
 
 pytest.importorskip("libp2p")
 
@@ -37,6 +37,7 @@ DEADLINE_S = 60.0
 SETTINGS = attrs.evolve(PRESETS["lan"], request_s=5.0, lookup_s=20.0)
 KEY = KeyPair.from_seed(bytes(32))
 MULTIHASH = b"\x12\x20" + hashlib.sha256(b"a model").digest()
+RAW = b"\x01\x55"  # of a CID: version 1, raw bytes
 OTHER = b"\x12\x20" + hashlib.sha256(b"another").digest()
 
 pytestmark = pytest.mark.interop
@@ -192,6 +193,34 @@ async def public_keys_are_judged(ours: list[Ours], theirs: list[Theirs]) -> None
     await theirs[0].do("put", key=b"/unknown/x", value=b"x")
     assert sum(len(each.ipfs.desk.values) for each in ours) == held
     assert sum(each.ipfs.refused for each in ours) == refused + len(ours)
+
+
+async def test_go_libp2p_s_dht(daemon: Path, tmp_path: Path) -> None:
+    """Of values it takes public keys alone. Two nodes of Prime: one that it is connected with, and one behind that."""
+    key, value = b"/pk/" + peer_bytes(KEY.peer), encode_public_key(KEY.public_bytes)
+    with trio.fail_after(DEADLINE_S):
+        async with (
+            go_peer(daemon, tmp_path, "tls", "-dhtServer") as go,
+            prime.open_system(transport=prime.Libp2p()) as one,
+            prime.open_system(transport=prime.Libp2p()) as other,
+            open_ipfs(one, settings=SETTINGS) as near,
+            open_ipfs(other, settings=SETTINGS, bootstrap=one.addresses) as far,
+        ):
+            its = PeerId(go.address.rpartition("/p2p/")[2])
+            await go.connect(one.addresses[0])
+            await known(near, 2, its)
+            await known(far, 1)
+            assert await go.dht(go.FIND_PEER, peer=peer_bytes(other.peer)) == [peer_bytes(other.peer)]
+            assert (await far.find_peer(its)).addresses == (go.address,)
+            await go.dht(go.PUT_VALUE, key=key, value=value)
+            assert await far.get_value(key) == value
+            other_key, other_value = b"/pk/" + peer_bytes(other.peer), encode_public_key(public_key_of(other.peer))
+            assert its in (await far.put_value(other_key, other_value)).holders
+            assert await go.dht(go.GET_VALUE, key=other_key) == [other_value]
+            await go.dht(go.PROVIDE, cid=RAW + MULTIHASH)
+            assert [each.peer for each in await far.find_providers(MULTIHASH)] == [its]
+            assert await far.provide(OTHER) == 2
+            assert await go.dht(go.FIND_PROVIDERS, cid=RAW + OTHER, count=1) == [peer_bytes(other.peer)]
 
 
 def place(address: str) -> str:
