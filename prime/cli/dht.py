@@ -14,7 +14,7 @@ import typer
 from prime.cli.options import AsJson, ConfigFile, Kind
 from prime.cli.output import console, emit, say
 from prime.cli.words import many, plain
-from prime.errors import UsageError
+from prime.errors import ConflictError, RefusedError, UsageError
 
 if TYPE_CHECKING:
     from prime.node.messages import PeerShown, RecordShown
@@ -46,6 +46,12 @@ KeyText = Annotated[
         help="64 hex digits, PEER/NAME, NAME of the node itself, run:NAME or a CID; ipfs:… in libp2p's DHT.",
     ),
 ]
+IfSeq = Annotated[
+    int | None,
+    typer.Option(
+        "--if-seq", metavar="N", min=0, help="In the name's register, and only if version N is there; 0: none was ever."
+    ),
+]
 NameText = Annotated[str, typer.Argument(metavar="NAME", help="A name of the node itself.")]
 
 
@@ -72,8 +78,11 @@ class _Way:
         """Return the answer to an order; a terminal shows meanwhile what is done. `own`: under the node's own key."""
         import trio
 
-        with _shown(doing):
-            return trio.run(self._as_client, order, own) if self.join else trio.run(self._by_node, order)
+        try:
+            with _shown(doing):
+                return trio.run(self._as_client, order, own) if self.join else trio.run(self._by_node, order)
+        except ConflictError as error:
+            raise RefusedError(str(error), hint=error.hint) from error
 
     async def _by_node(self, order: Order) -> Any:
         from prime.cli.node import socket_of
@@ -112,6 +121,9 @@ def get(
     critical: Annotated[
         bool, typer.Option("--critical", help="Ask over more disjoint paths, where a lie would cost most.")
     ] = False,
+    register: Annotated[
+        bool, typer.Option("--register", help="Read the register of a name, which --if-seq writes: its version now.")
+    ] = False,
     node: Node = None,
     join: Join = None,
     deadline: Deadline = DEADLINE_S,
@@ -124,6 +136,7 @@ def get(
     ipfs:/pk/PEER and ipfs:/prime/HEX are values of libp2p's own DHT, in which nodes of Prime are too.
     """
     from prime.dht.ipfs.name import is_ipfs, read_value_key
+    from prime.dht.name import split_name
     from prime.node.messages import ShowRecord, ShowValue
 
     way = _Way(config, node, join, transport, deadline)
@@ -131,8 +144,10 @@ def get(
         read_value_key(key)
         _show_value(key, way.carry_out(ShowValue(key), f"looking {key} up"), as_json=as_json)
         return
+    if register:
+        split_name(key)
     _check_key(key, way)
-    found: RecordShown = way.carry_out(ShowRecord(key, critical), f"looking {key} up")
+    found: RecordShown = way.carry_out(ShowRecord(key, critical, register), f"looking {key} up")
     if as_json:
         emit({"event": "dht.record", **_record(found)}, "", as_json=True)
     else:
@@ -151,6 +166,7 @@ def put(
     ttl: Annotated[
         int | None, typer.Option("--ttl", metavar="SECONDS", min=1, max=172_800, help="How long it holds.")
     ] = None,
+    if_seq: IfSeq = None,
     node: Node = None,
     join: Join = None,
     deadline: Deadline = DEADLINE_S,
@@ -164,9 +180,13 @@ def put(
     """
     from prime.node.messages import PublishRecord
 
+    if if_seq is not None and not name:
+        raise UsageError("--if-seq compares the versions of a name", hint="give --name NAME, too")
+    if if_seq is not None and ttl is not None:
+        raise UsageError("a register holds without an end", hint="leave --ttl or --if-seq away")
     if name:
         _check_name(name)
-    order = PublishRecord(_value(value, file), name or "", ttl or 0)
+    order = PublishRecord(_value(value, file), name or "", ttl or 0, -1 if if_seq is None else if_seq)
     way = _Way(config, node, join, transport, deadline)
     _tell_published(way.carry_out(order, "publishing", own=True), as_json=as_json)
 
@@ -174,6 +194,7 @@ def put(
 @app.command()
 def remove(
     name: NameText,
+    if_seq: IfSeq = None,
     node: Node = None,
     join: Join = None,
     deadline: Deadline = DEADLINE_S,
@@ -186,8 +207,10 @@ def remove(
 
     _check_name(name)
     way = _Way(config, node, join, transport, deadline)
-    found: RecordShown = way.carry_out(WithdrawRecord(name), f"removing {name}", own=True)
-    emit({"event": "dht.removed", **_record(found)}, f"removed {name} at {_holders(found)}", as_json=as_json)
+    order = WithdrawRecord(name, -1 if if_seq is None else if_seq)
+    found: RecordShown = way.carry_out(order, f"removing {name}", own=True)
+    where = f" at {_holders(found)}" if found.asked else ""
+    emit({"event": "dht.removed", **_record(found)}, f"removed {name}{where}", as_json=as_json)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The DHT as one node sees it, in lines for a person. Pure."""
+"""The DHT as one node sees it, in lines for a person."""
 
 from __future__ import annotations
 

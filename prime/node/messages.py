@@ -46,26 +46,35 @@ class PeerShown:
 
 @message(tag=0x360)
 class ShowRecord(Ask[RecordShown]):
-    """Look a record up. `critical`: over more disjoint paths, where a lie would cost most."""
+    """Look a record up. `critical`: over more disjoint paths, where a lie would cost most.
+
+    `register`: that of a name, as most of its electors have it now.
+    """
 
     key: str
     critical: bool = False
+    register: bool = False
 
 
 @message(tag=0x361)
 class PublishRecord(Ask[RecordShown]):
-    """Publish a value: immutable, or under a `name` of this node's own. A `ttl_s` of 0 is the node's own."""
+    """Publish a value: immutable, or under a `name` of this node's own. A `ttl_s` of 0 is the node's own.
+
+    With an `if_seq` of 0 or more into the register of the name, if that is the version there; 0 is the empty one.
+    """
 
     value: Value
     name: str = ""
     ttl_s: int = 0
+    if_seq: int = -1
 
 
 @message(tag=0x362)
 class WithdrawRecord(Ask[RecordShown]):
-    """Remove what this node has published under a name."""
+    """Remove what this node has published under a name; with an `if_seq` of 0 or more, what is in its register."""
 
     name: str
+    if_seq: int = -1
 
 
 @message(tag=0x363)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 from prime.actor import Actor, Later, on
 from prime.dht.ipfs.name import PREFIX, is_ipfs, read_multihash, read_value_key
 from prime.dht.key import to_bytes
-from prime.dht.name import RUN, read_key, read_peer, run_key, run_salt, salt_of
+from prime.dht.name import RUN, read_key, read_peer, run_key, run_salt, salt_of, split_name
 from prime.dht.record import mutable_key
+from prime.dht.registers.proposal import Register
 from prime.errors import NotFoundError, PrimeError, RefusedError, UsageError
 from prime.node.messages import (
     OfferKey,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from prime.dht.dht import Dht
     from prime.dht.ipfs.ipfs import Ipfs
     from prime.dht.record import Record
+    from prime.dht.registers.proposal import Version
 
 ORDERS_MAX: Final = 32
 """Orders that are carried out at the same time."""
@@ -53,12 +55,11 @@ async def carry_out(dht: Dht, order: Order) -> Any:
 async def _carry_out_in_own(dht: Dht, order: Order) -> Any:
     match order:
         case ShowRecord():
-            return _shown(await _get(dht, order))
+            return await _get(dht, order)
         case PublishRecord():
             return await _publish(dht, order)
-        case WithdrawRecord(name):
-            put = await dht.remove(salt_of(name))
-            return _shown(put.record, len(put.holders), put.asked)
+        case WithdrawRecord():
+            return await _withdraw(dht, order)
         case OfferKey():
             return await _offer(dht, order)
         case ShowProviders(key, count_max):
@@ -67,10 +68,12 @@ async def _carry_out_in_own(dht: Dht, order: Order) -> Any:
             return _peers(await _find(dht, target))
 
 
-async def _get(dht: Dht, order: ShowRecord) -> Record:
+async def _get(dht: Dht, order: ShowRecord) -> RecordShown:
+    if order.register:
+        return await _read_register(dht, order.key)
     if order.key.startswith(RUN):
-        return await _run_record(dht, order.key.removeprefix(RUN), critical=order.critical)
-    return await dht.get(read_key(order.key, dht.peer), critical=order.critical)
+        return _shown(await _run_record(dht, order.key.removeprefix(RUN), critical=order.critical))
+    return _shown(await dht.get(read_key(order.key, dht.peer), critical=order.critical))
 
 
 def _ipfs_of(dht: Dht) -> Ipfs:
@@ -120,9 +123,36 @@ async def _run_record(dht: Dht, name: str, *, critical: bool) -> Record:
 
 
 async def _publish(dht: Dht, order: PublishRecord) -> RecordShown:
+    if order.if_seq >= 0:
+        return await _write_register(dht, order.name, order.if_seq, order.value)
     salt = salt_of(order.name) if order.name else None
     put = await dht.put(order.value, salt=salt, ttl_s=order.ttl_s or None)
     return _shown(put.record, len(put.holders), put.asked)
+
+
+async def _withdraw(dht: Dht, order: WithdrawRecord) -> RecordShown:
+    if order.if_seq >= 0:
+        return await _write_register(dht, order.name, order.if_seq, None)
+    put = await dht.remove(salt_of(order.name))
+    return _shown(put.record, len(put.holders), put.asked)
+
+
+async def _read_register(dht: Dht, text: str) -> RecordShown:
+    peer, name = split_name(text)
+    register = Register(peer or dht.peer, salt_of(name))
+    return _version(register, await dht.read_register(register.publisher, register.salt))
+
+
+async def _write_register(dht: Dht, name: str, if_seq: int, value: bytes | None) -> RecordShown:
+    register = Register(dht.peer, salt_of(name))
+    return _version(register, await dht.compare_and_set(register.salt, if_seq, value))
+
+
+def _version(register: Register, version: Version) -> RecordShown:
+    value = version.value or b""
+    return RecordShown(
+        to_bytes(register.key), register.publisher, register.salt, version.seq, version.created_ms, 0, value
+    )
 
 
 def _shown(record: Record, holders: int = 0, asked: int = 0) -> RecordShown:

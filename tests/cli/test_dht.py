@@ -142,6 +142,20 @@ def test_peers(nodes: tuple[NodeProcess, NodeProcess], prime: Any) -> None:
     assert nobody.status == 6
 
 
+def test_a_register_takes_one_of_two_writers(nodes: tuple[NodeProcess, NodeProcess], prime: Any) -> None:
+    one, two = nodes
+    first = prime("put", "1", "--name", "counter", "--if-seq", 0, "--json", node=one)
+    assert first.status == 0, first.err
+    assert (first.json["seq"], first.json["name"]) == (1, f"{one.peer}/counter")
+    late = prime("put", "other", "--name", "counter", "--if-seq", 0, node=one)
+    assert (late.status, late.out) == (5, "")
+    assert "version 1 is there, not version 0" in late.err
+    assert prime("put", "2", "--name", "counter", "--if-seq", 1, node=one).status == 0
+    assert prime("get", f"{one.peer}/counter", "--register", node=two).out == "2"
+    assert prime("remove", "counter", "--if-seq", 2, node=one).status == 0
+    assert prime("get", f"{one.peer}/counter", "--register", node=two).status == 6
+
+
 def test_stats_and_status(nodes: tuple[NodeProcess, NodeProcess], prime: Any, capsysbinary: Any) -> None:
     one, _ = nodes
     told = prime("stats", "--json", node=one).json
@@ -179,6 +193,9 @@ def test_as_the_node_that_runs_only_through_it(nodes: tuple[NodeProcess, NodePro
     [
         (("get", "no/such"), "no peer id"),
         (("get", "a:b"), "is no name"),
+        (("put", "x", "--if-seq", "1"), "--name"),
+        (("put", "x", "--if-seq", "1", "--name", "y", "--ttl", "9"), "without an end"),
+        (("get", UNKNOWN, "--register"), "is no name"),
         (("put", "x", "--name", "a/b"), "is no name"),
         (("put", "x" * 16_385), "16 KiB"),
         (("put", "x", "--file", "y"), "either VALUE or --file"),
