@@ -170,7 +170,7 @@ class Shelf:
         self, record: Record, row: Row | None, group: str, now_ms: int, draft: Draft[Row | Gone]
     ) -> Answer | None:
         """Make room and put a record there, or return why not, with nothing changed."""
-        if row is None and (why := self._over_quota(record, group)):
+        if why := self._over_quota(record, row, group):
             return Answer("refused", why)
         payer = group if row is None or group == OWN_GROUP else row.group
         begun = len(draft.changes)
@@ -183,13 +183,15 @@ class Shelf:
             draft.make(victim.emptied() if victim.record is not None else Gone(victim.key))
         return None
 
-    def _over_quota(self, record: Record, group: str) -> str:
+    def _over_quota(self, record: Record, row: Row | None, group: str) -> str:
+        """Return which quota has no room; a later version has the room of the one before, where its publisher has it."""
         most = self._settings.group_records_max
         if group == OWN_GROUP:
             return ""
-        if self._shares.count(group) >= most:
+        if row is None and self._shares.count(group) >= most:
             return f"{most} records came from {group}: that is its quota"
-        if self._publishers.get(record.publisher, 0) >= most:
+        anew = row is None or row.publisher != record.publisher  # anybody may sign an immutable value
+        if anew and self._publishers.get(record.publisher, 0) >= most:
             return f"{most} records of {record.publisher} are here: that is its quota"
         return ""
 
