@@ -35,7 +35,7 @@ def drawn(random: Random) -> Record:
     immutable = random.random() < 0.2
     return Record(
         random.choice(PEERS[:3]),
-        None if immutable else bytes([random.randrange(5)]),
+        None if immutable else bytes([random.randrange(8)]),
         0 if immutable else random.randrange(4),
         random.choice([0, 0, 0, 0, 200, -1, -600, -3600, 600, -50 * 3600]),
         random.choice([1, 600, 3600, TTL_S_MAX]),
@@ -64,8 +64,8 @@ class ShelfMachine(RuleBasedStateMachine):
         for change in plan.changes:
             if isinstance(change, Gone):
                 self.disk.pop(change.key, None)
-                if self.lowest.get(change.key, ((0, 0), 0))[1] > self.now_ms:
-                    self.lowest.pop(change.key, None)  # for want of room
+                floored = self.lowest.pop(change.key, None)
+                assert plan.answers or floored is None or floored[1] <= self.now_ms, "a floor is gone before its time"
             else:
                 self.disk[change.key] = change
         self.shelf.commit(plan)
@@ -94,7 +94,8 @@ class ShelfMachine(RuleBasedStateMachine):
                 assert is_live(record, self.now_ms)
                 version = version_of(record)
                 assert version >= self.lowest.get(record.key, (version, 0))[0], "an earlier version came back"
-                if record.salt is not None and record.key in self.disk:
+                row = self.disk.get(record.key)
+                if record.salt is not None and row is not None and row.record is record:
                     until_ms = self.now_ms + 1000 * TTL_S_MAX + AHEAD_MS_MAX
                     self.lowest[record.key] = (version, until_ms)
 
@@ -106,7 +107,6 @@ class ShelfMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0, 1, 300, 3000, 24 * 3600, 49 * 3600]), sweeps=st.booleans())
     def wait(self, seconds: int, sweeps: bool) -> None:
         self.now_ms += 1000 * seconds
-        self.lowest = {key: low for key, low in self.lowest.items() if low[1] > self.now_ms}
         if sweeps:
             while self.shelf.due_ms is not None and self.shelf.due_ms <= self.now_ms:
                 self.write(self.shelf.sweep(self.now_ms, 2), refused=False)
