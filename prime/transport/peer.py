@@ -70,11 +70,13 @@ def public_key_of(peer: str) -> bytes:
     return data[len(header) :]
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def peer_bytes(peer: str) -> bytes:
     """Return the bytes of a peer id: the multihash that its text writes in base58btc. Raises `ConfigError`."""
     return _MULTIHASH_HEADER + encode_public_key(public_key_of(peer))
 
 
+@functools.lru_cache(maxsize=4096)
 def peer_of_bytes(data: bytes) -> PeerId:
     """Return the peer id with these bytes. Raises `ConfigError` for those of another kind of key."""
     header = _MULTIHASH_HEADER + _PUBLIC_KEY_HEADER

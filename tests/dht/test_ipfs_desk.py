@@ -109,7 +109,9 @@ def test_what_is_remembered_of_clients_is_bounded() -> None:
     here = desk()
     for number in range(KNOWN_MAX + 5):
         here.note(Contact(peer_from_public_key(number.to_bytes(32, "big")), (), 0, b""))
-    assert len(here.connected()) == KNOWN_MAX
+    noted = [here.noted(peer_from_public_key(number.to_bytes(32, "big"))) for number in range(KNOWN_MAX + 5)]
+    assert noted[:5] == [None] * 5
+    assert None not in noted[5:]
 
 
 def test_ping_is_answered() -> None:

@@ -65,7 +65,7 @@ class Desk:
         self.values = Values(settings, namespaces)
         self.providers = Providers(key_of_peer(peer), settings)
         self._addresses = addresses
-        self._known: OrderedDict[PeerId, Contact] = OrderedDict()
+        self._known: OrderedDict[bytes, Contact] = OrderedDict()
 
     @property
     def contact(self) -> Contact:
@@ -74,14 +74,14 @@ class Desk:
 
     def note(self, contact: Contact) -> None:
         """Remember where a connected peer is, also one that is no server: whoever looks for it is told."""
-        self._known[contact.peer] = contact
-        self._known.move_to_end(contact.peer)
+        self._known[peer_bytes(contact.peer)] = contact
+        self._known.move_to_end(peer_bytes(contact.peer))
         if len(self._known) > KNOWN_MAX:
             self._known.popitem(last=False)
 
-    def connected(self) -> tuple[Contact, ...]:
-        """Return those that were noted."""
-        return tuple(self._known.values())
+    def noted(self, peer: PeerId) -> Contact | None:
+        """Return what was noted of a peer."""
+        return self._known.get(peer_bytes(peer))
 
     def answer(self, asker: Asker, request: Message, now_ms: int) -> Message | None:
         """Return the answer to a request; `None` where there is none to give. Raises `RefusedError`."""
@@ -106,14 +106,10 @@ class Desk:
         """Name the nearest peers, and first the one that is looked for, whoever it is, if it is known."""
         _check_key(request.key, KEY_BYTES_MAX)
         closer = self._closer(asker, request.key)
-        wanted = next((each for each in self._wanted() if peer_bytes(each.peer) == request.key), None)
+        wanted = self.contact if request.key == peer_bytes(self.peer) else self._known.get(request.key)
         if wanted is not None and (node := node_of(wanted, asker.seen_at, Tie.CONNECTED)) is not None:
             closer = (node, *(each for each in closer if each.id != node.id))[: self.settings.k]
         return Message(Kind.FIND_NODE, request.key, closer=closer)
-
-    def _wanted(self) -> Iterable[Contact]:
-        yield self.contact
-        yield from self._known.values()
 
     def _get_value(self, asker: Asker, request: Message, now_ms: int) -> Message:
         _check_key(request.key, KEY_BYTES_MAX)

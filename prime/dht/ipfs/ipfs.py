@@ -105,8 +105,8 @@ class Ipfs:
     async def find_peer(self, peer: PeerId) -> Contact:
         """Return where a peer is, once it has proved to be there. Raises `NotFoundError`, `UnreachableError`."""
         target = peer_bytes(peer)
-        starts = [each for each in self.desk.connected() if each.peer == peer]
-        request = Message(Kind.FIND_NODE, target)
+        noted, request = self.desk.noted(peer), Message(Kind.FIND_NODE, target)
+        starts = () if noted is None else (noted,)
         looked = await self.asking.look_up(target, request, want=Peer(peer, key_of(target)), starts=starts)
         found = next((each.contact for each in looked.heard if each.contact.peer == peer), None)
         if found is None:

@@ -5,6 +5,7 @@ Only those that Prime's libp2p transport dials have one here: a host, a TCP port
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from typing import Final
 
@@ -22,6 +23,7 @@ _CODES: Final = {name: code for code, name in _NAMES.items()}
 _WIDTHS: Final = {4: 4, 41: 16, _TCP: 2, _CIRCUIT: 0}
 
 
+@functools.lru_cache(maxsize=4096)
 def address_bytes(text: str) -> bytes | None:
     """Return the binary form of an address; `None` for one of another kind."""
     try:
@@ -52,6 +54,11 @@ def _place_bytes(place: Place) -> bytes | None:
 
 def read_address(data: bytes, peer: PeerId) -> str | None:
     """Return where bytes say that `peer` is, as a text with its id; `None` for what cannot be dialled or names another."""
+    return _read(data, peer) if len(data) <= BYTES_MAX else None
+
+
+@functools.lru_cache(maxsize=4096)  # the same peers come in answer after answer
+def _read(data: bytes, peer: PeerId) -> str | None:
     try:
         return str(parse_address(_text(data)).expecting(peer))
     except (ConfigError, DecodeError):
@@ -60,8 +67,6 @@ def read_address(data: bytes, peer: PeerId) -> str | None:
 
 def _text(data: bytes) -> str:
     """Return the text of an address. Raises `DecodeError`, `ConfigError`."""
-    if len(data) > BYTES_MAX:
-        raise DecodeError(f"an address of {len(data)} bytes", hint="its sender is broken or hostile")
     parts, at = [""], 0
     while at < len(data) and len(parts) <= 2 * PARTS_MAX:
         code, at = read_varint(data, at)
