@@ -236,7 +236,15 @@ class BlobStore:
                     await self._files.run(lambda: self._put(blob, nodes, data))
             if name:
                 await self._free(name, blob.content)
+            await self._supersede(blob)
             return await self._write(_kept_by(blob, name, self._next_serial()))
+
+    async def _supersede(self, blob: Blob) -> None:
+        """Let go of other blobs that lay in the same file elsewhere: it has other bytes now."""
+        for other in self.blobs():
+            if blob.source is not None and other.source == blob.source and other.content != blob.content:
+                await self._let_go(other.content)
+                self.on_given_up(other.content)
 
     def _put(self, blob: Blob, nodes: bytes, data: bytes) -> Work[None]:
         place = folder_of(self.folder, blob.content)
@@ -287,6 +295,7 @@ class BlobStore:
             async with self._lock:
                 if blob is not None and is_whole:
                     done = await self._write(attrs.evolve(blob, source=to, is_whole=True))
+                    await self._supersede(done)
                     self._remove_part(before, blob)
                     return done
                 if blob is not None and before is not None and before.is_whole:

@@ -88,6 +88,22 @@ async def test_a_file_that_was_changed_is_named_and_no_wrong_byte_leaves(tmp_pat
         await store.chunk(blob.content, 0)
 
 
+async def test_a_file_that_is_pushed_again_after_a_change_is_one_blob(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    path.write_bytes(DATA)
+    store = await BlobStore.open(tmp_path / "blobs")
+    old = await store.add_file(path, chunk_bytes=CHUNK, name="m")
+    gone: list[ContentId] = []
+    store.on_given_up = gone.append
+    path.write_bytes(DATA[1:])
+    new = await store.add_file(path, chunk_bytes=CHUNK, name="m")
+    assert (store.blobs(), gone) == ((new,), [old.content])
+    source = await BlobStore.open(tmp_path / "other")
+    await filled(store, source, (await source.add_bytes(DATA, chunk_bytes=CHUNK)).manifest, path)
+    assert [blob.content for blob in store.blobs()] == [old.content]
+    assert path.read_bytes() == DATA
+
+
 async def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
     path = tmp_path / "model"
     path.write_bytes(DATA)
