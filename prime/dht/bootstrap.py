@@ -46,7 +46,7 @@ SOON_S: Final = 0.05
 """The shortest time between two looks that nothing but the clock asks for."""
 AT_ONCE_MAX: Final = 3
 """Lookups for the table that are under way at a time."""
-DOUBTFUL_AT_ONCE: Final = 3
+DOUBTFUL_AT_ONCE: Final = 8
 
 Phase = Literal["first", "alone", "joining", "merged"]
 """`first`: told of nobody, and nobody came. `alone`: nobody of those it was told of answers. `joining`: it looks around."""
@@ -257,8 +257,8 @@ class Bootstrap:
         """Ask a few that have failed whether they are back."""
         if now < self._looks_s:
             return []
-        self._looks_s = now + self._spread(self._settings.refresh_s if self._table.live else LOOK_S)
-        return [IntroduceTo(contact) for contact in self._table.doubtful(DOUBTFUL_AT_ONCE)]
+        self._looks_s = now + self._spread(LOOK_S)
+        return [IntroduceTo(contact) for contact in self._table.doubtful(now, DOUBTFUL_AT_ONCE)]
 
     def _spread(self, seconds: float) -> float:
         """Return a time of about so long, so that many nodes do not all do the same at once."""

@@ -2,7 +2,8 @@
 
 After Kademlia (Maymounkov and Mazières 2002), section 2.3, and S/Kademlia (Baumgart and Mies 2007), section 4.4: the
 contacts that a lookup begins with are dealt out to `d` paths, each goes its own way by what its own peers answered, and
-no peer is asked on two of them. So whoever lies leads one path astray and no other.
+no peer is asked on two of them. So whoever lies leads one path astray and no other; who hands on where a peer was long
+ago does not hide it, as what the peer said later is tried after that.
 
 ::
 
@@ -229,6 +230,8 @@ class Lookup:
         self._ends_s = now + settings.lookup_s
         self._asked: dict[PeerId, _Asked] = {}
         self._waiting: dict[PeerId, _Asked] = {}
+        self._failed: dict[PeerId, int] = {}  # the stamp of the contact with which a peer was asked in vain
+        self._requests = 0
         self._groups: Counter[str] = Counter()
         self._forged = 0
         self._vouchers: dict[PeerId, set[int]] = {}  # the paths on which a provider was named
@@ -276,21 +279,28 @@ class Lookup:
         return contact.key ^ self._key
 
     def _see(self, path: _Path, contact: Contact, hops: int) -> None:
-        """Remember a contact on a path, if it is among the nearest."""
-        asked = self._asked.get(contact.peer)
-        if contact.peer == self._own or (asked is not None and asked.state is _State.FAILED):
+        """Remember a contact on a path, if it is among the nearest; of two of one peer, what it said later."""
+        if contact.peer == self._own or contact.stamp_ms <= self._failed.get(contact.peer, -1):
             return
-        if contact.peer in path.contacts:
+        known = path.contacts.get(contact.peer)
+        if known is not None:
+            path.contacts[contact.peer] = (known[0] if known[0].stamp_ms >= contact.stamp_ms else contact, known[1])
             return
         bisect.insort(path.seen, (self._distance(contact), contact.peer))
         path.contacts[contact.peer] = (contact, hops)
         if len(path.seen) > SEEN_PER_PATH * self._settings.k:
             del path.contacts[path.seen.pop()[1]]
 
-    def _forget(self, peer: PeerId) -> None:
+    def _give_up(self, asked: _Asked) -> None:
+        """Forget a peer that failed; what it said later of where it is may be tried on a path that has heard it."""
+        failed = asked.contact
+        self._failed[failed.peer] = failed.stamp_ms
+        del self._asked[failed.peer]
         for path in self._paths:
-            if (known := path.contacts.pop(peer, None)) is not None:
-                path.seen.remove((self._distance(known[0]), peer))
+            known = path.contacts.get(failed.peer)
+            if known is not None and known[0].stamp_ms <= failed.stamp_ms:
+                del path.contacts[failed.peer]
+                path.seen.remove((self._distance(failed), failed.peer))
 
     def _ask_on(self, now: float) -> list[Request]:
         """Let each path that is not over ask whom it can. Paths take turns, so that none takes all that are near."""
@@ -319,6 +329,7 @@ class Lookup:
         request_s = self._settings.request_s
         asked = _Asked(contact, path, hops, now + HASTE * request_s, now + request_s)
         self._asked[contact.peer] = self._waiting[contact.peer] = asked
+        self._requests += 1
         path.requests += 1
         path.hurrying += 1
         return Request(contact, path.number)
@@ -371,7 +382,7 @@ class Lookup:
         self._stop_hurrying(asked)
         asked.state = state
         if state is _State.FAILED:
-            self._forget(asked.contact.peer)
+            self._give_up(asked)
 
     def _stop_hurrying(self, asked: _Asked) -> None:
         asked.path.hurrying -= asked.is_hurrying
@@ -443,7 +454,7 @@ class Lookup:
             stale=tuple(one.contact for one in closest if best is not None and not _same(one.record, best)),
             providers=self._most_vouched(),
             found=self._found(),
-            asked=len(self._asked),
+            asked=self._requests,
             answered=len(answered),
             forged=self._forged,
             hops=closest[0].hops if closest else 0,

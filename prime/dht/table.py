@@ -29,8 +29,13 @@ from prime.dht.groups import counted_group
 from prime.dht.key import BITS, Key, bucket_of
 from prime.dht.settings import DhtSettings
 
-FAILURES_MAX: Final = 5
-"""Requests in a row that a contact may fail to answer before it is forgotten (4.1)."""
+FAILURES_MAX: Final = 2
+"""Requests in a row that a contact may fail to answer before another gets its place; a single one may have got lost."""
+FORGOTTEN_S: Final = 24 * 3600.0
+"""Who has been silent for so long is forgotten, though nobody needs its place: it may have been cut off with its part."""
+RETRY_S: Final = 20.0
+"""How long after a first failure a contact is asked again; after each further one in a row, twice as long."""
+RETRY_S_MAX: Final = 3600.0
 FRESH_S: Final = 60.0
 """Who was heard of so recently is not asked whether it lives."""
 
@@ -43,6 +48,7 @@ class Seat:
     group: str
     seen_s: float
     failures: int = 0
+    failed_s: float = 0.0
     asked: bool = False
     """Somebody waits for its place, and it is being asked whether it lives."""
 
@@ -158,8 +164,8 @@ class Table:
         if (seat := self._seats.get(contact.peer)) is not None:
             seat.contact = _later(seat.contact, contact)
 
-    def failed(self, peer: PeerId, now: float) -> None:  # noqa: ARG002 - a verb of the table, as its others
-        """Take note that a peer has not answered: it goes if somebody waits for its place, or if it failed often.
+    def failed(self, peer: PeerId, now: float) -> None:
+        """Take note that a peer has not answered: it is left out of answers, and loses its place to one that waits (4.1).
 
         While nobody answers at all this node is cut off itself, and forgets nobody.
         """
@@ -168,10 +174,12 @@ class Table:
             return
         self._failing += not seat.failures
         seat.failures += 1
-        seat.asked = False
+        seat.failed_s = now
         bucket = self._bucket(seat.contact)
         bucket.seats.move_to_end(peer, last=False)
-        if bucket.spare or (seat.failures >= FAILURES_MAX and self.live):
+        is_out = seat.asked or seat.failures >= FAILURES_MAX
+        seat.asked = False
+        if (is_out and bucket.spare) or (self.live and now - seat.seen_s >= FORGOTTEN_S):
             self.remove(peer)
 
     def remove(self, peer: PeerId) -> None:
@@ -198,10 +206,11 @@ class Table:
         """How many contacts have answered what they were last asked."""
         return len(self._seats) - self._failing
 
-    def doubtful(self, count: int) -> list[Contact]:
-        """Return up to `count` contacts that have failed, those first that were tried least often: they may be back."""
-        failing = sorted((seat for seat in self._seats.values() if seat.failures), key=lambda seat: seat.failures)
-        return [seat.contact for seat in failing[:count]]
+    def doubtful(self, now: float, count: int) -> list[Contact]:
+        """Return up to `count` contacts that have failed and should be asked again by now, as they may be back."""
+        failing = [seat for seat in self._seats.values() if seat.failures]
+        due = sorted((one for one in failing if _retried_at(one) <= now), key=_retried_at)
+        return [seat.contact for seat in due[:count]]
 
     def stale(self, now: float) -> tuple[int, ...]:
         """Return the buckets in which nothing was looked up for `refresh_s`, nearest first (2.3).
@@ -247,7 +256,7 @@ class Table:
             return None
         self._wait(bucket, seat)
         oldest = next(iter(bucket.seats.values()))
-        if oldest.asked or seat.seen_s - oldest.seen_s < FRESH_S:
+        if oldest.asked or (not oldest.failures and seat.seen_s - oldest.seen_s < FRESH_S):
             return None
         oldest.asked = True
         return oldest.contact
@@ -255,7 +264,7 @@ class Table:
     def _is_wanted(self, bucket: _Bucket, contact: Contact, group: str) -> bool:
         """Tell whether a peer, once it has answered, would get a place, or could wait for one."""
         if not self._has_room(bucket, group) and not any(
-            one.failures and one.group == group for one in self._seats.values()
+            one.failures >= FAILURES_MAX and one.group == group for one in self._seats.values()
         ):
             return False
         if len(bucket.seats) < self._settings.k or any(one.failures for one in bucket.seats.values()):
@@ -273,15 +282,16 @@ class Table:
 
     def _make_room(self, bucket: _Bucket, group: str) -> bool:
         """Drop a contact of a group that fails, where that makes room for another of it."""
-        for seat in [one for one in self._seats.values() if one.failures and one.group == group]:
+        failing = [one for one in self._seats.values() if one.failures >= FAILURES_MAX and one.group == group]
+        for seat in failing:
             self._drop(self._bucket(seat.contact), seat)
             if self._has_room(bucket, group):
                 return True
         return False
 
     def _clear(self, bucket: _Bucket) -> bool:
-        """Drop one of a bucket that fails, and tell whether there was any."""
-        failing = next((seat for seat in bucket.seats.values() if seat.failures), None)
+        """Drop one of a bucket that has failed often enough, and tell whether there was any."""
+        failing = next((seat for seat in bucket.seats.values() if seat.failures >= FAILURES_MAX), None)
         if failing is not None:
             self._drop(bucket, failing)
         return failing is not None
@@ -330,6 +340,10 @@ class Table:
                 del bucket.spare[peer]
                 self._sit(bucket, seat)
                 return
+
+
+def _retried_at(seat: Seat) -> float:
+    return seat.failed_s + min(RETRY_S * 2.0 ** min(seat.failures - 1, 16), RETRY_S_MAX)
 
 
 def _later(one: Contact, other: Contact) -> Contact:

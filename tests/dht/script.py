@@ -132,7 +132,7 @@ class Script:
             case "stale":
                 return [" ".join(map(str, table.stale(self.now))) or "none"]
             case "doubtful":
-                return [self._list(table.doubtful(9))]
+                return [self._list(table.doubtful(self.now, 9))]
         assert verb in {"failed", "removed", "learned", "looked"}, f"no such command: {verb}"
         return []
 

@@ -124,3 +124,23 @@ def test_endless_lists_of_nearer_peers_come_to_an_end() -> None:
     outcome, asked = played(looking, answer)
     assert len(asked) <= 2 * lk.REQUESTS_PER_PATH * SETTINGS.k
     assert len(outcome.closest) == SETTINGS.k
+
+
+def test_an_old_contact_that_a_liar_hands_on_does_not_hide_a_peer() -> None:
+    """It leads nowhere, and would mark the peer as one that fails."""
+    old, new = contact(9, stamp_ms=1), contact(9, stamp_ms=2)
+    looking = lk.Lookup(lk.Nearest(old.key), SETTINGS, [contact(1), contact(2)], own=peer(0), now=0.0, paths=2)
+    looking.step(lk.Begun(), 0.0)
+    assert looking.step(lk.Answered(peer(1), [old]), 0.0) == [lk.Request(old, 0)]
+    assert looking.step(lk.Answered(peer(2), [new]), 0.0) == [], "it is being asked"
+    assert looking.step(lk.Failed(peer(9)), 0.0) == [lk.Request(new, 1)]
+    assert isinstance(looking.step(lk.Answered(peer(9)), 0.0)[0], lk.Finished)
+    assert looking.outcome is not None
+    assert looking.outcome.closest[0] == new
+
+
+def test_a_peer_that_fails_is_not_asked_again_for_what_it_said_before() -> None:
+    looking = lk.Lookup(lk.Nearest(Key(0)), SETTINGS, [contact(1), contact(2)], own=peer(0), now=0.0, paths=2)
+    looking.step(lk.Begun(), 0.0)
+    looking.step(lk.Failed(peer(1)), 0.0)
+    assert isinstance(looking.step(lk.Answered(peer(2), [contact(1)]), 0.0)[0], lk.Finished)

@@ -13,6 +13,7 @@ def test_a_burst_then_so_many_a_second() -> None:
     assert sum(rates.take("a", 0.0) for _ in range(100)) == 10 * BURST_S
     assert sum(rates.take("a", 1.0) for _ in range(100)) == 10
     assert rates.take("b", 1.0), "one does not use up another's"
+    assert sum(rates.take("a", 1e6) for _ in range(100)) == 10 * BURST_S, "long silence gives no more than a burst"
 
 
 def test_who_asks_too_much_is_let_in_again_in_time() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import hypothesis.strategies as st
 from hypothesis import given
 
 from prime.dht.key import Key, bucket_of, distance
 from prime.dht.settings import DhtSettings
-from prime.dht.table import FAILURES_MAX, FRESH_S, Table, key_in
+from prime.dht.table import FORGOTTEN_S, FRESH_S, RETRY_S, RETRY_S_MAX, Table, key_in
 from tests.dht.strangers import address, contact, peer
 
 OWN = contact(0)
@@ -33,6 +35,15 @@ def test_the_nearest_are_those_that_brute_force_finds(numbers: list[int], key: i
     assert known.closest(Key(key), count) == expected
 
 
+def full() -> Table:
+    """Return a table whose farthest bucket is full, of four that are not its nearest neighbours."""
+    known = table()
+    near = [number for number in range(1, 2000) if bucket_of(OWN.key, contact(number).key) < 253][:4]
+    for number in (*near, *in_bucket(255, 4)):
+        known.answered(contact(number), 0.0)
+    return known
+
+
 def test_the_own_id_is_refused() -> None:
     known = table()
     assert known.answered(OWN, 0.0) is None
@@ -48,13 +59,7 @@ def test_who_has_not_answered_is_not_in() -> None:
 
 
 def test_a_full_bucket_keeps_who_lives_long_and_asks_the_oldest() -> None:
-    known, numbers = table(), in_bucket(255, 40)
-    near = [number for number in range(1, 2000) if bucket_of(OWN.key, contact(number).key) < 253][:4]
-    for number in near:  # the k nearest are others
-        known.answered(contact(number), 0.0)
-    *first, late, later = numbers[:6]
-    for number in first:
-        assert known.answered(contact(number), 0.0) is None
+    known, (*first, late, later) = full(), in_bucket(255, 6)
     assert known.answered(contact(late), FRESH_S) == contact(first[0])
     assert known.answered(contact(later), FRESH_S) is None  # it is being asked
     known.answered(contact(first[0]), FRESH_S + 1)
@@ -64,16 +69,49 @@ def test_a_full_bucket_keeps_who_lives_long_and_asks_the_oldest() -> None:
     assert [seat.contact for seat in known.seats(255)] == [contact(n) for n in [*first[2:], first[0], later]]
 
 
-def test_who_fails_without_a_replacement_stays_out_of_answers() -> None:
+def test_who_fails_without_a_replacement_stays_out_of_answers_until_it_is_back() -> None:
     known = table()
     for number in (1, 2):
         known.answered(contact(number), 0.0)
-    known.failed(peer(1), 1.0)
+    for _ in range(9):
+        known.failed(peer(1), 1.0)
     assert known.closest(OWN.key, 9) == [contact(2)]
-    assert known.doubtful(9) == [contact(1)]
     assert set(known.closest(OWN.key, 9, doubtful=True)) == {contact(1), contact(2)}
-    for _ in range(FAILURES_MAX):
-        known.failed(peer(1), 2.0)
+    known.answered(contact(1), 2.0)
+    assert set(known.closest(OWN.key, 9)) == {contact(1), contact(2)}
+
+
+def test_who_fails_is_asked_again_ever_less_often() -> None:
+    known = table()
+    known.answered(contact(1), 0.0)
+    now, times = 0.0, []
+    for _ in range(12):
+        known.failed(peer(1), now)
+        assert known.doubtful(now, 9) == []
+        while not known.doubtful(now, 9):
+            now += RETRY_S / 2
+        times.append(now)
+    waits = [later - sooner for sooner, later in pairwise([0.0, *times])]
+    assert waits[:3] == [RETRY_S, 2 * RETRY_S, 4 * RETRY_S]
+    assert waits[-1] == RETRY_S_MAX
+
+
+def test_one_lost_request_costs_nobody_its_place_and_two_do() -> None:
+    known, numbers = full(), in_bucket(255, 5)
+    known.answered(contact(numbers[4]), 1.0)
+    known.failed(peer(numbers[0]), 1.0)
+    assert peer(numbers[0]) in known
+    known.failed(peer(numbers[0]), 2.0)
+    assert (peer(numbers[0]) in known, peer(numbers[4]) in known) == (False, True)
+
+
+def test_who_has_been_silent_for_a_day_is_forgotten() -> None:
+    known = table()
+    for number in (1, 2):
+        known.answered(contact(number), 0.0)
+    known.failed(peer(1), FORGOTTEN_S - 1)
+    assert peer(1) in known
+    known.failed(peer(1), FORGOTTEN_S)
     assert peer(1) not in known
 
 
@@ -81,11 +119,11 @@ def test_a_node_that_is_cut_off_forgets_nobody() -> None:
     known = table()
     for number in (1, 2):
         known.answered(contact(number), 0.0)
-    for _ in range(2 * FAILURES_MAX):
+    for _ in range(9):
         for number in (1, 2):
-            known.failed(peer(number), 1.0)
-    assert len(known) == 2
-    known.answered(contact(2), 2.0)
+            known.failed(peer(number), 2 * FORGOTTEN_S)
+    assert len(known) == 1, "the last one stays"
+    known.answered(contact(2), 2 * FORGOTTEN_S)
     assert known.closest(OWN.key, 9) == [contact(2)]
 
 
