@@ -1,14 +1,14 @@
 """The DHT: real nodes against py-libp2p's own kad, and what the simulator says of thousands of nodes, liars and churn.
 
-Run: python tests/bench/dht.py [--json] [--cases get put find hops_1000 liars_20 fetch fetch_paced] [--nodes 32]
+Run: python tests/bench/dht.py [--json] [--cases get put find hops_1000 liars_20 churn_25 fetch fetch_paced] [--nodes 32]
      [--pairs 3] [--gibibytes 1]
 
 `get`, `put` and `find` are medians of calls to a swarm of `--nodes` processes on loopback, ours and py-libp2p's in turns, both
 linked throughout. Ours signs what it puts, checks it, counts holders and keeps it on the disk by SQLite (`--store`); theirs
 keeps it in memory. `find` looks up the nodes closest to a random key. `hops_1000` is the longest of 300 lookups among 1,000
 simulated nodes; with `--grow` further sizes are tried, up to 10,000. `liars_20` is the share of right reads where a fifth of 1,000
-nodes lies. `fetch` is a file of `--gibibytes` from three providers against one, `fetch_paced` a quarter of it from providers
-that send 40 MB/s each (`_dht_fetch.py`).
+nodes lies, `churn_25` where a quarter of 100 nodes crashes each hour, for four hours. `fetch` is a file of `--gibibytes` from
+three providers against one, `fetch_paced` a quarter of it from providers that send 40 MB/s each (`_dht_fetch.py`).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import attrs  # noqa: E402
 from _report import machine, say, show  # noqa: E402
 
 from prime.sim.scenarios.lookups import measure_hops, measure_liars  # noqa: E402
+from prime.sim.scenarios.replicas import measure_churn  # noqa: E402
 
 SIZES = (100, 300, 1000, 3000, 10_000)
 
@@ -49,11 +50,18 @@ def liars_20(_: argparse.Namespace) -> dict[str, Any]:
     return _value("liars_20", reads.share, "of reads", **attrs.asdict(reads))
 
 
+def churn_25(_: argparse.Namespace) -> dict[str, Any]:
+    """Return the share of right reads while nodes crash."""
+    churn = measure_churn()
+    say(f"churn: {churn}")
+    return _value("churn_25", churn.share, "of reads", **attrs.asdict(churn))
+
+
 def _value(case: str, value: float, unit: str, **about: Any) -> dict[str, Any]:
     return {"case": case, "value": value, "unit": unit, "ratio": None, "against": None, **about}
 
 
-SIMULATED = {"hops_1000": hops_1000, "liars_20": liars_20}
+SIMULATED = {"hops_1000": hops_1000, "liars_20": liars_20, "churn_25": churn_25}
 CASES = (*_dht_swarm.CASES, *SIMULATED, *_dht_fetch.CASES)
 
 

@@ -91,7 +91,8 @@ class Holder(Finder):
                 require(is_live(record, self.swarm.now_ms()), "a record was returned that is over")
                 require(record.seq >= seq_min, "a reader was shown an earlier version than before")
                 self.seen[key] = max(record.seq, self.seen.get(key, 0))
-                self._store(record, outcome.stale[: self.settings.replicas], lambda _: None)
+                if self.copies.repairs:
+                    self._store(record, outcome.stale[: self.settings.replicas], lambda _: None)
             done(record)
 
         self.look_up(lk.Value(key, self.settings.agreeing, seq_min), ended)
@@ -121,6 +122,8 @@ class Holder(Finder):
         self.node.later(LOOK_S, self._look)
 
     def _replicate(self, event: rp.Event) -> None:
+        if not self.copies.repairs:
+            return
         for command in self.replication.step(event, self.node.now):
             match command:
                 case rp.Locate(key):
@@ -162,12 +165,15 @@ class Holder(Finder):
 
 
 class Copies:
-    """A swarm of holders, what was put there, and what each disk has had."""
+    """A swarm of holders, what was put there, and what each disk has had. Without `repairs` nobody cares for copies."""
 
-    def __init__(self, swarm: Swarm) -> None:
+    def __init__(self, swarm: Swarm, *, repairs: bool = True) -> None:
         self.swarm = swarm
+        self.repairs = repairs
         self.random: Random = swarm.world.random("copies")
         self.last: dict[Key, Record] = {}
+        self.settled: dict[Key, Record] = {}
+        """The last version of each record that a quorum has taken."""
         self.owners: dict[Key, Contact] = {}
         self.handed = 0
         """Records that were handed on, by all holders together."""
@@ -221,16 +227,21 @@ class Copies:
         if removed:
             record = self.swarm.sign(attrs.evolve(record, value=b"", removed=True, ttl_s=TTL_S_MAX))
         self.last[record.key], self.owners[record.key] = record, owner.contact
-        owner.put(record, lambda _: None)
+
+        def done(holders: int) -> None:
+            if holders >= self.swarm.settings.quorum:
+                self.settled[record.key] = record
+
+        owner.put(record, done)
 
     def read(self) -> None:
-        """Read a record from a node that runs, and count it if it is the last version that was put."""
+        """Read a record from a node that runs, and count it if it is the last version that was settled, or a later one."""
         key = self.random.choice(list(self.last))
-        wanted = self.last[key]
+        wanted = self.settled.get(key)
 
         def done(record: Record | None) -> None:
             self.reads += 1
-            self.right += record is not None and (record is wanted or precedes(record, wanted))
+            self.right += record is not None and (wanted is None or not precedes(wanted, record))
 
         self.random.choice(self.holders()).read(key, done)
 
@@ -393,36 +404,34 @@ class Churn:
 
 
 def measure_churn(
-    nodes: int = 200,
+    nodes: int = 100,
     share: float = 0.25,
     *,
     hours: float = 4.0,
-    records: int = 100,
+    records: int = 50,
     reads: int = 1000,
     seed: int = 0,
     settings: DhtSettings = SWARM,
+    repairs: bool = True,
 ) -> Churn:
     """Read records while a share of the nodes crashes each hour, spread evenly over it.
 
     Half of those come back with their disks within 20 minutes; the others never do, and a new node with nothing joins
-    in their place. Owners that run put a new version of each record twice in the time.
+    in their place. Owners that run put a new version of each record twice in the time. A read is right if it brings the
+    last version that a quorum had taken when it began.
     """
-    copies = Copies(Swarm(seed, settings, quiet()))
+    copies = Copies(Swarm(seed, settings, quiet()), repairs=repairs)
     world, random = copies.swarm.world, copies.random
     copies.seat(nodes)
     for number in range(records):
         copies.put(f"record {number}")
     world.run(60.0)
-    begun, handed, crashes = world.now, copies.handed, 0
-    until = begun + 3600.0 * hours
-    happenings: list[tuple[float, Callable[[], None]]] = []
-    for _ in range(int(nodes * share * hours)):
-        happenings.append((random.uniform(begun, until), partial(_churn, copies)))
-        crashes += 1
-    happenings += [(random.uniform(begun, until), copies.read) for _ in range(reads)]
-    for at, happen in happenings:
-        world.at(at - begun, happen)
-    world.run_until(until + 2 * settings.lookup_s)
+    handed, crashes, span_s = copies.handed, int(nodes * share * hours), 3600.0 * hours
+    happenings: list[Callable[[], None]] = [partial(_churn, copies)] * crashes + [copies.read] * reads
+    happenings += [partial(copies.put, f"record {number % records}") for number in range(2 * records)]
+    for happen in happenings:
+        world.at(random.uniform(0.0, span_s), happen)
+    world.run(span_s + 2 * settings.lookup_s)
     per_node_h = (copies.handed - handed) / nodes / hours
     return Churn(nodes, hours, crashes, copies.reads, copies.right / copies.reads, per_node_h)
 
