@@ -101,14 +101,13 @@ class Dht:
     async def get(self, key: Key, *, critical: bool = False) -> Record:
         """Return the record under a key: the latest version that enough holders agree on.
 
-        `critical` asks along more disjoint paths, for where a lie would cost most. Raises `NotFoundError` (answered but
+        `critical` asks along more disjoint paths and waits for each, for where a lie would cost most. Raises `NotFoundError` (answered but
         held nothing), `UnreachableError` (no peer answered), `CorruptedError` (found but the signature is bad) and
         `DeadlineError`.
         """
         own = self._publisher.known(key)
-        agreeing = self.settings.agreeing
-        if own is not None and self._peering.server:
-            agreeing = max(1, agreeing - 1)
+        votes = own is not None and self._peering.server
+        agreeing = 0 if critical else max(1, self.settings.agreeing - votes)
         outcome = await self._lookups.run(core.Value(key, agreeing, self._seen.seq_min(key)), critical=critical)
         best = self._seen.latest(later_of(own, outcome.record))
         if best is None:
