@@ -27,7 +27,7 @@ from prime.dht.registers import elector as el
 from prime.dht.registers import standing as standings
 from prime.dht.registers.elector import Elector, Question
 from prime.dht.registers.proposal import STORE_BYTES, Register, Seat
-from prime.dht.registers.standing import Restored, standing_entry, standing_removal
+from prime.dht.registers.standing import Restored, standing_entry, standing_removal, tended_entry
 from prime.dht.row import read_row
 from prime.dht.settings import DhtSettings
 from prime.dht.shelf import Plan, Shelf
@@ -58,6 +58,8 @@ class Archive:
         self.publications = Publications(settings)
         self.elector = Elector(Seat(peer, b""))
         """This node's votes on registers."""
+        self.tended: dict[Register, None] = {}
+        """Registers of this node's own that it keeps alive."""
         self.damaged: list[Removal] = []
         """What was in the store and could not be used: other nodes have it."""
         self._backend = backend
@@ -99,6 +101,13 @@ class Archive:
                     self.publications.commit(each)
         return commands
 
+    async def tend(self, register: Register) -> None:
+        """Keep a register of this node's own alive from now on."""
+        async with self._turn:
+            if register not in self.tended:
+                await self._write([tended_entry(register)])
+                self.tended[register] = None
+
     async def sweep(self, now_ms: int) -> list[Plan]:
         """Forget what is over; return what that was of the shelf."""
         await self._forget(self.elector.ended(now_ms))
@@ -125,6 +134,7 @@ class Archive:
         fits = self.shelf.restore(taken.rows).writes
         known = self.providers.restore(taken.provisions, taken.contacts)
         self.publications.restore(taken.publications)
+        self.tended = {Register(self.peer, salt): None for salt in taken.tended}
         taken.registers.is_damaged = bool(self.damaged)
         self.elector, named = taken.registers.elector(self.peer)
         await self._write([*self.damaged, *fits, *known.writes, *named])
@@ -149,6 +159,7 @@ class _Taken:
         self.provisions: list[provisions.Provision] = []
         self.contacts: list[Contact] = []
         self.publications: list[Publication] = []
+        self.tended: list[bytes] = []
         self.registers = Restored(secrets.token_bytes(STORE_BYTES))
 
     def take(self, entry: Entry) -> Removal | None:
@@ -165,6 +176,8 @@ class _Taken:
                     self.publications.append(read_publication(entry))
                 case standings.KIND | standings.STORE_KIND:
                     self.registers.take(entry)
+                case standings.TENDED_KIND:
+                    self.tended.append(entry.body)
         except DecodeError:
             return Removal(entry.kind, entry.name)
         return None

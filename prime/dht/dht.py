@@ -31,6 +31,7 @@ from prime.dht.record import TTL_S_MAX, Record, later_of, mutable_key
 from prime.dht.registers.acting import Registers
 from prime.dht.registers.answering import RegistersActor
 from prime.dht.registers.proposal import Register, Version
+from prime.dht.registers.tending import TendingActor
 from prime.dht.routing import RoutingActor, Told
 from prime.dht.sealed import Signer
 from prime.dht.settings import PRESETS, DhtSettings
@@ -156,6 +157,16 @@ class Dht:
         """
         signer = signer or self._peering.signer
         return await self._registers.write(Register(signer.peer, salt), expected_seq, value, signer)
+
+    async def tend_register(self, salt: bytes, *, signer: Signer | None = None) -> tuple[PeerId, ...]:
+        """Finish what was begun on a register of `signer` (this node by default), and return which electors are away.
+
+        Those that were away the last time, too, are replaced by others, and so is at once who came back with another
+        store. A node does this by itself every `replicate_s` for the registers that it has written, and so keeps them
+        alive: of one that nobody with its key tends or writes, nothing is left after 90 days. Raises as `compare_and_set`.
+        """
+        signer = signer or self._peering.signer
+        return await self._registers.tend(Register(signer.peer, salt), signer)
 
     async def read_register(self, publisher: PeerId, salt: bytes) -> Version:
         """Return the version that is in a publisher's register now: no earlier one than any that was seen before this call.
@@ -353,8 +364,9 @@ async def open_dht(
             peering.holding = await supervisor.spawn(make_holding, "records")
             await supervisor.spawn(functools.partial(ProvidingActor, peering, archive), "providers")
             await supervisor.spawn(functools.partial(RegistersActor, peering, archive), "registers")
+        registers = Registers(peering, archive, lookups)
         make_publishing = functools.partial(PublishingActor, publisher, archive, peering)
         await supervisor.spawn(make_publishing, "publishing", remote=())
-        registers = Registers(peering, archive, lookups)
+        await supervisor.spawn(functools.partial(TendingActor, registers, settings.replicate_s), "tending", remote=())
         with answering_streams(peering):
             yield Dht(peering, archive, lookups, storings, publisher, registers)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import secrets
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
@@ -25,7 +26,7 @@ from prime.dht.registers import elector as el
 from prime.dht.registers import messages as m
 from prime.dht.registers import operation as op
 from prime.dht.registers.answering import RegistersActor, answer_in, from_wire, tell
-from prime.dht.registers.proposal import ELECTORS_MAX, Proposal, Register, Version, require_fit, signed
+from prime.dht.registers.proposal import ELECTORS_MAX, Register, Version, require_fit, signed
 from prime.dht.sealed import Signer
 from prime.dht.settings import DhtSettings
 from prime.errors import (
@@ -39,6 +40,10 @@ from prime.errors import (
     WorldError,
 )
 
+TENDED_MAX: Final = 256
+"""Registers of other keys than the node's own that it tends."""
+MISSED_MAX: Final = 2
+"""An elector that so many tendings in a row missed is replaced; one with another store is at once."""
 KNOWN_MAX: Final = 256
 """Registers of which the newest proposal is remembered, so that their electors are asked at once."""
 EVENTS_MAX: Final = 64
@@ -61,6 +66,8 @@ class Registers:
         self._lookups = lookups
         self._habits = habits_of(peering.settings)
         self._known: OrderedDict[Register, _Known] = OrderedDict()
+        self._signers: OrderedDict[Register, Signer] = OrderedDict()
+        self._missed: dict[Register, Counter[PeerId]] = {}
 
     async def read(self, register: Register) -> Version:
         """Return what is there. Raises `NotFoundError`, `UnreachableError`, `CorruptedError`."""
@@ -78,6 +85,7 @@ class Registers:
         outcome = await self.run(register, op.Write(expected_seq, value), signer)
         match outcome:
             case op.Written(version):
+                await self._keep_alive(register, signer)
                 return version
             case op.Conflict(version):
                 there = "nothing was ever written" if version is None else f"version {version.seq} is there"
@@ -87,12 +95,40 @@ class Registers:
             case _:
                 raise UnreachableError(f"the register said {outcome}", hint="try again")
 
+    async def _keep_alive(self, register: Register, signer: Signer) -> None:
+        """Tend a register from now on; one of another key only as long as this node runs."""
+        if signer.peer == self._peering.peer:
+            with contextlib.suppress(WorldError):  # a full disk: it is tried again with the next write
+                await self._archive.tend(register)
+            return
+        self._signers[register] = signer
+        self._signers.move_to_end(register)
+        if len(self._signers) > TENDED_MAX:
+            self._signers.popitem(last=False)
+
+    def tended(self) -> list[tuple[Register, Signer]]:
+        """Return what this node keeps alive, with the key of each."""
+        own = self._peering.signer
+        return [*((register, own) for register in self._archive.tended), *self._signers.items()]
+
+    async def tend(self, register: Register, signer: Signer) -> tuple[PeerId, ...]:
+        """Finish what was begun, and replace electors that were away now and the last time; return who is away now.
+
+        Raises as `run`.
+        """
+        missed = self._missed.get(register, Counter())
+        away = frozenset(peer for peer, times in missed.items() if times >= MISSED_MAX - 1)
+        outcome = await self.run(register, op.Tend(away), signer)
+        now_away = outcome.away if isinstance(outcome, op.Settled) else ()
+        self._missed[register] = Counter({peer: missed[peer] + 1 for peer in now_away})
+        return now_away
+
     async def run(self, register: Register, wish: op.Wish, signer: Signer | None) -> op.Outcome:
         """Carry out one operation to its end. Raises `UnreachableError` where it cannot be, `CorruptedError` for a rollback."""
         sign = None if signer is None else functools.partial(signed, signer)
         before = self._known.get(register)
-        newest = None if before is None else before.newest
-        operation = op.Operation(register, wish, self._habits, secrets.token_bytes, sign=sign, newest=newest)
+        term = None if before is None else before.term
+        operation = op.Operation(register, wish, self._habits, secrets.token_bytes, sign=sign, term=term)
         end = await _Run(self, operation).run()
         if isinstance(end.outcome, op.Gone):
             unknown = "it may have taken effect, or may yet: read the register to see"
@@ -100,8 +136,8 @@ class Registers:
                 f"the register is not to be had: {end.outcome.why}",
                 hint=unknown if end.outcome.is_unknown else "try again when they are back",
             )
-        if end.newest is not None:
-            self._remember(register, before, _Known(end.newest, _seq(end.outcome)))
+        if end.term is not None:
+            self._remember(register, before, _Known(end.term, _seq(end.outcome)))
         return end.outcome
 
     def _remember(self, register: Register, before: _Known | None, now: _Known) -> None:
@@ -120,14 +156,14 @@ class Registers:
 
 @attrs.frozen
 class _Known:
-    """What is remembered of a register: a proposal of its newest term, and the greatest decided version."""
+    """What is remembered of a register: its newest term, and the greatest decided version."""
 
-    newest: Proposal
+    term: op.Term
     seq: int
 
     def is_before(self, other: _Known) -> bool:
         """Tell whether this is less than was known before; of two registers of one key, created apart, neither is."""
-        return self.seq < other.seq and self.newest.root_after == other.newest.root_after
+        return self.seq < other.seq and self.term.root == other.term.root
 
 
 def _seq(outcome: op.Outcome) -> int:
@@ -182,6 +218,7 @@ class _Run:
     async def _find(self) -> None:
         """Look up who is near the key, and who says that it votes on the register."""
         key = self._operation.register.key
+        await self._peering.joined.wait()  # one that knows nobody yet would take itself for the whole swarm
         try:
             outcome = await self._lookups.run(core.Providers(key, PROVIDERS_MAX))
         except WorldError:

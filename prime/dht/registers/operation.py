@@ -29,6 +29,8 @@ from prime.dht.registers.proposal import (
     quorum_of,
 )
 
+REFRESH_MS: Final = 24 * 3600 * 1000
+"""A tended register is proposed anew this long after its last proposal, since it ends when nobody does for long."""
 PAUSE_MIN_S: Final = 0.05
 PAUSE_MAX_S: Final = 2.0
 
@@ -70,7 +72,7 @@ class Write:
 
 @attrs.frozen
 class Tend:
-    """Finish what was begun, and put others in the place of electors that are `away`, or have lost their store."""
+    """Finish what was begun, put others in the place of electors that are `away` or have another store, and refresh it."""
 
     away: frozenset[PeerId] = frozenset()
 
@@ -148,10 +150,10 @@ class Wake:
 
 @attrs.frozen
 class End:
-    """It is over; `newest` is worth remembering for the next operation of this register."""
+    """It is over; `term` is worth remembering for the next operation of this register."""
 
     outcome: Outcome
-    newest: Proposal | None
+    term: Term | None
 
 
 Command = Find | Put | Wake | End | Report
@@ -241,7 +243,7 @@ class Term:
 class Operation:
     """One operation on `register`. `draw(n)` returns n random bytes; `sign` seals what it proposes; without the publisher's key it is `None`.
 
-    `newest` is what is remembered of the register, if anything. `step` takes seconds of a monotonic clock and the wall
+    `term` is what is remembered of the register, if anything. `step` takes seconds of a monotonic clock and the wall
     clock in ms since 1970.
     """
 
@@ -253,14 +255,14 @@ class Operation:
         draw: Callable[[int], bytes],
         *,
         sign: Callable[[Any], Any] | None,
-        newest: Proposal | None = None,
+        term: Term | None = None,
     ) -> None:
         self.register = register
         self._wish = wish
         self._habits = habits
         self._draw = draw
         self._sign = sign
-        self._term = Term.of(newest) if newest is not None and newest.ballot.term else None
+        self._term = term
         self._mark = draw(MARK_BYTES)
         self._phase: Literal["new", "find", "look", "prepare", "accept", "spread", "pause", "over"] = "new"
         self._round = 0
@@ -281,6 +283,7 @@ class Operation:
         self._short = 0
         self._lost = 0
         self._is_outbidding = False
+        self._is_refreshing = False
         self._ends_at = 0.0
         self._now_ms = 0
         self._reported = False
@@ -373,7 +376,7 @@ class Operation:
 
     def _over(self, outcome: Outcome) -> list[Command]:
         self._phase = "over"
-        return [End(outcome, None if self._term is None else self._term.known)]
+        return [End(outcome, self._term)]
 
     def _gone(self, why: str) -> Gone:
         return Gone(why, is_unknown=self._has_proposed)
@@ -550,11 +553,14 @@ class Operation:
         """End, or put others in the place of those who are away; with one decision at most."""
         if self._sign is None or self._phase != "look" or self._change is not None:
             return self._over(Settled(there, self._away))
+        if not set(term.electors.peers()) <= set(self._asked):
+            return self._look(term.electors.peers(), now)
         seated = self._of_seats(term)
         self._away = tuple(peer for peer in term.electors.peers() if peer not in seated)
         gone = {peer for peer in self._away if peer in self._answers or peer in self._missed()}
         if not gone and len(term.electors.seats) >= self._habits.electors:
-            return self._over(Settled(there, self._away))
+            self._is_refreshing = self._now_ms - term.known.stamp_ms >= REFRESH_MS
+            return self._prepare(now) if self._is_refreshing else self._over(Settled(there, self._away))
         if not self._closest:
             self._phase = "find"
             return [Find(), Wake(self._ends_at)]
@@ -637,7 +643,7 @@ class Operation:
             self._written = version.followed_by(wish.value, self._mark, self._now_ms)
             self._has_proposed = True
             return self._propose(term.electors, self._written, None, now)
-        if is_decided:
+        if is_decided and not self._is_refreshing:
             return self._settle(term, version, now)
         return self._propose(term.electors, version, None, now)
 

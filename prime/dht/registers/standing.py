@@ -14,6 +14,7 @@ from prime.wire import Limits, dumps, loads
 
 KIND: Final = "register"
 STORE_KIND: Final = "register-store"
+TENDED_KIND: Final = "register-tended"
 _LIMITS: Final = Limits()
 
 
@@ -26,6 +27,11 @@ def standing_entry(standing: Standing) -> Entry:
         standing.promised_ms,
     ]
     return Entry(KIND, keys.to_bytes(standing.register.key), dumps(fields))
+
+
+def tended_entry(register: Register) -> Entry:
+    """Return what is written for a register of the node's own, which it keeps alive."""
+    return Entry(TENDED_KIND, keys.to_bytes(register.key), register.salt)
 
 
 def standing_removal(register: Register) -> Removal:

@@ -17,7 +17,7 @@ import attrs
 from prime.actor.contract import PeerId
 from prime.dht.registers import elector as el
 from prime.dht.registers import operation as op
-from prime.dht.registers.proposal import STORE_BYTES, Proposal, Register, Seat, Version, quorum_of
+from prime.dht.registers.proposal import STORE_BYTES, Register, Seat, Version, quorum_of
 from prime.sim import linear
 from prime.sim.heap import HeapNode, HeapWorld, Program
 from prime.sim.invariants import require
@@ -116,7 +116,7 @@ class RegisterNode(Program):
         self.registry = registry
         self.node: HeapNode
         self.elector: el.Elector | None = None
-        self.newest: dict[Register, Proposal] = {}
+        self.terms: dict[Register, op.Term] = {}
         self.missed: Counter[PeerId] = Counter()
         self._running: dict[int, Running] = {}
 
@@ -196,8 +196,8 @@ class RegisterNode(Program):
         has_key = self.node.name in registry.writers
         kind = draw.random()
         if has_key and kind < registry.writing:
-            known = self.newest.get(register)
-            seq = 0 if known is None or draw.random() < 0.05 else known.version.seq
+            term = self.terms.get(register)
+            seq = 0 if term is None or draw.random() < 0.05 else term.known.version.seq
             self.begin(register, op.Write(seq, registry.new_value(self.node.name)))
         elif has_key and kind > 0.88:
             away = frozenset(peer for peer, times in self.missed.items() if times >= MISSED_MAX)
@@ -218,7 +218,7 @@ class RegisterNode(Program):
             registry.habits,
             self.node.random("nonces").randbytes,
             sign=(lambda draft: draft) if is_write or name in registry.writers else None,
-            newest=self.newest.get(register),
+            term=self.terms.get(register),
         )
         self._running[number] = Running(core, context.__enter__(), context)
         self._step(number, op.Begin())
@@ -240,9 +240,9 @@ class RegisterNode(Program):
             case op.Wake(at):
                 running.wake += 1
                 self.node.later(max(at - self.node.now, 0.0), self._wake, number, running.wake)
-            case op.End(outcome, newest):
+            case op.End(outcome, term):
                 del self._running[number]
-                self._ended(running, outcome, newest)
+                self._ended(running, outcome, term)
             case el.Report(kind, _, text):
                 self.registry.report(kind, text)
 
@@ -251,9 +251,9 @@ class RegisterNode(Program):
         if running is not None and running.wake == wake:
             self._step(number, op.Woken())
 
-    def _ended(self, running: Running, outcome: op.Outcome, newest: Proposal | None) -> None:
-        if newest is not None:
-            self.newest[running.core.register] = newest
+    def _ended(self, running: Running, outcome: op.Outcome, term: op.Term | None) -> None:
+        if term is not None:
+            self.terms[running.core.register] = term
         recorded = running.recorded
         match outcome:
             case op.Settled(version, away):

@@ -18,11 +18,12 @@ from prime.dht.registers.operation import (
     Habits,
     Operation,
     Put,
+    Term,
     Wake,
     Wish,
     Woken,
 )
-from prime.dht.registers.proposal import Proposal, Register, Seat
+from prime.dht.registers.proposal import Register, Seat
 
 REGISTER = Register(PeerId("publisher"), b"salt")
 
@@ -64,14 +65,14 @@ class Swarm:
     def play(
         self,
         wish: Wish,
-        newest: Proposal | None = None,
+        term: Term | None = None,
         *,
         has_key: bool = True,
         register: Register = REGISTER,
         view: Collection[str] | None = None,
     ) -> End:
         sign = (lambda draft: draft) if has_key else None
-        operation = Operation(register, wish, self.habits, self.random.randbytes, sign=sign, newest=newest)
+        operation = Operation(register, wish, self.habits, self.random.randbytes, sign=sign, term=term)
         todo = operation.step(Begin(), self.now, self.now_ms)
         wakes_at = 0.0
         while True:

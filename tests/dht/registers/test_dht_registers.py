@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from random import Random
+
+import attrs
 import pytest
 import trio
 
 import prime
+from prime.actor.contract import PeerId
+from prime.dht.backends.memory import MemoryBackend
 from prime.dht.dht import Dht
-from prime.errors import ConflictError, NotFoundError, UsageError
-from tests.dht.swarm import open_nodes
+from prime.dht.registers.proposal import Register
+from prime.dht.registers.standing import TENDED_KIND
+from prime.errors import ConflictError, NotFoundError, PrimeError, UsageError
+from prime.sim import linear
+from prime.sim.scenarios.registers import Versions, told
+from tests.dht.swarm import LAN, WALL_S, open_node, open_nodes
+
+QUICK = attrs.evolve(LAN, replicas=5, request_s=1.0, lookup_s=8.0)
 
 
 async def test_one_of_several_writers_wins_and_the_others_hear_what_is_there(autojump_clock: trio.abc.Clock) -> None:
@@ -48,3 +59,136 @@ async def test_a_register_that_is_not_there(autojump_clock: trio.abc.Clock) -> N
         assert caught.value.found is None
         with pytest.raises(UsageError, match="65 bytes"):
             await nodes[0].compare_and_set(b"s" * 65, 0, b"x")
+
+
+class Life:
+    """Nodes over the memory transport that end and start again, with clients on each, whose operations are recorded."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.memory = prime.Memory()
+        self.team = prime.KeyPair.from_seed(b"t" * 32)
+        self.random = Random(seed)
+        self.history = linear.History(trio.current_time)
+        self.backends = [MemoryBackend() for _ in range(count)]
+        self.begin: tuple[str, ...] = ()
+        self.there = [trio.Event() for _ in range(count)]
+        self.values = 0
+
+    async def live(self, number: int, until: float) -> None:
+        """Be one node, life after life; it loses its store now and then."""
+        while trio.current_time() < until:
+            with trio.move_on_after(self.random.uniform(5, 20)):
+                async with open_node(number, self.memory, self.begin, self.backends[number], settings=QUICK) as node:
+                    if number < 2 and len(self.begin) < 2:
+                        self.begin = (*self.begin, *node.system.addresses)
+                    await node.dht.joined()
+                    self.there[number].set()
+                    await self.there[-1].wait()
+                    while trio.current_time() < until:
+                        await self.act(f"n{number}", node.dht)
+            await trio.sleep(self.random.uniform(0.5, 2))
+
+    async def act(self, name: str, dht: Dht) -> None:
+        """Read or write once."""
+        await trio.sleep(self.random.uniform(0.1, 1.5))
+        seq, _ = await self.read(name, dht)
+        if seq >= 0 and self.random.random() < 0.6:
+            await self.write(name, dht, seq)
+
+    async def read(self, name: str, dht: Dht) -> tuple[int, bytes | None]:
+        with self.history.operation(name, "r", "read") as recorded:
+            there: tuple[int, bytes | None]
+            try:
+                version = await dht.read_register(self.team.peer, b"r")
+                there = (version.seq, version.value)
+            except NotFoundError:
+                there = (0, None)
+            except PrimeError:
+                recorded.failed()
+                return (-1, None)
+            recorded.returned(there)
+            return there
+
+    async def write(self, name: str, dht: Dht, seq: int) -> None:
+        self.values += 1
+        value = b"%d" % self.values
+        with self.history.operation(name, "r", "write", (seq, value)) as recorded:
+            try:
+                version = await dht.compare_and_set(b"r", seq, value, signer=self.team)
+            except ConflictError as error:
+                recorded.returned((False, told(error.found)))  # type: ignore[arg-type]
+            except PrimeError:
+                recorded.unknown()
+            else:
+                recorded.returned((True, told(version)))
+
+
+async def play(seed: int, seconds: float) -> list[linear.Operation]:
+    """Let five nodes come and go, and return the writes that took effect, once the history is found to be sound."""
+    life = Life(5, seed)
+    async with trio.open_nursery() as nursery:
+        for number in range(5):
+            nursery.start_soon(life.live, number, seconds)
+            await life.there[number].wait()
+    life.history.check(Versions()).require()
+    ended = [one for one in life.history.operations if one.name == "write" and one.outcome == "returned"]
+    return [one for one in ended if one.result[0]]
+
+
+async def test_what_real_nodes_saw_while_they_came_and_went_is_linearizable(autojump_clock: trio.abc.Clock) -> None:
+    assert len(await play(1, 15.0)) >= 5
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(2, 12))
+async def test_what_real_nodes_saw_for_longer_is_linearizable(autojump_clock: trio.abc.Clock, seed: int) -> None:
+    assert len(await play(seed, 120.0)) >= 5
+
+
+async def test_electors_that_stay_away_are_replaced(autojump_clock: trio.abc.Clock) -> None:
+    memory, begin = prime.Memory(), list[str]()
+    ends: dict[PeerId, trio.CancelScope] = {}
+
+    async def live(number: int, task_status: trio.TaskStatus[Dht]) -> None:
+        with trio.CancelScope() as scope:
+            async with open_node(number, memory, tuple(begin), settings=attrs.evolve(QUICK, replicas=3)) as node:
+                begin.extend(node.system.addresses)
+                await node.dht.joined()
+                ends[node.dht.peer] = scope
+                task_status.started(node.dht)
+                await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        nodes = [await nursery.start(live, number) for number in range(7)]
+        writer = nodes[0]
+        await writer.compare_and_set(b"s", 0, b"a")
+        for seq in (1, 2, 3):
+            known = writer._registers._known[Register(writer.peer, b"s")].term
+            gone = next(peer for peer in known.electors.peers() if peer != writer.peer)
+            ends[gone].cancel()
+            await trio.sleep(5)
+            assert await writer.tend_register(b"s") == (gone,)
+            await writer.tend_register(b"s")
+            assert await writer.tend_register(b"s") == ()
+            assert (await writer.compare_and_set(b"s", seq, b"%d" % seq)).seq == seq + 1
+        reader = next(node for node in nodes[1:] if not ends[node.peer].cancel_called)
+        assert (await reader.read_register(writer.peer, b"s")).value == b"3"
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_node_tends_what_it_has_written_by_itself(autojump_clock: trio.abc.Clock) -> None:
+    settings = attrs.evolve(QUICK, replicas=3, replicate_s=60.0)
+
+    def days_s() -> float:
+        return WALL_S + 1000 * trio.current_time()
+
+    async with open_nodes(4, settings=settings, wall_s=days_s) as opened:
+        writer, backend = opened[0].dht, opened[0].backend
+        await writer.compare_and_set(b"s", 0, b"a")
+        before = writer._registers._known[Register(writer.peer, b"s")].term.known
+        await trio.sleep(200)
+        after = writer._registers._known[Register(writer.peer, b"s")].term.known
+        assert after.stamp_ms > before.stamp_ms
+        assert after.version == before.version
+        loaded = await backend.open()
+        assert [entry.body for entry in loaded.entries if entry.kind == TENDED_KIND] == [b"s"]

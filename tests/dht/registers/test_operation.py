@@ -6,8 +6,7 @@ import pytest
 
 from prime.actor.contract import PeerId
 from prime.dht.registers.elector import Accept, Prepare
-from prime.dht.registers.operation import Conflict, End, Gone, Put, Read, Settled, Tend, Write, Written
-from prime.dht.registers.proposal import Proposal
+from prime.dht.registers.operation import Conflict, End, Gone, Put, Read, Settled, Tend, Term, Write, Written
 from tests.dht.registers.electors import Swarm
 
 
@@ -23,9 +22,9 @@ def why(end: End) -> str:
     return end.outcome.why
 
 
-def newest(end: End) -> Proposal:
-    assert end.newest is not None
-    return end.newest
+def term(end: End) -> Term:
+    assert end.term is not None
+    return end.term
 
 
 def test_a_register_that_was_never_written_is_empty() -> None:
@@ -38,7 +37,7 @@ def test_each_write_needs_the_version_before() -> None:
     swarm = Swarm()
     first = swarm.play(Write(0, b"a"))
     assert value(first) == (1, b"a")
-    late = swarm.play(Write(0, b"b"), first.newest)
+    late = swarm.play(Write(0, b"b"), first.term)
     assert isinstance(late.outcome, Conflict)
     assert value(late) == (1, b"a")
     assert value(swarm.play(Write(1, b"b"))) == (2, b"b")
@@ -48,7 +47,7 @@ def test_each_write_needs_the_version_before() -> None:
 
 def test_a_read_of_what_is_known_asks_each_elector_once() -> None:
     swarm = Swarm()
-    known = swarm.play(Write(0, b"a")).newest
+    known = swarm.play(Write(0, b"a")).term
     swarm.asked = 0
     assert value(swarm.play(Read(), known, has_key=False)) == (1, b"a")
     assert swarm.asked == 7
@@ -57,7 +56,7 @@ def test_a_read_of_what_is_known_asks_each_elector_once() -> None:
 @pytest.mark.parametrize(("count", "quorum"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 4), (6, 4), (7, 5)])
 def test_a_register_lives_with_its_quorum_and_names_what_it_lacks(count: int, quorum: int) -> None:
     swarm = Swarm(count)
-    known = swarm.play(Write(0, b"a")).newest
+    known = swarm.play(Write(0, b"a")).term
     swarm.down = {f"e{i}" for i in range(count - quorum)}
     assert value(swarm.play(Write(1, b"b"), known)) == (2, b"b")
     assert value(swarm.play(Read(), known)) == (2, b"b")
@@ -68,7 +67,7 @@ def test_a_register_lives_with_its_quorum_and_names_what_it_lacks(count: int, qu
 
 def test_who_came_back_with_an_empty_disk_does_not_vote() -> None:
     swarm = Swarm(3)
-    known = swarm.play(Write(0, b"a")).newest
+    known = swarm.play(Write(0, b"a")).term
     swarm.lose_disk("e0")
     swarm.lose_disk("e1")
     assert "of its 3 electors 1 vote" in why(swarm.play(Read(), known))
@@ -77,7 +76,7 @@ def test_who_came_back_with_an_empty_disk_does_not_vote() -> None:
 
 def test_a_write_that_was_cut_off_is_finished_by_the_next_operation() -> None:
     swarm = Swarm()
-    known = swarm.play(Write(0, b"a")).newest
+    known = swarm.play(Write(0, b"a")).term
 
     def cut(put: Put) -> None:
         if isinstance(put.question, Accept):
@@ -96,7 +95,7 @@ def test_a_write_that_was_cut_off_is_finished_by_the_next_operation() -> None:
 
 def test_a_writer_that_was_overtaken_hears_what_is_there() -> None:
     swarm = Swarm()
-    known = swarm.play(Write(0, b"a")).newest
+    known = swarm.play(Write(0, b"a")).term
     rivals = [b"c"]
 
     def overtake(put: Put) -> None:
@@ -112,7 +111,7 @@ def test_a_writer_that_was_overtaken_hears_what_is_there() -> None:
 def test_an_attempt_that_another_finished_is_not_told_of_as_a_conflict() -> None:
     """Accepted by one, refused by the others since a reader was faster, which finished it; then others wrote on."""
     swarm = Swarm()
-    known = swarm.play(Write(0, b"a")).newest
+    known = swarm.play(Write(0, b"a")).term
     steps = [0]
 
     def interfere(put: Put) -> None:
@@ -134,13 +133,13 @@ def test_an_attempt_that_another_finished_is_not_told_of_as_a_conflict() -> None
 
 def test_electors_that_stay_away_are_replaced() -> None:
     swarm = Swarm(12)
-    known = newest(swarm.play(Write(0, b"a")))
+    known = term(swarm.play(Write(0, b"a")))
     gone: set[PeerId] = set()
     for _ in range(2):
         gone |= set(known.electors.peers()[:2])
         swarm.down = set(gone)
-        known = newest(swarm.play(Tend(frozenset(gone)), known))
-        known = newest(swarm.play(Write(known.version.seq, b"b"), known))
+        known = term(swarm.play(Tend(frozenset(gone)), known))
+        known = term(swarm.play(Write(known.known.version.seq, b"b"), known))
         assert not gone & set(known.electors.peers())
         assert len(known.electors.seats) == 7
     assert len(gone) == 4
@@ -148,7 +147,7 @@ def test_electors_that_stay_away_are_replaced() -> None:
 
 def test_an_elector_with_another_disk_is_seated_anew() -> None:
     swarm = Swarm()
-    known = newest(swarm.play(Write(0, b"a")))
+    known = term(swarm.play(Write(0, b"a")))
     swarm.lose_disk("e3")
     swarm.play(Tend(), known)
     swarm.down = {"e0", "e1"}
@@ -157,23 +156,23 @@ def test_an_elector_with_another_disk_is_seated_anew() -> None:
 
 def test_who_knows_only_the_first_electors_is_led_to_the_present_ones() -> None:
     swarm = Swarm(14)
-    old = known = newest(swarm.play(Write(0, b"a")))
+    old = known = term(swarm.play(Write(0, b"a")))
     for name in ("e0", "e1", "e2"):
         swarm.down = {name}
-        known = newest(swarm.play(Tend(frozenset({PeerId(name)})), known))
+        known = term(swarm.play(Tend(frozenset({PeerId(name)})), known))
     swarm.down = set()
-    written = newest(swarm.play(Write(1, b"b"), known))
-    assert written.ballot.term == old.ballot.term + 3
+    written = term(swarm.play(Write(1, b"b"), known))
+    assert written.number == old.number + 3
     assert value(swarm.play(Read(), old, has_key=False)) == (2, b"b")
     assert value(swarm.play(Write(2, b"c"), old)) == (3, b"c")
 
 
 def test_a_small_register_grows_with_the_swarm() -> None:
     swarm = Swarm()
-    few = newest(swarm.play(Write(0, b"a"), view=["e0", "e1", "e2"]))
+    few = term(swarm.play(Write(0, b"a"), view=["e0", "e1", "e2"]))
     assert len(few.electors.seats) == 3
     swarm.play(Tend(), few)
-    grown = newest(swarm.play(Write(1, b"b"), few))
+    grown = term(swarm.play(Write(1, b"b"), few))
     assert len(grown.electors.seats) == 7
     assert value(swarm.play(Read(), few, has_key=False)) == (2, b"b")
 
@@ -204,10 +203,10 @@ def test_two_registers_of_one_key_are_told_of() -> None:
     swarm = Swarm(14)
     names = list(map(str, swarm.electors))
     ends = [
-        newest(swarm.play(Write(0, b"left"), view=names[:7])),
-        newest(swarm.play(Write(0, b"right"), view=names[7:])),
+        term(swarm.play(Write(0, b"left"), view=names[:7])),
+        term(swarm.play(Write(0, b"right"), view=names[7:])),
     ]
-    kept, lost = sorted(ends, key=lambda proposal: proposal.root)
+    kept, lost = sorted(ends, key=lambda one: one.root)
     assert kept.root != lost.root
     swarm.play(Write(1, b"on"), kept)
     swarm.down = set(map(str, lost.electors.peers()[:3]))
@@ -217,7 +216,7 @@ def test_two_registers_of_one_key_are_told_of() -> None:
 
 def test_who_has_no_key_calls_no_ballot() -> None:
     swarm = Swarm()
-    known = swarm.play(Write(0, b"a")).newest
+    known = swarm.play(Write(0, b"a")).term
     questions: list[object] = []
     swarm.on_put = lambda put: questions.append(put.question)
     swarm.play(Read(), known, has_key=False)
