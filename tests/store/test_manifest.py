@@ -53,9 +53,9 @@ def test_an_empty_blob_and_one_of_a_single_chunk_need_no_nodes() -> None:
 def test_a_tebibyte_has_a_manifest_of_a_few_bytes_and_nodes_of_32_kib() -> None:
     tebibyte = Manifest(1 << 40, CHUNK_BYTES, bytes(32))
     assert len(tebibyte.packed) < MANIFEST_BYTES_MAX
-    assert tebibyte.counts == (1 << 21, 2048, 2, 1)
-    assert max(tebibyte.node_size_bytes(level, 0) for level in (1, 2, 3)) == NODE_BYTES_MAX == 32 << 10
-    assert tebibyte.tree_bytes == 32 * ((1 << 21) + 2048 + 2)
+    assert tebibyte.counts == (1 << 20, 1024, 1)
+    assert max(tebibyte.node_size_bytes(level, 0) for level in (1, 2)) == NODE_BYTES_MAX == 32 << 10
+    assert tebibyte.tree_bytes == 32 * ((1 << 20) + 1024)
 
 
 @given(st.integers(0, 3 * FANOUT * FANOUT), st.data())
