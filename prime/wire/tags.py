@@ -33,9 +33,13 @@ GROUPS: Final = (
     Group("operations", "observe", 0x080, 0x0FF, "status, metrics, logs, health, stop"),
     Group("training", "trainer", 0x100, 0x1FF, "the round, state and its transfer, the worker, the round's journal"),
     Group("checkpoints", "store", 0x200, 0x2FF, "save, load, list, delete, announce, vertices"),
-    Group("records", "dht", 0x300, 0x35F, "find, get, put, remove, provide, replicate, registers, manifests and chunks"),
+    Group(
+        "records", "dht", 0x300, 0x35F, "find, get, put, remove, provide, replicate, registers, manifests and chunks"
+    ),
     Group("orders", "node", 0x360, 0x367, "what a node's own user wants of its part in the DHT"),
-    Group("publishing", "trainer", 0x368, 0x37F, "models that are pushed and pulled, and what is told of them meanwhile"),
+    Group(
+        "publishing", "trainer", 0x368, 0x37F, "models that are pushed and pulled, and what is told of them meanwhile"
+    ),
     Group("discovery", "dht", 0x380, 0x3FF, "announce, query, names: register and resolve"),
     Group("consensus", "consensus", 0x400, 0x4FF, "vertices, acks, certificates, queries, equivocation; raft's"),
     Group("governance", "coordinator", 0x500, 0x53F, "proposals, ballots, tallies, rules, the audit trail"),
