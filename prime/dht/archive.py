@@ -14,6 +14,7 @@ from typing import Final, Protocol, TypeVar
 import trio
 
 from prime.actor.contract import PeerId
+from prime.dht import key as keys
 from prime.dht import providers as provisions
 from prime.dht import publications as published
 from prime.dht import row as rows
@@ -62,6 +63,10 @@ class Archive:
         """Registers of this node's own that it keeps alive."""
         self.damaged: list[Removal] = []
         """What was in the store and could not be used: other nodes have it."""
+        self.lost_writes = 0
+        """How many writes the store had lost; see `Loaded`."""
+        self.unsure: list[Key] = []
+        """Keys of which other nodes may have more than this one: the damaged ones, and all, where writes were lost."""
         self._backend = backend
         self._turn = trio.Lock()
 
@@ -131,13 +136,17 @@ class Archive:
         """Take in what was in the store; what cannot be used is removed from it."""
         taken = _Taken()
         self.damaged = [*loaded.damaged, *(bad for entry in loaded.entries if (bad := taken.take(entry)) is not None)]
-        fits = self.shelf.restore(taken.rows).writes
+        self.lost_writes = loaded.lost_writes
+        fits = self.shelf.restore(taken.rows)
         known = self.providers.restore(taken.provisions, taken.contacts)
         self.publications.restore(taken.publications)
         self.tended = {Register(self.peer, salt): None for salt in taken.tended}
-        taken.registers.is_damaged = bool(self.damaged)
+        taken.registers.is_damaged = bool(self.damaged or loaded.lost_writes)
         self.elector, named = taken.registers.elector(self.peer)
-        await self._write([*self.damaged, *fits, *known.writes, *named])
+        await self._write([*self.damaged, *fits.writes, *known.writes, *named])
+        self.shelf.commit(fits)
+        self.providers.commit(known)
+        self.unsure = [*_keys_of(self.damaged), *(row.key for row in taken.rows if loaded.lost_writes)]
 
     async def _change(self, plan: Callable[[], P], commit: Callable[[P], None]) -> P:
         async with self._turn:
@@ -149,6 +158,12 @@ class Archive:
     async def _write(self, changes: Sequence[Entry | Removal]) -> None:
         if changes:
             await self._backend.write(changes)
+
+
+def _keys_of(damaged: Sequence[Removal]) -> list[Key]:
+    """Return the keys of the records that were damaged; a name may be damaged, too."""
+    names = (each.name for each in damaged if each.kind == rows.KIND)
+    return [Key(int.from_bytes(name, "big")) for name in names if len(name) == keys.SIZE_BYTES]
 
 
 class _Taken:

@@ -20,6 +20,7 @@ from prime.dht.archive import Archive, open_archive
 from prime.dht.backend import Backend
 from prime.dht.backends.memory import MemoryBackend
 from prime.dht.contact import Contact
+from prime.dht.facts import StoreDamaged
 from prime.dht.holding import HoldingActor
 from prime.dht.ipfs.kad import answering_streams
 from prime.dht.key import Key, key_of_peer
@@ -353,6 +354,8 @@ async def open_dht(
         open_archive(peering.peer, settings, backend or MemoryBackend()) as archive,
         system.supervisor("dht", restart=RESTART) as supervisor,
     ):
+        if archive.damaged or archive.lost_writes:
+            system.emit(StoreDamaged(len(archive.damaged), archive.lost_writes))
         lookups = Lookups(peering, supervisor)
         storings = Storings(peering, supervisor)
         publisher = Publisher(peering, archive, lookups, storings)

@@ -41,6 +41,14 @@ class Equivocation:
 
 
 @attrs.frozen
+class StoreDamaged:
+    """Of what this node's store had, so many entries were damaged, and so many last writes are gone: others are asked."""
+
+    entries: int
+    lost_writes: int
+
+
+@attrs.frozen
 class PeerRefused:
     """What a peer asked, or answered, was refused; `unsaid` more were since the last such fact."""
 

@@ -23,7 +23,7 @@ from prime.dht import replication as core
 from prime.dht.archive import Archive
 from prime.dht.contact import Contact
 from prime.dht.key import Key
-from prime.dht.lookup import Nearest
+from prime.dht.lookup import Nearest, Value
 from prime.dht.peering import Missed, Peering
 from prime.dht.record import Record, read_record
 from prime.dht.replication import Replication
@@ -99,6 +99,8 @@ class HoldingActor(Actor[m.GetRecord | m.StoreRecord | Keep | Neighbour | Turn |
         for record in tuple(self._archive.shelf.records(peering.now_ms())):
             self._feed(core.Taken(record.key, None))
         self.ctx.every(SWEEP_S, Sweep())
+        if self._archive.unsure:
+            self.ctx.start_soon(self._mend)
 
     # ---- what others ask
 
@@ -151,18 +153,17 @@ class HoldingActor(Actor[m.GetRecord | m.StoreRecord | Keep | Neighbour | Turn |
             else:
                 for each, answer in zip(batch, plan.answers, strict=True):
                     each.later.reply(reply_of(answer))
-                    self._note(each, answer)
+                    self._note(each.record, each.by, answer)
                 self._forget(plan)
         self._writing = False
 
-    def _note(self, offer: _Offer, answer: Answer) -> None:
-        record = offer.record
+    def _note(self, record: Record, by: PeerId, answer: Answer) -> None:
         key = keys.to_bytes(record.key).hex()
         if answer.equivocation is not None:
             self.ctx.emit(facts.Equivocation(key, record.publisher, record.seq))
         if answer.outcome == "stored":
             self.ctx.emit(facts.RecordHeld(key, record.publisher, record.seq, len(record.sealed)))
-            self._feed(core.Taken(record.key, offer.by))
+            self._feed(core.Taken(record.key, by))
 
     def _forget(self, plan: Plan) -> None:
         """Owe nobody what is not held any more."""
@@ -227,6 +228,8 @@ class HoldingActor(Actor[m.GetRecord | m.StoreRecord | Keep | Neighbour | Turn |
             try:
                 answer = await peering.ask(peer, m.RECORDS_PATH, HoldingActor, m.StoreRecord(record.sealed))
                 outcome = answer.outcome
+                if (later := peering.read_record(answer.held, key)) is not None:
+                    await self._take(later, peer)
             except RefusedError:
                 pass
             except PrimeError:
@@ -234,6 +237,25 @@ class HoldingActor(Actor[m.GetRecord | m.StoreRecord | Keep | Neighbour | Turn |
                 self._feed(core.Handed(key, peer, "failed"))
                 return
         self._feed(core.Handed(key, peer, outcome))
+
+    async def _mend(self) -> None:
+        """Ask other nodes for what the store had lost, one record at a time; what they do not have is gone."""
+        unsure, peering = self._archive.unsure, self._peering
+        await peering.joined.wait()
+        while unsure:
+            with contextlib.suppress(PrimeError):
+                outcome = await self._lookups.run(Value(unsure[-1], 0))
+                if outcome.record is not None:
+                    source = outcome.holders[0].peer if outcome.holders else peering.peer
+                    await self._take(outcome.record, source)
+            unsure.pop()
+
+    async def _take(self, record: Record, source: PeerId) -> None:
+        """Hold a record that another node has shown. Raises `WorldError`."""
+        peering = self._peering
+        plan = await self._archive.hold([(record, peering.share_of(source))], peering.now_ms())
+        self._note(record, source, plan.answers[0])
+        self._forget(plan)
 
     async def _drop(self, key: Key, record: Record | None) -> None:
         """Give up a record, unless another version of it has come."""
