@@ -1,7 +1,8 @@
 """What this node has published and keeps alive: its own records, and the keys that it provides. Pure.
 
-Whoever publishes says it anew before it expires: a record is signed again under the same seq, with a later start; a key is
-provided again. What is to change is written first, then committed, as with the shelf; so a node that starts again goes on.
+Whoever publishes says it anew before it expires: a record is signed again under the same seq, with a later start. Nobody else
+can say who provides a key, so no holder hands that on as it does records: it is said anew as often as records are handed
+on, and more rarely by who provides very many keys. What is to change is written first, then committed, as with the shelf; so a node that starts again goes on.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from prime.wire import Limits, dumps, loads
 
 RECORD_KIND: Final = "published"
 KEY_KIND: Final = "provided"
+PACE_MS: Final = 5_000
+"""A key is provided again this often at the most, whichever of them it is."""
 _LIMITS: Final = Limits()
 
 
@@ -71,6 +74,7 @@ class Publications:
 
     def __init__(self, settings: DhtSettings) -> None:
         self._republish_ms = int(1000 * settings.republish_s)
+        self._replicate_ms = int(1000 * settings.replicate_s)
         self._kept: dict[tuple[str, Key], Publication] = {}
         self._at: dict[tuple[str, Key], int] = {}
         self._due: list[tuple[int, str, Key]] = []
@@ -124,7 +128,8 @@ class Publications:
         if isinstance(change, Published) and change.record is not None:
             return change.record.created_ms + min(self._republish_ms, 500 * change.record.ttl_s)
         said_ms = change.said_ms if isinstance(change, Provided) else 0
-        return (said_ms or 0) + min(self._republish_ms, 500 * TTL_S_MAX)
+        every_ms = max(self._replicate_ms, PACE_MS * len(self._kept))
+        return (said_ms or 0) + min(every_ms, self._republish_ms, 500 * TTL_S_MAX)
 
     def _set_due(self, kind: str, key: Key, at_ms: int) -> None:
         self._at[kind, key] = at_ms

@@ -24,7 +24,8 @@ class DhtSettings:
     `agreeing`                   equal answers, from distinct paths, that a read waits for
     `request_s`, `lookup_s`      deadlines of one request and of a whole lookup
     `refresh_s`                  a bucket this long without a lookup is looked up
-    `republish_s`                how often an owner publishes anew; `replicate_s` how often holders look for missing ones
+    `republish_s`                how often an owner publishes anew
+    `replicate_s`                how often holders look for missing ones, and providers say anew what they have
     `ttl_s`                      how long a record holds unless it says otherwise
     `group_table_max`            contacts of one IP group in the table; `group_bucket_max` in one bucket
     `group_records_max`          records that peers of one IP group may have stored here
@@ -82,6 +83,7 @@ PRESETS: Final[Mapping[str, DhtSettings]] = MappingProxyType(
             republish_s=11 * 3600.0,
             group_table_max=256,
             group_bucket_max=256,
+            group_records_max=1 << 16,
         ),
         "swarm": DhtSettings(),
         "large": DhtSettings(alpha=10),

@@ -6,7 +6,7 @@ import pytest
 
 from prime import KeyPair
 from prime.dht.key import key_of, to_bytes
-from prime.dht.publications import Provided, Publications, Published, read_publication
+from prime.dht.publications import PACE_MS, Provided, Publications, Published, read_publication
 from prime.dht.record import TTL_S_MAX, Record, make_record
 from prime.dht.settings import DhtSettings
 from prime.errors import DecodeError
@@ -64,9 +64,22 @@ def test_provided_keys_are_said_anew_until_they_are_provided_no_longer() -> None
     key = key_of(b"chunk")
     publications.commit(Provided(key, NOW))
     assert publications.provided() == [key]
-    assert publications.due(NOW + 22 * HOUR_MS, 9) == [Provided(key, NOW)]
+    assert publications.due(NOW + HOUR_MS - 1, 9) == []
+    assert publications.due(NOW + HOUR_MS, 9) == [Provided(key, NOW)]
     publications.commit(Provided(key, None))
     assert (publications.provided(), publications.due_ms) == ([], None)
+
+
+def test_who_provides_very_many_keys_says_so_at_a_pace_that_is_bounded() -> None:
+    publications = Publications(DhtSettings())
+    for number in range(3000):
+        publications.commit(Provided(key_of(b"%d" % number), NOW))
+    hours = [len(publications.due(NOW + hour * HOUR_MS, 5000)) for hour in range(5)]
+    assert hours[1] <= HOUR_MS // PACE_MS + 1
+    assert hours[-1] <= 3000
+    for each in publications.due(NOW + 5 * HOUR_MS, 5000):
+        publications.commit(Provided(each.key, NOW + 5 * HOUR_MS))
+    assert publications.due(NOW + 9 * HOUR_MS, 5000) == []
 
 
 def test_what_is_written_is_there_again_and_what_does_not_fit_is_refused() -> None:
