@@ -148,8 +148,10 @@ class HoldingActor(Actor[m.GetRecord | m.StoreRecord | Keep | Neighbour | Turn |
             try:
                 plan = await self._archive.hold([(each.record, each.group) for each in batch], self._peering.now_ms())
             except WorldError as error:
+                refusal = self._peering.disk_refuses(error)
                 for each in batch:
-                    each.later.reply(m.RecordStored("refused", f"its disk: {error}"))
+                    why = f"its disk: {error}" if each.by == self._peering.peer else str(refusal)
+                    each.later.reply(m.RecordStored("refused", why))
             else:
                 for each, answer in zip(batch, plan.answers, strict=True):
                     each.later.reply(reply_of(answer))
@@ -190,7 +192,7 @@ class HoldingActor(Actor[m.GetRecord | m.StoreRecord | Keep | Neighbour | Turn |
             for plan in await self._archive.sweep(self._peering.now_ms()):
                 self._forget(plan)
         except WorldError as error:
-            self._peering.note_refused("", f"its disk: {error}")
+            self._peering.disk_refuses(error)
 
     def _feed(self, event: core.Event) -> None:
         for command in self._core.step(event, self.ctx.now()):

@@ -23,7 +23,7 @@ from prime.dht.record import Record, is_live, read_record
 from prime.dht.sealed import Signer
 from prime.dht.settings import DhtSettings
 from prime.dht.table import Table
-from prime.errors import DecodeError, PrimeError, RefusedError, RemoteProtocolError
+from prime.errors import DecodeError, PrimeError, RefusedError, RemoteProtocolError, WorldError
 from prime.process.network import Routes
 from prime.transport.carrier import Carrier
 from prime.transport.links import Links
@@ -264,6 +264,11 @@ class Peering:
             return
         self._silent_until, unsaid, self._unsaid = now + _SILENCE_S, self._unsaid, 0
         self.system.emit(PeerRefused(peer, reason, unsaid))
+
+    def disk_refuses(self, error: WorldError) -> RefusedError:
+        """Take note that this node's own disk took nothing; return what others hear of it, which is not where it is."""
+        self.note_refused("", f"its disk: {error}")
+        return RefusedError("its disk refuses", hint="another node may take it: this one's user is told why")
 
     # ---- asking
 

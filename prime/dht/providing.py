@@ -40,6 +40,6 @@ class ProvidingActor(Actor[m.FindProviders | m.Provide]):
         try:
             plan = await self._archive.provide(key, contact, sender, group, q.ttl_s, now_ms)
         except WorldError as error:
-            raise RefusedError(f"its disk: {error}", hint="another peer remembers it") from error
+            raise peering.disk_refuses(error) from error
         if plan.outcome == "refused":
             raise RefusedError(plan.why, hint="another peer remembers it")

@@ -132,8 +132,11 @@ class BlobKeeper(Actor[DescribeBlob | FetchBlobNode | FetchBlobChunk]):
             self.ctx.emit(BlobDamaged(text_of(wish.content), str(error)))
             self._on_damage(wish.content)
             wish.later.fail(NotFoundError("that blob is damaged here", hint="ask another provider"))
-        except PrimeError as error:
+        except (NotFoundError, RefusedError) as error:
             wish.later.fail(error)
+        except PrimeError as error:  # the disk's, whose text says where it is: that is for this node's user alone
+            self.ctx.emit(BlobDamaged(text_of(wish.content), str(error)))
+            wish.later.fail(RefusedError("its disk refuses", hint="ask another provider"))
 
     async def _rest(self, size_bytes: int) -> None:
         """Keep to the rate, over all who are served."""

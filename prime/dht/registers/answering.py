@@ -12,7 +12,7 @@ from prime.dht.peering import Peering
 from prime.dht.registers import elector as el
 from prime.dht.registers import messages as m
 from prime.dht.registers.proposal import read_call, read_proposal
-from prime.errors import DecodeError, PrimeInternalError, RefusedError
+from prime.errors import DecodeError, PrimeInternalError, RefusedError, WorldError
 
 T = TypeVar("T")
 
@@ -51,7 +51,10 @@ class RegistersActor(Actor[m.LookAtRegister | m.PrepareRegister | m.AcceptRegist
             raise RefusedError(f"that is nothing of a register: {error}", hint=error.hint) from error
 
     async def _vote(self, question: el.Question) -> m.ElectorShown:
-        commands = await self._archive.vote(question, self._peering.now_ms())
+        try:
+            commands = await self._archive.vote(question, self._peering.now_ms())
+        except WorldError as error:
+            raise self._peering.disk_refuses(error) from error
         return to_wire(answer_in(commands, self._peering))
 
 

@@ -296,6 +296,24 @@ async def test_a_source_that_was_changed_serves_no_wrong_byte_and_is_named(tmp_p
         await eventually(lambda: not nodes.board.providers[key_of_content(content)])
 
 
+async def test_no_stranger_hears_where_a_disk_is_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prime.store.files import SystemFiles
+
+    def fail(*_: Any) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    async with net(tmp_path) as nodes:
+        provider, asker = await nodes.node(), await nodes.node()
+        content = (await provider.blobs.push(DATA)).content
+        asker.system.learn(provider.system.peer, provider.system.addresses)
+        monkeypatch.setattr(SystemFiles, "read_part", fail)
+        ref = asker.system.ref(provider.system.peer, KEEPER_PATH, BlobKeeper)
+        with pytest.raises(RefusedError, match="its disk refuses") as caught:
+            await ref.ask(FetchBlobChunk(content, 0), timeout=5)
+        assert str(tmp_path) not in str(caught.value)
+        assert str(tmp_path) in provider.told(BlobDamaged)[0].why
+
+
 async def test_a_full_disk_ends_the_fetch_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from prime.store.files import SystemFiles
 
