@@ -40,6 +40,8 @@ REQUESTS_PER_PATH: Final = 5
 """A path makes at most so many times `k` requests, however near its peers say that others are."""
 HASTE: Final = 0.1
 """The part of `request_s` after which a request holds up no other."""
+FIRST_HASTE: Final = 0.025
+"""The same part for the first request of a path that looks for a value: most often its answer is the value."""
 PROVIDERS_MAX: Final = 1024
 """Providers that a lookup remembers."""
 PROVIDERS_PER_ANSWER: Final = 32
@@ -204,6 +206,8 @@ class _Path:
     contacts: dict[PeerId, tuple[Contact, int]] = attrs.Factory(dict)
     """Of those in `seen`, the contact and its hops."""
     requests: int = 0
+    tries: bool = False
+    """It makes one request at a time, until one has shown that this does not suffice."""
     hurrying: int = 0
     """Of its requests those under way that hold up others."""
     is_over: bool = False
@@ -270,7 +274,8 @@ class Lookup:
         """Deal out the contacts to begin with, in the order of their distance, to as many paths as there are any for."""
         known = {contact.peer: contact for contact in starts if contact.peer != self._own}
         nearest = sorted(known.values(), key=self._distance)
-        paths = [_Path(number) for number in range(min(count, len(nearest)))]
+        tries = isinstance(self.want, Value) and self.want.agreeing > 0
+        paths = [_Path(number, tries=tries) for number in range(min(count, len(nearest)))]
         for index, contact in enumerate(nearest):
             self._see(paths[index % len(paths)], contact, 1)
         return paths
@@ -318,7 +323,8 @@ class Lookup:
 
     def _ask_next(self, path: _Path, now: float) -> Request | None:
         settings = self._settings
-        if path.requests >= REQUESTS_PER_PATH * settings.k or path.hurrying >= settings.alpha:
+        at_once = 1 if path.tries else settings.alpha
+        if path.requests >= REQUESTS_PER_PATH * settings.k or path.hurrying >= at_once:
             return None
         for peer in self._near(path):
             if peer not in self._asked:
@@ -327,7 +333,8 @@ class Lookup:
 
     def _ask(self, path: _Path, contact: Contact, hops: int, now: float) -> Request:
         request_s = self._settings.request_s
-        asked = _Asked(contact, path, hops, now + HASTE * request_s, now + request_s)
+        haste = FIRST_HASTE if path.tries else HASTE
+        asked = _Asked(contact, path, hops, now + haste * request_s, now + request_s)
         self._asked[contact.peer] = self._waiting[contact.peer] = asked
         self._requests += 1
         path.requests += 1
@@ -385,6 +392,8 @@ class Lookup:
             self._give_up(asked)
 
     def _stop_hurrying(self, asked: _Asked) -> None:
+        if asked.record is None:
+            asked.path.tries = False
         asked.path.hurrying -= asked.is_hurrying
         asked.is_hurrying = False
 
