@@ -6,6 +6,7 @@ import hashlib
 import time
 
 import pytest
+import trio
 
 pytest.importorskip("libp2p")
 
@@ -63,6 +64,19 @@ async def test_a_value_is_put_and_got_and_its_successor_counts() -> None:
             await found[1].ipfs.put_value(name, new.sealed[:-1] + b"x")
         with pytest.raises(RefusedError, match="namespace"):
             await found[1].ipfs.get_value(b"/unknown/x")
+
+
+async def test_who_holds_nothing_or_an_older_value_is_given_the_best_after_a_read() -> None:
+    now_ms = int(time.time() * 1000)
+    old, new = (make_record(KEY, b"", salt=b"", seq=seq, created_ms=now_ms, ttl_s=3600) for seq in range(2))
+    name = record_name(old.key)
+    async with nodes(4) as found:
+        found[0].ipfs.desk.values.put(name, new.sealed, "", now_ms)
+        found[1].ipfs.desk.values.put(name, old.sealed, "", now_ms)
+        assert await found[3].ipfs.get_value(name) == new.sealed
+        for each in found[:3]:
+            while (held := each.ipfs.desk.values.get(name, now_ms)) is None or held.value != new.sealed:  # noqa: ASYNC110 (it tells nobody)
+                await trio.sleep(0.01)
 
 
 async def test_a_public_key_is_put_and_got() -> None:

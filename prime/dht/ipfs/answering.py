@@ -170,14 +170,14 @@ class IpfsActor(Actor[Sweep | LookAround]):
     # ---- errands
 
     async def _do_errands(self) -> None:
-        """Ask newcomers what they are, and doubtful contacts whether they live."""
+        """Ask newcomers what they are, and doubtful contacts whether they live; then do what else there is."""
         asking = self._ipfs.asking
         limit = trio.CapacityLimiter(ERRANDS_MAX)
         async with trio.open_nursery() as nursery:
             while True:
                 await asking.news.wait()
                 asking.news = trio.Event()
-                while asking.doubtful or asking.newcomers:
+                while asking.doubtful or asking.newcomers or asking.chores:
                     await limit.acquire_on_behalf_of(errand := object())
                     nursery.start_soon(self._errand, self._next_errand(), limit, errand)
 
@@ -186,6 +186,8 @@ class IpfsActor(Actor[Sweep | LookAround]):
         if asking.doubtful:
             contact = asking.doubtful.pop(next(iter(asking.doubtful)))
             return lambda: asking.ask(contact, Message(Kind.FIND_NODE, peer_bytes(contact.peer)))
+        if not asking.newcomers:
+            return asking.chores.popleft()
         peer = next(iter(asking.newcomers))
         has_answered = asking.newcomers.pop(peer)
         return lambda: asking.find_out(peer, has_answered=has_answered)

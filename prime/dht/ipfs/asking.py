@@ -6,6 +6,7 @@ it has answered itself. Nothing waits longer than its deadline, and who lies is 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
@@ -42,6 +43,7 @@ from prime.transport.peer import peer_bytes
 STARTS_PER_PATH: Final = 8
 NEWCOMERS_MAX: Final = 256
 """Peers that wait to be asked who they are; more are met another time."""
+CHORES_MAX: Final = 64
 _STREAM_ERRORS: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream)
 ASKING_ERRORS: Final = (PrimeError, *_STREAM_ERRORS)
 """What asking a peer may raise; none of it is this node's fault."""
@@ -90,8 +92,10 @@ class Asking:
         """Who is to be asked what it is, and whether it has answered a request already."""
         self.doubtful: dict[PeerId, Contact] = {}
         """Who is to be asked whether it lives, as another waits for its place in the table."""
+        self.chores: deque[Callable[[], Awaitable[object]]] = deque()
+        """What else is to be done when there is time."""
         self.news = trio.Event()
-        """Set when there is somebody among these."""
+        """Set when there is somebody or something among these."""
 
     # ---- one request
 
@@ -176,6 +180,12 @@ class Asking:
         """Have a connected peer asked what it is, unless there are too many."""
         if peer != self.desk.peer and (peer in self.newcomers or len(self.newcomers) < NEWCOMERS_MAX):
             self.newcomers[peer] = self.newcomers.get(peer, False) or has_answered
+            self.news.set()
+
+    def do_later(self, chore: Callable[[], Awaitable[object]]) -> None:
+        """Have something done that nobody waits for, unless there is too much of that. It raises nothing."""
+        if len(self.chores) < CHORES_MAX:
+            self.chores.append(chore)
             self.news.set()
 
     async def find_out(self, peer: PeerId, *, has_answered: bool) -> None:

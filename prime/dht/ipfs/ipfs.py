@@ -136,14 +136,18 @@ class Ipfs:
                     f"{poll.forged} values were found under {key!r}, and none is valid", hint="have it published anew"
                 )
             raise _nothing(looked.heard, f"{key!r}")
-        await self._correct(key, best, looked.heard, poll)
+        self._correct(key, best, looked.heard, poll)
         return best
 
-    async def _correct(self, key: bytes, best: bytes, heard: Sequence[Heard], poll: _Poll) -> None:
-        """Give the best value to those of the nearest that showed another or none ("kad-dht", "entry correction")."""
+    def _correct(self, key: bytes, best: bytes, heard: Sequence[Heard], poll: _Poll) -> None:
+        """Give the best value to those of the nearest that showed another or none ("kad-dht", "entry correction").
+
+        The reader does not wait for that.
+        """
         near = heard[: self.desk.settings.replicas]
         stale = [each.contact for each in near if poll.shown.get(each.contact.peer) != best]
-        await self._store(key, best, stale)
+        if stale:
+            self.asking.do_later(partial(self._store, key, best, stale))
 
     async def put_value(self, key: bytes, value: bytes) -> Put:
         """Store a value with the peers nearest to its key, and keep it up while this node runs.
