@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +16,7 @@ from prime.config import Config, DhtConfig
 from prime.dht.backends.memory import MemoryBackend
 from prime.dht.backends.sqlite import SqliteBackend
 from prime.dht.settings import PRESETS, DhtSettings
-from prime.errors import ConfigError, PrimeError
+from prime.errors import ConfigError, CorruptedError, PrimeError
 from prime.store.files import put_text
 from prime.transport.links import Links
 from prime.transport.multiaddr import parse_address
@@ -25,7 +25,7 @@ from prime.transport.reachability import Scope, scope_of_text
 if TYPE_CHECKING:
     from prime.actor import System
     from prime.config import Places
-    from prime.dht.backend import Backend
+    from prime.dht.backend import Backend, Entry, Loaded, Removal
     from prime.dht.dht import Dht
     from prime.transport.identity import KeyPair
 
@@ -38,13 +38,44 @@ KEEP_S: Final = 10.0
 STORE: Final = "dht.sqlite"
 
 
+@attrs.frozen
+class StoreLost:
+    """Nothing of what this node held could be read: it begins with an empty store, and gets back what others have."""
+
+    text: str
+
+
+class _BegunAnew:
+    """A backend that is opened a second time, and empty, where nothing of it could be read the first time."""
+
+    def __init__(self, inner: Backend, system: System) -> None:
+        self._inner = inner
+        self._system = system
+
+    async def open(self) -> Loaded:
+        """See `Backend.open`."""
+        try:
+            return await self._inner.open()
+        except CorruptedError as error:
+            self._system.emit(StoreLost(str(error)))
+            return attrs.evolve(await self._inner.open(), lost_writes=1)
+
+    async def write(self, changes: Sequence[Entry | Removal]) -> None:
+        """See `Backend.write`."""
+        await self._inner.write(changes)
+
+    async def aclose(self) -> None:
+        """See `Backend.aclose`."""
+        await self._inner.aclose()
+
+
 @contextlib.asynccontextmanager
 async def open_node_dht(system: System, key: KeyPair, config: Config, found: Places) -> AsyncIterator[Dht]:
     """Take part in the DHT as the configuration says, until the block ends.
 
     It begins with the addresses of `transport.join` and with whom this node knew when it ran last; one that answers is
-    enough, and where none does, trying goes on. Raises `ConfigError` for settings or a backend that cannot be, and
-    `WorldError` and `CorruptedError` of the backend.
+    enough, and where none does, trying goes on. A store of which nothing can be read is told of, and begun anew. Raises
+    `ConfigError` for settings or a backend that cannot be, and `WorldError` of the backend.
     """
     from prime.dht.dht import open_dht
 
@@ -57,7 +88,7 @@ async def open_node_dht(system: System, key: KeyPair, config: Config, found: Pla
             system,
             key,
             settings=settings,
-            backend=open_backend(config.dht.backend, found.state),
+            backend=_BegunAnew(open_backend(config.dht.backend, found.state), system),
             bootstrap=tuple(dict.fromkeys((*config.transport.join, *known))),
             server=server,
         ) as dht,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import attrs
 import trio
 
+from prime.actor.groups import one_error
 from prime.dht.key import Key, key_of
 from prime.dht.name import run_key, run_salt
 from prime.errors import PrimeError
@@ -36,6 +37,8 @@ SAY_S: Final = 1.0
 LOOK_S: Final = 2.0
 LOOK_S_MAX: Final = 20.0
 """Between two searches: longer each time that nobody new was found."""
+CLOSE_S: Final = 1.0
+"""How long a node that stops takes back what it said."""
 DIALS_MAX: Final = 4
 """Peers that are dialled after one search."""
 
@@ -55,11 +58,15 @@ class RunFinder:
         self._said: RunNotice | None = None
 
     async def run(self) -> None:
-        """Say and look until cancelled."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._keep_saying)
-            nursery.start_soon(self._keep_looking, self._look_for_runs)
-            nursery.start_soon(self._keep_looking, self._look_for_members)
+        """Say and look until cancelled; then take back what was said, within `CLOSE_S`."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._keep_saying)
+                nursery.start_soon(self._keep_looking, self._look_for_runs)
+                nursery.start_soon(self._keep_looking, self._look_for_members)
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S), contextlib.suppress(PrimeError):
+                await self._say_no_more(self._said)
 
     async def state_providers(self, run: str) -> Sequence[str]:
         """Return who serves the state of a run, members or not (a `Providers` of the trainer's)."""
@@ -79,16 +86,19 @@ class RunFinder:
             await trio.sleep(SAY_S)
 
     async def _say(self, notice: RunNotice | None) -> None:
+        if notice is None:
+            return
         for key in _keys(notice):
             await self._dht.provide(key)
-        if notice is not None:
-            await self._dht.put(_described(notice), salt=run_salt(base_name(notice.run)))
+        await self._dht.put(_described(notice), salt=run_salt(base_name(notice.run)))
 
     async def _say_no_more(self, notice: RunNotice | None) -> None:
-        for key in _keys(notice):
-            await self._dht.stop_providing(key)
-        if notice is not None:
-            await self._dht.remove(run_salt(base_name(notice.run)))
+        if notice is None:
+            return
+        async with one_error(), trio.open_nursery() as nursery:
+            for key in _keys(notice):
+                nursery.start_soon(self._dht.stop_providing, key)
+            nursery.start_soon(self._dht.remove, run_salt(base_name(notice.run)))
 
     # -------------------------------------------------------------------------------------------------- what is found
 
@@ -137,10 +147,8 @@ class RunFinder:
                 return
 
 
-def _keys(notice: RunNotice | None) -> tuple[Key, ...]:
+def _keys(notice: RunNotice) -> tuple[Key, ...]:
     """Return what a node provides that takes part in a run: some run, this one by both its names, and its state."""
-    if notice is None:
-        return ()
     names = dict.fromkeys((notice.run, base_name(notice.run)))
     return (SOME_RUN, *map(run_key, names), state_key(notice.run))
 

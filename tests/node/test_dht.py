@@ -19,7 +19,7 @@ from prime.dht.dht import open_dht
 from prime.dht.settings import PRESETS, DhtSettings
 from prime.errors import ConfigError
 from prime.node import dht as dht_module
-from prime.node.dht import KNOWN, _read_known, open_backend, open_node_dht, settings_of
+from prime.node.dht import KNOWN, STORE, StoreLost, _read_known, open_backend, open_node_dht, settings_of
 from prime.transport.identity import KeyPair
 
 LOCAL = "/ip4/127.0.0.1/tcp/4001"
@@ -136,6 +136,21 @@ async def test_a_node_that_is_started_again_needs_no_address(tmp_path: Path, mon
                     while not (tmp_path / KNOWN).exists():  # noqa: ASYNC110 - a file has no event
                         await trio.sleep(0.01)
             assert json.loads((tmp_path / KNOWN).read_text()) == list(other.addresses)
+
+
+async def test_a_store_of_which_nothing_can_be_read_is_told_of_and_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / STORE).write_bytes(b"z" * 5000)
+    facts: list[Any] = []
+    key = KeyPair.generate()
+    found: Any = SimpleNamespace(state=tmp_path)
+    with trio.fail_after(20):
+        async with open_system(transport=Memory(), key=key) as system:
+            system.subscribe(facts.append)
+            async with open_node_dht(system, key, Config(), found) as dht:
+                await dht.set_name("motd", b"hello")
+    (lost,) = [fact for fact in facts if isinstance(fact, StoreLost)]
+    assert f"{STORE}-damaged" in lost.text
+    assert (tmp_path / f"{STORE}-damaged").read_bytes() == b"z" * 5000
 
 
 async def test_what_a_node_publishes_is_there_when_it_is_started_again(tmp_path: Path) -> None:

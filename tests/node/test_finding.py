@@ -134,6 +134,24 @@ async def test_a_node_that_is_let_into_no_view_asks_the_members_that_it_finds() 
         assert set(asked) == {member.system.peer, other.system.peer}
 
 
+async def test_a_node_that_stops_says_so_no_more() -> None:
+    async with network(3) as (_, member, other), trio.open_nursery() as nursery:
+        member.host.run = NOTICE
+        stops = trio.CancelScope()
+
+        async def serve() -> None:
+            with stops:
+                await member.finder.run()
+
+        nursery.start_soon(serve)
+        await provided(other, run_key("chess"), {member.system.peer})
+        await until(lambda: member.finder._said is not None)
+        member.host.run = None
+        stops.cancel()
+        await provided(other, run_key("chess"), set())
+        await provided(other, SOME_RUN, set())
+
+
 async def test_a_node_that_waits_for_runs_links_with_who_takes_part_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     dialled: list[str] = []
     monkeypatch.setattr(finding, "linked_peers", lambda _: ())
