@@ -14,7 +14,7 @@ from typing import Final
 import attrs
 
 from prime.errors import CorruptedError, DecodeError
-from prime.store.files import Files, Work, write_all
+from prime.store.files import Files, Work, write_file
 from prime.store.manifest import HASH_BYTES, ContentId, Manifest, read_manifest
 from prime.wire import dumps, loads
 
@@ -70,20 +70,6 @@ def write_about(files: Files, folder: Path, blob: Blob) -> Work[None]:
     files.replace(place / f"{ABOUT}.new", place / ABOUT)
     yield
     files.sync_folder(place)
-
-
-def write_file(files: Files, path: Path, data: bytes) -> Work[None]:
-    """Make these bytes what is in a file, and put them on the disk; its name is not."""
-    yield
-    handle = files.open(path)
-    try:
-        yield
-        files.truncate(handle, 0)
-        yield from write_all(files, handle, data, 0)
-        yield
-        files.sync(handle)
-    finally:
-        files.close(handle)
 
 
 def read_about(files: Files, place: Path) -> Work[Blob | None]:

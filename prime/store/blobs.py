@@ -29,10 +29,9 @@ from prime.store.blob import (
     read_chunk,
     read_node,
     write_about,
-    write_file,
 )
 from prime.store.draft import STRETCH_CHUNKS, Draft
-from prime.store.files import Files, SystemFiles, Work, disk_errors, make_folders
+from prime.store.files import Files, SystemFiles, Work, disk_errors, make_folders, write_file
 from prime.store.manifest import CHUNK_BYTES, ContentId, Manifest, TreeBuilder
 
 ASIDE: Final = ".damaged"

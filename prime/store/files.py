@@ -227,6 +227,20 @@ def write_all(files: Files, handle: int, data: bytes | memoryview, at: int) -> W
     return at
 
 
+def write_file(files: Files, path: Path, data: bytes | memoryview) -> Work[None]:
+    """Make these bytes what is in a file, and put them on the disk; its name is not."""
+    yield
+    handle = files.open(path)
+    try:
+        yield
+        files.truncate(handle, 0)
+        yield from write_all(files, handle, data, 0)
+        yield
+        files.sync(handle)
+    finally:
+        files.close(handle)
+
+
 def make_folders(files: Files, folder: Path) -> Work[None]:
     """Make a folder and those above it, so that they survive a crash as what will be in them does."""
     missing: list[Path] = []

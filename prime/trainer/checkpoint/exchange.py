@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from prime.errors import ConfigError, CorruptedError, NotFoundError
-from prime.store.files import Files, Work, finish, write_all
+from prime.store.files import Files, Work, finish, write_file
 from prime.trainer.checkpoint import folders
 from prime.trainer.checkpoint.faults import damaged
 from prime.trainer.checkpoint.folders import Checkpoint
@@ -69,15 +69,7 @@ def _write_about(files: Files, path: Path, manifest: Manifest, name: str, sha256
         "layout": [{"name": one.name, "shape": one.shape, "dtype": one.dtype} for one in manifest.layout()],
     }
     draft = path.with_name(path.name + ".new")
-    handle = files.open(draft)
-    try:
-        yield
-        files.truncate(handle, 0)
-        yield from write_all(files, handle, json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n", 0)
-        yield
-        files.sync(handle)
-    finally:
-        files.close(handle)
+    yield from write_file(files, draft, json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
     files.replace(draft, path)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import attrs
 
-from prime.store.files import Files, Work, finish, write_all
+from prime.store.files import Files, Work, finish, write_file
 from prime.trainer.checkpoint.shard import Entry, header, write_shard
 from prime.trainer.metadata import ModelMetadata
 
@@ -59,13 +59,5 @@ def _pieces(vector: memoryview, sizes: Sequence[int]) -> list[memoryview]:
 
 def _write_text(files: Files, path: Path, text: str) -> Work[None]:
     draft = path.with_name(path.name + ".new")
-    handle = files.open(draft)
-    try:
-        yield
-        files.truncate(handle, 0)
-        yield from write_all(files, handle, text.encode() + b"\n", 0)
-        yield
-        files.sync(handle)
-    finally:
-        files.close(handle)
+    yield from write_file(files, draft, text.encode() + b"\n")
     files.replace(draft, path)

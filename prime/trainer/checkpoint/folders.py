@@ -15,7 +15,7 @@ from pathlib import Path
 import attrs
 
 from prime.errors import ConfigError, ConflictError, CorruptedError, NotFoundError
-from prime.store.files import Files, Work, make_folders, write_all
+from prime.store.files import Files, Work, make_folders, write_file
 from prime.trainer.checkpoint.manifest import Manifest, Shard, decoded, encoded
 from prime.trainer.checkpoint.names import ABOUT_NAME, FolderName, aside_number, parsed
 from prime.trainer.checkpoint.shard import hash_of
@@ -161,7 +161,7 @@ def publish(files: Files, draft: Path, manifest: Manifest) -> Work[Path]:
     yield
     files.sync_folder(draft)
     try:
-        yield from _write(files, draft / ABOUT_NAME, encoded(manifest))
+        yield from write_file(files, draft / ABOUT_NAME, encoded(manifest))
         yield
         files.sync_folder(draft)
     except OSError:
@@ -169,18 +169,6 @@ def publish(files: Files, draft: Path, manifest: Manifest) -> Work[Path]:
             files.remove(draft / ABOUT_NAME)
         raise
     return (yield from _take_place(files, draft.parent, FolderName(manifest.step), draft))
-
-
-def _write(files: Files, path: Path, data: bytes) -> Work[None]:
-    handle = files.open(path)
-    try:
-        yield
-        files.truncate(handle, 0)
-        yield from write_all(files, handle, data, 0)
-        yield
-        files.sync(handle)
-    finally:
-        files.close(handle)
 
 
 def _take_place(files: Files, folder: Path, name: FolderName, draft: Path) -> Work[Path]:
