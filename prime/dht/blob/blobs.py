@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from prime.store.blobs import Progress
 
 PROVIDERS_MAX: Final = 20
+PROVIDERS_AGAIN_MAX: Final = 200
+"""Providers that are looked for at first, and when those were not enough: liars may have been the quickest to be found."""
 DAMAGED_MAX: Final = 64
 """Damaged blobs that wait to be mended; of more, those that are asked for again."""
 _RESTART: Final = Restart(max=10, within=60)
@@ -89,9 +92,10 @@ class Blobs:
         What is here already is read and checked, and not fetched again. `providers` are peers to ask besides those that the
         directory names. Raises as `fetch_blob`.
         """
+        counts = itertools.chain([PROVIDERS_MAX], itertools.repeat(PROVIDERS_AGAIN_MAX))
 
         async def find() -> Sequence[str]:
-            return await self._found(content, providers)
+            return await self._found(content, providers, next(counts))
 
         blob = self.store.find(content)
         if blob is None or to not in (None, blob.source) or not await self.store.verify(content):
@@ -102,10 +106,10 @@ class Blobs:
         await self.provide(blob)
         return blob
 
-    async def _found(self, content: ContentId, providers: Sequence[str]) -> Sequence[str]:
+    async def _found(self, content: ContentId, providers: Sequence[str], count_max: int) -> Sequence[str]:
         found: list[str] = list(providers)
         if self._directory is not None:
-            for contact in await self._directory.find_providers(key_of_content(content), count_max=PROVIDERS_MAX):
+            for contact in await self._directory.find_providers(key_of_content(content), count_max=count_max):
                 self._system.learn(contact.peer, contact.addresses)
                 found.append(contact.peer)
         return [peer for peer in dict.fromkeys(found) if peer != self._system.peer]

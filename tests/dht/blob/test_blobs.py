@@ -218,6 +218,16 @@ async def test_one_dies_one_lies_one_is_slow_and_it_still_comes_right_and_soon(t
         assert dict(told[-1].sent).get(kinds[1].system.peer, 0) < CHUNK_BYTES  # a node of the tree at most
 
 
+async def test_an_honest_provider_is_found_behind_a_crowd_of_liars(tmp_path: Path) -> None:
+    async with net(tmp_path) as nodes:
+        liars = [await nodes.node(Liar) for _ in range(22)]
+        for provider in [*liars, await nodes.node()]:
+            content = (await provider.blobs.push(DATA[: 3 * CHUNK_BYTES])).content
+        puller = await nodes.node()
+        await puller.blobs.pull(content, to=tmp_path / "out")
+        assert (tmp_path / "out").read_bytes() == DATA[: 3 * CHUNK_BYTES]
+
+
 async def test_where_all_lie_nothing_is_kept_and_the_error_names_them(tmp_path: Path) -> None:
     async with net(tmp_path) as nodes:
         liar, puller = await nodes.node(Liar), await nodes.node()
@@ -241,7 +251,7 @@ async def test_a_fetch_goes_on_with_what_is_here_after_its_provider_was_lost(tmp
         await honest.blobs.push(DATA)
         await puller.blobs.pull(content, to=tmp_path / "out")
         (fetched,) = puller.told(BlobFetched)
-        assert fetched.fetched_bytes == len(DATA) - 3 * CHUNK_BYTES
+        assert len(DATA) - 3 * CHUNK_BYTES <= fetched.fetched_bytes < len(DATA)
 
 
 async def test_a_provider_that_comes_later_is_found_while_one_waits(tmp_path: Path) -> None:
