@@ -94,8 +94,8 @@ def test_a_stranger_or_one_holder_alone_does_not_keep_a_holder_from_its_turn_for
     assert node.step(rp.Tick(), HOUR) == [rp.Locate(KEY)]
     alone = Node(1, [0, 2, 3])
     alone.step(rp.Taken(KEY, peer(0)))
-    alone.step(rp.Taken(KEY, peer(0)), HOUR - 2)
     alone.step(rp.Taken(KEY, peer(0)), HOUR - 1)
+    alone.step(rp.Taken(KEY, peer(0)), 2 * HOUR - 2)
     assert alone.step(rp.Tick(), 2 * HOUR) == [rp.Locate(KEY)]
     two = Node(1, [0, 2, 3])
     two.step(rp.Taken(KEY, peer(9)))
@@ -144,6 +144,27 @@ def test_it_is_given_up_only_after_all_nearer_ones_have_it() -> None:
     assert node.handed(0, now=now) == node.handed(1, now=now) == []
     assert node.handed(2, now=now) == [rp.Drop(KEY)]
     assert len(node.core) == 0
+
+
+def test_it_is_not_given_up_where_a_nearer_one_left_meanwhile() -> None:
+    node = Node(3, [0, 1, 2, 4])
+    node.step(rp.Taken(KEY, None))
+    assert node.step(rp.Tick(), HOUR) == [rp.Locate(KEY)]
+    assert node.step(located(0, 1, 2, 4), HOUR) == hands(0, 1, 2)
+    assert node.handed(0, now=HOUR) == node.handed(1, now=HOUR) == []
+    assert node.leave(1, HOUR) == []
+    assert node.handed(2, now=HOUR) == []
+    assert len(node.core) == 1
+
+
+def test_who_comes_nearer_while_it_is_handed_on_gets_it_right_after() -> None:
+    node = Node(0, [1, 2, 5])
+    node.step(rp.Taken(KEY, None))
+    assert node.step(rp.Tick(), HOUR) == [rp.Locate(KEY)]
+    assert node.step(located(1, 2, 5), HOUR) == hands(1, 2)
+    assert node.leave(1, HOUR) == []
+    assert node.handed(1, now=HOUR) == []
+    assert node.handed(2, now=HOUR) == hands(5)
 
 
 def test_it_is_kept_while_one_of_the_nearer_ones_has_not_got_it() -> None:
