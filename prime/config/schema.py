@@ -297,6 +297,10 @@ class DhtConfig:
     client: bool = key(
         False, "Use the DHT and answer nobody in it; so does a node without an address that others could dial."
     )
+    rendezvous: tuple[str, ...] = key(
+        (),
+        "Names under which this node meets others: it says them in the DHT, and links with those that say them, too.",
+    )
     backend: str = key(
         "sqlite",
         "Where its records are kept: sqlite, a file in the node's state folder; memory, which a restart empties; or "

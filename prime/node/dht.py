@@ -17,6 +17,7 @@ from prime.dht.backends.memory import MemoryBackend
 from prime.dht.backends.sqlite import SqliteBackend
 from prime.dht.settings import PRESETS, DhtSettings
 from prime.errors import ConfigError, CorruptedError, PrimeError
+from prime.node.meeting import meet
 from prime.store.files import put_text
 from prime.transport.links import Links
 from prime.transport.multiaddr import parse_address
@@ -96,6 +97,8 @@ async def open_node_dht(system: System, key: KeyPair, config: Config, found: Pla
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(_keep_known, dht, file)
+        for name in config.dht.rendezvous:
+            nursery.start_soon(meet, system, dht, name)
         yield dht
         nursery.cancel_scope.cancel()
 

@@ -18,7 +18,7 @@ from prime.actor.groups import one_error
 from prime.dht.key import Key, key_of
 from prime.dht.name import run_key, run_salt
 from prime.errors import PrimeError
-from prime.node.links import linked_peers
+from prime.node.meeting import link_with_strangers
 from prime.trainer.round.names import base_name
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ LOOK_S_MAX: Final = 20.0
 """Between two searches: longer each time that nobody new was found."""
 CLOSE_S: Final = 1.0
 """How long a node that stops takes back what it said."""
-DIALS_MAX: Final = 4
-"""Peers that are dialled after one search."""
 
 
 def state_key(run: str) -> Key:
@@ -115,13 +113,7 @@ class RunFinder:
         """Link with some who take part in a run, as long as this node takes part in none: they tell of it then."""
         if self._host.taking:
             return 1
-        contacts = await self._dht.find_providers(SOME_RUN)
-        strangers = [each for each in contacts if each.peer not in {*linked_peers(self._system), self._system.peer}]
-        self._learn(strangers)
-        async with trio.open_nursery() as nursery:
-            for contact in strangers[:DIALS_MAX]:
-                nursery.start_soon(self._dial, contact)
-        return len(strangers)
+        return await link_with_strangers(self._system, await self._dht.find_providers(SOME_RUN))
 
     async def _look_for_members(self) -> int:
         """Ask further members to let this node into its run, as long as it is in no view."""
@@ -137,14 +129,6 @@ class RunFinder:
         for contact in others:
             self._system.learn(contact.peer, contact.addresses)
         return tuple(contact.peer for contact in others)
-
-    async def _dial(self, contact: Contact) -> None:
-        if self._system.network is None:
-            return
-        for address in contact.addresses:
-            with contextlib.suppress(PrimeError):
-                await self._system.network.dial(address)
-                return
 
 
 def _keys(notice: RunNotice) -> tuple[Key, ...]:

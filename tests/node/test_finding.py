@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -17,7 +18,7 @@ from prime.dht.dht import Dht, open_dht
 from prime.dht.name import run_key
 from prime.dht.settings import PRESETS
 from prime.errors import NotFoundError
-from prime.node import finding
+from prime.node import finding, meeting
 from prime.node.finding import SOME_RUN, RunFinder, state_key
 from prime.node.messages import ShowRecord
 from prime.node.orders import carry_out
@@ -26,6 +27,7 @@ from prime.trainer.metadata import TrainingConfig
 from prime.trainer.runs.messages import RunNotice
 from prime.transport.identity import KeyPair
 from prime.transport.memory import Memory
+from prime.transport.multiaddr import parse_address
 
 NOTICE = RunNotice("chess@0123456789ab", "", "00", TrainingConfig(rounds=7), ())
 
@@ -99,6 +101,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finding, "SAY_S", 0.05)
     monkeypatch.setattr(finding, "LOOK_S", 0.05)
     monkeypatch.setattr(finding, "LOOK_S_MAX", 0.1)
+    monkeypatch.setattr(meeting, "LOOK_S", 0.05)
+    monkeypatch.setattr(meeting, "LOOK_S_MAX", 0.1)
 
 
 async def test_a_member_says_so_under_the_names_of_its_run_and_no_more_when_it_leaves() -> None:
@@ -154,13 +158,29 @@ async def test_a_node_that_stops_says_so_no_more() -> None:
 
 async def test_a_node_that_waits_for_runs_links_with_who_takes_part_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     dialled: list[str] = []
-    monkeypatch.setattr(finding, "linked_peers", lambda _: ())
+    monkeypatch.setattr(meeting, "linked_peers", lambda _: ())
     async with network(3) as (_, member, waiting):
         network_of: Any = waiting.system.network
         monkeypatch.setattr(network_of, "dial", lambda address: note(dialled, address))
         member.host.run, member.host.taking = NOTICE, NOTICE.run
         await until(lambda: dialled)
         assert set(dialled) <= set(member.system.addresses)
+
+
+async def test_those_who_meet_under_a_name_link_with_each_other_and_with_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dialled: dict[str, list[str]] = {}
+    monkeypatch.setattr(meeting, "linked_peers", lambda _: ())
+    async with network(4) as nodes, trio.open_nursery() as nursery:
+        for node, name in zip(nodes, ("chess", "go", "chess", "go"), strict=True):
+            network_of, seen = cast("Any", node.system.network), dialled.setdefault(node.system.peer, [])
+            monkeypatch.setattr(network_of, "dial", functools.partial(note, seen))
+            nursery.start_soon(meeting.meet, node.system, node.dht, name)
+        await until(lambda: all(dialled.values()))
+        nursery.cancel_scope.cancel()
+    for node, other in ((nodes[0], nodes[2]), (nodes[1], nodes[3]), (nodes[2], nodes[0]), (nodes[3], nodes[1])):
+        assert {parse_address(address).peer for address in dialled[node.system.peer]} == {other.system.peer}
 
 
 async def note(dialled: list[str], address: str) -> str:
