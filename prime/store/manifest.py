@@ -6,7 +6,8 @@ deterministic CBOR of `[format, size, chunk size, top]`, some 60 bytes for any s
 
 So whoever has the content id can check the manifest, each node by the one above it, and each chunk by its node, as they
 come, in any order and from anybody; a terabyte needs no message above 32 KiB besides its chunks. The manifest names the
-sizes, which fix the tree's shape, so a node can never be shown as a chunk (the second preimage of Merkle trees).
+sizes, which fix the tree's shape, so a node can never be shown as a chunk (the second preimage of Merkle trees). Source:
+spec/protocols/blobs.md 1.
 """
 
 from __future__ import annotations
