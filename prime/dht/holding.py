@@ -226,7 +226,7 @@ class HoldingActor(Actor[m.GetRecord | m.StoreRecord | Keep | Neighbour | Turn |
         peering, peer, record = self._peering, contact.peer, self._held(key)
         outcome: m.Outcome = "refused"
         if record is not None:
-            peering.teach(contact, peer)
+            peering.teach(contact)
             try:
                 answer = await peering.ask(peer, m.RECORDS_PATH, HoldingActor, m.StoreRecord(record.sealed))
                 outcome = answer.outcome

@@ -53,8 +53,8 @@ class LookupActor(Actor[Look | Wake]):
         self._want = want
         self._paths = paths
         self._begin = begin
-        self._seen_from: dict[PeerId, str] = {}
-        """Where the peer was seen that was the first to hand on a contact: what it may vouch for depends on that."""
+        self._handed_on: set[PeerId] = set()
+        """Peers that others have named: the links may not know yet where they are."""
         self._later: Later | None = None
         self._timer: Once | None = None
 
@@ -96,8 +96,8 @@ class LookupActor(Actor[Look | Wake]):
     async def _ask(self, contact: Contact) -> None:
         """Make one request; tell the core and the table what came of it."""
         peering, peer = self._peering, contact.peer
-        if (seen_from := self._seen_from.get(peer)) is not None:
-            peering.teach(contact, seen_from)
+        if peer in self._handed_on:
+            peering.teach(contact)
         try:
             answered = await self._request(peer)
         except ForgedError as error:
@@ -130,9 +130,7 @@ class LookupActor(Actor[Look | Wake]):
             case _:
                 answer = await peering.ask(peer, m.ROUTING_PATH, RoutingActor, m.FindPeers(target, peering.card))
         closer = peering.read_contacts(answer.closer, peer)
-        seen_at = peering.seen_at(peer)
-        for contact in closer:
-            self._seen_from.setdefault(contact.peer, seen_at)
+        self._handed_on.update(contact.peer for contact in closer)
         return core.Answered(peer, closer, record, providers, peering.group_of(peer))
 
 

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, TypeVar
 
+import attrs
 import trio
 
 from prime.actor import Actor, Ref, System
@@ -156,7 +157,7 @@ class Peering:
         if contact is not None and contact.peer != peer:
             self.note_refused(peer, "another's contact as its own")
             return None
-        return contact
+        return None if contact is None else self.vetted(contact, peer)
 
     def tell_routing(self, message: object) -> None:
         """Tell the routing actor something about a peer; where it hears too much at once, it misses some."""
@@ -239,9 +240,14 @@ class Peering:
 
     def read_contacts(self, contacts: Iterable[bytes], sender: str) -> tuple[Contact, ...]:
         """Return the sound ones among the contacts in an answer that name an address which `sender` may vouch for."""
-        least = scope_seen(self.seen_at(sender))
         read = [self.read_contact(data, sender) for data in contacts]
-        return tuple([contact for contact in read if contact is not None and contact.reach >= least])
+        vetted = [self.vetted(contact, sender) for contact in read if contact is not None]
+        return tuple([contact for contact in vetted if contact.addresses])
+
+    def vetted(self, contact: Contact, voucher: str) -> Contact:
+        """Return a contact with those of its addresses alone that the peer `voucher` may vouch for: others are never dialled."""
+        addresses = vouched(contact.addresses, self.seen_at(voucher))
+        return contact if addresses == contact.addresses else attrs.evolve(contact, addresses=addresses)
 
     def read_record(self, data: bytes | None, key: Key) -> Record | None:
         """Return the record in an answer about `key`, if it holds now. Raises `ForgedError` for what nobody signed for it."""
@@ -272,10 +278,10 @@ class Peering:
 
     # ---- asking
 
-    def teach(self, contact: Contact, voucher: str) -> None:
-        """Let the links know where a peer can be dialled, as far as the peer `voucher` may say so."""
-        if contact.peer != self.peer and (addresses := vouched(contact.addresses, self.seen_at(voucher))):
-            self.system.learn(contact.peer, addresses)
+    def teach(self, contact: Contact) -> None:
+        """Let the links know where a peer can be dialled: a contact has been vetted when it was read."""
+        if contact.peer != self.peer and contact.addresses:
+            self.system.learn(contact.peer, contact.addresses)
 
     async def ask(self, peer: PeerId, path: str, actor: type[Actor[Any]], message: Ask[R]) -> R:
         """Ask an actor of a peer, within the deadline of one request. Raises what an ask raises."""

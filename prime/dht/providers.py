@@ -76,15 +76,17 @@ class Ended:
 
 @attrs.frozen
 class Known:
-    """This is the contact of a peer that provides something; `None`: it provides nothing now."""
+    """This is the contact of a peer that provides something, at the addresses that it may name; `None`: it provides nothing now."""
 
     peer: PeerId
     contact: Contact | None
 
     def entry(self) -> Entry | Removal:
         """Return what is written to the disk."""
-        name = self.peer.encode()
-        return Removal(CONTACT_KIND, name) if self.contact is None else Entry(CONTACT_KIND, name, self.contact.sealed)
+        name, contact = self.peer.encode(), self.contact
+        if contact is None:
+            return Removal(CONTACT_KIND, name)
+        return Entry(CONTACT_KIND, name, dumps([contact.sealed, list(contact.addresses)]))
 
 
 _Change = Provision | Ended | Known
@@ -297,10 +299,13 @@ def read_provision(entry: Entry) -> Provision:
 
 def read_provider(entry: Entry) -> Contact:
     """Return the contact that was written. Raises `DecodeError`, `SignatureError` for what is none, or another's."""
-    contact = read_contact(entry.body)
+    plain = loads(entry.body, _LIMITS)
+    if type(plain) is not list or [type(item) for item in plain] != [bytes, list]:
+        raise DecodeError("a kept contact of another shape", hint=_HINT)
+    contact = read_contact(plain[0])
     if contact.peer.encode() != entry.name:
         raise DecodeError("a kept contact of another peer", hint=_HINT)
-    return contact
+    return attrs.evolve(contact, addresses=tuple(each for each in contact.addresses if each in plain[1]))
 
 
 def _name(key: Key, peer: PeerId) -> bytes:

@@ -112,7 +112,7 @@ class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Told
     def heard(self, event: Heard) -> None:
         """Ask a peer that made a request whether it answers, too, if it would get a place."""
         contact = event.contact
-        self._peering.teach(contact, contact.peer)
+        self._peering.teach(contact)
         if self._table.heard(contact, self.ctx.now(), seen_at=self._peering.seen_at(contact.peer)):
             self._ping(contact.peer)
 
@@ -184,7 +184,7 @@ class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Told
             return None
         contact = peering.read_card(data, peer)
         if contact is not None:
-            peering.teach(contact, peer)
+            peering.teach(contact)
         return contact
 
     # ---- joining

@@ -257,8 +257,7 @@ async def test_only_addresses_that_a_peer_may_vouch_for_are_dialled(autojump_clo
         far = PeerId("far")
         hidden = make_contact(key_pair(5), (private, loopback, "/memory/x"), NOW_MS)
         mixed = make_contact(key_pair(6), (private, public), NOW_MS)
-        assert peering.read_contacts([hidden.sealed, mixed.sealed], far) == (mixed,)
-        peering.teach(mixed, far)
-        peering.teach(hidden, far)
+        (vetted,) = peering.read_contacts([hidden.sealed, mixed.sealed], far)
+        peering.teach(vetted)
         assert learned == {mixed.peer: (f"{public}/p2p/{mixed.peer}",)}
         assert peering.visible([hidden, mixed], far) == (mixed.sealed,)
