@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 import pytest
+import trio
 
 from prime.errors import ConflictError, CorruptedError, NotFoundError, RefusedError, WorldError
 from prime.sim.disk import Disk
@@ -20,6 +21,7 @@ from prime.sim.streams import Streams
 from prime.store.blobs import BlobStore
 from prime.store.files import SystemFiles
 from prime.store.manifest import ContentId, Manifest
+from prime.testing.cancellation import cancelled_at
 
 CHUNK = 4096
 DATA = random.Random(8).randbytes(10 * CHUNK + 100)
@@ -294,3 +296,30 @@ async def test_a_full_disk_is_named_and_the_fetch_goes_on_once_there_is_room() -
     disk.full = False
     assert await filled(store, source, manifest, Path("/out")) == 10
     assert disk.files().read(Path("/out")) == DATA
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_fetch_that_is_cancelled_at_any_await_leaves_nothing_open_and_can_begin_again(late: bool) -> None:
+    data, source = DATA[: CHUNK + 5], await on_disk(Disk("a", Streams(1)))
+    manifest = (await source.add_bytes(data, chunk_bytes=CHUNK)).manifest
+
+    async def fetch(store: BlobStore) -> None:
+        draft = await store.draft(manifest, Path("/out"))
+        try:
+            assert await draft.put_node(1, 0, await source.node(manifest.content, 1, 0))
+            for index in await draft.missing(0):
+                assert await draft.put_chunk(index, await source.chunk(manifest.content, index))
+            await draft.finish()
+        finally:
+            with trio.CancelScope(shield=True):
+                await draft.aclose()
+
+    waits = await cancelled_at(0, fetch, await on_disk(Disk("b", Streams(1))))
+    for step in range(1, waits + 1):
+        disk = Disk("b", Streams(1))
+        store = await on_disk(disk)
+        await cancelled_at(step, fetch, store, late=late)
+        assert not disk.files()._open  # type: ignore[attr-defined]
+        await fetch(store)
+        assert disk.files().read(Path("/out")) == data
+        assert [blob.is_whole for blob in (await on_disk(disk)).blobs()] == [True]
