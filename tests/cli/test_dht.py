@@ -273,6 +273,34 @@ def test_without_libp2p_its_dht_is_named_with_what_to_set(nodes: tuple[NodeProce
     assert 'transport.kind = "libp2p"' in told.err
 
 
+BARE = """
+import sys
+for name in ("numpy", "torch", "numba", "libp2p", "zeroconf", "safetensors"):
+    sys.modules[name] = None
+from prime.cli.main import run
+sys.exit(run(["node", "start", "--role", "dht", "--config", sys.argv[1], "--parent-eof", "--json"]))
+"""
+
+
+def test_a_node_of_the_dht_alone_needs_the_base_install_alone(tmp_path: Path) -> None:
+    node = NodeProcess(tmp_path, "bare", {})
+    command = [sys.executable, "-c", BARE, str(node.file)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()) as bare:
+        try:
+            assert bare.stdout is not None and bare.stdin is not None
+            assert json.loads(bare.stdout.readline())["event"] == "node.ready"
+            bare.stdin.close()  # with --parent-eof its end
+            assert bare.wait(20) == 130
+        finally:
+            bare.kill()
+
+
+@pytest.mark.parametrize(("role", "words"), [("cook", "none of trainer, dht"), ("", "without a role")])
+def test_a_role_that_is_none(prime: Any, role: str, words: str, capsysbinary: Any) -> None:
+    assert run(["node", "start", "--role", role]) == 3
+    assert words in capsysbinary.readouterr().err.decode()
+
+
 # --------------------------------------------------------------------------------------------- what is shown of it
 
 
