@@ -236,17 +236,15 @@ class Bootstrap:
         if OWN not in self._looking and self._is_own_due(now):
             self._looking.add(OWN)
             return [LookUp(OWN)]
-        commands: list[Command] = []
-        wanted = self._far if self._far is not None else []
-        stale = () if self._far is None else self._table.stale(now)
-        for bucket in [*wanted, *(one for one in stale if one not in wanted)]:
-            if len(self._looking) >= AT_ONCE_MAX:
-                break
-            if bucket not in self._looking:
-                self._looking.add(bucket)
-                commands.append(LookUp(bucket))
-        self._far = None if self._far is None else [one for one in wanted if one not in self._looking]
-        return commands
+        wanted = self._table.stale(now) if self._is_merged else self._far or []
+        free = AT_ONCE_MAX - len(self._looking)
+        chosen = [bucket for bucket in wanted if bucket not in self._looking][: max(free, 0)]
+        for bucket in chosen:
+            self._looking.add(bucket)
+            self._table.refreshed(bucket, now)
+        if self._far is not None:
+            self._far = [bucket for bucket in self._far if bucket not in chosen]
+        return [LookUp(bucket) for bucket in chosen]
 
     def _is_own_due(self, now: float) -> bool:
         if self._own_s is None:

@@ -194,7 +194,11 @@ class Table:
         """Take note that a key was looked up, so that its bucket is fresh."""
         index = bucket_of(self.own, key)
         if index >= 0:
-            self._bucket_at(index).looked_s = now
+            self.refreshed(index, now)
+
+    def refreshed(self, bucket: int, now: float) -> None:
+        """Take note that a bucket is fresh, or is about to be."""
+        self._bucket_at(bucket).looked_s = now
 
     @property
     def nearest(self) -> int | None:
@@ -290,8 +294,10 @@ class Table:
         return False
 
     def _clear(self, bucket: _Bucket) -> bool:
-        """Drop one of a bucket that has failed often enough, and tell whether there was any."""
-        failing = next((seat for seat in bucket.seats.values() if seat.failures >= FAILURES_MAX), None)
+        """Drop one of a bucket that has failed often enough, or any where all of them fail; tell whether there was one."""
+        seats = bucket.seats.values()
+        least = FAILURES_MAX if any(not seat.failures for seat in seats) else 1
+        failing = next((seat for seat in seats if seat.failures >= least), None)
         if failing is not None:
             self._drop(bucket, failing)
         return failing is not None

@@ -105,6 +105,14 @@ def test_one_lost_request_costs_nobody_its_place_and_two_do() -> None:
     assert (peer(numbers[0]) in known, peer(numbers[4]) in known) == (False, True)
 
 
+def test_where_everybody_fails_who_answers_gets_in() -> None:
+    known, numbers = full(), in_bucket(255, 5)
+    for number in numbers[:4]:
+        known.failed(peer(number), 1.0)
+    known.answered(contact(numbers[4]), 1.0)
+    assert peer(numbers[4]) in known
+
+
 def test_who_has_been_silent_for_a_day_is_forgotten() -> None:
     known = table()
     for number in (1, 2):
