@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import attrs
 
 from prime.actor.contract import PeerId
-from prime.dht.registers.elector import Accept, Look, Prepare, Question, Report, Shown
+from prime.dht.registers.elector import HELD_MS, Accept, Look, Prepare, Question, Report, Shown
 from prime.dht.registers.proposal import (
     MARK_BYTES,
     NONCE_BYTES,
@@ -309,8 +309,8 @@ class Operation:
                 self._closest = closest
                 known = () if self._term is None else self._term.electors.peers()
                 return self._look(list(dict.fromkeys((*closest, *others, *known))), now)
-            case Answered(peer, round_, shown) if self._is_awaited(peer, round_):
-                self._answers[peer] = shown
+            case Answered(peer, round_, answer) if self._is_awaited(peer, round_):
+                shown = self._answers[peer] = _unless_ended(answer, now_ms)
                 return [*self._heard(shown), *self._judge(now, is_late=False)]
             case Failed(peer, round_) if self._is_awaited(peer, round_):
                 self._failed.add(peer)
@@ -409,9 +409,10 @@ class Operation:
         return (one for one in (*shown, term.known) if one is not None and one.ballot.term == term.number)
 
     def _of_seats(self, term: Term) -> dict[PeerId, Shown]:
-        """Return the answers that come from electors of a term, and from the stores that it names."""
+        """Return the answers that come from electors of a term, from the stores that it names, and of no other register."""
         there = term.electors.holds
-        return {peer: one for peer, one in self._answers.items() if one.outcome != "unable" and there(peer, one.store)}
+        able = {peer: one for peer, one in self._answers.items() if one.outcome != "unable" and there(peer, one.store)}
+        return {peer: one for peer, one in able.items() if not _is_apart(one, term)}
 
     def _top(self, term: Term, answers: Iterable[Shown]) -> Proposal | None:
         """Return the newest proposal of a term among answers; `None`: nothing since what the term began with."""
@@ -677,3 +678,17 @@ class Operation:
         if self._written is not None and proposal.version.mark == self._mark:
             return self._over(Written(proposal.version))
         return self._settle(term, proposal.version, now)
+
+
+def _unless_ended(shown: Shown, now_ms: int) -> Shown:
+    """Return an answer, or that its elector has nothing to say: who shows what ended long ago may have kept it to deceive."""
+    if shown.accepted is None or now_ms < shown.accepted.stamp_ms + HELD_MS:
+        return shown
+    return Shown("unable", shown.store, why="nobody wrote to the register for 90 days: it has ended")
+
+
+def _is_apart(shown: Shown, term: Term) -> bool:
+    """Tell whether an elector stands with another register of the key, created apart: it has not entered this term."""
+    return any(
+        one is not None and one.ballot.term and one.root != term.root for one in (shown.promised, shown.accepted)
+    )
