@@ -45,6 +45,11 @@ class Contact:
         """From how far away it can be reached at the best of its addresses."""
         return max(map(scope_of, self.addresses), default=Scope.NEVER)
 
+    @functools.cached_property
+    def exposes(self) -> Scope:
+        """The nearest of its addresses: who may vouch for that one may for all."""
+        return min(map(scope_of, self.addresses), default=Scope.PUBLIC)
+
 
 def make_contact(signer: Signer, addresses: tuple[str, ...], stamp_ms: int) -> Contact:
     """Return what the owner of a key says of itself now; of its addresses the first eight."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from prime.actor import Restart, System
 from prime.actor.contract import PeerId
+from prime.dht import discovery
 from prime.dht import lookup as core
 from prime.dht import messages as m
 from prime.dht import name as names
@@ -20,6 +21,7 @@ from prime.dht.archive import Archive, open_archive
 from prime.dht.backend import Backend
 from prime.dht.backends.memory import MemoryBackend
 from prime.dht.contact import Contact
+from prime.dht.discovery import DiscoveryActor
 from prime.dht.facts import StoreDamaged
 from prime.dht.holding import HoldingActor
 from prime.dht.ipfs.kad import answering_streams
@@ -241,6 +243,19 @@ class Dht:
         """Return whom this node has in its table: peers that have answered it, and where they can be dialled."""
         return tuple(self._peering.table)
 
+    # ---- rendezvous
+
+    async def register(self, namespace: str, point: PeerId, *, ttl_s: int = 7200) -> int:
+        """Have a peer of the DHT show this node to who asks it for a namespace; return for how many seconds it will.
+
+        Raises `RefusedError`, `UnreachableError`, `DeadlineError`.
+        """
+        return await discovery.register(self._peering, point, namespace, ttl_s)
+
+    async def discover(self, namespace: str, point: PeerId) -> tuple[Contact, ...]:
+        """Return who is registered with a peer under a namespace, this node left out. Raises as `register`."""
+        return await discovery.discover(self._peering, point, namespace)
+
     # ---- names
 
     async def set_name(self, name: str, value: bytes) -> Put:
@@ -332,13 +347,15 @@ async def open_dht(
     settings: DhtSettings = PRESETS["swarm"],
     backend: Backend | None = None,
     bootstrap: Sequence[str] = (),
+    rendezvous: Sequence[str] = (),
     server: bool = True,
     wall_s: Callable[[], float] = wall_clock_s,
 ) -> AsyncIterator[Dht]:
     """Take part in a DHT for the length of the block.
 
     `key_pair` is the key of `system`'s node. `bootstrap` are addresses of nodes that are in it; with none this node
-    waits for others. `backend` keeps what this node holds for others (in memory by default); it is opened and closed
+    waits for others. `rendezvous` are addresses of points where nodes register and find each other; any node of a DHT is
+    one, and need not be one that this node keeps in its table. `backend` keeps what this node holds for others (in memory by default); it is opened and closed
     here. Without `server` this node uses the DHT and answers nobody. `wall_s` returns seconds since 1970 (UTC).
 
     Raises `ActorUsageError` for a system without a network or of another key, `WorldError` and `CorruptedError` where
@@ -366,6 +383,7 @@ async def open_dht(
             make_holding = functools.partial(HoldingActor, peering, archive, lookups)
             peering.holding = await supervisor.spawn(make_holding, "records")
             await supervisor.spawn(functools.partial(ProvidingActor, peering, archive), "providers")
+            await supervisor.spawn(functools.partial(DiscoveryActor, peering, rendezvous), "discovery")
             await supervisor.spawn(functools.partial(RegistersActor, peering, archive), "registers")
         registers = Registers(peering, archive, lookups)
         make_publishing = functools.partial(PublishingActor, publisher, archive, peering)

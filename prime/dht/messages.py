@@ -1,4 +1,4 @@
-"""What the DHT's actors ask each other. Tags 0x300 to 0x31F here; those of other parts stand in their own files.
+"""What the DHT's actors ask each other. Tags 0x300 to 0x31F, and 0x380 on for discovery, here; those of other parts stand in their own files.
 
 `asker` is the sender's own contact, for who may be put into the table; `None` from a client, which answers nobody.
 """
@@ -14,10 +14,12 @@ from prime.wire import Ask, Size, message, record
 ROUTING_PATH = "/dht/routing"
 RECORDS_PATH = "/dht/records"
 PROVIDERS_PATH = "/dht/providers"
+DISCOVERY_PATH = "/dht/discovery"
 
 KeyBytes = Annotated[bytes, Size(key.SIZE_BYTES, key.SIZE_BYTES)]
 ContactBytes = Annotated[bytes, Size(1, contact.SIZE_BYTES_MAX)]
 RecordBytes = Annotated[bytes, Size(1, records.SIZE_BYTES_MAX)]
+Namespace = Annotated[str, Size(1, 64)]
 ContactsBytes = Annotated[tuple[ContactBytes, ...], Size(0, 32)]
 
 
@@ -104,6 +106,38 @@ class Provide(Ask[None]):
     key: KeyBytes
     contact: ContactBytes
     ttl_s: int
+
+
+@message(tag=0x380)
+class Register(Ask[int]):
+    """Show the sender, whose contact this is, to who asks for the namespace. The answer is for how many seconds."""
+
+    namespace: Namespace
+    contact: ContactBytes
+    ttl_s: int
+
+
+@message(tag=0x381)
+class Unregister(Ask[None]):
+    """Show the sender no more."""
+
+    namespace: Namespace
+
+
+@record
+class Discovered:
+    """Contacts of some who registered, and the number to ask on with: the same again where there are no more."""
+
+    contacts: ContactsBytes
+    after: int
+
+
+@message(tag=0x382)
+class Discover(Ask[Discovered]):
+    """Name those who registered under the namespace after this number; 0 begins."""
+
+    namespace: Namespace
+    after: int = 0
 
 
 @record

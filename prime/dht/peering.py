@@ -24,7 +24,15 @@ from prime.dht.record import Record, is_live, read_record
 from prime.dht.sealed import Signer
 from prime.dht.settings import DhtSettings
 from prime.dht.table import Table
-from prime.errors import DecodeError, PrimeError, RefusedError, RemoteProtocolError, WorldError
+from prime.errors import (
+    DeadlineError,
+    DecodeError,
+    PrimeError,
+    RefusedError,
+    RemoteProtocolError,
+    UnreachableError,
+    WorldError,
+)
 from prime.process.network import Routes
 from prime.transport.carrier import Carrier
 from prime.transport.links import Links
@@ -65,6 +73,13 @@ class Missed:
     """This peer has not answered."""
 
     peer: PeerId
+
+
+@message
+class Suggested:
+    """A rendezvous point has shown this contact."""
+
+    contact: Contact
 
 
 class Peering:
@@ -240,14 +255,14 @@ class Peering:
 
     def read_contacts(self, contacts: Iterable[bytes], sender: str) -> tuple[Contact, ...]:
         """Return the sound ones among the contacts in an answer that name an address which `sender` may vouch for."""
+        seen_at = self.seen_at(sender)
         read = [self.read_contact(data, sender) for data in contacts]
-        vetted = [self.vetted(contact, sender) for contact in read if contact is not None]
+        vetted = [_vetted(contact, seen_at) for contact in read if contact is not None]
         return tuple([contact for contact in vetted if contact.addresses])
 
     def vetted(self, contact: Contact, voucher: str) -> Contact:
         """Return a contact with those of its addresses alone that the peer `voucher` may vouch for: others are never dialled."""
-        addresses = vouched(contact.addresses, self.seen_at(voucher))
-        return contact if addresses == contact.addresses else attrs.evolve(contact, addresses=addresses)
+        return _vetted(contact, self.seen_at(voucher))
 
     def read_record(self, data: bytes | None, key: Key) -> Record | None:
         """Return the record in an answer about `key`, if it holds now. Raises `ForgedError` for what nobody signed for it."""
@@ -283,6 +298,15 @@ class Peering:
         if contact.peer != self.peer and contact.addresses:
             self.system.learn(contact.peer, contact.addresses)
 
+    async def dial(self, address: str) -> PeerId:
+        """Link with whoever listens at an address that the user named. Raises `WorldError`, `ConfigError`."""
+        network = self.system.network
+        if network is None:
+            raise UnreachableError("this system has no network", hint="open_system(transport=prime.Tcp(...))")
+        with trio.move_on_after(self.settings.request_s):
+            return await network.dial(address)
+        raise DeadlineError(f"{address} did not answer in time", hint="is its node running?")
+
     async def ask(self, peer: PeerId, path: str, actor: type[Actor[Any]], message: Ask[R]) -> R:
         """Ask an actor of a peer, within the deadline of one request. Raises what an ask raises."""
         answer: R = await self.system.ref(peer, path, actor).ask(message, timeout=self.settings.request_s)
@@ -293,3 +317,9 @@ def _tell(actor: Ref[Any] | None, message: object) -> None:
     if actor is not None:
         with contextlib.suppress(PrimeError):
             actor.tell_nowait(message)
+
+
+def _vetted(contact: Contact, seen_at: str) -> Contact:
+    if contact.exposes >= scope_seen(seen_at):
+        return contact
+    return attrs.evolve(contact, addresses=vouched(contact.addresses, seen_at))

@@ -7,8 +7,9 @@ others when they have answered.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -25,10 +26,11 @@ from prime.dht.facts import ContactAdded, ContactDropped
 from prime.dht.holding import Neighbour
 from prime.dht.key import bucket_of
 from prime.dht.lookup import Nearest
-from prime.dht.peering import Heard, Met, Missed, Peering
+from prime.dht.peering import Heard, Met, Missed, Peering, Suggested
 from prime.dht.replication import Joined, Left
 from prime.dht.table import Table, key_in
 from prime.errors import PrimeError, RefusedError
+from prime.transport.facts import LinkUp
 from prime.wire import message
 
 if TYPE_CHECKING:
@@ -55,7 +57,14 @@ class Told:
     address: str
 
 
-class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Told | Wake]):
+@message
+class Linked:
+    """There is a link with this peer."""
+
+    peer: PeerId
+
+
+class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Suggested | Linked | Told | Wake]):
     """Keeps the table of one node."""
 
     def __init__(self, peering: Peering, told_of: Sequence[str], lookups: Lookups) -> None:
@@ -67,6 +76,7 @@ class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Told
         self._pinged: set[PeerId] = set()
         self._pings = 0
         self._timer: Once | None = None
+        self._unsubscribe: Callable[[], None] = lambda: None
 
     async def started(self) -> None:
         """Begin with whom the incarnation before knew, and join."""
@@ -83,7 +93,19 @@ class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Told
             self._table, told_of=len(self._told_of), settings=peering.settings, bits=bits, now=now
         )
         peering.sight = self._bootstrap.sight
+        self._unsubscribe = self.ctx.system.subscribe(self._observe)
+        for peer in () if peering.links is None else peering.links.peers:
+            self._ping(peer)
         self._feed(core.Woken())
+
+    async def stopping(self) -> None:
+        """Hear of links no more."""
+        self._unsubscribe()
+
+    def _observe(self, fact: object) -> None:
+        if isinstance(fact, LinkUp):
+            with contextlib.suppress(PrimeError):  # it has ended, or hears too much at once
+                self.ctx.self_ref.tell_nowait(Linked(PeerId(fact.peer)))
 
     # ---- what others ask
 
@@ -146,6 +168,20 @@ class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Told
             self._told_of.append(event.address)
             self._feed(core.ToldOf(len(self._told_of)))
             self.ctx.start_soon(self._dial, event.address)
+
+    @on(Suggested)
+    def suggested(self, event: Suggested) -> None:
+        """Ask somebody who was shown at a rendezvous point to introduce itself."""
+        peer = event.contact.peer
+        if peer not in self._table:
+            self._peering.teach(event.contact)
+            self._ping(peer)
+
+    @on(Linked)
+    def linked(self, event: Linked) -> None:
+        """Ask a peer that there is a link with now to introduce itself: it may be in the DHT, too."""
+        if event.peer not in self._table:
+            self._ping(event.peer)
 
     @on(Wake)
     def wake(self, _: Wake) -> None:
@@ -219,13 +255,9 @@ class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Told
 
     async def _dial(self, address: str) -> bool:
         """Link with whoever listens at an address that the user named, and exchange contacts."""
-        network = self.ctx.system.network
-        if network is None:
-            return False
         try:
-            with trio.fail_after(self._peering.settings.request_s):
-                peer = await network.dial(address)
-        except (PrimeError, trio.TooSlowError):
+            peer = await self._peering.dial(address)
+        except PrimeError:
             return False
         contact = await self._introduce(peer) if peer != self._peering.peer else None
         if contact is None:

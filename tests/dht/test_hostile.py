@@ -250,7 +250,8 @@ async def test_a_peer_that_asks_and_never_answers_gets_no_place(autojump_clock: 
 async def test_only_addresses_that_a_peer_may_vouch_for_are_dialled(autojump_clock: trio.abc.Clock) -> None:
     async with prime.open_system(transport=prime.Memory(), key=key_pair(1)) as system:
         peering = Peering(system, key_pair(1), QUICK, server=True, wall_s=wall_s)
-        peering.seen_at = lambda _: "/ip4/9.9.9.9/tcp/1"  # type: ignore[method-assign]  # a public peer
+        public_peer = "/ip4/9.9.9.9/tcp/1"
+        peering.seen_at = lambda _: public_peer  # type: ignore[method-assign]
         learned: dict[str, Any] = {}
         system.learn = learned.__setitem__  # type: ignore[method-assign]
         private, loopback, public = "/ip4/10.0.0.1/tcp/1", "/ip4/127.0.0.1/tcp/1", "/ip4/8.8.8.8/tcp/1"
@@ -261,3 +262,6 @@ async def test_only_addresses_that_a_peer_may_vouch_for_are_dialled(autojump_clo
         peering.teach(vetted)
         assert learned == {mixed.peer: (f"{public}/p2p/{mixed.peer}",)}
         assert peering.visible([hidden, mixed], far) == (mixed.sealed,)
+        public_peer = "/ip4/10.0.0.9/tcp/1"  # one of the same site knows what is private there
+        (vetted,) = peering.read_contacts([hidden.sealed], far)
+        assert vetted.addresses == (f"{private}/p2p/{hidden.peer}",)
