@@ -19,6 +19,7 @@ from prime.dht.backend import Entry, Removal
 from prime.dht.contact import Contact, read_contact
 from prime.dht.draft import Draft
 from prime.dht.key import Key, distance
+from prime.dht.record import AHEAD_MS_MAX
 from prime.dht.settings import DhtSettings
 from prime.dht.shares import OWN_GROUP, Shares, take_out
 from prime.errors import DecodeError, PrimeInternalError
@@ -126,7 +127,8 @@ class Providers:
     def find(self, key: Key, now_ms: int, count_max: int = 20) -> tuple[Contact, ...]:
         """Return contacts of those who have what a key names: in turn of every group, the freshest of each first."""
         groups: dict[str, list[Provision]] = {}
-        live = (provision for provision in self._keys.get(key, {}).values() if now_ms < provision.expires_ms)
+        latest_ms = now_ms + 1000 * TTL_S_MAX + AHEAD_MS_MAX  # what ends later was taken while the clock was ahead
+        live = (each for each in self._keys.get(key, {}).values() if now_ms < each.expires_ms <= latest_ms)
         for provision in sorted(live, key=lambda each: (-each.expires_ms, each.peer)):
             groups.setdefault(provision.group, []).append(provision)
         turns = [

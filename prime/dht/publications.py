@@ -27,12 +27,14 @@ RECORD_KIND: Final = "published"
 KEY_KIND: Final = "provided"
 PACE_MS: Final = 5_000
 """A key is provided again this often at the most, whichever of them it is."""
+WAIT_MS_MAX: Final = 500 * TTL_S_MAX
+"""Whatever is kept alive is said again after half of the longest time, at the latest."""
 _LIMITS: Final = Limits()
 
 
 @attrs.frozen
 class Published:
-    """A record of this node's own that it keeps alive; `None` under a key that it keeps alive no longer."""
+    """A record of this node's own that it keeps alive; `None`, or a removal, under a key that it keeps alive no longer."""
 
     key: Key
     record: Record | None
@@ -45,7 +47,9 @@ class Published:
     def entry(self) -> Entry | Removal:
         """Return what is written to the disk."""
         name = keys.to_bytes(self.key)
-        return Removal(self.kind, name) if self.record is None else Entry(self.kind, name, self.record.sealed)
+        if self.record is None or self.record.removed:
+            return Removal(self.kind, name)
+        return Entry(self.kind, name, self.record.sealed)
 
 
 @attrs.frozen
@@ -98,8 +102,13 @@ class Publications:
         return self._due[0][0] if self._due else None
 
     def due(self, now_ms: int, count_max: int) -> list[Publication]:
-        """Return what has to be said anew by now, the longest overdue first. `commit` what was said, or `put_off` it."""
-        return [self._kept[kind, key] for due_ms, kind, key in self._due[:count_max] if due_ms <= now_ms]
+        """Return what has to be said anew by now, the longest overdue first. `commit` what was said, or `put_off` it.
+
+        So has what is due later than anything said by now could be: it was said while this node's clock was ahead.
+        """
+        late = [(kind, key) for due_ms, kind, key in self._due[:count_max] if due_ms <= now_ms]
+        ahead = [(kind, key) for due_ms, kind, key in self._due[-count_max:] if due_ms > now_ms + WAIT_MS_MAX]
+        return [self._kept[place] for place in (*late, *ahead)[:count_max]]
 
     def commit(self, change: Publication) -> None:
         """Take what is on the disk now. A removal is not kept alive: it holds as long as what it removed."""
@@ -129,7 +138,7 @@ class Publications:
             return change.record.created_ms + min(self._republish_ms, 500 * change.record.ttl_s)
         said_ms = change.said_ms if isinstance(change, Provided) else 0
         every_ms = max(self._replicate_ms, PACE_MS * len(self._kept))
-        return (said_ms or 0) + min(every_ms, self._republish_ms, 500 * TTL_S_MAX)
+        return (said_ms or 0) + min(every_ms, self._republish_ms, WAIT_MS_MAX)
 
     def _set_due(self, kind: str, key: Key, at_ms: int) -> None:
         self._at[kind, key] = at_ms

@@ -23,7 +23,7 @@ from prime.dht.looking import Lookups
 from prime.dht.peering import Missed, Peering
 from prime.dht.providing import ProvidingActor
 from prime.dht.publications import Provided, Publication, Published
-from prime.dht.record import Record, later_of, make_record, version_of
+from prime.dht.record import Record, is_live, later_of, make_record, version_of
 from prime.dht.shares import OWN_GROUP
 from prime.dht.storing import Storings, checked
 from prime.errors import ConflictError, PrimeError, RefusedError, UnreachableError
@@ -68,7 +68,7 @@ class Publisher:
                 outcome = await self._lookups.run(core.Nearest(record.key))
                 return await self._store(record, outcome.closest)
             outcome = await self._lookups.run(core.Value(record.key, 0))
-            known = later_of(self.known(record.key), outcome.record)
+            known = self._latest(record.key, outcome.record)
             tries_left = TRIES_MAX
             while True:
                 record = self._make(value, salt, 0 if known is None else known.seq + 1, ttl_s, removed=removed)
@@ -84,9 +84,14 @@ class Publisher:
         await self._archive.publish(Published(key, None))
 
     def known(self, key: Key) -> Record | None:
-        """Return the record of a key that this node holds, for others or as its own."""
-        archive = self._archive
-        return later_of(archive.shelf.get(key, self._peering.now_ms()), archive.publications.record(key))
+        """Return the record of a key that this node holds, for others or as its own, and that holds now."""
+        now_ms = self._peering.now_ms()
+        own = self._archive.publications.record(key)
+        return later_of(self._archive.shelf.get(key, now_ms), own if own is not None and is_live(own, now_ms) else None)
+
+    def _latest(self, key: Key, found: Record | None) -> Record | None:
+        """Return the latest version of a key that this node knows of, also one that is over: the next comes after it."""
+        return later_of(found, self.known(key), self._archive.publications.record(key))
 
     def _make(self, value: bytes, salt: bytes | None, seq: int, ttl_s: int, *, removed: bool) -> Record:
         now_ms = self._peering.now_ms()
@@ -173,7 +178,7 @@ class Publisher:
         if self._archive.publications.record(key) != record:
             return  # another version has taken its place meanwhile
         outcome = await self._lookups.run(core.Value(key, 0))
-        later = later_of(outcome.record, self.known(key))
+        later = self._latest(key, outcome.record)
         if later is not None and version_of(later) > version_of(record):
             await self._archive.publish(Published(key, later))
             return
