@@ -53,12 +53,14 @@ async def test_example(case: Case, tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("case", [*DISK_CASES, *LONG_DISK_CASES], ids=named)
 async def test_example_on_a_disk(case: Case, tmp_path: Path) -> None:
     await case(in_text(tmp_path))
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("case", LONG_DISK_CASES, ids=named)
 async def test_sqlite_for_long(case: Case, tmp_path: Path) -> None:
     await case(on_disk(tmp_path))

@@ -32,6 +32,7 @@ def test_many_storms(seed: int) -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(900)
 def test_copies_are_what_keeps_records_where_nodes_crash() -> None:
     """Three replicas outlive eight hours because they are made anew; without that they do not."""
     few = attrs.evolve(sim.SWARM, replicas=3, refresh_s=3600.0)
@@ -43,5 +44,6 @@ def test_copies_are_what_keeps_records_where_nodes_crash() -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(900)
 def test_a_quarter_of_the_nodes_crashing_each_hour() -> None:
     assert sim.measure_churn().share >= 0.99

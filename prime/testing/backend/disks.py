@@ -19,8 +19,8 @@ from prime.testing.backend.kit import BackendKit, Bodies, bodies_of, check, entr
 from prime.testing.backend.story import bodies_after, changes_of
 
 CHILD_S = 60.0
-KILLS, MANY_KILLS = 4, 100
-FLIPS, MANY_FLIPS = 24, 2000
+KILLS, MANY_KILLS = 4, 60
+FLIPS, MANY_FLIPS = 24, 800
 WRITES = 70
 
 
