@@ -69,7 +69,7 @@ def error_classes() -> Iterator[str]:
     yield ""
 
 
-APART = ("Dht", "ModelMetadata", "TrainingConfig", "open_dht", "open_trainer")
+APART = ("Blobs", "Dht", "ModelMetadata", "TrainingConfig", "open_blobs", "open_dht", "open_trainer")
 """Public names that have nothing to do with actors."""
 
 

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from prime.actor import open_stream as open_stream
     from prime.actor import pipeline as pipeline
     from prime.actor import streams as streams
+    from prime.dht.blob.blobs import Blobs as Blobs
+    from prime.dht.blob.blobs import open_blobs as open_blobs
     from prime.dht.dht import Dht as Dht
     from prime.dht.dht import open_dht as open_dht
     from prime.errors import PrimeError as PrimeError
@@ -76,6 +78,7 @@ _HOMES = {
     "Admission": "prime.transport.admission",
     "AdmissionLimits": "prime.transport.admission",
     "Ask": "prime.wire",
+    "Blobs": "prime.dht.blob.blobs",
     "Broadcast": "prime.actor",
     "Caller": "prime.transport.admission",
     "ConsistentHash": "prime.actor",
@@ -120,6 +123,7 @@ _HOMES = {
     "message": "prime.wire",
     "on": "prime.actor",
     "on_timeout": "prime.actor",
+    "open_blobs": "prime.dht.blob.blobs",
     "open_dht": "prime.dht.dht",
     "open_signed": "prime.transport.signing",
     "open_stream": "prime.actor",
