@@ -19,7 +19,7 @@ from prime.dht.contact import Contact, make_contact, read_contact
 from prime.dht.facts import PeerRefused
 from prime.dht.groups import Scope, counted_group, scope_of, scope_seen, vouched
 from prime.dht.key import Key, key_of_peer
-from prime.dht.rates import Rates
+from prime.dht.rates import BURST_S, Rates
 from prime.dht.record import Record, is_live, read_record
 from prime.dht.sealed import Signer
 from prime.dht.settings import DhtSettings
@@ -47,6 +47,8 @@ class ForgedError(RemoteProtocolError):
 
 RENEW_MS: Final = 3_600_000
 """How old the own contact may get before it is signed anew, so that others see which of two is the later."""
+PACE: Final = 0.8
+"""The part of what a peer takes that this node asks of it, if both have the same settings."""
 CONTACTS_MAX: Final = 32
 """Contacts in one answer."""
 _HINT: Final = "this peer is broken or hostile: nothing of its answer was used"
@@ -108,6 +110,7 @@ class Peering:
         """Set when it has first found its place."""
         self._wall_s = wall_s
         self._rates = Rates(settings.requests_per_s)
+        self._pace = Rates(PACE * settings.requests_per_s, burst_s=PACE * BURST_S)
         self._own: Contact | None = None
         self._said: tuple[str, ...] = ()
         self._streams: dict[str, list[str]] = {}
@@ -308,7 +311,10 @@ class Peering:
         raise DeadlineError(f"{address} did not answer in time", hint="is its node running?")
 
     async def ask(self, peer: PeerId, path: str, actor: type[Actor[Any]], message: Ask[R]) -> R:
-        """Ask an actor of a peer, within the deadline of one request. Raises what an ask raises."""
+        """Ask an actor of a peer, within the deadline of one request, and no more often than it would take. Raises as an ask."""
+        wait_s = self._pace.owe(peer, trio.current_time())
+        if wait_s:
+            await trio.sleep(min(wait_s, self.settings.request_s))
         answer: R = await self.system.ref(peer, path, actor).ask(message, timeout=self.settings.request_s)
         return answer
 

@@ -35,11 +35,20 @@ class Rates:
 
     def take(self, who: Hashable, now: float) -> bool:
         """Take a token of `who`, and tell whether there was one."""
-        tokens, since = self._tokens.pop(who) if who in self._tokens else (self._first(now), now)
-        tokens = min(tokens + (now - since) * self._per_s, self._most)
+        tokens = self._left(who, now)
         allowed = tokens >= 1.0
         self._tokens[who] = (tokens - allowed, now)
         return allowed
+
+    def owe(self, who: Hashable, now: float) -> float:
+        """Take a token of `who` also where there is none; return in how many seconds there would have been one."""
+        left = self._left(who, now) - 1.0
+        self._tokens[who] = (left, now)
+        return max(0.0, -left / self._per_s)
+
+    def _left(self, who: Hashable, now: float) -> float:
+        tokens, since = self._tokens.pop(who) if who in self._tokens else (self._first(now), now)
+        return min(tokens + (now - since) * self._per_s, self._most)
 
     def _first(self, now: float) -> float:
         """Return the tokens of a newcomer, for whom room is made."""

@@ -124,6 +124,15 @@ async def test_a_peer_that_is_silent_holds_up_no_lookup(autojump_clock: trio.abc
         assert trio.current_time() - began <= QUICK.request_s
 
 
+async def test_a_busy_node_asks_no_peer_more_often_than_it_takes(autojump_clock: trio.abc.Clock) -> None:
+    async with open_nodes(2) as nodes:
+        began = trio.current_time()
+        for number in range(300):
+            assert len(await nodes[0].dht.closest(key_of(b"%d" % number))) == 1
+        assert nodes[1].dht.status().refused == 0
+        assert 4 < trio.current_time() - began < 8
+
+
 class Full(MemoryBackend):
     """A disk without room for a record."""
 

@@ -47,3 +47,11 @@ def test_ever_new_ids_do_not_fill_the_memory_and_get_nothing_by_changing() -> No
     for who in ("a", "b"):
         assert sum(fresh.take(who, 0.0) for _ in range(9)) == BURST_S
     assert sum(fresh.take("c", 0.0) for _ in range(9)) == 1, "while all are busy, a newcomer has one request"
+
+
+def test_who_paces_itself_is_never_refused() -> None:
+    taken, paced, now = Rates(10.0), Rates(8.0, burst_s=1.5), 0.0
+    for _ in range(200):
+        now += paced.owe("a", now)
+        assert taken.take("a", now)
+    assert 22 < now < 25
