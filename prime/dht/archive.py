@@ -94,12 +94,13 @@ class Archive:
                 self.publications.commit(change)
 
     async def vote(self, question: Question, now_ms: int) -> tuple[el.Command, ...]:
-        """Vote on a register; what is answered is on the disk. Who votes on one provides its key, so that it is found."""
+        """Vote on a register; what is answered is on the disk. Who has accepted something provides its key, so that it is found."""
         async with self._turn:
             commands = self.elector.step(question, now_ms)
             for kept in (command for command in commands if isinstance(command, el.Keep)):
                 key = kept.standing.register.key
-                found = () if key in self.publications.provided() else (Provided(key, 0),)
+                is_said = kept.standing.accepted is None or key in self.publications.provided()
+                found = () if is_said else (Provided(key, 0),)
                 await self._write([standing_entry(kept.standing), *(each.entry() for each in found)])
                 self.elector.step(el.Kept(kept.standing), now_ms)
                 for each in found:

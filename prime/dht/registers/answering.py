@@ -33,15 +33,15 @@ class RegistersActor(Actor[m.LookAtRegister | m.PrepareRegister | m.AcceptRegist
     @on(m.PrepareRegister)
     async def prepare(self, q: m.PrepareRegister) -> m.ElectorShown:
         """Promise, or say what greater ballot is promised."""
-        self._peering.admit(self.ctx.sender, len(q.call) + len(q.newest or b""))
+        sender = self._peering.admit(self.ctx.sender, len(q.call) + len(q.newest or b""))
         newest = None if q.newest is None else self._read(read_proposal, q.newest)
-        return await self._vote(el.Prepare(self._read(read_call, q.call), newest))
+        return await self._vote(el.Prepare(self._read(read_call, q.call), newest, self._peering.share_of(sender)))
 
     @on(m.AcceptRegister)
     async def accept(self, q: m.AcceptRegister) -> m.ElectorShown:
         """Accept, or say what greater ballot is promised."""
-        self._peering.admit(self.ctx.sender, len(q.proposal))
-        return await self._vote(el.Accept(self._read(read_proposal, q.proposal)))
+        sender = self._peering.admit(self.ctx.sender, len(q.proposal))
+        return await self._vote(el.Accept(self._read(read_proposal, q.proposal), self._peering.share_of(sender)))
 
     def _read(self, read: Any, data: bytes) -> Any:
         try:

@@ -25,6 +25,8 @@ AHEAD_MS_MAX: Final = 24 * 3600 * 1000
 """How far ahead of this node's clock a proposal may have been made; far less than what is buried."""
 REGISTERS_MAX: Final = 1024
 PUBLISHER_REGISTERS_MAX: Final = 64
+GROUP_REGISTERS_MAX: Final = 128
+"""Registers that peers of one IP group brought here: keys cost nothing, so the publisher alone bounds nobody."""
 
 
 @attrs.frozen
@@ -36,6 +38,8 @@ class Standing:
     accepted: Proposal | None = None
     promised_ms: int = 0
     """Its own clock, when it promised last (ms since 1970)."""
+    group: str = ""
+    """Against what it counts: the IP group of whoever first asked, or that peer; empty for this node itself."""
 
     @property
     def floor(self) -> Call | Proposal | None:
@@ -64,18 +68,20 @@ class Look:
 class Prepare:
     """Promise to take no ballot below this call's. `newest`: the newest proposal that the caller knows of.
 
-    One that is new to the term learns from it what the term began with.
+    One that is new to the term learns from it what the term began with. `group`: see `Standing`.
     """
 
     call: Call
     newest: Proposal | None = None
+    group: str = ""
 
 
 @attrs.frozen
 class Accept:
-    """Accept this proposal, whoever hands it on."""
+    """Accept this proposal, whoever hands it on; `group` as with `Prepare`."""
 
     proposal: Proposal
+    group: str = ""
 
 
 @attrs.frozen
@@ -141,12 +147,15 @@ class Elector:
         *,
         registers_max: int = REGISTERS_MAX,
         publisher_registers_max: int = PUBLISHER_REGISTERS_MAX,
+        group_registers_max: int = GROUP_REGISTERS_MAX,
     ) -> None:
         self.seat = seat
         self._standings = {standing.register.key: standing for standing in standings}
         self._counts = Counter(standing.register.publisher for standing in self._standings.values())
         self._max = registers_max
+        self._groups = Counter(standing.group for standing in self._standings.values())
         self._publisher_max = publisher_registers_max
+        self._group_max = group_registers_max
 
     @property
     def standings(self) -> tuple[Standing, ...]:
@@ -162,10 +171,10 @@ class Elector:
             case Look(key):
                 known, empty = self._standings.get(key), Answer(Shown("shown", self.seat.store))
                 return (empty if known is None else self._shown(known, "shown"),)
-            case Prepare(call, newest):
-                return self._buried(call, now_ms) or self._prepare(call, newest, now_ms)
-            case Accept(proposal):
-                return self._buried(proposal, now_ms) or self._accept(proposal, now_ms)
+            case Prepare(call, newest, group):
+                return self._buried(call, group, now_ms) or self._prepare(call, newest, group, now_ms)
+            case Accept(proposal, group):
+                return self._buried(proposal, group, now_ms) or self._accept(proposal, group, now_ms)
 
     def ended(self, now_ms: int) -> tuple[Register, ...]:
         """Return the registers that ended so long ago that they are to be forgotten."""
@@ -175,34 +184,38 @@ class Elector:
     def forget(self, registers: Iterable[Register]) -> None:
         """Forget registers, once they are taken from the disk."""
         for register in registers:
-            if self._standings.pop(register.key, None) is not None:
+            if (gone := self._standings.pop(register.key, None)) is not None:
                 self._counts[register.publisher] -= 1
+                self._groups[gone.group] -= 1
 
-    def _found(self, register: Register) -> Standing:
-        return self._standings.get(register.key) or Standing(register)
+    def _found(self, register: Register, group: str) -> Standing:
+        return self._standings.get(register.key) or Standing(register, group=group)
 
     def _install(self, standing: Standing) -> None:
         if standing.register.key not in self._standings:
             self._counts[standing.register.publisher] += 1
+            self._groups[standing.group] += 1
         self._standings[standing.register.key] = standing
 
     # ---- what is refused whatever the ballot
 
-    def _buried(self, asked: Call | Proposal, now_ms: int) -> tuple[Command, ...]:
+    def _buried(self, asked: Call | Proposal, group: str, now_ms: int) -> tuple[Command, ...]:
         register = asked.register
-        standing = self._found(register)
+        standing = self._found(register, group)
         if standing.floor is None and len(self._standings) >= self._max:
             return (self._unable(standing, f"it keeps {self._max} registers already"),)
         if standing.floor is None and self._counts[register.publisher] >= self._publisher_max:
             return (self._unable(standing, f"it keeps {self._publisher_max} registers of this publisher already"),)
+        if standing.floor is None and group and self._groups[group] >= self._group_max:
+            return (self._unable(standing, f"{self._group_max} registers came from {group}: that is its quota"),)
         if standing.floor is not None and now_ms >= standing.touched_ms + HELD_MS:
             return (self._unable(standing, "nobody wrote to the register for 90 days: it has ended"),)
         return ()
 
     # ---- the two phases
 
-    def _prepare(self, call: Call, newest: Proposal | None, now_ms: int) -> tuple[Command, ...]:
-        standing = self._found(call.register)
+    def _prepare(self, call: Call, newest: Proposal | None, group: str, now_ms: int) -> tuple[Command, ...]:
+        standing = self._found(call.register, group)
         floor = standing.floor
         if floor is not None and floor.ballot == call.ballot and floor.root == call.root:
             return (self._shown(standing, "promised"),)  # it came twice
@@ -231,8 +244,8 @@ class Elector:
         is_due = floor is None or _is_called(floor, newest) or outranks(newest, floor)
         return newest if outranks(newest, own) and is_due else own
 
-    def _accept(self, proposal: Proposal, now_ms: int) -> tuple[Command, ...]:
-        standing = self._found(proposal.register)
+    def _accept(self, proposal: Proposal, group: str, now_ms: int) -> tuple[Command, ...]:
+        standing = self._found(proposal.register, group)
         floor, own = standing.floor, standing.accepted
         if own is not None and (own.ballot, own.root) == (proposal.ballot, proposal.root):
             return self._accept_again(standing, own, proposal)

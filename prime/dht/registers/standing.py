@@ -25,6 +25,7 @@ def standing_entry(standing: Standing) -> Entry:
         None if promised is None else promised.sealed,
         None if accepted is None else accepted.sealed,
         standing.promised_ms,
+        standing.group,
     ]
     return Entry(KIND, keys.to_bytes(standing.register.key), dumps(fields))
 
@@ -42,14 +43,14 @@ def standing_removal(register: Register) -> Removal:
 def read_standing(entry: Entry) -> Standing:
     """Return the standing in an entry. Raises `DecodeError`, `SignatureError`."""
     fields = loads(entry.body, _LIMITS)
-    if type(fields) is not list or len(fields) < 3 or type(fields[2]) is not int:
+    if type(fields) is not list or len(fields) < 4 or [type(each) for each in fields[2:4]] != [int, str]:
         raise DecodeError("a standing of another shape")
     promised = None if fields[0] is None else read_call(_bytes(fields[0]))
     accepted = None if fields[1] is None else read_proposal(_bytes(fields[1]))
     named = promised or accepted
     if named is None or keys.to_bytes(named.register.key) != entry.name:
         raise DecodeError("a standing under another register's name")
-    return Standing(named.register, promised, accepted, fields[2])
+    return Standing(named.register, promised, accepted, fields[2], fields[3])
 
 
 def _bytes(value: Any) -> bytes:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import attrs
 import pytest
 import trio
 
 import prime
+from prime.actor import Ref
 from prime.actor.contract import PeerId
 from prime.dht.backends.memory import MemoryBackend
 from prime.dht.dht import Dht
-from prime.dht.registers.proposal import Register
+from prime.dht.registers import messages as m
+from prime.dht.registers.answering import RegistersActor
+from prime.dht.registers.proposal import Ballot, Call, Register, signed
 from prime.dht.registers.standing import TENDED_KIND
 from prime.errors import ConflictError, NotFoundError, PrimeError, UsageError
 from prime.sim import linear
@@ -192,3 +196,18 @@ async def test_a_node_tends_what_it_has_written_by_itself(autojump_clock: trio.a
         assert after.version == before.version
         loaded = await backend.open()
         assert [entry.body for entry in loaded.entries if entry.kind == TENDED_KIND] == [b"s"]
+
+
+async def test_a_call_alone_has_an_elector_provide_nothing(autojump_clock: trio.abc.Clock) -> None:
+    memory, stranger = prime.Memory(), prime.KeyPair.from_seed(b"s" * 32)
+    async with (
+        open_nodes(1, transport=lambda _: memory) as (node,),
+        prime.open_system(transport=memory, key=stranger) as system,
+    ):
+        system.learn(node.dht.peer, node.system.addresses)
+        elector: Ref[Any] = system.ref(node.dht.peer, m.REGISTERS_PATH, RegistersActor)
+        register = Register(stranger.peer, b"salt")
+        call = signed(stranger, Call(register, Ballot(0, 1, bytes(8)), b"", b""))
+        assert (await elector.ask(m.PrepareRegister(call.sealed, None), timeout=5)).outcome == "promised"
+        assert node.dht.status().provided == 0
+        assert [each.group for each in node.dht._archive.elector.standings] == [f"peer:{stranger.peer}"]

@@ -170,6 +170,27 @@ def test_no_publisher_and_nobody_fills_it() -> None:
     assert ask(elector, el.Accept(signed(ANN, attrs.evolve(proposal(2), register=Register(ANN.peer, b"0"))))).outcome
 
 
+def test_keys_that_cost_nothing_fill_no_more_than_the_quota_of_who_brings_them() -> None:
+    elector = el.Elector(SEAT, group_registers_max=2)
+    for number in range(5):
+        signer = KeyPair.from_seed(bytes([number]) * 32)
+        one = signed(signer, attrs.evolve(proposal(1), register=Register(signer.peer, b"s"), sealed=b""))
+        asked = el.Accept(one, "20.1.0.0/16") if number % 2 else el.Prepare(called(signer), None, "20.1.0.0/16")
+        shown = ask(elector, asked)
+        assert shown.outcome == ("unable" if number > 1 else "accepted" if number else "promised")
+    assert "2 registers came from 20.1.0.0/16" in shown.why
+    assert ask(elector, el.Accept(proposal(1), "30.1.0.0/16")).outcome == "accepted"
+    assert ask(elector, el.Accept(proposal(2), "20.1.0.0/16")).outcome == "accepted", "it is here already"
+    elector = el.Elector(SEAT, elector.standings, group_registers_max=2)
+    assert ask(elector, el.Prepare(called(BEN), None, "20.1.0.0/16")).outcome == "unable", "also after a restart"
+    elector.forget([one.register for one in elector.standings])
+    assert ask(elector, el.Prepare(called(BEN), None, "20.1.0.0/16")).outcome == "promised"
+
+
+def called(signer: KeyPair) -> Call:
+    return signed(signer, Call(Register(signer.peer, b"s"), ballot(1, 0), b"", b""))
+
+
 @pytest.mark.parametrize("count", range(1, 8))
 def test_two_quorums_share_more_than_may_lie(count: int) -> None:
     for liars in range((count - 1) // 3 + 1):
@@ -275,7 +296,7 @@ def restored(*entries: Entry, is_damaged: bool = False) -> tuple[el.Elector, tup
 
 
 def test_a_store_gives_back_what_was_promised() -> None:
-    standing = el.Standing(REGISTER, call(4), proposal(3), NOW_MS)
+    standing = el.Standing(REGISTER, call(4), proposal(3), NOW_MS, "20.1.0.0/16")
     assert read_standing(standing_entry(standing)) == standing
     elector, writes = restored(Entry(STORE_KIND, b"", SEAT.store), standing_entry(standing))
     assert (elector.seat, elector.standings, writes) == (SEAT, (standing,), ())
