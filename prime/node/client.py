@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -14,9 +15,6 @@ from prime.errors import NotFoundError, UnreachableError
 from prime.node.control import CONTROL_LIMITS
 from prime.node.link import LinkActor
 from prime.node.messages import DHT_PATH
-from prime.node.models import ModelsActor
-from prime.node.models import Order as ModelOrder
-from prime.node.orders import DhtActor, Order
 from prime.node.runs import RunsActor
 from prime.node.system import open_system
 from prime.observe.messages import (
@@ -34,6 +32,10 @@ from prime.observe.status import StatusActor
 from prime.trainer.publish.messages import MODELS_PATH
 from prime.trainer.runs.messages import RUNS_PATH, AuditRun, EndRun, LeaveRun, ListRuns, RecoverRun, ShareRun, SubmitRun
 from prime.transport.unix import Unix
+
+if TYPE_CHECKING:
+    from prime.node.models import Order as ModelOrder
+    from prime.node.orders import Order
 
 ASK_TIMEOUT_S = 5.0
 
@@ -87,6 +89,8 @@ async def open_links(socket: Path) -> AsyncIterator[tuple[Ref[GetStatus | StopNo
 @contextlib.asynccontextmanager
 async def open_orders(socket: Path) -> AsyncIterator[Ref[Order]]:
     """As `open_runs`, with a ref to the actor that takes orders for the DHT alone."""
+    from prime.node.orders import DhtActor  # a status is asked without it
+
     with tempfile.TemporaryDirectory(prefix="prime-") as folder:
         async with open_system(transport=Unix(Path(folder) / "c.sock"), limits=CONTROL_LIMITS) as system:
             yield system.ref(await _dialled(system, socket), DHT_PATH, DhtActor)
@@ -95,6 +99,8 @@ async def open_orders(socket: Path) -> AsyncIterator[Ref[Order]]:
 @contextlib.asynccontextmanager
 async def open_models_of(socket: Path) -> AsyncIterator[Ref[ModelOrder]]:
     """As `open_runs`, with a ref to the actor of its models alone."""
+    from prime.node.models import ModelsActor
+
     with tempfile.TemporaryDirectory(prefix="prime-") as folder:
         async with open_system(transport=Unix(Path(folder) / "c.sock"), limits=CONTROL_LIMITS) as system:
             yield system.ref(await _dialled(system, socket), MODELS_PATH, ModelsActor)
