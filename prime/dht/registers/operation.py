@@ -448,7 +448,11 @@ class Operation:
             return []
         if not has_quorum:
             unasked = not set(term.electors.peers()) <= set(self._asked)
-            return self._look(term.electors.peers(), now) if unasked else self._too_few(term, len(answers), now)
+            return (
+                self._look(term.electors.peers(), now)
+                if unasked
+                else self._too_few(term.electors, len(term.electors.seats) - len(answers), now)
+            )
         return self._prepare(now) if self._sign is not None or top is None else self._accept_of(top, "spread", now)
 
     def _chosen(self, term: Term, top: Proposal | None, now: float) -> list[Command]:
@@ -476,10 +480,9 @@ class Operation:
             case Tend():
                 return self._tended(term, there, now)
 
-    def _too_few(self, term: Term, count: int, now: float) -> list[Command]:
-        return self._fall_short(
-            f"of its {len(term.electors.seats)} electors {count} vote, and {term.electors.quorum} must", now
-        )
+    def _too_few(self, voters: Electors, absent: int, now: float) -> list[Command]:
+        seats, quorum = len(voters.seats), voters.quorum
+        return self._fall_short(f"{absent} of its {seats} electors do not vote, where {quorum} of them must", now)
 
     def _fall_short(self, why: str, now: float) -> list[Command]:
         """Look up anew who is there, or give up after some rounds."""
@@ -615,7 +618,7 @@ class Operation:
         )
         absent = seats - count - refusals if is_full else len(self._failed) + mute
         if absent > seats - quorum:
-            return self._fall_short(f"of its {seats} electors {seats - absent} vote, and {quorum} must", now)
+            return self._too_few(voters, absent, now)
         if not is_full and seats - refusals - absent >= quorum:
             return []
         return self._outbid(now)

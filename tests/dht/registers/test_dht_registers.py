@@ -16,9 +16,18 @@ from prime.dht.backends.memory import MemoryBackend
 from prime.dht.dht import Dht
 from prime.dht.registers import messages as m
 from prime.dht.registers.answering import RegistersActor
+from prime.dht.registers.elector import Elector
 from prime.dht.registers.proposal import Ballot, Call, Register, signed
 from prime.dht.registers.standing import TENDED_KIND
-from prime.errors import ConflictError, NotFoundError, PrimeError, UsageError
+from prime.errors import (
+    ConflictError,
+    CorruptedError,
+    NotFoundError,
+    PrimeError,
+    UnreachableError,
+    UsageError,
+    WorldError,
+)
 from prime.sim import linear
 from prime.sim.scenarios.registers import Versions, told
 from tests.dht.swarm import LAN, WALL_S, open_node, open_nodes
@@ -211,3 +220,34 @@ async def test_a_call_alone_has_an_elector_provide_nothing(autojump_clock: trio.
         assert (await elector.ask(m.PrepareRegister(call.sealed, None), timeout=5)).outcome == "promised"
         assert node.dht.status().provided == 0
         assert [each.group for each in node.dht._archive.elector.standings] == [f"peer:{stranger.peer}"]
+
+
+async def test_a_register_that_went_back_is_not_read_as_if_nothing_were(autojump_clock: trio.abc.Clock) -> None:
+    async with open_nodes(4) as opened:
+        writer, reader = opened[0].dht, opened[1].dht
+        await writer.compare_and_set(b"s", 0, b"a")
+        electors = [node.dht._archive for node in opened]
+        before = [archive.elector.standings for archive in electors]
+        await writer.compare_and_set(b"s", 1, b"b")
+        assert (await reader.read_register(writer.peer, b"s")).seq == 2
+        for archive, standings in zip(electors, before, strict=True):  # each has an old copy of its disk put back
+            archive.elector = Elector(archive.elector.seat, standings)
+        with pytest.raises(CorruptedError, match="went back from version 2 to 1"):
+            await reader.read_register(writer.peer, b"s")
+
+
+async def test_a_write_without_a_quorum_says_whether_it_may_have_taken_effect(autojump_clock: trio.abc.Clock) -> None:
+    async with open_nodes(4) as opened:
+        writer = opened[0].dht
+        await writer.compare_and_set(b"s", 0, b"a")
+        full = WorldError("the disk is full", hint="make room")
+
+        async def write(_: object) -> None:
+            raise full
+
+        for node in opened:
+            node.dht._archive._backend.write = write  # type: ignore[method-assign]
+        with pytest.raises(UnreachableError, match=r"2 of its 3 electors do not vote") as caught:
+            await writer.compare_and_set(b"s", 1, b"b")
+        assert caught.value.hint == "try again when they are back"
+        assert (await writer.read_register(writer.peer, b"s")).value == b"a"
