@@ -185,7 +185,8 @@ class Protocols(Protocol):
         """Open a stream over the connection with a peer, or else over one that is dialled at these addresses, in turn.
 
         Raises `UnreachableError` (also where the peer does not speak the protocol), `WrongPeerError`, `ConfigError`, and
-        `anyio.ClosedResourceError` once the endpoint is closed.
+        `anyio.ClosedResourceError` once the endpoint is closed. A channel that breaks as its connection was lost says why in
+        the text of its `anyio.BrokenResourceError`; of one that the peer has reset the text is empty.
         """
         ...
 

@@ -217,6 +217,23 @@ async def test_a_peer_that_answers_slowly_or_never_costs_one_deadline(slow: bool
         assert trio.current_time() - began < 4
 
 
+async def test_a_connection_that_is_lost_in_the_middle_is_tried_once_more() -> None:
+    asked = 0
+
+    async def say(message: Message, channel: Channel) -> bytes:
+        nonlocal asked
+        asked += message.kind is Kind.GET_VALUE
+        if asked == 1:
+            channel.connection.break_off("for the test")  # type: ignore[attr-defined]
+        return honest(message)
+
+    async with with_liar(say) as (ipfs, liar):
+        contact = ipfs.desk.table.get(liar.peer)
+        assert contact is not None
+        assert (await ipfs.asking.ask(contact, Message(Kind.GET_VALUE, PK))).message.key == PK
+    assert asked == 2
+
+
 @pytest.mark.parametrize(
     ("said", "error"),
     [

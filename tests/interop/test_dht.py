@@ -34,7 +34,7 @@ pytest.importorskip("libp2p")
 
 PY = Path(__file__).with_name("py_dht.py")
 DEADLINE_S = 60.0
-SETTINGS = attrs.evolve(PRESETS["lan"], request_s=5.0, lookup_s=20.0)
+SETTINGS = attrs.evolve(PRESETS["lan"], replicas=20, request_s=5.0, lookup_s=20.0)
 KEY = KeyPair.from_seed(bytes(32))
 MULTIHASH = b"\x12\x20" + hashlib.sha256(b"a model").digest()
 RAW = b"\x01\x55"  # of a CID: version 1, raw bytes

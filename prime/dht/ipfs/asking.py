@@ -36,7 +36,7 @@ from prime.dht.lookup import (
     Want,
     Woken,
 )
-from prime.errors import DeadlineError, PrimeError, RefusedError, RemoteProtocolError
+from prime.errors import DeadlineError, LinkLostError, PrimeError, RefusedError, RemoteProtocolError
 from prime.transport.contract import Channel, Identified, Protocols, let_go
 from prime.transport.peer import peer_bytes
 
@@ -114,12 +114,18 @@ class Asking:
     async def _ask(self, contact: Contact, request: Message) -> Heard:
         request_s = self.desk.settings.request_s
         with trio.move_on_after(request_s):
-            channel = await self.protocols.open_stream(PROTOCOL, contact.peer, contact.addresses)
             try:
-                return await self._converse(channel, contact, request)
-            finally:
-                await let_go(channel)
+                return await self._ask_once(contact, request)
+            except LinkLostError:  # of two connections that were made at the same time, peers end one
+                return await self._ask_once(contact, request)
         raise DeadlineError(f"{contact.peer} did not answer within {request_s:g} s", hint="ask another")
+
+    async def _ask_once(self, contact: Contact, request: Message) -> Heard:
+        channel = await self.protocols.open_stream(PROTOCOL, contact.peer, contact.addresses)
+        try:
+            return await self._converse(channel, contact, request)
+        finally:
+            await let_go(channel)
 
     async def _converse(self, channel: Channel, contact: Contact, request: Message) -> Heard:
         request_s = self.desk.settings.request_s
@@ -128,9 +134,9 @@ class Asking:
             await messages.send(pack(request), request_s)
             data = await messages.receive(ANSWER_BYTES_MAX, request_s)
         except _STREAM_ERRORS as error:
-            raise _refused(contact.peer) from error
+            raise _ended(contact.peer, str(error)) from error
         if data is None:
-            raise _refused(contact.peer)
+            raise _ended(contact.peer, "")
         answer = read_message(data)
         if answer.kind is not request.kind:
             raise RemoteProtocolError(f"{contact.peer} answered something else", hint="it is broken: ask another")
@@ -201,7 +207,10 @@ class Asking:
     async def identify(self, peer: PeerId, addresses: Sequence[str] = ()) -> tuple[Contact, Identified]:
         """Return where a peer says that it is, as far as it may, and all else it says. Raises `ASKING_ERRORS`."""
         with trio.move_on_after(self.desk.settings.request_s):
-            said = await self.protocols.identify(peer, addresses)
+            try:
+                said = await self.protocols.identify(peer, addresses)
+            except RemoteProtocolError:  # as in `_ask`
+                said = await self.protocols.identify(peer, addresses)
             return hearsay(peer, said.addresses, said.remote, self.wall_ms()), said
         raise DeadlineError(f"{peer} did not say who it is", hint="ask another")
 
@@ -287,7 +296,10 @@ class _Run:
         return Answered(contact.peer)
 
 
-def _refused(peer: PeerId) -> RefusedError:
+def _ended(peer: PeerId, lost: str) -> RefusedError | LinkLostError:
+    """Return the error of a stream that ended: its peer has reset it, or its connection was `lost`, which says why."""
+    if lost:
+        return LinkLostError(f"the connection with {peer} was lost: {lost}", hint="ask it again, or another")
     return RefusedError(f"{peer} ended the stream without an answer", hint="it refuses the request, or is overloaded")
 
 
