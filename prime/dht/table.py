@@ -279,10 +279,11 @@ class Table:
 
     def _has_room(self, bucket: _Bucket, group: str) -> bool:
         """Tell whether the group has not yet as many contacts as it may, in the table and in the bucket."""
-        if not group:
+        count = self._groups[group] if group else 0
+        if not count:
             return True
         here = sum(seat.group == group for seat in bucket.seats.values())
-        return self._groups[group] < self._settings.group_table_max and here < self._settings.group_bucket_max
+        return count < self._settings.group_table_max and here < self._settings.group_bucket_max
 
     def _make_room(self, bucket: _Bucket, group: str) -> bool:
         """Drop a contact of a group that fails, where that makes room for another of it."""
