@@ -299,6 +299,11 @@ class DhtConfig:
     )
     rendezvous: tuple[str, ...] = key(
         (),
+        "Addresses of nodes at which this one registers, and finds who else did: points that it need not have in its table.",
+        check=_join_fault,
+    )
+    meet_under: tuple[str, ...] = key(
+        (),
         "Names under which this node meets others: it says them in the DHT, and links with those that say them, too.",
     )
     backend: str = key(

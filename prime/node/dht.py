@@ -91,13 +91,14 @@ async def open_node_dht(system: System, key: KeyPair, config: Config, found: Pla
             settings=settings,
             backend=_BegunAnew(open_backend(config.dht.backend, found.state), system),
             bootstrap=tuple(dict.fromkeys((*config.transport.join, *known))),
+            rendezvous=config.dht.rendezvous,
             server=server,
         ) as dht,
         in_ipfs(dht, system, config, settings, server=server),
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(_keep_known, dht, file)
-        for name in config.dht.rendezvous:
+        for name in config.dht.meet_under:
             nursery.start_soon(meet, system, dht, name)
         yield dht
         nursery.cancel_scope.cancel()

@@ -1,4 +1,4 @@
-"""Meeting others: links with peers that the DHT names, and a rendezvous, under whose name a group finds itself there."""
+"""Meeting others: links with peers that the DHT names, and names under which the nodes of a group find each other there."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ DIALS_MAX: Final = 4
 """Peers that are dialled after one search."""
 
 
-def rendezvous_key(name: str) -> Key:
+def meeting_key(name: str) -> Key:
     """Return the key that those provide who meet under a name."""
-    return key_of(b"rendezvous:" + name.encode())
+    return key_of(b"meeting:" + name.encode())
 
 
 async def meet(system: System, dht: Dht, name: str) -> None:
@@ -35,8 +35,8 @@ async def meet(system: System, dht: Dht, name: str) -> None:
     while True:
         met = 0
         with contextlib.suppress(PrimeError):
-            is_said = is_said or await dht.provide(rendezvous_key(name)) > 0
-            met = await link_with_strangers(system, await dht.find_providers(rendezvous_key(name)))
+            is_said = is_said or await dht.provide(meeting_key(name)) > 0
+            met = await link_with_strangers(system, await dht.find_providers(meeting_key(name)))
         wait_s = LOOK_S if met or not is_said else min(2 * wait_s, LOOK_S_MAX)
         await trio.sleep(wait_s)
 
