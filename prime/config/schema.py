@@ -294,9 +294,7 @@ class DhtConfig:
         "are private, else swarm.",
         choices=("auto", "lan", "swarm", "large"),
     )
-    client: bool = key(
-        False, "Use the DHT and answer nobody in it; so does a node without an address that others could dial."
-    )
+    client: bool = key(False, "Use the DHT and answer nobody in it; so does a node while nobody can dial it.")
     rendezvous: tuple[str, ...] = key(
         (),
         "Addresses of nodes at which this one registers, and finds who else did: points that it need not have in its table.",

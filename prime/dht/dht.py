@@ -239,6 +239,13 @@ class Dht:
         """Begin with the node at this address, too: one that the user or the local network named."""
         self._peering.tell_routing(Told(address))
 
+    def serve(self, *, others: bool) -> None:
+        """Be in others' tables from now on, or no more: while nobody can dial this node it is of no use there.
+
+        One that was opened as a client stays one.
+        """
+        self._peering.server = others and self._peering.can_serve
+
     def known(self) -> tuple[Contact, ...]:
         """Return whom this node has in its table: peers that have answered it, and where they can be dialled."""
         return tuple(self._peering.table)

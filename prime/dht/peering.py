@@ -96,6 +96,7 @@ class Peering:
         self.system = system
         self.settings = settings
         self.server = server
+        self.can_serve: Final = server
         self.signer = signer
         self.peer: Final = signer.peer
         self.key: Final = key_of_peer(signer.peer)

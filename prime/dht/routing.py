@@ -121,6 +121,8 @@ class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Sugg
     def introduce(self, q: m.Introduce) -> bytes:
         """Say who this node is."""
         self._hear(self._peering.admit(self.ctx.sender, 0), q.asker)
+        if not self._peering.server:
+            raise RefusedError("nobody can dial this node: it is in no table", hint="it asks by itself")
         return self._peering.contact.sealed
 
     def _hear(self, sender: PeerId, card: bytes | None) -> None:

@@ -19,9 +19,10 @@ from prime.dht.settings import PRESETS, DhtSettings
 from prime.errors import ConfigError, CorruptedError, PrimeError
 from prime.node.meeting import meet
 from prime.store.files import put_text
+from prime.transport.facts import ReachabilityChanged
 from prime.transport.links import Links
 from prime.transport.multiaddr import parse_address
-from prime.transport.reachability import Scope, scope_of_text
+from prime.transport.reachability import Reachability, Scope, scope_of_text
 
 if TYPE_CHECKING:
     from prime.actor import System
@@ -97,11 +98,19 @@ async def open_node_dht(system: System, key: KeyPair, config: Config, found: Pla
         in_ipfs(dht, system, config, settings, server=server),
         trio.open_nursery() as nursery,
     ):
+        unsubscribe = system.subscribe(lambda fact: _heed(dht, fact))
         nursery.start_soon(_keep_known, dht, file)
         for name in config.dht.meet_under:
             nursery.start_soon(meet, system, dht, name)
         yield dht
+        unsubscribe()
         nursery.cancel_scope.cancel()
+
+
+def _heed(dht: Dht, fact: object) -> None:
+    """Answer nobody while nobody can dial this node: whoever had it in a table would wait for it in vain."""
+    if isinstance(fact, ReachabilityChanged):
+        dht.serve(others=fact.after != Reachability.CLIENT_ONLY.value)
 
 
 @contextlib.asynccontextmanager

@@ -20,6 +20,7 @@ from prime.dht.settings import PRESETS, DhtSettings
 from prime.errors import ConfigError
 from prime.node import dht as dht_module
 from prime.node.dht import KNOWN, STORE, StoreLost, _read_known, open_backend, open_node_dht, settings_of
+from prime.transport.facts import ReachabilityChanged
 from prime.transport.identity import KeyPair
 
 LOCAL = "/ip4/127.0.0.1/tcp/4001"
@@ -151,6 +152,26 @@ async def test_a_store_of_which_nothing_can_be_read_is_told_of_and_begun_anew(tm
     (lost,) = [fact for fact in facts if isinstance(fact, StoreLost)]
     assert f"{STORE}-damaged" in lost.text
     assert (tmp_path / f"{STORE}-damaged").read_bytes() == b"z" * 5000
+
+
+@pytest.mark.parametrize(("client", "back"), [(False, "public"), (False, "relayed"), (True, "public")])
+async def test_a_node_that_nobody_can_dial_is_in_no_table(tmp_path: Path, *, client: bool, back: str) -> None:
+    hub, key, other_key = Memory(), KeyPair.generate(), KeyPair.generate()
+    found: Any = SimpleNamespace(state=tmp_path)
+    with trio.fail_after(20):
+        async with open_system(transport=hub, key=other_key) as other, open_dht(other, other_key) as others:
+            config = Config(transport=TransportConfig(join=other.addresses), dht=DhtConfig(client=client))
+            async with open_system(transport=hub, key=key) as system, open_node_dht(system, key, config, found) as dht:
+                system.emit(ReachabilityChanged("unknown", "client-only", "nobody could"))
+                await dht.joined()
+                await dht.closest(dht.contact.key)
+                assert (dht.status().server, others.known()) == (False, ())
+                system.emit(ReachabilityChanged("client-only", back, "a router lets them in"))
+                assert dht.status().server is not client
+                await dht.closest(dht.contact.key)
+                while not client and not others.known():  # noqa: ASYNC110 - a table has no event
+                    await trio.sleep(0.01)
+                assert {contact.peer for contact in others.known()} == (set() if client else {system.peer})
 
 
 async def test_what_a_node_publishes_is_there_when_it_is_started_again(tmp_path: Path) -> None:
