@@ -124,4 +124,4 @@ class BootstrapLaws(RuleBasedStateMachine):
 
 
 TestBootstrapLaws = BootstrapLaws.TestCase
-TestBootstrapLaws.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestBootstrapLaws.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

@@ -136,4 +136,4 @@ class LookupLaws(RuleBasedStateMachine):
 
 
 TestLookupLaws = LookupLaws.TestCase
-TestLookupLaws.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+TestLookupLaws.settings = settings(max_examples=40, stateful_step_count=50, deadline=None)

@@ -107,4 +107,4 @@ class TableLaws(RuleBasedStateMachine):
 
 
 TestTableLaws = TableLaws.TestCase
-TestTableLaws.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+TestTableLaws.settings = settings(max_examples=40, stateful_step_count=50, deadline=None)
