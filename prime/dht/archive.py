@@ -34,6 +34,8 @@ from prime.dht.settings import DhtSettings
 from prime.dht.shelf import Plan, Shelf
 from prime.errors import DecodeError
 
+READ_AT_ONCE: Final = 64
+"""Entries of a store that are read before others may run."""
 CLOSE_S: Final = 5.0
 """The longest that closing the store may take."""
 
@@ -99,7 +101,7 @@ class Archive:
             commands = self.elector.step(question, now_ms)
             for kept in (command for command in commands if isinstance(command, el.Keep)):
                 key = kept.standing.register.key
-                is_said = kept.standing.accepted is None or key in self.publications.provided()
+                is_said = kept.standing.accepted is None or self.publications.provides(key)
                 found = () if is_said else (Provided(key, 0),)
                 await self._write([standing_entry(kept.standing), *(each.entry() for each in found)])
                 self.elector.step(el.Kept(kept.standing), now_ms)
@@ -136,7 +138,12 @@ class Archive:
     async def restore(self, loaded: Loaded) -> None:
         """Take in what was in the store; what cannot be used is removed from it."""
         taken = _Taken()
-        self.damaged = [*loaded.damaged, *(bad for entry in loaded.entries if (bad := taken.take(entry)) is not None)]
+        self.damaged = list(loaded.damaged)
+        for number, entry in enumerate(loaded.entries):
+            if (bad := taken.take(entry)) is not None:
+                self.damaged.append(bad)
+            if number % READ_AT_ONCE == 0:  # each has a signature to check, and there may be a hundred thousand
+                await trio.lowlevel.checkpoint()
         self.lost_writes = loaded.lost_writes
         fits = self.shelf.restore(taken.rows)
         known = self.providers.restore(taken.provisions, taken.contacts)

@@ -184,7 +184,7 @@ class Dht:
     async def provide(self, key: Key) -> int:
         """Say that this node has what a key names, also anew while it runs; return how many nodes remember it.
 
-        Raises `RefusedError`, `UnreachableError` and `DeadlineError`.
+        Raises `RefusedError`, `UnreachableError` and `DeadlineError`: it is said again all the same, until `stop_providing`.
         """
         return await self._publisher.provide(key)
 

@@ -275,4 +275,5 @@ def reply_of(answer: Answer) -> m.RecordStored:
 
 def gone(plan: Plan) -> Iterable[Key]:
     """Return the keys of which a plan leaves no record."""
-    return [change.key for change in plan.changes if getattr(change, "record", None) is None]
+    left = {change.key: change for change in plan.changes}  # of several changes of one key the last
+    return [key for key, change in left.items() if getattr(change, "record", None) is None]

@@ -96,6 +96,10 @@ class Publications:
         """Return all keys that it provides."""
         return [key for kind, key in self._kept if kind == KEY_KIND]
 
+    def provides(self, key: Key) -> bool:
+        """Tell whether it provides a key."""
+        return (KEY_KIND, key) in self._kept
+
     @property
     def due_ms(self) -> int | None:
         """When something next has to be said anew."""

@@ -81,7 +81,8 @@ class Publisher:
 
     async def stop_publishing(self, key: Key) -> None:
         """Say a record anew no more."""
-        await self._archive.publish(Published(key, None))
+        async with self._turn(key):  # else one that is being said anew would come back
+            await self._archive.publish(Published(key, None))
 
     def known(self, key: Key) -> Record | None:
         """Return the record of a key that this node holds, for others or as its own, and that holds now."""
@@ -111,16 +112,25 @@ class Publisher:
     # ---- what it has
 
     async def provide(self, key: Key) -> int:
-        """Say that this node has what a key names, and keep saying it; return how many remember it."""
-        now_ms = self._peering.now_ms()
-        taken = await self._tell(key, self._peering.settings.ttl_s)
-        await self._archive.publish(Provided(key, now_ms))
-        return taken
+        """Say that this node has what a key names, and keep saying it, also where nobody hears it yet; return how many remember it."""
+        async with self._turn(key):
+            return await self._say(key)
 
     async def stop_providing(self, key: Key) -> None:
         """Say no more that this node has what a key names."""
-        await self._archive.publish(Provided(key, None))
-        await self._tell(key, 0)
+        async with self._turn(key):
+            await self._archive.publish(Provided(key, None))
+            await self._tell(key, 0)
+
+    async def _say(self, key: Key) -> int:
+        now_ms = self._peering.now_ms()
+        said = Provided(key, now_ms)
+        await self._archive.publish(said)
+        try:
+            return await self._tell(key, self._peering.settings.ttl_s)
+        except PrimeError:
+            self._archive.publications.put_off(said, now_ms + AGAIN_MS)
+            raise
 
     async def _tell(self, key: Key, ttl_s: int) -> int:
         outcome = await self._lookups.run(core.Nearest(key))
@@ -165,12 +175,12 @@ class Publisher:
 
     async def say_anew(self, publication: Publication) -> None:
         """Publish something anew. Raises as `put` and `provide`."""
-        if isinstance(publication, Published):
-            if publication.record is not None:
-                async with self._turn(publication.key):
-                    await self._publish_anew(publication.record)
-        else:
-            await self.provide(publication.key)
+        async with self._turn(publication.key):
+            if isinstance(publication, Provided):
+                if self._archive.publications.provides(publication.key):  # else it was stopped meanwhile
+                    await self._say(publication.key)
+            elif publication.record is not None:
+                await self._publish_anew(publication.record)
 
     async def _publish_anew(self, record: Record) -> None:
         """Sign a record again, under the same number; give way to a later version, which this key has signed elsewhere."""

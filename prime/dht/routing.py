@@ -71,7 +71,8 @@ class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Sugg
         self._peering = peering
         self._told_of = list(told_of)
         self._lookups = lookups
-        self._introduced: dict[PeerId, Contact] = {}
+        self._introduced: dict[str, Contact] = {}
+        """Who answered at an address to begin with."""
         self._queue: deque[PeerId] = deque()
         self._pinged: set[PeerId] = set()
         self._pings = 0
@@ -264,7 +265,7 @@ class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Sugg
         contact = await self._introduce(peer) if peer != self._peering.peer else None
         if contact is None:
             return False
-        self._introduced[peer] = contact
+        self._introduced[address] = contact
         self.met(Met(contact))
         return True
 

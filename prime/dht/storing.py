@@ -215,6 +215,7 @@ class Storings:
         self, record: Record, places: Sequence[Contact], wanted: int, group: str, ended: Callable[[], None]
     ) -> Ref[Store | Begin]:
         self._number += 1
+        ended = _once(ended)
         make = functools.partial(StoringActor, self._peering, record, places, wanted, group, ended)
         name = f"storing-{self._number}"
         try:
@@ -223,6 +224,12 @@ class Storings:
         except BaseException:
             ended()
             raise
+
+
+def _once(act: Callable[[], None]) -> Callable[[], None]:
+    """Return what does it the first time alone: an actor whose spawn is cancelled ends, too."""
+    left = [act]
+    return lambda: left.pop()() if left else None
 
 
 def checked(stored: Stored) -> Stored:

@@ -1,0 +1,122 @@
+"""What is bounded stays so: turns are given back once, tables do not grow with what strangers say, and nothing holds up the loop."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+import prime
+from prime.dht.archive import open_archive
+from prime.dht.backends.memory import MemoryBackend
+from prime.dht.holding import gone
+from prime.dht.key import key_of
+from prime.dht.publications import Provided
+from prime.dht.record import make_record
+from prime.dht.row import Gone, make_row
+from prime.dht.settings import DhtSettings
+from prime.dht.shelf import Plan
+from prime.dht.storing import STORINGS_MAX
+from prime.errors import UnreachableError
+from prime.transport.links import Links
+from tests.dht.swarm import WALL_S, key_pair, open_node, open_nodes
+from tests.dht.test_hostile import QUICK, version
+
+NOW_MS = int(WALL_S * 1000)
+DAY_MS = 24 * 3600 * 1000
+
+
+async def test_a_record_whose_start_is_cancelled_gives_its_turn_back_once(autojump_clock: trio.abc.Clock) -> None:
+    async with open_nodes(1) as (node,):
+        storings = node.dht._storings
+        for step in range(12):
+            for beside in (False, True):
+                storings._supervisor._spawned = 63  # the next spawn lets others run
+                async with trio.open_nursery() as nursery:
+                    act = storings.begin if beside else storings.run
+                    nursery.start_soon(act, version(1), [node.dht.contact], *(("group",) if beside else ()))
+                    for _ in range(step):
+                        await trio.lowlevel.checkpoint()
+                    nursery.cancel_scope.cancel()
+        await trio.sleep(5)
+        assert storings._turns.value == STORINGS_MAX
+        assert storings._beside == 0
+
+
+def test_a_key_that_comes_back_in_the_same_write_is_not_gone() -> None:
+    record = version(1)
+    row = make_row(record, "group", NOW_MS)
+    assert list(gone(Plan((), (Gone(record.key), row), 0))) == []
+    assert list(gone(Plan((), (row, Gone(record.key)), 0))) == [record.key]
+
+
+async def test_one_place_that_answers_as_ever_another_is_remembered_once(autojump_clock: trio.abc.Clock) -> None:
+    async with open_node(1, prime.Memory(), ("/memory/somewhere",), settings=QUICK) as node:
+        routing = node.dht._peering.routing.cell.life.actor  # type: ignore[union-attr]
+        number = 100
+
+        async def dial(_: str) -> object:
+            nonlocal number
+            number += 1
+            return key_pair(number).peer
+
+        async def introduce(peer: object) -> object:
+            return node.dht.contact if peer else None
+
+        routing._introduce = introduce
+        network = node.system.network
+        assert isinstance(network, Links)
+        network.dial = dial  # type: ignore[method-assign, assignment]
+        for _ in range(20):
+            await routing._dial("/memory/somewhere")
+        assert len(routing._introduced) == 1
+
+
+async def test_reading_a_full_store_lets_others_run(autojump_clock: trio.abc.Clock) -> None:
+    backend, settings = MemoryBackend(), DhtSettings()
+    records = [
+        make_record(key_pair(1), b"x", salt=b"%d" % number, seq=1, created_ms=NOW_MS, ttl_s=60) for number in range(300)
+    ]
+    async with open_archive(key_pair(2).peer, settings, backend) as archive:
+        await archive.hold([(record, "group") for record in records], NOW_MS)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count)
+        async with open_archive(key_pair(2).peer, settings, backend) as archive:
+            assert len(archive.shelf) == 300
+            assert turns >= 300 // 64
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_nobody_heard_is_said_again(autojump_clock: trio.abc.Clock) -> None:
+    memory = prime.Memory()
+    begin = f"/memory/{key_pair(1).peer[-8:]}/p2p/{key_pair(1).peer}"
+    async with open_node(2, memory, (begin,), settings=QUICK, server=False) as early:
+        with pytest.raises(UnreachableError):
+            await early.dht.provide(key_of(b"x"))
+        async with open_node(1, memory, settings=QUICK) as late:
+            await trio.sleep(200)
+            assert [each.peer for each in await late.dht.find_providers(key_of(b"x"))] == [early.dht.peer]
+
+
+async def test_what_is_stopped_while_it_is_said_anew_stays_so(autojump_clock: trio.abc.Clock) -> None:
+    async with open_nodes(2) as (node, other):
+        key = key_of(b"x")
+        await node.dht.provide(key)
+        put = await node.dht.put(b"value", salt=b"salt")
+        for publication in node.dht._archive.publications.due(NOW_MS + DAY_MS, 5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(node.dht._publisher.say_anew, publication)
+                await trio.lowlevel.checkpoint()
+                if isinstance(publication, Provided):
+                    await node.dht.stop_providing(key)
+                else:
+                    await node.dht.stop_publishing(put.record.key)
+        assert (node.dht.status().provided, node.dht.status().published) == (0, 0)
+        assert await other.dht.find_providers(key) == ()
