@@ -21,7 +21,7 @@ from prime.dht import row as rows
 from prime.dht.backend import Backend, Entry, Loaded, Removal
 from prime.dht.contact import Contact
 from prime.dht.key import Key, key_of_peer
-from prime.dht.providers import Providers, ProvisionPlan, read_provider, read_provision
+from prime.dht.providers import Offer, Providers, ProvisionPlan, read_provider, read_provision
 from prime.dht.publications import Provided, Publication, Publications, read_publication
 from prime.dht.record import Record
 from prime.dht.registers import elector as el
@@ -81,12 +81,9 @@ class Archive:
         shelf, key = self.shelf, record.key
         await self._change(lambda: shelf.drop([key] if shelf.get(key, now_ms) == record else []), shelf.commit)
 
-    async def provide(
-        self, key: Key, contact: Contact, sender: PeerId, group: str, ttl_s: int, now_ms: int
-    ) -> ProvisionPlan:
-        """Remember that a peer has what a key names; what it answers is on the disk."""
-        providers = self.providers
-        return await self._change(lambda: providers.hold(key, contact, sender, group, ttl_s, now_ms), providers.commit)
+    async def provide(self, offers: Sequence[Offer], now_ms: int) -> ProvisionPlan:
+        """Remember what peers say that they have; the answers in the plan are true on the disk."""
+        return await self._change(lambda: self.providers.hold_all(offers, now_ms), self.providers.commit)
 
     async def publish(self, *changes: Publication) -> None:
         """Keep alive what this node publishes, or no longer."""

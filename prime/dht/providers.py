@@ -94,13 +94,33 @@ _Change = Provision | Ended | Known
 
 
 @attrs.frozen
-class ProvisionPlan:
-    """Changes that wait to be written, and what to answer then: `why` says why it is refused. See `shelf.Plan`."""
+class Offer:
+    """The sender says that it has what a key names, for `ttl_s` seconds from now; for none, that it has it no longer."""
 
-    outcome: Literal["stored", "refused"]
-    why: str
+    key: Key
+    contact: Contact
+    sender: PeerId
+    group: str
+    ttl_s: int
+
+
+@attrs.frozen
+class ProvisionPlan:
+    """Changes that wait to be written, and what to answer then to each offer: why it is refused, or nothing. See `shelf.Plan`."""
+
+    answers: tuple[str, ...]
     changes: tuple[_Change, ...]
     version: int
+
+    @property
+    def why(self) -> str:
+        """Why the first offer that was refused is so; empty where all are taken."""
+        return next(filter(None, self.answers), "")
+
+    @property
+    def outcome(self) -> Literal["stored", "refused"]:
+        """Whether all are taken."""
+        return "refused" if self.why else "stored"
 
     @property
     def writes(self) -> tuple[Entry | Removal, ...]:
@@ -153,17 +173,17 @@ class Providers:
     # ---- planning
 
     def hold(self, key: Key, contact: Contact, sender: PeerId, group: str, ttl_s: int, now_ms: int) -> ProvisionPlan:
-        """Plan to remember that the sender has what a key names, for `ttl_s` seconds from now; for none, to forget it."""
-        if contact.peer != sender:
-            return self._refused("a peer speaks for itself alone: the contact is another's")
-        if ttl_s <= 0:
-            return self._plan([Ended(key, sender)] if sender in self._keys.get(key, {}) else [])
+        """Plan to remember what one peer says of itself."""
+        return self.hold_all([Offer(key, contact, sender, group, ttl_s)], now_ms)
+
+    def hold_all(self, offers: Iterable[Offer], now_ms: int) -> ProvisionPlan:
+        """Plan to remember several, in one write; each gets the answer that it would have had alone, after those before it."""
         draft = Draft(self._put)
         try:
-            why = self._offered(Provision(key, sender, group, now_ms + 1000 * min(ttl_s, TTL_S_MAX)), contact, draft)
+            answers = [self._answered(offer, now_ms, draft) for offer in offers]
         finally:
             changes = draft.end()
-        return self._refused(why) if why else ProvisionPlan("stored", "", changes, self._version)
+        return ProvisionPlan(tuple(answers), changes, self._version)
 
     def sweep(self, now_ms: int, count_max: int = SWEPT_MAX) -> ProvisionPlan:
         """Plan to forget what has ended."""
@@ -191,16 +211,28 @@ class Providers:
         draft = Draft(self._put)
         self._make_room(None, draft)
         self._version += 1
-        return ProvisionPlan("stored", "", (*lost, *draft.end()), self._version)
+        return ProvisionPlan((), (*lost, *draft.end()), self._version)
 
     def _plan(self, ended: list[Ended]) -> ProvisionPlan:
         draft = Draft(self._put)
         for each in ended:
             self._end(each, draft)
-        return ProvisionPlan("stored", "", draft.end(), self._version)
+        return ProvisionPlan((), draft.end(), self._version)
 
-    def _refused(self, why: str) -> ProvisionPlan:
-        return ProvisionPlan("refused", why, (), self._version)
+    def _answered(self, offer: Offer, now_ms: int, draft: Draft[_Change]) -> str:
+        """Make one change, or return why not, with nothing changed."""
+        key, sender = offer.key, offer.sender
+        if offer.contact.peer != sender:
+            return "a peer speaks for itself alone: the contact is another's"
+        if offer.ttl_s <= 0:
+            if sender in self._keys.get(key, {}):
+                self._end(Ended(key, sender), draft)
+            return ""
+        begun = len(draft.changes)
+        new = Provision(key, sender, offer.group, now_ms + 1000 * min(offer.ttl_s, TTL_S_MAX))
+        if why := self._offered(new, offer.contact, draft):
+            draft.undo(begun)
+        return why
 
     def _offered(self, new: Provision, contact: Contact, draft: Draft[_Change]) -> str:
         """Try to put it there; return why it cannot be."""

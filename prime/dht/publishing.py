@@ -21,6 +21,7 @@ from prime.dht.contact import Contact
 from prime.dht.key import Key, to_bytes
 from prime.dht.looking import Lookups
 from prime.dht.peering import Missed, Peering
+from prime.dht.providers import Offer
 from prime.dht.providing import ProvidingActor
 from prime.dht.publications import Provided, Publication, Published
 from prime.dht.record import Record, is_live, later_of, make_record, version_of
@@ -158,7 +159,7 @@ class Publisher:
         peering = self._peering
         if place.peer == peering.peer:
             now_ms = peering.now_ms()
-            plan = await self._archive.provide(key, place, place.peer, OWN_GROUP, ttl_s, now_ms)
+            plan = await self._archive.provide([Offer(key, place, place.peer, OWN_GROUP, ttl_s)], now_ms)
             if plan.outcome == "refused":
                 raise RefusedError(plan.why, hint="give the DHT more room")
             return

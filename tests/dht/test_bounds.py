@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import trio
 
 import prime
+from prime.actor import Ref
+from prime.dht import messages as m
 from prime.dht.archive import open_archive
 from prime.dht.backends.memory import MemoryBackend
+from prime.dht.contact import make_contact
 from prime.dht.holding import gone
-from prime.dht.key import key_of
+from prime.dht.key import key_of, to_bytes
+from prime.dht.providing import ProvidingActor
 from prime.dht.publications import Provided
 from prime.dht.record import make_record
 from prime.dht.row import Gone, make_row
@@ -120,3 +127,37 @@ async def test_what_is_stopped_while_it_is_said_anew_stays_so(autojump_clock: tr
                     await node.dht.stop_publishing(put.record.key)
         assert (node.dht.status().provided, node.dht.status().published) == (0, 0)
         assert await other.dht.find_providers(key) == ()
+
+
+class Slow(MemoryBackend):
+    """A disk that takes its time for each write."""
+
+    writes = 0
+
+    async def write(self, changes: Sequence[Any]) -> None:
+        self.writes += 1
+        await trio.sleep(0.05)
+        await super().write(changes)
+
+
+async def test_who_says_much_holds_up_nobody_who_asks(autojump_clock: trio.abc.Clock) -> None:
+    memory, disk, key = prime.Memory(), Slow(), key_pair(66)
+    async with (
+        open_nodes(1, transport=lambda _: memory, backend=lambda _: disk) as (node,),
+        prime.open_system(transport=memory, key=key) as stranger,
+    ):
+        stranger.learn(node.dht.peer, node.system.addresses)
+        card = make_contact(key, stranger.addresses, NOW_MS).sealed
+        names: Ref[Any] = stranger.ref(node.dht.peer, m.PROVIDERS_PATH, ProvidingActor)
+        began, before = trio.current_time(), disk.writes
+        async with trio.open_nursery() as nursery:
+            for number in range(90):
+                nursery.start_soon(
+                    lambda n=number: names.ask(m.Provide(to_bytes(key_of(b"%d" % n)), card, 60), timeout=5)
+                )  # type: ignore[misc]
+            await trio.sleep(0.02)
+            await names.ask(m.FindProviders(to_bytes(key_of(b"x")), None), timeout=5)
+            assert trio.current_time() - began < 0.05
+        assert trio.current_time() - began < 0.5
+        assert disk.writes - before <= 3
+        assert node.dht.status().providers == 90

@@ -13,6 +13,7 @@ from prime.dht.providers import (
     SIZE_BYTES,
     STORE_SHARE,
     TTL_S_MAX,
+    Offer,
     Providers,
     ProvisionPlan,
     read_provider,
@@ -151,3 +152,25 @@ def test_a_half_whose_other_half_was_lost_is_forgotten() -> None:
         read_provision(contact)
     with pytest.raises(DecodeError):
         read_provider(provision)
+
+
+def test_several_in_one_write_are_answered_as_one_after_the_other() -> None:
+    settings = DhtSettings(group_records_max=2)
+    alone, together = Providers(KEY, settings), Providers(KEY, settings)
+    said = [(0, 1, 60), (1, 1, 60), (2, 1, 60), (0, 1, 0), (3, 1, 60), (3, 2, 60)]
+    offers = [
+        Offer(key_of(b"%d" % key), CONTACTS[peer], CONTACTS[peer].peer, f"10.{peer}", ttl_s)
+        for key, peer, ttl_s in said
+    ]
+    answers = []
+    for each in offers:
+        plan = alone.hold_all([each], NOW)
+        alone.commit(plan)
+        answers += plan.answers
+    plan = together.hold_all(offers, NOW)
+    together.commit(plan)
+    assert [bool(why) for why in answers] == [False, False, True, False, False, False]
+    assert plan.answers == tuple(answers)
+    assert len(together) == len(alone) == 3
+    for key in range(4):
+        assert together.find(key_of(b"%d" % key), NOW) == alone.find(key_of(b"%d" % key), NOW)
