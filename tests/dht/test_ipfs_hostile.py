@@ -217,6 +217,26 @@ async def test_a_peer_that_answers_slowly_or_never_costs_one_deadline(slow: bool
         assert trio.current_time() - began < 4
 
 
+async def test_a_peer_that_does_not_say_at_once_who_it_is_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As js-libp2p, which resets a second identify stream beside the first."""
+
+    async def say(message: Message, _channel: Channel) -> bytes:
+        return honest(message)
+
+    async with with_liar(say) as (ipfs, liar):
+        identify, reset = ipfs.asking.protocols.identify, [RemoteProtocolError("reset"), UnreachableError("reset")]
+
+        async def reluctant(*arguments: Any) -> Any:
+            if reset:
+                raise reset.pop()
+            return await identify(*arguments)
+
+        monkeypatch.setattr(ipfs.asking.protocols, "identify", reluctant)
+        contact, said = await ipfs.asking.identify(liar.peer)
+        assert contact.addresses == liar.addresses
+        assert PROTOCOL in said.protocols
+
+
 async def test_a_connection_that_is_lost_in_the_middle_is_tried_once_more() -> None:
     asked = 0
 

@@ -36,7 +36,7 @@ from prime.dht.lookup import (
     Want,
     Woken,
 )
-from prime.errors import DeadlineError, LinkLostError, PrimeError, RefusedError, RemoteProtocolError
+from prime.errors import DeadlineError, LinkLostError, PrimeError, RefusedError, RemoteProtocolError, UnreachableError
 from prime.transport.contract import Channel, Identified, Protocols, let_go
 from prime.transport.peer import peer_bytes
 
@@ -44,6 +44,7 @@ STARTS_PER_PATH: Final = 8
 NEWCOMERS_MAX: Final = 256
 """Peers that wait to be asked who they are; more are met another time."""
 CHORES_MAX: Final = 64
+IDENTIFY_PAUSES_S: Final = (0.1, 0.4)
 _STREAM_ERRORS: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream)
 ASKING_ERRORS: Final = (PrimeError, *_STREAM_ERRORS)
 """What asking a peer may raise; none of it is this node's fault."""
@@ -207,12 +208,20 @@ class Asking:
     async def identify(self, peer: PeerId, addresses: Sequence[str] = ()) -> tuple[Contact, Identified]:
         """Return where a peer says that it is, as far as it may, and all else it says. Raises `ASKING_ERRORS`."""
         with trio.move_on_after(self.desk.settings.request_s):
-            try:
-                said = await self.protocols.identify(peer, addresses)
-            except RemoteProtocolError:  # as in `_ask`
-                said = await self.protocols.identify(peer, addresses)
+            said = await self._identify(peer, addresses)
             return hearsay(peer, said.addresses, said.remote, self.wall_ms()), said
         raise DeadlineError(f"{peer} did not say who it is", hint="ask another")
+
+    async def _identify(self, peer: PeerId, addresses: Sequence[str]) -> Identified:
+        """Ask a peer what it is, again where it is connected and did not say: js-libp2p answers one at a time, py-libp2p asks too."""
+        for pause_s in IDENTIFY_PAUSES_S:
+            try:
+                return await self.protocols.identify(peer, addresses)
+            except (RemoteProtocolError, UnreachableError):
+                if peer not in self.protocols.peers:
+                    raise
+            await trio.sleep(pause_s)
+        return await self.protocols.identify(peer, addresses)
 
     # ---- many requests
 

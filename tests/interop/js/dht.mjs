@@ -28,6 +28,7 @@ const start = (securities) => createLibp2p({
   transports: [tcp()],
   connectionEncrypters: securities.map((each) => each()),
   streamMuxers: [yamux()],
+  connectionManager: { inboundConnectionThreshold: 1000 }, // else it takes five a second of one host, and all are on this one
   services: {
     identify: identify(),
     ping: ping(),
