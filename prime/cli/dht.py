@@ -26,8 +26,6 @@ names = typer.Typer(
 )
 
 DEADLINE_S: Final = 60.0
-GRACE_S: Final = 5.0
-"""How much longer the command waits than the node that it asks, so that the node's own words come through."""
 
 Node = Annotated[str | None, typer.Option("--node", metavar="NAME", help="The node on this machine to go through.")]
 Join = Annotated[

@@ -176,6 +176,9 @@ def test_a_client_without_a_node(nodes: tuple[NodeProcess, NodeProcess], prime: 
     assert prime("get", put.json["name"], node=one).out == "from outside"
     assert prime("get", put.json["key"], *words).out == "from outside"
     assert prime("get", UNKNOWN, *words).status == 6
+    assert prime("put", "1", "--name", "counter", "--if-seq", 0, *words).status == 0
+    late = prime("put", "2", "--name", "counter", "--if-seq", 0, *words)
+    assert (late.status, late.out) == (5, "")
     bare = prime("get", "far", *words)
     assert bare.status == 2
     assert "whose name" in bare.err
