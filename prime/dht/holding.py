@@ -162,7 +162,7 @@ class HoldingActor(Actor[m.GetRecord | m.StoreRecord | Keep | Neighbour | Turn |
     def _note(self, record: Record, by: PeerId, answer: Answer) -> None:
         key = keys.to_bytes(record.key).hex()
         if answer.equivocation is not None:
-            self.ctx.emit(facts.Equivocation(key, record.publisher, record.seq))
+            self._peering.dispute(facts.Equivocation(key, record.publisher, record.seq))
         if answer.outcome == "stored":
             self.ctx.emit(facts.RecordHeld(key, record.publisher, record.seq, len(record.sealed)))
             self._feed(core.Taken(record.key, by))

@@ -54,6 +54,8 @@ CONTACTS_MAX: Final = 32
 _HINT: Final = "this peer is broken or hostile: nothing of its answer was used"
 _SILENCE_S: Final = 10.0
 """At most one fact about refusals in this time; the others are counted."""
+DISPUTES_MAX: Final = 10
+"""Disputes of a kind that are told at once; further ones one at a time."""
 
 
 @message
@@ -112,6 +114,7 @@ class Peering:
         self._wall_s = wall_s
         self._rates = Rates(settings.requests_per_s)
         self._pace = Rates(PACE * settings.requests_per_s, burst_s=PACE * BURST_S)
+        self._disputes = Rates(1 / _SILENCE_S, burst_s=DISPUTES_MAX * _SILENCE_S)
         self._own: Contact | None = None
         self._said: tuple[str, ...] = ()
         self._streams: dict[str, list[str]] = {}
@@ -289,6 +292,11 @@ class Peering:
             return
         self._silent_until, unsaid, self._unsaid = now + _SILENCE_S, self._unsaid, 0
         self.system.emit(PeerRefused(peer, reason, unsaid))
+
+    def dispute(self, fact: object) -> None:
+        """Say what somebody should hear of that strangers can bring about as often as they ask: a few times, then now and then."""
+        if self._disputes.take(type(fact).__name__, trio.current_time()):
+            self.system.emit(fact)
 
     def disk_refuses(self, error: WorldError) -> RefusedError:
         """Take note that this node's own disk took nothing; return what others hear of it, which is not where it is."""

@@ -14,7 +14,8 @@ from prime.dht import messages as m
 from prime.dht.archive import open_archive
 from prime.dht.backends.memory import MemoryBackend
 from prime.dht.contact import make_contact
-from prime.dht.holding import gone
+from prime.dht.facts import Equivocation
+from prime.dht.holding import HoldingActor, gone
 from prime.dht.key import key_of, to_bytes
 from prime.dht.providing import ProvidingActor
 from prime.dht.publications import Provided
@@ -26,7 +27,7 @@ from prime.dht.storing import STORINGS_MAX
 from prime.errors import UnreachableError
 from prime.transport.links import Links
 from tests.dht.swarm import WALL_S, key_pair, open_node, open_nodes
-from tests.dht.test_hostile import QUICK, version
+from tests.dht.test_hostile import QUICK, one_and_a_liar, version
 
 NOW_MS = int(WALL_S * 1000)
 DAY_MS = 24 * 3600 * 1000
@@ -161,3 +162,14 @@ async def test_who_says_much_holds_up_nobody_who_asks(autojump_clock: trio.abc.C
         assert trio.current_time() - began < 0.5
         assert disk.writes - before <= 3
         assert node.dht.status().providers == 90
+
+
+async def test_who_signs_two_things_and_shows_them_for_ever_fills_no_log(autojump_clock: trio.abc.Clock) -> None:
+    async with one_and_a_liar() as (node, system, _):
+        records: Ref[Any] = system.ref(node.dht.peer, m.RECORDS_PATH, HoldingActor)
+        for _ in range(200):
+            await records.ask(m.StoreRecord(version(5, b"one").sealed), timeout=5)
+            await records.ask(m.StoreRecord(version(5, b"two").sealed), timeout=5)
+            await trio.sleep(0.1)
+        told = [fact for fact in node.facts if isinstance(fact, Equivocation)]
+        assert 10 <= len(told) <= 20

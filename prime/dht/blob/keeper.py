@@ -21,6 +21,7 @@ from prime.dht.blob.messages import (
 )
 from prime.dht.blob.sharing import WINDOW_MAX
 from prime.dht.blob.turns import Turns
+from prime.dht.rates import Rates
 from prime.errors import CorruptedError, NotFoundError, PrimeError, RefusedError
 from prime.store.blobs import BlobStore
 from prime.store.manifest import ContentId
@@ -31,6 +32,8 @@ WAITING_MAX: Final = 2 * WINDOW_MAX
 """Requests of one peer that wait; more are refused."""
 PEERS_MAX: Final = 256
 """Peers served at a time."""
+TOLD_S: Final = 60.0
+"""How often it is told that the disk refuses a blob: whoever asks for it asks often."""
 READERS: Final = 4
 """Pieces that are read and hashed at a time."""
 
@@ -71,6 +74,7 @@ class BlobKeeper(Actor[DescribeBlob | FetchBlobNode | FetchBlobChunk]):
         self._waiting: Turns[_Wish] = Turns(WAITING_MAX, PEERS_MAX)
         self._ready = trio.Semaphore(0)
         self._free_at = 0.0
+        self._told = Rates(1 / TOLD_S)
 
     async def started(self) -> None:
         """Serve beside the mailbox."""
@@ -135,7 +139,8 @@ class BlobKeeper(Actor[DescribeBlob | FetchBlobNode | FetchBlobChunk]):
         except (NotFoundError, RefusedError) as error:
             wish.later.fail(error)
         except PrimeError as error:  # the disk's, whose text says where it is: that is for this node's user alone
-            self.ctx.emit(BlobDamaged(text_of(wish.content), str(error)))
+            if self._told.take(wish.content, self.ctx.now()):
+                self.ctx.emit(BlobDamaged(text_of(wish.content), str(error)))
             wish.later.fail(RefusedError("its disk refuses", hint="ask another provider"))
 
     async def _rest(self, size_bytes: int) -> None:

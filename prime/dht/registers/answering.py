@@ -74,7 +74,7 @@ def answer_in(commands: tuple[el.Command, ...], peering: Peering) -> el.Shown:
 def tell(report: el.Report, peering: Peering) -> None:
     """Tell what should be heard of as a fact."""
     key = keys.to_bytes(report.register.key).hex()
-    peering.system.emit(facts.RegisterDisputed(key, report.register.publisher, report.kind, report.text))
+    peering.dispute(facts.RegisterDisputed(key, report.register.publisher, report.kind, report.text))
 
 
 def to_wire(shown: el.Shown) -> m.ElectorShown:
