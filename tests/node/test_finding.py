@@ -6,20 +6,24 @@ import functools
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from prime.actor import System
+from prime.config import Config
 from prime.dht.dht import Dht, open_dht
 from prime.dht.name import run_key
 from prime.dht.settings import PRESETS
-from prime.errors import NotFoundError
-from prime.node import finding, meeting
+from prime.errors import NotFoundError, UnreachableError
+from prime.node import finding, hosted, meeting
 from prime.node.finding import SOME_RUN, RunFinder, state_key
+from prime.node.hosting import RunHost
 from prime.node.messages import ShowRecord
 from prime.node.orders import carry_out
 from prime.node.system import open_system
@@ -165,6 +169,26 @@ async def test_a_node_that_waits_for_runs_links_with_who_takes_part_in_one(monke
         member.host.run, member.host.taking = NOTICE, NOTICE.run
         await until(lambda: dialled)
         assert set(dialled) <= set(member.system.addresses)
+
+
+async def test_a_training_is_given_the_providers_of_its_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def open_trainer(*_: Any, providers: Any, **__: Any) -> Any:
+        given.append(providers)
+        raise UnreachableError("no trainer is needed here", hint="none")
+
+    monkeypatch.setattr(hosted, "open_trainer", open_trainer)
+    async with network(2) as (first, node), trio.open_nursery() as nursery:
+        await first.dht.provide(state_key("chess"))
+        found: Any = SimpleNamespace(state=tmp_path)
+        host = RunHost(node.system, Config(), found, lambda _: None, trio.Event())
+        nursery.start_soon(lambda: host.serve(own=False, contacts=(), dht=node.dht))
+        await trio.testing.wait_all_tasks_blocked()
+        host.submit("chess", TrainingConfig(nodes_min=1))
+        await until(lambda: given)
+        assert await given[0]("chess") == (first.system.peer,)
+        nursery.cancel_scope.cancel()
 
 
 async def test_those_who_meet_under_a_name_link_with_each_other_and_with_nobody_else(
