@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import functools
 import ipaddress
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -19,6 +20,7 @@ from prime.transport.multiaddr import CircuitPlace, LayeredPlace, MemoryPlace, P
 _Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 _GROUP_BITS: Final = {4: 16, 6: 32}
 _THIS_NETWORK: Final = ipaddress.IPv4Network("0.0.0.0/8")
+_OWN_NAME: Final = re.compile(r"(.+\.)?localhost\.?|(0x[0-9a-f]+|[0-9]+)(\.(0x[0-9a-f]+|[0-9]+))*\.?", re.IGNORECASE)
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 
 
@@ -45,7 +47,12 @@ def scope_of(address: str) -> Scope:
     ip = _ip(place)
     if getattr(place, "port", 1) == 0:
         return Scope.NEVER
-    return Scope.SITE if ip is None else _scope_of_ip(ip)
+    return _scope_of_name(getattr(place, "host", "")) if ip is None else _scope_of_ip(ip)
+
+
+def _scope_of_name(host: str) -> Scope:
+    """Return the scope of a name: this machine for what a resolver takes for it, or for an address in whatever digits."""
+    return Scope.MACHINE if _OWN_NAME.fullmatch(host) else Scope.SITE
 
 
 def _scope_of_ip(ip: _Ip) -> Scope:

@@ -43,7 +43,7 @@ HASTE: Final = 0.1
 FIRST_HASTE: Final = 0.025
 """The same part for the first request of a path that looks for a value: most often its answer is the value."""
 PROVIDERS_MAX: Final = 1024
-"""Providers that a lookup remembers."""
+"""Providers that a lookup remembers, as many of each path: one that lies hides those of no other."""
 PROVIDERS_PER_ANSWER: Final = 32
 
 Cause = Literal["", "no peer answered", "answered but held nothing", "found but the signature is bad"]
@@ -206,6 +206,8 @@ class _Path:
     contacts: dict[PeerId, tuple[Contact, int]] = attrs.Factory(dict)
     """Of those in `seen`, the contact and its hops."""
     requests: int = 0
+    providers: int = 0
+    """How many it was the first to name."""
     tries: bool = False
     """It makes one request at a time, until one has shown that this does not suffice."""
     hurrying: int = 0
@@ -407,8 +409,10 @@ class Lookup:
     def _note_providers(self, providers: Sequence[Contact], path: _Path) -> None:
         for contact in providers[:PROVIDERS_PER_ANSWER]:
             known = self._providers.get(contact.peer)
-            if known is None and len(self._providers) >= PROVIDERS_MAX:
-                continue
+            if known is None:
+                if path.providers * len(self._paths) >= PROVIDERS_MAX:
+                    continue  # others have their own room
+                path.providers += 1
             self._vouchers.setdefault(contact.peer, set()).add(path.number)
             if known is None or contact.stamp_ms > known.stamp_ms:
                 self._providers[contact.peer] = contact

@@ -186,9 +186,13 @@ class BlobStore:
     ) -> Blob:
         """Take in a file (an absolute path) that stays where it is, and is served from there.
 
-        Raises `NotFoundError`, `ConflictError`, `WorldError`.
+        Raises `UsageError` for what is no whole file, `NotFoundError`, `ConflictError`, `WorldError`.
         """
         _require_absolute(path)
+        if path.suffix == PART:
+            raise UsageError(
+                f"{path} is the beginning of a fetch", hint=f"name a whole file: one that ends in {PART} is removed"
+            )
         size_bytes = self._files.size_bytes(path)
         if size_bytes is None:
             raise NotFoundError(f"{path}: no such file", hint="name a file that is there")

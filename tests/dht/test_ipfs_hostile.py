@@ -17,11 +17,15 @@ pytest.importorskip("libp2p")
 
 import prime
 from prime.actor.facts import ActorFailed
+from prime.dht.contact import Contact
 from prime.dht.ipfs.answering import NAME, SUPERVISOR, Sweep
+from prime.dht.ipfs.asking import Heard, _Run
 from prime.dht.ipfs.ipfs import Ipfs, open_ipfs
 from prime.dht.ipfs.message import ANSWER_BYTES_MAX, PROTOCOL, Kind, Message, Node, Value, pack, read_message
 from prime.dht.ipfs.multiaddrs import address_bytes
 from prime.dht.ipfs.streams import Messages
+from prime.dht.key import key_of
+from prime.dht.lookup import Lookup, Nearest
 from prime.dht.settings import PRESETS
 from prime.errors import (
     CorruptedError,
@@ -37,6 +41,7 @@ from prime.transport.identity import KeyPair
 from prime.transport.libp2p import Libp2p
 from prime.transport.peer import encode_public_key, peer_bytes, peer_from_public_key
 from tests.dht.ipfs_nodes import QUICK, known, nodes
+from tests.dht.strangers import contact, peer
 
 KEY = KeyPair.from_seed(bytes(32))
 PK = b"/pk/" + peer_bytes(KEY.peer)
@@ -304,3 +309,19 @@ async def test_a_peer_that_vouches_for_itself_elsewhere_leads_nobody_there() -> 
 async def test_the_presets_are_those_of_prime_s_own_dht() -> None:
     async with prime.open_system(transport=Libp2p()) as system, open_ipfs(system) as ipfs:
         assert ipfs.desk.settings == PRESETS["swarm"]
+
+
+async def test_a_judge_that_cannot_choose_fails_the_answer_and_not_the_lookup(autojump_clock: trio.abc.Clock) -> None:
+    one = contact(1)
+
+    class Answers:
+        async def ask(self, contact: Contact, request: Message) -> Heard:
+            return Heard(contact, "", request)
+
+    def cannot(_: Heard) -> bool:
+        raise RefusedError("its namespace cannot choose", hint="nothing of it was used")
+
+    lookup = Lookup(Nearest(key_of(b"x")), PRESETS["swarm"], [one], own=peer(9), now=0.0)
+    run = _Run(Answers(), lookup, Message(Kind.GET_VALUE, b"x"), cannot)  # type: ignore[arg-type]
+    await run.go()
+    assert (lookup.outcome is not None, run.heard) == (True, {})

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import attrs
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given, settings
 
 from prime.dht import lookup as lk
@@ -144,3 +145,31 @@ def test_a_peer_that_fails_is_not_asked_again_for_what_it_said_before() -> None:
     looking.step(lk.Begun(), 0.0)
     looking.step(lk.Failed(peer(1)), 0.0)
     assert isinstance(looking.step(lk.Answered(peer(2), [contact(1)]), 0.0)[0], lk.Finished)
+
+
+def test_one_path_that_names_very_many_providers_hides_none_of_another_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lk, "PROVIDERS_MAX", 96)
+    starts, key, said = [contact(n) for n in range(3)], Key(5), 0
+
+    def answer(asked: Contact) -> lk.Answered:
+        nonlocal said
+        if asked.peer in {starts[1].peer, starts[2].peer}:
+            return lk.Answered(asked.peer, providers=[contact(7)])
+        said += 1
+        made = [contact(1000 + 40 * said + n) for n in range(32)]
+        return lk.Answered(asked.peer, made[:5], providers=made)
+
+    settings = attrs.evolve(SETTINGS, k=20, replicas=20)
+    looking = lk.Lookup(lk.Providers(key, 20), settings, starts, own=peer(99), now=0.0)
+    todo, late = looking.step(lk.Begun(), 0.0), []
+    while todo or late:
+        command = todo.pop(0) if todo else late.pop(0)
+        if not isinstance(command, lk.Request):
+            break
+        if todo and command.contact in starts[1:] and command not in late:
+            late.append(command)  # the liar answers first, again and again
+            continue
+        todo += looking.step(answer(command.contact), 0.0)
+    assert looking.outcome is not None
+    assert looking.outcome.providers[0] == contact(7)
+    assert said > 3

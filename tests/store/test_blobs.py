@@ -14,7 +14,7 @@ import attrs
 import pytest
 import trio
 
-from prime.errors import ConflictError, CorruptedError, NotFoundError, RefusedError, WorldError
+from prime.errors import ConflictError, CorruptedError, NotFoundError, RefusedError, UsageError, WorldError
 from prime.sim.disk import Disk
 from prime.sim.plan import DiskFaults
 from prime.sim.streams import Streams
@@ -116,6 +116,15 @@ async def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
         await store.chunk(blob.content, 3)
     with pytest.raises(NotFoundError, match="no such file"):
         await store.add_file(path)
+
+
+async def test_a_file_that_would_be_taken_for_a_draft_is_refused_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "model.part"
+    path.write_bytes(DATA)
+    store = await BlobStore.open(tmp_path / "blobs")
+    with pytest.raises(UsageError, match="beginning of a fetch"):
+        await store.add_file(path, chunk_bytes=CHUNK)
+    assert path.read_bytes() == DATA
 
 
 async def test_a_pulled_file_takes_its_name_only_when_it_is_whole(tmp_path: Path) -> None:

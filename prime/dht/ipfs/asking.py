@@ -291,10 +291,10 @@ class _Run:
                 found, said = await self._asking.identify(contact.peer, contact.addresses)
                 return self._found(found, said)
             heard = attrs.evolve(await self._asking.ask(contact, self._request), path=path)
+            self._is_enough = self._enough is not None and self._enough(heard)  # a user's namespace may judge in it
         except ASKING_ERRORS as error:
             return Failed(contact.peer, forged=isinstance(error, RemoteProtocolError))
         self.heard[contact.peer] = heard
-        self._is_enough = self._enough is not None and self._enough(heard)
         group = counted_group(heard.seen_at)
         return Answered(contact.peer, heard.closer, providers=heard.providers, group=group)
 
