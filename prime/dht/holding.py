@@ -225,19 +225,21 @@ class HoldingActor(Actor[m.GetRecord | m.StoreRecord | Keep | Neighbour | Turn |
         """Hand a record on."""
         peering, peer, record = self._peering, contact.peer, self._held(key)
         outcome: m.Outcome = "refused"
+        later: Record | None = None
         if record is not None:
             peering.teach(contact)
             try:
                 answer = await peering.ask(peer, m.RECORDS_PATH, HoldingActor, m.StoreRecord(record.sealed))
-                outcome = answer.outcome
-                if (later := peering.read_record(answer.held, key)) is not None:
-                    await self._take(later, peer)
+                outcome, later = answer.outcome, peering.read_record(answer.held, key)
             except RefusedError:
                 pass
             except PrimeError:
                 peering.tell_routing(Missed(peer))
                 self._feed(core.Handed(key, peer, "failed"))
                 return
+        if later is not None:
+            with contextlib.suppress(WorldError):  # the own disk's: the peer is not to blame
+                await self._take(later, peer)
         self._feed(core.Handed(key, peer, outcome))
 
     async def _mend(self) -> None:

@@ -83,3 +83,21 @@ async def test_no_stranger_hears_where_the_disk_is(autojump_clock: trio.abc.Cloc
         with pytest.raises(RefusedError) as caught:
             await names.ask(m.Provide(to_bytes(key_of(b"x")), card, 60), timeout=5)
         assert PATH not in str(caught.value)
+
+
+async def test_a_peer_is_not_missed_because_the_own_disk_is_full(autojump_clock: trio.abc.Clock) -> None:
+    disk = FullDisk()
+    async with open_nodes(2, backend=lambda number: None if number else disk) as (node, other):
+        for seq, holder in ((1, node), (2, other)):
+            record = make_record(key_pair(7), b"x", salt=b"s", seq=seq, created_ms=NOW_MS, ttl_s=60)
+            await holder.dht._archive.hold([(record, "group")], NOW_MS)
+        disk.is_full = True
+        holding = node.dht._peering.holding.cell.life.actor  # type: ignore[union-attr]
+        await holding._hand(record.key, other.dht.contact)
+        await trio.sleep(1)
+        assert node.dht.table.live == 1
+        disk.is_full = False
+        await holding._hand(record.key, other.dht.contact)
+        held = node.dht.held(record.key)
+        assert held is not None
+        assert held.seq == 2
