@@ -34,6 +34,8 @@ from prime.dht.settings import DhtSettings
 from prime.dht.shelf import Plan, Shelf
 from prime.errors import DecodeError
 
+ENDED_S: Final = 24 * 3600.0
+"""How long a register must have been seen to have ended before it is forgotten, whatever the time of day."""
 READ_AT_ONCE: Final = 64
 """Entries of a store that are read before others may run."""
 CLOSE_S: Final = 5.0
@@ -69,6 +71,7 @@ class Archive:
         """How many writes the store had lost; see `Loaded`."""
         self.unsure: list[Key] = []
         """Keys of which other nodes may have more than this one: the damaged ones, and all, where writes were lost."""
+        self._ended: dict[Register, float] = {}  # when a register was first seen to have ended
         self._backend = backend
         self._turn = trio.Lock()
 
@@ -115,13 +118,22 @@ class Archive:
 
     async def sweep(self, now_ms: int) -> list[Plan]:
         """Forget what is over; return what that was of the shelf."""
-        await self._forget(self.elector.ended(now_ms))
+        await self._forget(self._long_ended(now_ms))
         shelf, providers, swept = self.shelf, self.providers, list[Plan]()
         while shelf.due_ms is not None and shelf.due_ms <= now_ms:
             swept.append(await self._change(lambda: shelf.sweep(now_ms), shelf.commit))
         while providers.due_ms is not None and providers.due_ms <= now_ms:
             await self._change(lambda: providers.sweep(now_ms), providers.commit)
         return swept
+
+    def _long_ended(self, now_ms: int) -> list[Register]:
+        """Return the registers to forget: those that have ended by every look of a day, as clocks jump and are set right.
+
+        An elector that forgot what it promised, and votes again, would break what its quorum decided.
+        """
+        now = trio.current_time()
+        self._ended = {register: self._ended.get(register, now) for register in self.elector.ended(now_ms)}
+        return [register for register, since in self._ended.items() if now - since >= ENDED_S]
 
     async def _forget(self, registers: Sequence[Register]) -> None:
         """Forget registers that ended long ago."""

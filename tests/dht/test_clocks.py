@@ -6,10 +6,14 @@ import pytest
 import trio
 
 import prime
+from prime.dht.archive import open_archive
+from prime.dht.backends.memory import MemoryBackend
 from prime.dht.key import key_of
 from prime.dht.providers import TTL_S_MAX, Providers
 from prime.dht.publications import Provided, Publications, Published
 from prime.dht.record import make_record
+from prime.dht.registers.elector import Prepare
+from prime.dht.registers.proposal import Ballot, Call, Register, signed
 from prime.dht.settings import DhtSettings
 from prime.errors import UnreachableError
 from tests.dht.strangers import contact
@@ -82,3 +86,17 @@ async def test_a_removal_leaves_nothing_among_what_is_kept_alive(autojump_clock:
         await node.dht.remove(b"salt")
         loaded = await node.backend.open()
         assert [entry.kind for entry in loaded.entries if entry.kind == "published"] == []
+
+
+async def test_an_elector_whose_clock_jumps_forgets_nothing_that_it_promised(autojump_clock: trio.abc.Clock) -> None:
+    key = key_pair(1)
+    call = signed(key, Call(Register(key.peer, b"s"), Ballot(0, 1, bytes(8)), b"", b""))
+    async with open_archive(key_pair(2).peer, DhtSettings(), MemoryBackend()) as archive:
+        await archive.vote(Prepare(call), NOW_MS)
+        for ahead_days in (100, 0, 100):
+            for _ in range(2):
+                await archive.sweep(NOW_MS + ahead_days * DAY_MS)
+                assert len(archive.elector.standings) == 1
+                await trio.sleep(20 * 3600)
+        await archive.sweep(NOW_MS + 100 * DAY_MS)
+        assert archive.elector.standings == ()
