@@ -182,7 +182,7 @@ def put(
         raise UsageError("--if-seq compares the versions of a name", hint="give --name NAME, too")
     if if_seq is not None and ttl is not None:
         raise UsageError("a register holds without an end", hint="leave --ttl or --if-seq away")
-    if name:
+    if name is not None:
         _check_name(name)
     order = PublishRecord(_value(value, file), name or "", ttl or 0, -1 if if_seq is None else if_seq)
     way = _Way(config, node, join, transport, deadline)
@@ -374,7 +374,7 @@ def _value(text: str | None, file: Path | None) -> bytes:
 
     if text is not None and file is not None:
         raise UsageError("either VALUE or --file", hint="leave one of them away")
-    value = text.encode() if text is not None else _read(file, VALUE_BYTES_MAX + 1)
+    value = os.fsencode(text) if text is not None else _read(file, VALUE_BYTES_MAX + 1)
     if len(value) > VALUE_BYTES_MAX:
         raise UsageError(
             f"a value has at most {VALUE_BYTES_MAX >> 10} KiB", hint="bigger ones are blobs: `prime model push`"

@@ -24,7 +24,7 @@ _HINT: Final = "a key has 64 hex digits; a name is PEER/NAME, or NAME alone for 
 
 def run_key(name: str) -> Key:
     """Return the key under which the members of a run provide themselves."""
-    return key_of(f"{RUN}{name}".encode())
+    return key_of(f"{RUN}{name}".encode("utf-8", "surrogatepass"))
 
 
 def run_salt(name: str) -> bytes:
@@ -34,7 +34,7 @@ def run_salt(name: str) -> bytes:
 
 def salt_of(name: str) -> bytes:
     """Return the salt of a name. Raises `UsageError` for one that is none."""
-    data = name.encode()
+    data = name.encode("utf-8", "replace")  # what the command line could not decode is not printable
     if not name.isprintable() or "/" in name or ":" in name or not 1 <= len(data) <= NAME_BYTES_MAX:
         raise UsageError(
             f"{name!r} is no name", hint=f"a name has 1 to {NAME_BYTES_MAX} bytes of text, without / and :"

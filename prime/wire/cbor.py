@@ -56,7 +56,16 @@ def dumps(plain: Any, limits: Limits = DEFAULT_LIMITS) -> bytes:
     try:
         return cbor2.dumps(plain, canonical=True)
     except (cbor2.CBOREncodeError, ValueError, TypeError) as error:
-        raise LocalProtocolError(f"a value has no wire form: {type(error).__name__}", hint=_HINT_PLAIN) from None
+        raise _no_form(error) from None
+
+
+def _no_form(error: Exception) -> LocalProtocolError:
+    if isinstance(error, UnicodeEncodeError):
+        return LocalProtocolError(
+            f"a value has no wire form: {error.object[:200]!r} is no UTF-8",
+            hint="its bytes were something else: write the name in UTF-8, or rename the file",
+        )
+    return LocalProtocolError(f"a value has no wire form: {type(error).__name__}", hint=_HINT_PLAIN)
 
 
 def dumps_closed(plain: Any) -> bytes:
@@ -64,7 +73,7 @@ def dumps_closed(plain: Any) -> bytes:
     try:
         return cbor2.dumps(plain, canonical=True)
     except (cbor2.CBOREncodeError, ValueError, TypeError) as error:
-        raise LocalProtocolError(f"a value has no wire form: {type(error).__name__}", hint=_HINT_PLAIN) from None
+        raise _no_form(error) from None
 
 
 def _check_plain(values: Iterable[Any], depth_left: int) -> None:

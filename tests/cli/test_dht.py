@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -121,6 +122,13 @@ def test_a_value_from_a_file_and_from_standard_input(
     assert done.stdout == data
 
 
+def test_a_value_of_the_command_line_is_the_bytes_that_were_typed(
+    nodes: tuple[NodeProcess, NodeProcess], prime: Any
+) -> None:
+    told = prime("put", "\udcff\udcfe", "--json", node=nodes[0]).json
+    assert base64.b64decode(told["value_base64"]) == b"\xff\xfe"
+
+
 def test_providers(nodes: tuple[NodeProcess, NodeProcess], prime: Any) -> None:
     one, two = nodes
     none = prime("providers", "run:chess", node=two)
@@ -200,6 +208,8 @@ def test_as_the_node_that_runs_only_through_it(nodes: tuple[NodeProcess, NodePro
         (("put", "x", "--if-seq", "1", "--name", "y", "--ttl", "9"), "without an end"),
         (("get", UNKNOWN, "--register"), "is no name"),
         (("put", "x", "--name", "a/b"), "is no name"),
+        (("name", "set", "", "x"), "is no name"),
+        (("name", "set", "\udcff", "x"), "is no name"),
         (("put", "x" * 16_385), "16 KiB"),
         (("put", "x", "--file", "y"), "either VALUE or --file"),
         (("put", "--file", "/no/such/file"), "cannot be read"),

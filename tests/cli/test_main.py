@@ -189,6 +189,7 @@ def test_our_bug_writes_a_report_and_says_where(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["prime", "no UTF-8: \udcff"])
     assert raising(error) == 1
     (report,) = (tmp_path / "prime" / "crashes").iterdir()
     told = capsys.readouterr().err

@@ -42,7 +42,20 @@ def test_a_name_alone_needs_a_node() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "/", f"{PEER}/", "/x", "nobody/model", f"{PEER}/a:b", f"{PEER}/a/b", "a\nb", "x" * 60, "é" * 30, "run:"],
+    [
+        "",
+        "/",
+        f"{PEER}/",
+        "/x",
+        "nobody/model",
+        f"{PEER}/a:b",
+        f"{PEER}/a/b",
+        "a\nb",
+        "x" * 60,
+        "é" * 30,
+        "run:",
+        "\udcff",
+    ],
 )
 def test_what_names_no_key_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
