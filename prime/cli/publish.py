@@ -150,7 +150,7 @@ def pull(
 
     if not is_content(what):
         split_name(what)
-    if to.is_dir() or not to.absolute().parent.is_dir():
+    if (to.exists() and not to.is_file()) or not to.absolute().parent.is_dir():
         raise UsageError(f"{to} is no place for a file", hint="name a file in a folder that is there")
     socket = socket_of(config, node)
     _check_node(socket)
@@ -198,7 +198,8 @@ def withdraw(
 
     gone: SharedModel = _asked(socket_of(config, node), WithdrawModel(what))
     result = {"event": "model.withdrawn", "name": gone.name, "content": gone.content, "file": gone.file}
-    emit(result, f"{plain(gone.name) or gone.content} is shared no more; {gone.file} stays", as_json=as_json)
+    stays = f"; {gone.file} stays" if gone.is_whole else ""
+    emit(result, f"{plain(gone.name) or gone.content} is shared no more{stays}", as_json=as_json)
 
 
 def _asked(socket: Path, order: Any) -> Any:

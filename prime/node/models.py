@@ -216,9 +216,14 @@ class ModelsActor(Actor[Order]):
         return self._told().pull(m)
 
     @on(ShowTransfer)
-    def show_transfer(self, m: ShowTransfer) -> TransferShown:
-        """Say how far it is."""
-        return self._told().show(m.number)
+    def show_transfer(self, m: ShowTransfer) -> Later:
+        """Say how far it is. Why a transfer ended is an answer, whatever it was, and no failure of this actor."""
+        models, later = self._told(), self.ctx.defer()
+        try:
+            later.reply(models.show(m.number))
+        except WorldError as error:
+            later.fail(error)
+        return later
 
     @on(StopTransfer)
     def stop_transfer(self, m: StopTransfer) -> None:

@@ -262,11 +262,12 @@ class BlobStore:
         """Begin or go on with the fetch of a blob: into the store, or into `to` and `.part` until it is whole.
 
         What lies there already, or in another place that this store knows of the blob, is not fetched again. Raises
-        `ConflictError` while another draft writes there, `RefusedError` over the quota, `WorldError`.
+        `ConflictError` while another draft writes there, `RefusedError` over the quota and where `to` is no file, `WorldError`.
         """
         part = None
         if to is not None:
             _require_absolute(to)
+            self._require_place(to)
             part = to.with_name(to.name + PART)
         async with self._lock:
             place = part if part is not None else folder_of(self.folder, manifest.content) / BODY
@@ -289,6 +290,11 @@ class BlobStore:
                 raise
             self._open[blob.content] = (place, known)
             return draft
+
+    def _require_place(self, to: Path) -> None:
+        """Raise `RefusedError` for what is no file, such as a folder, a pipe or a device: a blob would take its name away."""
+        if self._files.has(to) and self._files.size_bytes(to) is None:
+            raise RefusedError(f"{to} is no file that could be replaced", hint="name another one")
 
     async def _ended(self, content: ContentId, to: Path | None, is_whole: bool) -> Blob | None:  # noqa: FBT001 - a callback
         """Write down that a draft is whole, or where the blob lay whole before a draft that was broken off."""

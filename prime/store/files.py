@@ -7,7 +7,9 @@ two calls, time passes on a simulated disk, and the real one goes on at once, in
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -140,7 +142,11 @@ class SystemFiles:
 
     def read_part(self, path: Path, at: int, size_bytes: int) -> bytes:
         """See `Files.read_part`."""
-        with path.open("rb", buffering=0) as file:
+        # Not to wait for whoever writes to it, should it be a pipe by now: nothing could break that off.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb", buffering=0) as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise FileNotFoundError(errno.ENOENT, "no file any more", str(path))
             file.seek(at)
             return file.read(size_bytes)
 

@@ -128,6 +128,17 @@ def test_a_file_that_is_there_is_replaced_only_when_told_to(
     assert to.read_bytes() == source.read_bytes()
 
 
+def test_a_disk_that_refuses_is_an_answer_and_no_failure_of_the_node(
+    nodes: list[NodeProcess], prime: Any, tmp_path: Path
+) -> None:
+    _, quick, puller = nodes
+    assert prime("push", model(tmp_path / "refused.safetensors", 1, seed=5), node=quick).status == 0
+    (tmp_path / "out.part").mkdir()
+    pulled = prime("pull", f"{quick.peer}/refused", "--to", tmp_path / "out", node=puller)
+    assert (pulled.status, pulled.err.splitlines()[0]) == (8, f"error: {tmp_path / 'out.part'}: Is a directory")
+    assert "failed while handling" not in puller.log
+
+
 def test_what_is_shared_is_listed_and_can_be_withdrawn(nodes: list[NodeProcess], prime: Any, tmp_path: Path) -> None:
     _, quick, puller = nodes
     source = model(tmp_path / "gone.safetensors", 1, seed=4)
@@ -195,6 +206,7 @@ def test_a_model_that_was_changed_since_is_not_served(nodes: list[NodeProcess], 
         (["pull", "a:b", "--to", "x"], 2, "is no name"),
         (["pull", "nobody/x", "--to", "x"], 2, "is no peer id"),
         (["pull", "tiny", "--to", "no/such/folder/x"], 2, "no place for a file"),
+        (["pull", "tiny", "--to", "/dev/null", "--overwrite"], 2, "no place for a file"),
         (["push", "no.safetensors"], 6, "no such file"),
         (["push", "no-such-run"], 6, "no checkpoints of"),
         (["push", "text.safetensors"], 2, "no whole safetensors file"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -125,6 +126,18 @@ async def test_a_file_that_would_be_taken_for_a_draft_is_refused_and_stays(tmp_p
     with pytest.raises(UsageError, match="beginning of a fetch"):
         await store.add_file(path, chunk_bytes=CHUNK)
     assert path.read_bytes() == DATA
+
+
+async def test_no_pipe_is_waited_for_that_lies_where_a_file_was(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    path.write_bytes(DATA)
+    store = await BlobStore.open(tmp_path / "blobs")
+    blob = await store.add_file(path, chunk_bytes=CHUNK)
+    path.unlink()
+    os.mkfifo(path)
+    assert not await store.verify(blob.content)
+    with pytest.raises(RefusedError, match="model is no file that could be replaced"):
+        await store.draft(blob.manifest, path)
 
 
 async def test_a_pulled_file_takes_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
