@@ -40,6 +40,8 @@ PINGS_MAX: Final = 8
 """Peers that are asked at a time whether they live."""
 QUEUE_MAX: Final = 256
 """Peers that wait to be asked."""
+GROUP_QUEUE_MAX: Final = 16
+"""Those of one IP group; or as many as may be in the table, if that is more."""
 
 TOLD_MAX: Final = 256
 """Addresses to begin with."""
@@ -74,7 +76,8 @@ class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Sugg
         self._introduced: dict[str, Contact] = {}
         """Who answered at an address to begin with."""
         self._queue: deque[PeerId] = deque()
-        self._pinged: set[PeerId] = set()
+        self._pinged: dict[PeerId, str] = {}
+        """Who is to be asked, or is, and the group of each."""
         self._pings = 0
         self._timer: Once | None = None
         self._unsubscribe: Callable[[], None] = lambda: None
@@ -148,7 +151,7 @@ class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Sugg
         was_in = contact.peer in table
         doubtful = table.answered(contact, self.ctx.now(), seen_at=self._peering.seen_at(contact.peer))
         if doubtful is not None:
-            self._ping(doubtful.peer)
+            self._ping(doubtful.peer, first=True)
         if not was_in and contact.peer in table:
             self.ctx.emit(ContactAdded(contact.peer, bucket_of(table.own, contact.key)))
             self._peering.tell_holding(Neighbour(Joined(contact)))
@@ -194,20 +197,32 @@ class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Sugg
 
     # ---- whether they live
 
-    def _ping(self, peer: PeerId) -> None:
-        if peer in self._pinged or len(self._queue) >= QUEUE_MAX:
+    def _ping(self, peer: PeerId, *, first: bool = False) -> None:
+        """Have a peer asked; `first` for one whose place another waits for, of whom there are no more than places."""
+        if peer in self._pinged:
             return
-        self._pinged.add(peer)
-        self._queue.append(peer)
+        group = self._peering.group_of(peer)
+        if first:
+            self._queue.appendleft(peer)
+        elif len(self._queue) < QUEUE_MAX and not self._is_crowded(group):
+            self._queue.append(peer)
+        else:
+            return
+        self._pinged[peer] = group
         if self._pings < PINGS_MAX:
             self._pings += 1
             self.ctx.start_soon(self._ping_all)
+
+    def _is_crowded(self, group: str) -> bool:
+        """Tell whether enough peers of a group wait: those that never answer must not keep others waiting."""
+        most = max(GROUP_QUEUE_MAX, self._peering.settings.group_table_max)
+        return bool(group) and sum(each == group for each in self._pinged.values()) >= most
 
     async def _ping_all(self) -> None:
         while self._queue:
             peer = self._queue.popleft()
             contact = await self._introduce(peer)
-            self._pinged.discard(peer)
+            del self._pinged[peer]
             if contact is not None:
                 self.met(Met(contact))
         self._pings -= 1

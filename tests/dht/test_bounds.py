@@ -17,6 +17,7 @@ from prime.dht.contact import make_contact
 from prime.dht.facts import Equivocation
 from prime.dht.holding import HoldingActor, gone
 from prime.dht.key import key_of, to_bytes
+from prime.dht.peering import Peering
 from prime.dht.providing import ProvidingActor
 from prime.dht.publications import Provided
 from prime.dht.record import make_record
@@ -173,3 +174,26 @@ async def test_who_signs_two_things_and_shows_them_for_ever_fills_no_log(autojum
             await trio.sleep(0.1)
         told = [fact for fact in node.facts if isinstance(fact, Equivocation)]
         assert 10 <= len(told) <= 20
+
+
+async def test_many_ids_of_one_place_that_never_answer_keep_nobody_else_waiting(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.abc.Clock
+) -> None:
+    crowd, honest, seated = [key_pair(1000 + number).peer for number in range(300)], key_pair(5).peer, key_pair(6).peer
+    monkeypatch.setattr(Peering, "group_of", lambda _, peer: "20.1.0.0/16" if peer in crowd else "30.1.0.0/16")
+    async with open_node(1, prime.Memory(), settings=DhtSettings(request_s=2.0)) as node:
+        routing, asked = node.dht._peering.routing.cell.life.actor, list[str]()  # type: ignore[union-attr]
+
+        async def introduce(peer: str) -> None:
+            asked.append(peer)
+            await trio.sleep(2.0)
+
+        routing._introduce = introduce
+        for peer in crowd:
+            routing._ping(peer)
+        routing._ping(honest)
+        routing._ping(seated, first=True)
+        await trio.sleep(10)
+        assert asked.index(seated) < asked.index(honest)
+        assert len(asked) == 18
+        assert not routing._pinged
