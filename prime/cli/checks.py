@@ -54,11 +54,13 @@ def ok(check: str, text: str) -> Finding:
     return Finding(check, "ok", text)
 
 
-def examine(config_file: Path | None, environ: Mapping[str, str], transport: str | None = None) -> Iterator[Finding]:
-    """Run every check, one after the other; `transport` stands for the configured one."""
+def examine(
+    config_file: Path | None, environ: Mapping[str, str], transport: str | None = None, node: str | None = None
+) -> Iterator[Finding]:
+    """Run every check, one after the other; `transport` and the node's name stand for the configured ones."""
     yield python_check(sys.version_info[:2])
     yield from (extra_check(extra, modules) for extra, modules in EXTRAS.items())
-    config, finding = configuration_check(config_file, environ)
+    config, finding = configuration_check(config_file, environ, node)
     yield finding
     yield key_check(places(config.node, environ).key_file)
     yield transport_check(transport or config.transport.kind)
@@ -110,10 +112,12 @@ def _missing_build_packages() -> str:
     return "brew install gmp" if sys.platform == "darwin" else "apt install build-essential libgmp-dev"
 
 
-def configuration_check(file: Path | None, environ: Mapping[str, str]) -> tuple[Config, Finding]:
+def configuration_check(
+    file: Path | None, environ: Mapping[str, str], node: str | None = None
+) -> tuple[Config, Finding]:
     """Load the configuration; where it cannot be used, go on with the defaults."""
     try:
-        loaded = load(file, environ=environ)
+        loaded = load(file, environ=environ, flags={"node.name": node} if node else {})
     except ConfigError as error:
         return Config(), Finding("configuration", "fail", str(error), error.hint, error.exit_code)
     return loaded.config, ok("configuration", ", ".join(loaded.files) or "no file: the defaults")
@@ -163,7 +167,9 @@ def dht_check(socket: Path) -> Finding:
     try:
         found = trio.run(ask_status, socket).dht
     except PrimeError:
-        return ok("dht", "no node runs here; `prime doctor --network --join ADDRESS` looks at that of others")
+        return ok(
+            "dht", "no node runs here; --node looks at one of another name, --network --join ADDRESS at that of others"
+        )
     if found is None:
         return Finding("dht", "warn", "the node here is in none", "remove dht.enabled = false, and start it again")
     if found.phase == "alone":

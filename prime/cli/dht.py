@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from prime.cli.options import AsJson, ConfigFile, Kind
+from prime.cli.options import AsJson, ConfigFile, Kind, Node
 from prime.cli.output import console, emit, say
 from prime.cli.words import many, plain
 from prime.errors import ConflictError, RefusedError, UsageError
@@ -27,7 +27,6 @@ names = typer.Typer(
 
 DEADLINE_S: Final = 60.0
 
-Node = Annotated[str | None, typer.Option("--node", metavar="NAME", help="The node on this machine to go through.")]
 Join = Annotated[
     list[str] | None,
     typer.Option(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from prime.cli.options import AsJson, ConfigFile, Kind
+from prime.cli.options import AsJson, ConfigFile, Kind, Node
 from prime.cli.output import console, emit
 
 if TYPE_CHECKING:
@@ -31,23 +31,26 @@ def doctor(
     network: Network = False,
     join: Join = None,
     transport: Kind = None,
+    node: Node = None,
     as_json: AsJson = False,
 ) -> None:
     """Look for what would be in the way: Python, extras, key, port, memory, codec, scripts. Each finding has its fix."""
     if network or join:
-        _network(config, join or (), transport, as_json=as_json)
+        _network(config, join or (), transport, node, as_json=as_json)
         return
     from prime.cli.checks import examine
 
-    _tell(list(examine(config, os.environ, transport)), {}, (), as_json=as_json)
+    _tell(list(examine(config, os.environ, transport, node)), {}, (), as_json=as_json)
 
 
-def _network(config: Path | None, join: Sequence[str], transport: str | None, *, as_json: bool) -> None:
+def _network(
+    config: Path | None, join: Sequence[str], transport: str | None, node: str | None, *, as_json: bool
+) -> None:
     from attrs import asdict
 
     from prime.cli.network import network_findings
 
-    view = _view(config, join, transport)
+    view = _view(config, join, transport, node)
     found = {
         "reachability": view.outcome.value,
         "why": view.why,
@@ -61,13 +64,13 @@ def _network(config: Path | None, join: Sequence[str], transport: str | None, *,
     _tell(list(network_findings(view)), found, lines, as_json=as_json)
 
 
-def _view(file: Path | None, join: Sequence[str], transport: str | None) -> NetworkView:
+def _view(file: Path | None, join: Sequence[str], transport: str | None, node: str | None) -> NetworkView:
     import trio
 
     from prime.config import load, places
     from prime.node.probe import view_network
 
-    config = load(file, flags={"transport.kind": transport}).config
+    config = load(file, flags={"transport.kind": transport, "node.name": node}).config
     contacts = tuple(join) or config.transport.join
     return trio.run(view_network, config, places(config.node, os.environ), contacts)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prime.cli.options import AsJson, ConfigFile, Kind
+from prime.cli.options import AsJson, AskedNode, ConfigFile, Kind
 from prime.cli.output import emit, say
 
 if TYPE_CHECKING:
@@ -159,21 +159,21 @@ def _tell_ready(status: NodeStatus, *, waits: bool, as_json: bool) -> None:
 
 
 @app.command()
-def stop(config: ConfigFile = None, name: Name = None, as_json: AsJson = False) -> None:
+def stop(config: ConfigFile = None, node: AskedNode = None, as_json: AsJson = False) -> None:
     """Ask the node on this machine to finish its round, leave and end."""
     import trio
 
     from prime.node.client import ask_stop
 
-    socket = socket_of(config, name)
+    socket = socket_of(config, node)
     trio.run(ask_stop, socket)
     emit({"event": "node.stopping", "socket": str(socket)}, "the node is stopping", as_json=as_json)
 
 
 @app.command()
-def peers(config: ConfigFile = None, name: Name = None, as_json: AsJson = False) -> None:
+def peers(config: ConfigFile = None, node: AskedNode = None, as_json: AsJson = False) -> None:
     """List the peers that the node on this machine has a link to."""
-    status = status_of(config, name)
+    status = status_of(config, node)
     emit({"peers": list(status.links)}, "\n".join(status.links) or "no links", as_json=as_json)
 
 
@@ -187,7 +187,7 @@ def status_of(config: Path | None, name: str | None) -> NodeStatus:
 
 
 def socket_of(config: Path | None, name: str | None) -> Path:
-    """Return the control socket of the node that the configuration, or `--name`, means."""
+    """Return the control socket of the node that the configuration, or a name, means."""
     import os
 
     from prime.config import load, places

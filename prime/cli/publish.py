@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from prime.cli.options import AsJson, ConfigFile
+from prime.cli.options import AsJson, ConfigFile, Node
 from prime.cli.output import console, emit, json_line
 from prime.cli.words import many, plain
 from prime.errors import NotFoundError, UsageError
@@ -37,7 +37,6 @@ STILL_S: Final = 60.0
 """How long the node may stand still, as it does while it compiles, before it is given up."""
 STOP_S: Final = 5.0
 
-Node = Annotated[str | None, typer.Option("--node", metavar="NAME", help="The node on this machine to go through.")]
 Progress = Annotated[bool, typer.Option("--json", help="Print progress and the result as lines of JSON.")]
 
 

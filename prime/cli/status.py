@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from prime.cli.dht_view import dht_lines
-from prime.cli.node import Name, status_of
-from prime.cli.options import AsJson, ConfigFile
+from prime.cli.node import status_of
+from prime.cli.options import AsJson, AskedNode, ConfigFile
 from prime.cli.output import console, emit
 
 if TYPE_CHECKING:
@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from prime.observe.messages import ActorStatus, NodeStatus, RunStatus, SupervisorStatus
 
 
+_FILE_WIDTH: Final = 10_000
+
+
 def status(
     config: ConfigFile = None,
-    name: Name = None,
+    node: AskedNode = None,
     watch: Annotated[bool, typer.Option("--watch", help="Print it again every second until Ctrl-C.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -27,7 +30,7 @@ def status(
     import time
 
     while True:
-        show(status_of(config, name), as_json=as_json)
+        show(status_of(config, node), as_json=as_json)
         if not watch:
             return
         time.sleep(1)
@@ -41,6 +44,8 @@ def show(found: NodeStatus, *, as_json: bool) -> None:
         emit(asdict(found), "", as_json=True)  # type: ignore[arg-type]  # a @record is an attrs class
         return
     screen = console()
+    if not screen.is_terminal:
+        screen.width = _FILE_WIDTH
     for line in lines(found):
         screen.print(line, soft_wrap=isinstance(line, str))  # a tree breaks its own long lines
 

@@ -13,16 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from prime.cli.node import socket_of
-from prime.cli.options import AsJson, ConfigFile
+from prime.cli.options import AsJson, ConfigFile, Node
 from prime.cli.output import emit, say
 
 if TYPE_CHECKING:
     from prime.observe.messages import NodeStatus, RunStatus
     from prime.trainer.runs.messages import RunNotice, RunsKnown
 
-Node = Annotated[
-    str | None, typer.Option("--node", metavar="NAME", help="The node on this machine to ask, by its name.")
-]
 RunName = Annotated[
     str, typer.Argument(metavar="[RUN]", help="A run, by its name; without one, the run that the node takes part in.")
 ]

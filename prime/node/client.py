@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket as sockets
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -122,8 +123,23 @@ async def _dialled(system: System, socket: Path) -> str:
 
 
 def no_node(socket: Path) -> NotFoundError:
-    """Say that no node answers at a control socket."""
-    return NotFoundError(
-        f"no node runs here: nothing answers at {socket}",
-        hint="start one with `prime node start`, or name its configuration with --config",
-    )
+    """Say that no node answers at a control socket, and which of other names do."""
+    hint = "start one with `prime node start`, or name its configuration with --config"
+    if others := _named_beside(socket):
+        hint = f"these run here: {', '.join(others)}; say which with --node"
+    return NotFoundError(f"no node runs here: nothing answers at {socket}", hint=hint)
+
+
+def _named_beside(socket: Path) -> list[str]:
+    """Return the names of the nodes whose sockets lie where that of a node with another name does, and that answer."""
+    if socket.name == "control.sock":  # in the node's state folder
+        return sorted(one.parent.name for one in socket.parent.parent.glob("*/control.sock") if _answers(one))
+    if socket.parent.name == "prime":  # in the user's run-time folder
+        return sorted(one.stem for one in socket.parent.glob("*.sock") if _answers(one))
+    return []
+
+
+def _answers(path: Path) -> bool:
+    with sockets.socket(sockets.AF_UNIX) as one:
+        one.settimeout(0.5)
+        return not one.connect_ex(str(path))

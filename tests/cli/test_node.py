@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from prime.cli.main import run
+from prime.node.client import no_node
 from prime.testing.nodes import NodeProcess, environment, lives, write_text
 from prime.version import __version__
 
@@ -69,9 +70,11 @@ def test_status_as_json(node: NodeProcess) -> None:
     paths = [child["path"] for supervisor in told["supervisors"] for child in supervisor["children"]]
     assert {"/dht/routing", "/dht/records", "/dht/providers"} <= set(paths)
     assert sorted(path for path in paths if not path.startswith("/dht/")) == [
+        "/blobs/keeper",
         "/net/reachability",
         "/node/dht",
         "/node/link",
+        "/node/models",
         "/node/runs",
         "/node/status",
         "/state/donor",
@@ -87,6 +90,8 @@ def test_status_for_people(node: NodeProcess) -> None:
     assert done.returncode == 0
     for words in (node.peer, node.address, "round ", "of 1000000", "/train", "one_for_all", "trainer", "restarts 0"):
         assert words in done.stdout
+    actors = [line for line in done.stdout.splitlines() if line.startswith(("├", "└"))]
+    assert all("restarts" in line for line in actors), "a line was broken, though this is no terminal"
 
 
 def test_peers_of_a_node_alone(node: NodeProcess) -> None:
@@ -116,6 +121,20 @@ def test_a_socket_that_its_node_left_behind_is_no_node(tmp_path: Path) -> None:
     done = prime("status", "--config", file)
     assert done.returncode == 6
     assert str(path) in done.stderr
+
+
+@pytest.mark.parametrize(("asked", "runs"), [("node.sock", "a.sock"), ("node/control.sock", "a/control.sock")])
+def test_who_asks_a_node_of_another_name_hears_which_ones_run(tmp_path: Path, asked: str, runs: str) -> None:
+    import socket
+
+    folder = tmp_path / "prime"
+    left, one = folder / runs.replace("a", "left", 1), folder / runs
+    with socket.socket(socket.AF_UNIX) as gone, socket.socket(socket.AF_UNIX) as answers:
+        for path, listener in ((left, gone), (one, answers)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            listener.bind(str(path))
+        answers.listen()
+        assert no_node(folder / asked).hint == "these run here: a; say which with --node"
 
 
 def test_stop_ends_the_node_in_order(node: NodeProcess) -> None:
