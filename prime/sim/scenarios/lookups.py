@@ -88,7 +88,8 @@ def seat(swarm: Swarm, contact: Contact, ordered: Sequence[Contact]) -> None:
         chosen = random.sample(there, k) if len(there) > k else there
         closest = heapq.nsmallest(k, there, key=lambda one: one.key ^ contact.key) if len(there) < 4 * k else ()
         for one in (*closest, *chosen):
-            table.answered(one, 0.0, seen_at=swarm.addresses[one.peer])
+            if one.peer not in table:
+                table.answered(one, 0.0, seen_at=swarm.addresses[one.peer])
         if len(_between(ordered, contact.key >> bucket << bucket, bucket)) == 1:
             break
 
