@@ -319,11 +319,18 @@ class Peering:
             return await network.dial(address)
         raise DeadlineError(f"{address} did not answer in time", hint="is its node running?")
 
+    def _remind(self, peer: PeerId) -> None:
+        """Let the links know again where a peer of the table is: of so many peers that come and go they forget some."""
+        links, known = self.links, self.table.get(peer)
+        if known is not None and links is not None and not links.known_addresses(peer):
+            self.teach(known)
+
     async def ask(self, peer: PeerId, path: str, actor: type[Actor[Any]], message: Ask[R]) -> R:
         """Ask an actor of a peer, within the deadline of one request, and no more often than it would take. Raises as an ask."""
         wait_s = self._pace.owe(peer, trio.current_time())
         if wait_s:
             await trio.sleep(min(wait_s, self.settings.request_s))
+        self._remind(peer)
         answer: R = await self.system.ref(peer, path, actor).ask(message, timeout=self.settings.request_s)
         return answer
 

@@ -13,7 +13,7 @@ from prime.dht import messages as m
 from prime.dht.backends.memory import MemoryBackend
 from prime.dht.contact import make_contact
 from prime.dht.key import key_of, to_bytes
-from prime.dht.peering import Peering
+from prime.dht.peering import Met, Peering
 from prime.dht.providing import ProvidingActor
 from prime.transport.links import Links
 from tests.dht.swarm import key_pair, open_node
@@ -80,3 +80,17 @@ async def test_a_provider_is_as_it_was_seen_also_after_a_restart(
         assert [each.addresses for each in await node.dht.find_providers(KEY)] == [
             (f"{PRIVATE}/p2p/{key_pair(5).peer}",)
         ]
+
+
+async def test_a_peer_of_the_table_is_found_though_the_links_have_forgotten_where_it_is(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    memory = prime.Memory()
+    async with open_node(1, memory, settings=QUICK) as node, open_node(2, memory, settings=QUICK) as other:
+        assert node.dht._peering.routing is not None
+        await node.dht._peering.routing.tell(Met(other.dht.contact))  # long ago, before thousands of others
+        await trio.sleep(0.1)
+        links = node.system.network
+        assert isinstance(links, Links)
+        assert links.known_addresses(other.dht.peer) == ()
+        assert [each.peer for each in await node.dht.closest(KEY)] == [other.dht.peer]
