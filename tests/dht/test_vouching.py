@@ -87,10 +87,10 @@ async def test_a_peer_of_the_table_is_found_though_the_links_have_forgotten_wher
 ) -> None:
     memory = prime.Memory()
     async with open_node(1, memory, settings=QUICK) as node, open_node(2, memory, settings=QUICK) as other:
-        assert node.dht._peering.routing is not None
-        await node.dht._peering.routing.tell(Met(other.dht.contact))  # long ago, before thousands of others
-        await trio.sleep(0.1)
-        links = node.system.network
+        links, routing = node.system.network, node.dht._peering.routing
         assert isinstance(links, Links)
+        assert routing is not None
         assert links.known_addresses(other.dht.peer) == ()
+        await routing.tell(Met(other.dht.contact))  # long ago, before thousands of others
+        await trio.sleep(0.1)
         assert [each.peer for each in await node.dht.closest(KEY)] == [other.dht.peer]
