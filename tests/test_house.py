@@ -101,6 +101,13 @@ def test_folders_are_at_most_three_deep() -> None:
     assert [str(path) for path in sources() if len(path.relative_to(ROOT).parts) > 4] == []
 
 
+def test_the_map_of_the_dht_names_each_of_its_files_and_folders() -> None:
+    room = ROOT / "prime" / "dht"
+    there = {f"{one.stem}/" if one.is_dir() else one.stem for one in room.iterdir() if not one.name.startswith("__")}
+    told = (room / "__init__.py").read_text(encoding="utf-8")
+    assert {name for name in there if f"`{name}`" not in told} == set()
+
+
 def test_each_lint_ignore_has_its_reason() -> None:
     lines = (ROOT / "pyproject.toml").read_text().splitlines()
     start = lines.index("[tool.ruff.lint]")

@@ -25,7 +25,7 @@ from prime.dht.discovery import DiscoveryActor
 from prime.dht.facts import StoreDamaged
 from prime.dht.holding import HoldingActor
 from prime.dht.ipfs.kad import answering_streams
-from prime.dht.key import Key, key_of_peer
+from prime.dht.key import Key, checked, key_of_peer
 from prime.dht.looking import Lookups
 from prime.dht.peering import Peering
 from prime.dht.providing import ProvidingActor
@@ -109,7 +109,7 @@ class Dht:
         held nothing), `UnreachableError` (no peer answered), `CorruptedError` (found but the signature is bad) and
         `DeadlineError`.
         """
-        own = self._publisher.known(key)
+        own = self._publisher.known(checked(key))
         votes = own is not None and self._peering.server
         agreeing = 0 if critical else max(1, self.settings.agreeing - votes)
         outcome = await self._lookups.run(core.Value(key, agreeing, self._seen.seq_min(key)), critical=critical)
@@ -186,18 +186,18 @@ class Dht:
 
         Raises `RefusedError`, `UnreachableError` and `DeadlineError`: it is said again all the same, until `stop_providing`.
         """
-        return await self._publisher.provide(key)
+        return await self._publisher.provide(checked(key))
 
     async def stop_providing(self, key: Key) -> None:
         """Say no more that this node has what a key names. Raises as `provide`; from then on it is not said anew."""
-        await self._publisher.stop_providing(key)
+        await self._publisher.stop_providing(checked(key))
 
     async def find_providers(self, key: Key, *, count_max: int = 20) -> tuple[Contact, ...]:
         """Return those who say that they have what a key names, at most `count_max`, without this node; none is no error.
 
         Raises `UnreachableError` where no peer answered and this node knows none itself, and `DeadlineError`.
         """
-        known = self._archive.providers.find(key, self._peering.now_ms(), count_max)
+        known = self._archive.providers.find(checked(key), self._peering.now_ms(), count_max)
         outcome = await self._lookups.run(core.Providers(key, count_max))
         if not outcome.answered and not self._peering.server:
             raise UnreachableError("no peer answered", hint=_ALONE)
@@ -230,7 +230,7 @@ class Dht:
 
     async def closest(self, key: Key) -> tuple[Contact, ...]:
         """Return the `k` peers nearest to a key that answer, nearest first, this node left out."""
-        outcome = await self._lookups.run(core.Nearest(key))
+        outcome = await self._lookups.run(core.Nearest(checked(key)))
         if not outcome.answered:
             raise UnreachableError("no peer answered", hint=_ALONE)
         return outcome.closest

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import reprlib
 from typing import Final, NewType
 
 from prime.actor.contract import PeerId
-from prime.errors import DecodeError
+from prime.errors import DecodeError, UsageError
 from prime.transport.peer import peer_bytes
 
 BITS: Final = 256
@@ -25,6 +26,16 @@ Key = NewType("Key", int)
 def key_of(data: bytes) -> Key:
     """Return the key of what `data` names: its SHA-256."""
     return Key(int.from_bytes(hashlib.sha256(data).digest(), "big"))
+
+
+def checked(key: object) -> Key:
+    """Return what a program gave as a key. Raises `UsageError` for what is none."""
+    if not isinstance(key, int) or not 0 <= key < 1 << BITS:
+        raise UsageError(
+            f"{reprlib.repr(key)} is no key of the DHT",
+            hint="`prime.dht.key.key_of` makes one of bytes, `prime.dht.name.read_key` of text",
+        )
+    return Key(key)
 
 
 @functools.lru_cache(maxsize=1 << 14)

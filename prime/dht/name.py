@@ -60,6 +60,8 @@ def read_key(text: str, own: PeerId | None = None) -> Key:
     if text.startswith(RUN) and len(text) > len(RUN):
         return run_key(text.removeprefix(RUN))
     peer, name = split_name(text)
+    if peer is None and read_peer(name) is not None:
+        raise UsageError(f"{name} is a peer, and no key", hint="`prime dht find` finds it; what it says is PEER/NAME")
     publisher = peer or own
     if publisher is None:
         raise UsageError(

@@ -79,7 +79,7 @@ def make_record(
     draft = Record(signer.peer, salt, seq, created_ms, ttl_s, value, removed)
     if fault := _fault(draft):
         raise UsageError(
-            f"no such record can be: {fault}", hint="bigger values are stored as blobs: `prime model push`"
+            f"no such record can be: {fault}", hint="bigger values are blobs: `Blobs.push`, `prime model push`"
         )
     fields = [salt, seq, created_ms, ttl_s, value, removed]
     return attrs.evolve(draft, sealed=seal(DOMAIN, signer, fields))

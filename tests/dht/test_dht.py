@@ -9,7 +9,7 @@ import prime
 from prime.dht.key import key_of
 from prime.dht.messages import RECORDS_PATH, ROUTING_PATH, Introduce
 from prime.dht.routing import RoutingActor
-from prime.errors import ConflictError, NotFoundError, RefusedError
+from prime.errors import ConflictError, NotFoundError, RefusedError, UsageError
 from tests.dht.swarm import LAN, open_node, open_nodes
 
 
@@ -32,6 +32,14 @@ async def test_a_value_under_its_own_hash_is_anybody_s(autojump_clock: trio.abc.
         one, other = await nodes[0].dht.put(b"value"), await nodes[1].dht.put(b"value")
         assert one.record.key == other.record.key
         assert (await nodes[2].dht.get(one.record.key)).value == b"value"
+
+
+@pytest.mark.parametrize("verb", ["get", "provide", "find_providers", "closest"])
+async def test_bytes_are_no_key(verb: str, autojump_clock: trio.abc.Clock) -> None:
+    async with open_nodes(2) as nodes:
+        with pytest.raises(UsageError, match="is no key of the DHT") as caught:
+            await getattr(nodes[0].dht, verb)(b"what I look for")
+        assert "key_of" in caught.value.hint
 
 
 async def test_puts_of_one_salt_at_a_time_take_turns(autojump_clock: trio.abc.Clock) -> None:

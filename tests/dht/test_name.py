@@ -30,6 +30,12 @@ def test_a_name_is_that_of_its_peer() -> None:
     assert split_name("model") == (None, "model")
 
 
+def test_a_peer_alone_is_no_key() -> None:
+    with pytest.raises(UsageError, match="is a peer") as caught:
+        read_key(PEER, OTHER)
+    assert "prime dht find" in caught.value.hint
+
+
 def test_a_run_is_found_by_its_name() -> None:
     assert read_key("run:main") == run_key("main") == key_of(b"run:main")
 
