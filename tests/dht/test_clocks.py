@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 import trio
 
@@ -15,9 +16,9 @@ from prime.dht.record import make_record
 from prime.dht.registers.elector import Prepare
 from prime.dht.registers.proposal import Ballot, Call, Register, signed
 from prime.dht.settings import DhtSettings
-from prime.errors import UnreachableError
+from prime.errors import NotFoundError, UnreachableError
 from tests.dht.strangers import contact
-from tests.dht.swarm import WALL_S, key_pair, open_node
+from tests.dht.swarm import LAN, WALL_S, key_pair, open_node, open_nodes
 
 NOW_MS = int(WALL_S * 1000)
 DAY_MS = 24 * 3600 * 1000
@@ -100,3 +101,19 @@ async def test_an_elector_whose_clock_jumps_forgets_nothing_that_it_promised(aut
                 await trio.sleep(20 * 3600)
         await archive.sweep(NOW_MS + 100 * DAY_MS)
         assert archive.elector.standings == ()
+
+
+async def test_what_is_published_holds_on_past_its_time_as_long_as_its_node_runs(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    settings = attrs.evolve(LAN, republish_s=40.0)
+    async with open_nodes(3, settings=settings) as (node, other, _):
+        put = await node.dht.put(b"value", salt=b"salt", ttl_s=120)
+        await trio.sleep(1000)
+        again = await other.dht.get(put.record.key)
+        assert (again.value, again.seq, again.ttl_s) == (b"value", put.record.seq, 120)
+        assert again.created_ms > put.record.created_ms + 800_000
+        await node.dht.stop_publishing(put.record.key)
+        await trio.sleep(200)
+        with pytest.raises(NotFoundError):
+            await other.dht.get(put.record.key)

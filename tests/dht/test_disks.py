@@ -101,3 +101,19 @@ async def test_a_peer_is_not_missed_because_the_own_disk_is_full(autojump_clock:
         held = node.dht.held(record.key)
         assert held is not None
         assert held.seq == 2
+
+
+async def test_nobody_is_shown_what_is_not_on_the_disk(autojump_clock: trio.abc.Clock) -> None:
+    async with one_with_a_full_disk() as (node, stranger):
+        record = make_record(key_pair(7), b"x", salt=b"s", seq=1, created_ms=NOW_MS, ttl_s=60)
+        keeps: Ref[Any] = stranger.ref(node.dht.peer, m.RECORDS_PATH, HoldingActor)
+        assert (await keeps.ask(m.StoreRecord(record.sealed), timeout=5)).outcome == "refused"
+        assert (await keeps.ask(m.GetRecord(to_bytes(record.key), None), timeout=5)).record is None
+        card = make_contact(key_pair(66), stranger.addresses, NOW_MS).sealed
+        names: Ref[Any] = stranger.ref(node.dht.peer, m.PROVIDERS_PATH, ProvidingActor)
+        with pytest.raises(RefusedError):
+            await names.ask(m.Provide(to_bytes(key_of(b"x")), card, 60), timeout=5)
+        assert (await names.ask(m.FindProviders(to_bytes(key_of(b"x")), None), timeout=5)).providers == ()
+        node.backend.is_full = False
+        assert (await keeps.ask(m.StoreRecord(record.sealed), timeout=5)).outcome == "stored"
+        assert (await keeps.ask(m.GetRecord(to_bytes(record.key), None), timeout=5)).record == record.sealed
