@@ -14,7 +14,7 @@ import typer
 from prime.cli.options import AsJson, ConfigFile, Kind, Node
 from prime.cli.output import console, emit, say
 from prime.cli.words import many, plain
-from prime.errors import ConflictError, RefusedError, UsageError
+from prime.errors import ConflictError, PrimeError, RefusedError, UsageError
 
 if TYPE_CHECKING:
     from prime.node.messages import PeerShown, RecordShown
@@ -248,7 +248,6 @@ def providers(
     as_json: AsJson = False,
 ) -> None:
     """Find the peers that have what a key names: the members of a run, run:NAME; in libp2p's DHT content, ipfs:CID."""
-    from prime.errors import NotFoundError
     from prime.node.messages import ShowProviders
 
     way = _Way(config, node, join, transport, deadline)
@@ -256,7 +255,7 @@ def providers(
     found = way.carry_out(ShowProviders(key, count), f"looking for providers of {key}")
     _tell_peers(found, as_json=as_json)
     if not found:
-        raise NotFoundError(f"nobody provides {key}", hint="`prime dht provide KEY` on a node that has it says so")
+        raise _nobody(key)
 
 
 @app.command()
@@ -329,6 +328,17 @@ def stats(node: Node = None, config: ConfigFile = None, as_json: AsJson = False)
         raise RefusedError("this node is not in the DHT", hint="remove dht.enabled = false, and start it again")
     told = asdict(found)  # type: ignore[arg-type]  # a @record is an attrs class
     emit({"event": "dht.stats", **told}, "\n".join(stats_lines(found)), as_json=as_json)
+
+
+def _nobody(key: str) -> PrimeError:
+    from prime.dht.name import RUN
+    from prime.errors import NotFoundError
+
+    if key.startswith(RUN):
+        return NotFoundError(
+            f"nobody takes part in a run {key.removeprefix(RUN)}", hint="its members say that they do while they run"
+        )
+    return NotFoundError(f"nobody provides {key}", hint="`prime dht provide KEY` on a node that has it says so")
 
 
 # -------------------------------------------------------------------------------------------------------- what is given

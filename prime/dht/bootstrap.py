@@ -130,9 +130,11 @@ class Sight:
             case "alone":
                 return f"nobody answers: {told}, after {self.tries} tries; it goes on trying"
             case "joining":
-                return f"it knows {self.contacts} peers and looks around; {told}"
+                knows = "1 peer" if self.contacts == 1 else f"{self.contacts} peers"
+                return f"it knows {knows} and looks around; {told}"
             case "merged":
-                return f"it is merged and knows {self.contacts} peers that answer; {told}"
+                one = "1 peer that answers" if self.contacts == 1 else f"{self.contacts} peers that answer"
+                return f"it is merged and knows {one}; {told}"
 
 
 class Bootstrap:

@@ -19,7 +19,7 @@ from _report import say
 from prime.sim.scenarios import lookups, replicas
 
 SIZES: Final = (100, 300, 1000, 3000, 10_000)
-LIARS: Final = (0.0, 0.1, 0.2, 0.3, 0.4)
+LIARS: Final = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
 CRASHES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 FEW: Final = attrs.evolve(lookups.SWARM, replicas=3, refresh_s=3600.0)
 """Three holders of a record rather than twenty: fewer crashes lose one that nobody cares for."""

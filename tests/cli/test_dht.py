@@ -133,7 +133,7 @@ def test_providers(nodes: tuple[NodeProcess, NodeProcess], prime: Any) -> None:
     one, two = nodes
     none = prime("providers", "run:chess", node=two)
     assert (none.status, none.out) == (6, "")
-    assert "nobody provides run:chess" in none.err
+    assert "nobody takes part in a run chess" in none.err
     assert prime("provide", "run:chess", node=one).status == 0
     found = prime("providers", "run:chess", "--json", node=two).json
     assert [peer["peer"] for peer in found["peers"]] == [one.peer]
