@@ -49,6 +49,10 @@ RENEW_MS: Final = 3_600_000
 """How old the own contact may get before it is signed anew, so that others see which of two is the later."""
 PACE: Final = 0.8
 """The part of what a peer takes that this node asks of it, if both have the same settings."""
+SILENT_S: Final = 1.0
+"""How long a request waits for a peer that did not answer the last one: a machine that is gone holds up one lookup, not each."""
+SILENT_MAX: Final = 1024
+"""Silent peers that are remembered."""
 CONTACTS_MAX: Final = 32
 """Contacts in one answer."""
 _HINT: Final = "this peer is broken or hostile: nothing of its answer was used"
@@ -118,6 +122,7 @@ class Peering:
         self._own: Contact | None = None
         self._said: tuple[str, ...] = ()
         self._streams: dict[str, list[str]] = {}
+        self._silent: dict[PeerId, None] = {}
         self._silent_until = 0.0
         self._unsaid = 0
         self.served = 0
@@ -325,14 +330,38 @@ class Peering:
         if known is not None and links is not None and not links.known_addresses(peer):
             self.teach(known)
 
-    async def ask(self, peer: PeerId, path: str, actor: type[Actor[Any]], message: Ask[R]) -> R:
-        """Ask an actor of a peer, within the deadline of one request, and no more often than it would take. Raises as an ask."""
+    async def ask(
+        self, peer: PeerId, path: str, actor: type[Actor[Any]], message: Ask[R], *, patient: bool = False
+    ) -> R:
+        """Ask an actor of a peer, within the deadline of one request, and no more often than it would take. Raises as an ask.
+
+        Who did not answer last time has `SILENT_S`, unless this node is `patient`, as it is when it asks whether a peer lives.
+        """
         wait_s = self._pace.owe(peer, trio.current_time())
         if wait_s:
             await trio.sleep(min(wait_s, self.settings.request_s))
         self._remind(peer)
-        answer: R = await self.system.ref(peer, path, actor).ask(message, timeout=self.settings.request_s)
+        limit_s = self.settings.request_s
+        if peer in self._silent and not patient:
+            limit_s = min(limit_s, SILENT_S)
+        with self._heeding(peer):
+            answer: R = await self.system.ref(peer, path, actor).ask(message, timeout=limit_s)
         return answer
+
+    @contextlib.contextmanager
+    def _heeding(self, peer: PeerId) -> Iterator[None]:
+        """Remember whether a peer answers; a refusal is an answer."""
+        try:
+            yield
+        except RefusedError:
+            self._silent.pop(peer, None)
+            raise
+        except PrimeError:
+            if len(self._silent) >= SILENT_MAX:
+                del self._silent[next(iter(self._silent))]
+            self._silent[peer] = None
+            raise
+        self._silent.pop(peer, None)
 
 
 def _tell(actor: Ref[Any] | None, message: object) -> None:

@@ -231,7 +231,8 @@ class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Sugg
         """Exchange contacts with a peer; `None` where it shows none of its own."""
         peering = self._peering
         try:
-            data = await peering.ask(peer, m.ROUTING_PATH, RoutingActor, m.Introduce(peering.card))
+            question = m.Introduce(peering.card)
+            data = await peering.ask(peer, m.ROUTING_PATH, RoutingActor, question, patient=True)
         except PrimeError as error:
             if not isinstance(error, RefusedError):
                 self.missed(Missed(peer))

@@ -13,6 +13,7 @@ import trio.lowlevel
 import prime
 from prime.dht.backends.memory import MemoryBackend
 from prime.dht.key import key_of
+from prime.dht.peering import SILENT_S
 from prime.errors import ActorUsageError, NotFoundError, RefusedError, UnreachableError, UsageError, WorldError
 from prime.testing import cancelled_at, virtual_clock
 from tests.dht.swarm import LAN, Node, joined, key_pair, open_node, open_nodes
@@ -122,6 +123,27 @@ async def test_a_peer_that_is_silent_holds_up_no_lookup(autojump_clock: trio.abc
         began = trio.current_time()
         assert (await reader.dht.get(put.record.key)).value == b"value"
         assert trio.current_time() - began <= QUICK.request_s
+
+
+async def test_a_peer_that_is_gone_without_a_word_is_waited_for_once(autojump_clock: trio.abc.Clock) -> None:
+    async with open_nodes(4, settings=QUICK) as nodes:
+        first, gone = nodes[0].dht, nodes[3].dht
+        gone._peering.holding.cell.held = True
+        began = trio.current_time()
+        with pytest.raises(NotFoundError):
+            await first.get(key_of(b"nothing"))
+        assert trio.current_time() - began == pytest.approx(QUICK.request_s, abs=0.5)
+        for number in range(5):  # the others, who have not asked it anything, name it on
+            began = trio.current_time()
+            with pytest.raises(NotFoundError):
+                await first.get(key_of(b"nothing %d" % number))
+            assert trio.current_time() - began < SILENT_S + 0.5
+        gone._peering.holding.cell.held = False
+        await first.closest(key_of(b"anything"))
+        assert gone.peer in (contact.peer for contact in await first.closest(key_of(b"anything")))
+        with pytest.raises(NotFoundError):
+            await first.get(key_of(b"nothing"))
+        assert gone.peer not in first._peering._silent
 
 
 async def test_a_busy_node_asks_no_peer_more_often_than_it_takes(autojump_clock: trio.abc.Clock) -> None:
