@@ -273,7 +273,9 @@ def provide(
     way = _Way(config, node, None, None, deadline)
     _check_content(key, way)
     holders = way.carry_out(OfferKey(key, end), f"providing {key}")
-    text = f"{key} is provided no more" if end else f"{key} is provided: {many(holders, 'peer')} say so to who asks"
+    text = (
+        f"{key} is provided no more" if end else f"{key} is provided, as {many(holders, 'peer')} will say to who asks"
+    )
     emit({"event": "dht.provided", "key": key, "holders": holders, "ends": end}, text, as_json=as_json)
 
 

@@ -7,7 +7,7 @@ import hashlib
 
 import pytest
 
-from prime.dht.ipfs.name import is_ipfs, read_multihash, read_value_key
+from prime.dht.ipfs.name import is_ipfs, read_multihash, read_value_key, words_of
 from prime.errors import UsageError
 from prime.transport.identity import KeyPair
 from prime.transport.peer import peer_bytes
@@ -60,3 +60,13 @@ def test_values_are_named_by_their_keys() -> None:
 def test_what_is_no_key_of_a_value_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         read_value_key(f"ipfs:{text}")
+
+
+@pytest.mark.parametrize("text", [f"/pk/{PEER}", "/prime/00ff", "/mine/grüße"])
+def test_a_key_of_a_value_is_told_as_it_is_written(text: str) -> None:
+    assert words_of(read_value_key(f"ipfs:{text}")) == text
+
+
+@pytest.mark.parametrize("key", [b"/pk/" + bytes(4), b"/mine/\x1b[2J"])
+def test_a_key_that_is_no_text_commands_no_terminal(key: bytes) -> None:
+    assert words_of(key).isprintable()

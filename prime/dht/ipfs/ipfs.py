@@ -23,6 +23,7 @@ from prime.dht.contact import Contact
 from prime.dht.ipfs.asking import ASKING_ERRORS, Asking, Heard, with_each
 from prime.dht.ipfs.desk import PROVIDER_KEY_BYTES_MAX, Desk
 from prime.dht.ipfs.message import Kind, Message, Value
+from prime.dht.ipfs.name import words_of
 from prime.dht.ipfs.namespaces import Namespace, Namespaces
 from prime.dht.ipfs.values import OWN_GROUP
 from prime.dht.key import key_of
@@ -133,9 +134,10 @@ class Ipfs:
         if best is None:
             if poll.forged:
                 raise CorruptedError(
-                    f"{poll.forged} values were found under {key!r}, and none is valid", hint="have it published anew"
+                    f"{poll.forged} values were found under {words_of(key)}, and none is valid",
+                    hint="have it published anew",
                 )
-            raise _nothing(looked.heard, f"{key!r}")
+            raise _nothing(looked.heard, words_of(key))
         self._correct(key, best, looked.heard, poll)
         return best
 
@@ -161,15 +163,17 @@ class Ipfs:
             poll.take(heard)
         best = poll.best()
         if best is not None and self.desk.namespaces.best(key, [best, value]) != value:
-            raise ConflictError(f"a better value is there under {key!r}", hint="get it, and put one that follows it")
+            raise ConflictError(
+                f"a better value is there under {words_of(key)}", hint="get it, and put one that follows it"
+            )
         if not looked.heard:
-            raise _nothing((), f"{key!r}")
+            raise _nothing((), words_of(key))
         near = [each.contact for each in looked.heard[: self.desk.settings.replicas]]
         holders = await self._store(key, value, near)
         holders |= {peer for peer, shown in poll.shown.items() if shown == value}
         if not holders:
             raise RefusedError(
-                f"none of {len(near)} peers took the value of {key!r}", hint="do they know its namespace?"
+                f"none of {len(near)} peers took the value of {words_of(key)}", hint="do they know its namespace?"
             )
         self.desk.values.put(key, value, OWN_GROUP, self.asking.wall_ms())
         _keep(self.published, key, value)
@@ -292,7 +296,9 @@ def _keep(kept: dict[bytes, _V], key: bytes, value: _V) -> None:
 
 def _nothing(heard: Sequence[Heard], what: str) -> NotFoundError | UnreachableError:
     if heard:
-        return NotFoundError(f"{len(heard)} peers answered, but held nothing of {what}", hint="is it published?")
+        return NotFoundError(
+            f"answered but held nothing of {what}: {len(heard)} of those asked", hint="is it published?"
+        )
     return UnreachableError(f"no peer answered that was asked for {what}", hint="name a peer to begin with: bootstrap=")
 
 

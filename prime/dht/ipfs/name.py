@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 from typing import Final
 
 from prime.dht.ipfs.protobuf import read_varint
-from prime.errors import DecodeError, UsageError
-from prime.transport.peer import unbase58
+from prime.errors import DecodeError, PrimeError, UsageError
+from prime.transport.peer import peer_of_bytes, unbase58
 
 PREFIX: Final = "ipfs:"
 _PUBLIC_KEY: Final = "/pk/"
@@ -51,6 +52,16 @@ def read_value_key(text: str) -> bytes:
     except DecodeError:
         raise UsageError(f"{text!r} names no peer's public key", hint=_HINT) from None
     return _PUBLIC_KEY.encode() + peer
+
+
+def words_of(key: bytes) -> str:
+    """Return the key of a value as a person reads it."""
+    prefix = _PUBLIC_KEY.encode()
+    if key.startswith(prefix):
+        with contextlib.suppress(PrimeError):
+            return _PUBLIC_KEY + peer_of_bytes(key.removeprefix(prefix))
+    text = key.decode("utf-8", "replace")
+    return text if text.isprintable() else repr(key)
 
 
 def _cid_bytes(text: str) -> bytes:
