@@ -6,13 +6,15 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
 import prime
 from prime.actor import Ref
 from prime.dht import messages as m
-from prime.dht.backend import Entry, Removal
+from prime.dht.archive import open_archive
+from prime.dht.backend import Entry, Loaded, Removal
 from prime.dht.backends.memory import MemoryBackend
 from prime.dht.contact import make_contact
 from prime.dht.facts import PeerRefused
@@ -22,9 +24,10 @@ from prime.dht.providing import ProvidingActor
 from prime.dht.record import make_record
 from prime.dht.registers import messages as registers
 from prime.dht.registers.answering import RegistersActor
-from prime.dht.registers.proposal import Ballot, Call, Register, signed
+from prime.dht.registers.elector import Prepare
+from prime.dht.registers.proposal import Ballot, Call, Register, read_call, signed
 from prime.errors import RefusedError, WorldError
-from tests.dht.swarm import WALL_S, Node, key_pair, open_nodes
+from tests.dht.swarm import LAN, WALL_S, Node, key_pair, open_nodes
 
 NOW_MS = int(WALL_S * 1000)
 PATH = "/home/somebody/dht.sqlite"
@@ -117,3 +120,30 @@ async def test_nobody_is_shown_what_is_not_on_the_disk(autojump_clock: trio.abc.
         node.backend.is_full = False
         assert (await keeps.ask(m.StoreRecord(record.sealed), timeout=5)).outcome == "stored"
         assert (await keeps.ask(m.GetRecord(to_bytes(record.key), None), timeout=5)).record == record.sealed
+
+
+class Damaged(MemoryBackend):
+    """Says, when it is opened, that something in it is damaged, or that writes were lost."""
+
+    damaged: tuple[Removal, ...] = ()
+    lost_writes = 0
+
+    async def open(self) -> Loaded:
+        loaded = await super().open()
+        return attrs.evolve(loaded, damaged=self.damaged, lost_writes=self.lost_writes)
+
+
+@pytest.mark.parametrize("lost_writes", [0, 1])
+async def test_an_elector_whose_store_was_damaged_votes_as_another(
+    lost_writes: int, autojump_clock: trio.abc.Clock
+) -> None:
+    peer, disk = key_pair(1).peer, Damaged()
+    async with open_archive(peer, LAN, disk) as archive:
+        await archive.vote(Prepare(read_call(called(1))), NOW_MS)
+        seat = archive.elector.seat
+    async with open_archive(peer, LAN, disk) as archive:
+        assert (archive.elector.seat, len(archive.elector.standings)) == (seat, 1)
+    disk.lost_writes, disk.damaged = lost_writes, () if lost_writes else (Removal("record", bytes(32)),)
+    async with open_archive(peer, LAN, disk) as archive:
+        assert archive.elector.seat.store != seat.store
+        assert archive.elector.standings == ()

@@ -13,7 +13,8 @@ import trio.lowlevel
 import prime
 from prime.dht.backends.memory import MemoryBackend
 from prime.dht.key import key_of
-from prime.dht.peering import SILENT_S
+from prime.dht.lookup import Lookup
+from prime.dht.peering import SILENT_S, Met
 from prime.errors import ActorUsageError, NotFoundError, RefusedError, UnreachableError, UsageError, WorldError
 from prime.testing import cancelled_at, virtual_clock
 from tests.dht.swarm import LAN, Node, joined, key_pair, open_node, open_nodes
@@ -255,3 +256,35 @@ def test_cancelled_anywhere_it_leaves_nothing(scenario: Callable[[list[Node]], A
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 def test_cancelled_everywhere_it_leaves_nothing(scenario: Callable[[list[Node]], Awaitable[None]]) -> None:
     cancel_everywhere(scenario, at_most=1_000_000)
+
+
+async def test_a_new_incarnation_asks_whom_the_one_before_knew(autojump_clock: trio.abc.Clock) -> None:
+    memory = prime.Memory()
+    async with open_node(1, memory, settings=QUICK) as node, open_node(2, memory, settings=QUICK) as other:
+        routing = node.dht._peering.routing
+        assert routing is not None
+        await routing.tell(Met(other.dht.contact))
+        while other.dht.peer not in node.dht.table:
+            await trio.lowlevel.checkpoint()
+        assert not node.dht._peering.is_linked(other.dht.peer)
+        routing.cell.life._fail_beside(WorldError("it is lost"), "a test")  # type: ignore[attr-defined]
+        await trio.sleep(5)
+        assert [each.peer for each in node.dht.known()] == [other.dht.peer]
+
+
+@pytest.mark.parametrize("critical", [False, True])
+async def test_a_critical_read_goes_more_ways(
+    critical: bool, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.abc.Clock
+) -> None:
+    made: list[int] = []
+
+    class Counted(Lookup):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            made.append(len(self._paths))
+
+    async with open_nodes(10) as nodes:
+        put = await nodes[0].dht.put(b"value")
+        monkeypatch.setattr("prime.dht.looking.core.Lookup", Counted)
+        await nodes[1].dht.get(put.record.key, critical=critical)
+        assert made == [LAN.paths_critical if critical else LAN.paths]
