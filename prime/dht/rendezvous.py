@@ -19,6 +19,8 @@ TTL_S_MAX: Final = 2 * 3600
 """The longest that a registration holds."""
 REGISTRATIONS_MAX: Final = 8192
 """Registrations of all peers."""
+NAMESPACE_GROUP_MAX: Final = 64
+"""Registrations of one group under one namespace: who comes is shown the first few hundred, and others should be among them."""
 PEER_MAX: Final = 32
 """Namespaces of one peer."""
 
@@ -53,6 +55,9 @@ class Rendezvous:
         self.unregister(namespace, contact.peer)
         if self._groups[group] >= self._group_max:
             return f"{self._group_max} registrations came from {group}: that is its quota"
+        there = self._namespaces.get(namespace, OrderedDict())
+        if sum(each.group == group for each in there.values()) >= NAMESPACE_GROUP_MAX:
+            return f"{NAMESPACE_GROUP_MAX} of {group} are registered there already"
         if self._peers[contact.peer] >= PEER_MAX:
             return f"one peer may be in {PEER_MAX} namespaces"
         if len(self) >= REGISTRATIONS_MAX:

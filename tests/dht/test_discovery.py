@@ -10,7 +10,7 @@ import prime
 from prime.dht import messages as m
 from prime.dht.contact import make_contact
 from prime.dht.discovery import DiscoveryActor
-from prime.dht.rendezvous import PEER_MAX, TTL_S_MAX, Rendezvous
+from prime.dht.rendezvous import NAMESPACE_GROUP_MAX, PEER_MAX, TTL_S_MAX, Rendezvous
 from prime.errors import RefusedError
 from tests.dht.strangers import contact
 from tests.dht.swarm import LAN, key_pair, open_node, open_nodes
@@ -46,6 +46,17 @@ def test_nobody_fills_a_point_alone() -> None:
     for number in range(PEER_MAX):
         assert book.register(f"n{number}", contact(99), "two", 60, now=0) == ""
     assert "namespaces" in book.register("one more", contact(99), "two", 60, now=0)
+
+
+def test_who_comes_is_not_shown_one_group_alone() -> None:
+    book = Rendezvous(group_max=1024)
+    taken = [book.register("a", contact(number), "one", 60, now=0) == "" for number in range(300)]
+    assert taken.count(True) == NAMESPACE_GROUP_MAX
+    assert "are registered there already" in book.register("a", contact(300), "one", 60, now=0)
+    assert book.register("b", contact(300), "one", 60, now=0) == ""
+    assert book.register("a", contact(0), "one", 60, now=0) == "", "it is registered anew"
+    assert book.register("a", contact(301), "two", 60, now=0) == ""
+    assert contact(301) in book.discover("a", 0, 256, now=0)[0]
 
 
 async def test_nodes_that_know_one_point_alone_find_each_other(autojump_clock: trio.abc.Clock) -> None:
