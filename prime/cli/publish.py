@@ -100,10 +100,10 @@ def push_order(what: str, name: str | None, step: int | None, licence: str) -> P
             hint="name it, as SPDX does: --licence Apache-2.0",
         )
     file = Path(what)
-    if file.suffix == ".safetensors" or file.is_file():
+    if file.suffix == ".safetensors" or _is_file(file):
         if step is not None:
             raise UsageError("--step is of a run's checkpoints", hint="name the run, or leave --step away")
-        if not file.is_file():
+        if not _is_file(file):
             raise NotFoundError(f"{what}: no such file", hint="name a safetensors file, a run, or a run's folder")
         default = file.stem
     else:
@@ -113,6 +113,22 @@ def push_order(what: str, name: str | None, step: int | None, licence: str) -> P
     return PushModel(
         str(file.absolute()), name or default, told.run, told.step, told.round, told.loss, licence or told.licence
     )
+
+
+def _is_file(path: Path) -> bool:
+    """Tell whether there is such a file; there is none where the disk refuses to look."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def _is_place(path: Path) -> bool:
+    """Tell whether a file is there, or could be."""
+    try:
+        return (path.is_file() or not path.exists()) and path.absolute().parent.is_dir()
+    except OSError:
+        return False
 
 
 def _exported(run: str, step: int | None) -> tuple[Path, str]:
@@ -149,7 +165,7 @@ def pull(
 
     if not is_content(what):
         split_name(what)
-    if (to.exists() and not to.is_file()) or not to.absolute().parent.is_dir():
+    if not _is_place(to):
         raise UsageError(f"{to} is no place for a file", hint="name a file in a folder that is there")
     socket = socket_of(config, node)
     _check_node(socket)

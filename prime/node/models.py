@@ -147,6 +147,9 @@ class Models:
             transfer.error = error
         except PrimeError as error:  # what cannot be right: told to the user who gave the order
             transfer.error = RefusedError(str(error), hint=error.hint)
+        except OSError as error:  # a name that no disk takes, or a folder that this user may not look into
+            text = f"{transfer.shown.file}: {error.strerror or error}"
+            transfer.error = WorldError(text, hint="name a file that the user of the node can reach")
 
     async def _push(self, order: PushModel, transfer: _Transfer) -> None:
         def tell(here_bytes: int, size_bytes: int) -> None:
