@@ -47,6 +47,7 @@ from prime.errors import (
     UnreachableError,
     WorldError,
 )
+from prime.transport.multiaddr import parse_address
 from prime.transport.signing import wall_clock_s
 
 if TYPE_CHECKING:
@@ -365,14 +366,16 @@ async def open_dht(
     one, and need not be one that this node keeps in its table. `backend` keeps what this node holds for others (in memory by default); it is opened and closed
     here. Without `server` this node uses the DHT and answers nobody. `wall_s` returns seconds since 1970 (UTC).
 
-    Raises `ActorUsageError` for a system without a network or of another key, `WorldError` and `CorruptedError` where
-    the backend cannot be opened.
+    Raises `ActorUsageError` for a system without a network or of another key, `ConfigError` for what is no address,
+    `WorldError` and `CorruptedError` where the backend cannot be opened.
     """
     if system.peer != key_pair.peer:
         raise ActorUsageError(
             f"the DHT of {key_pair.peer} in a system of {system.peer or 'no network'}",
             hint="open_system(transport=..., key=key), and the same key here",
         )
+    for address in (*bootstrap, *rendezvous):
+        parse_address(address)
     peering = Peering(system, key_pair, settings, server=server, wall_s=wall_s)
     async with (
         open_archive(peering.peer, settings, backend or MemoryBackend()) as archive,

@@ -72,6 +72,8 @@ class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Sugg
     def __init__(self, peering: Peering, told_of: Sequence[str], lookups: Lookups) -> None:
         self._peering = peering
         self._told_of = list(told_of)
+        self._named = len(self._told_of)
+        """So many the user named; the others the local network did."""
         self._lookups = lookups
         self._introduced: dict[str, Contact] = {}
         """Who answered at an address to begin with."""
@@ -170,7 +172,7 @@ class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Sugg
     @on(Told)
     def told(self, event: Told) -> None:
         """Begin with this address, too."""
-        if event.address not in self._told_of and len(self._told_of) < TOLD_MAX:
+        if event.address not in self._told_of and (len(self._told_of) < TOLD_MAX or self._forget_one()):
             self._told_of.append(event.address)
             self._feed(core.ToldOf(len(self._told_of)))
             self.ctx.start_soon(self._dial, event.address)
@@ -188,6 +190,13 @@ class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Sugg
         """Ask a peer that there is a link with now to introduce itself: it may be in the DHT, too."""
         if event.peer not in self._table:
             self._ping(event.peer)
+
+    def _forget_one(self) -> bool:
+        """Make room for an address: of those that the local network named, the first where nobody answers goes."""
+        silent = next((each for each in self._told_of[self._named :] if each not in self._introduced), None)
+        if silent is not None:
+            self._told_of.remove(silent)
+        return silent is not None
 
     @on(Wake)
     def wake(self, _: Wake) -> None:
@@ -274,12 +283,12 @@ class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Sugg
 
     async def _dial(self, address: str) -> bool:
         """Link with whoever listens at an address that the user named, and exchange contacts."""
-        try:
+        contact: Contact | None = None
+        with contextlib.suppress(PrimeError):
             peer = await self._peering.dial(address)
-        except PrimeError:
-            return False
-        contact = await self._introduce(peer) if peer != self._peering.peer else None
+            contact = await self._introduce(peer) if peer != self._peering.peer else None
         if contact is None:
+            self._introduced.pop(address, None)
             return False
         self._introduced[address] = contact
         self.met(Met(contact))

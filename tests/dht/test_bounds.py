@@ -21,11 +21,12 @@ from prime.dht.peering import Peering
 from prime.dht.providing import ProvidingActor
 from prime.dht.publications import Provided
 from prime.dht.record import make_record
+from prime.dht.routing import TOLD_MAX
 from prime.dht.row import Gone, make_row
 from prime.dht.settings import DhtSettings
 from prime.dht.shelf import Plan
 from prime.dht.storing import STORINGS_MAX
-from prime.errors import UnreachableError
+from prime.errors import ConfigError, UnreachableError
 from prime.transport.links import Links
 from tests.dht.swarm import WALL_S, key_pair, open_node, open_nodes
 from tests.dht.test_hostile import QUICK, one_and_a_liar, version
@@ -197,3 +198,30 @@ async def test_many_ids_of_one_place_that_never_answer_keep_nobody_else_waiting(
         assert asked.index(seated) < asked.index(honest)
         assert len(asked) == 18
         assert not routing._pinged
+
+
+async def test_neighbours_that_are_gone_keep_out_none_that_comes(autojump_clock: trio.abc.Clock) -> None:
+    memory = prime.Memory()
+    named = f"/memory/{key_pair(3).peer[-8:]}/p2p/{key_pair(3).peer}"
+    async with (
+        open_node(1, memory, (named,), settings=QUICK) as node,
+        open_node(2, memory, settings=QUICK) as neighbour,
+    ):
+        for number in range(TOLD_MAX + 10):
+            node.dht.begin_with(f"/memory/gone{number}")
+            await trio.sleep(0.1)
+        node.dht.begin_with(neighbour.system.addresses[0])
+        await trio.sleep(5)
+        assert [each.peer for each in node.dht.known()] == [neighbour.dht.peer]
+        for number in range(TOLD_MAX + 10):
+            node.dht.begin_with(f"/memory/gone too{number}")
+            await trio.sleep(0.1)
+        told = node.dht._peering.routing.cell.life.actor._told_of  # type: ignore[union-attr]
+        assert len(told) == TOLD_MAX
+        assert {named, neighbour.system.addresses[0]} <= set(told)
+
+
+async def test_what_is_no_address_to_begin_with_is_told_at_once() -> None:
+    with pytest.raises(ConfigError, match="is no address"):
+        async with open_node(1, prime.Memory(), ("nonsense",)):
+            pass
