@@ -109,7 +109,7 @@ def _shares(axes: Any, curves: dict[str, Curve], names: dict[str, str], title: s
         shares = [100 * point["share"] for point in points]
         axes.plot([100 * point["x"] for point in points], shares, color=colour, marker="o", markersize=4, label=label)
     axes.axhline(99, color=MARK, linestyle="--", label="wanted, 99 %")
-    axes.set_ylim(top=101)
+    axes.set_ylim(top=100.5)
     axes.set_xlabel(x)
     axes.set_title(title, loc="left", fontsize=10)
     axes.legend(frameon=False, fontsize=8, loc="lower left")
@@ -120,13 +120,13 @@ _PANELS: Final[dict[str, Callable[[Any, dict[str, Curve]], None]]] = {
     "liars_20": functools.partial(
         _shares,
         names={"careful": "careful, 8 paths", "plain": "plain, 3 paths"},
-        title="right reads, % of all",
+        title="right reads beside liars, %",
         x="nodes that lie, %",
     ),
     "churn_25": functools.partial(
         _shares,
         names={"repaired": "repaired", "left alone": "not repaired"},
-        title="right reads, % of all",
+        title="right reads while nodes crash, %",
         x="nodes that crash each hour, %",
     ),
 }
