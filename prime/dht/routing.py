@@ -93,6 +93,7 @@ class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Sugg
             if peering.is_linked(contact.peer):
                 self._table.answered(contact, now, seen_at=peering.seen_at(contact.peer))
             else:
+                peering.teach(contact)  # the links may have forgotten it, and it is in no table now
                 self._ping(contact.peer)
         bits = self.ctx.system.random.getrandbits
         self._bootstrap = Bootstrap(
