@@ -357,6 +357,7 @@ async def open_dht(
     bootstrap: Sequence[str] = (),
     rendezvous: Sequence[str] = (),
     server: bool = True,
+    linked: bool = True,
     wall_s: Callable[[], float] = wall_clock_s,
 ) -> AsyncIterator[Dht]:
     """Take part in a DHT for the length of the block.
@@ -364,7 +365,8 @@ async def open_dht(
     `key_pair` is the key of `system`'s node. `bootstrap` are addresses of nodes that are in it; with none this node
     waits for others. `rendezvous` are addresses of points where nodes register and find each other; any node of a DHT is
     one, and need not be one that this node keeps in its table. `backend` keeps what this node holds for others (in memory by default); it is opened and closed
-    here. Without `server` this node uses the DHT and answers nobody. `wall_s` returns seconds since 1970 (UTC).
+    here. Without `server` this node uses the DHT and answers nobody. Peers that `system` is linked with for
+    something else lead into the DHT too; without `linked` they do not. `wall_s` returns seconds since 1970 (UTC).
 
     Raises `ActorUsageError` for a system without a network or of another key, `ConfigError` for what is no address,
     `WorldError` and `CorruptedError` where the backend cannot be opened.
@@ -386,7 +388,7 @@ async def open_dht(
         lookups = Lookups(peering, supervisor)
         storings = Storings(peering, supervisor)
         publisher = Publisher(peering, archive, lookups, storings)
-        make_routing = functools.partial(RoutingActor, peering, bootstrap, lookups)
+        make_routing = functools.partial(RoutingActor, peering, bootstrap, lookups, linked=linked)
         remote = (m.FindPeers, m.Introduce) if server else ()
         peering.routing = await supervisor.spawn(make_routing, "routing", remote=remote)
         if server:

@@ -69,8 +69,10 @@ class Linked:
 class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Suggested | Linked | Told | Wake]):
     """Keeps the table of one node."""
 
-    def __init__(self, peering: Peering, told_of: Sequence[str], lookups: Lookups) -> None:
+    def __init__(self, peering: Peering, told_of: Sequence[str], lookups: Lookups, *, linked: bool = True) -> None:
         self._peering = peering
+        self._linked = linked
+        """Whether peers that there are links with for something else are asked, too."""
         self._told_of = list(told_of)
         self._named = len(self._told_of)
         """So many the user named; the others the local network did."""
@@ -100,9 +102,10 @@ class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Sugg
             self._table, told_of=len(self._told_of), settings=peering.settings, bits=bits, now=now
         )
         peering.sight = self._bootstrap.sight
-        self._unsubscribe = self.ctx.system.subscribe(self._observe)
-        for peer in () if peering.links is None else peering.links.peers:
-            self._ping(peer)
+        if self._linked:
+            self._unsubscribe = self.ctx.system.subscribe(self._observe)
+            for peer in () if peering.links is None else peering.links.peers:
+                self._ping(peer)
         self._feed(core.Woken())
 
     async def stopping(self) -> None:

@@ -42,7 +42,7 @@ class DhtSight:
 async def look_through(system: System, key: KeyPair, address: str, peer: str) -> DhtSight:
     """Look at the DHT that the node at an address is in, through it alone; answers nobody meanwhile."""
     with trio.move_on_after(WITHIN_S), contextlib.suppress(PrimeError):
-        async with open_dht(system, key, settings=_SETTINGS, bootstrap=(address,), server=False) as dht:
+        async with open_dht(system, key, settings=_SETTINGS, bootstrap=(address,), server=False, linked=False) as dht:
             while (seen := dht.status()).phase != "merged":
                 if seen.tries > 1 and not seen.contacts:
                     return DhtSight(address)  # it answers, but not for the DHT
