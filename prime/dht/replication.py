@@ -57,7 +57,7 @@ class Gone:
 
 @attrs.frozen
 class Joined:
-    """A node has come into the table, or has come back without what it held."""
+    """A node has come into the table, or answers again: it may be back without what it held."""
 
     contact: Contact
 
@@ -220,7 +220,7 @@ class Replication:
             duty.spared_by = by
             self._set_due(key, duty, max(duty.due, min(duty.due_max, now + self._turn_s())))
         if by is not None:
-            duty.assumed = holders | {by}
+            duty.assumed = holders  # a publisher that is none of the nearest does not hold what it hands over
 
     def _changed(self, peer: PeerId) -> None:
         """Somebody has come or gone: nobody knows any more whether it holds anything, and all records are looked at."""

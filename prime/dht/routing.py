@@ -154,23 +154,27 @@ class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Sugg
     def met(self, event: Met) -> None:
         """Take in a peer that has answered."""
         contact, table = event.contact, self._table
-        was_in = contact.peer in table
+        was_in, was_live = contact.peer in table, table.is_live(contact.peer)
         doubtful = table.answered(contact, self.ctx.now(), seen_at=self._peering.seen_at(contact.peer))
         if doubtful is not None:
             self._ping(doubtful.peer, first=True)
+        if not was_live and table.is_live(contact.peer):
+            self._peering.tell_holding(Neighbour(Joined(contact)))
         if not was_in and contact.peer in table:
             self.ctx.emit(ContactAdded(contact.peer, bucket_of(table.own, contact.key)))
-            self._peering.tell_holding(Neighbour(Joined(contact)))
             self._feed(core.Woken())
 
     @on(Missed)
     def missed(self, event: Missed) -> None:
         """Take note that a peer has not answered."""
-        was_in = event.peer in self._table
-        self._table.failed(event.peer, self.ctx.now())
-        if was_in and event.peer not in self._table:
-            self.ctx.emit(ContactDropped(event.peer, "it does not answer"))
-            self._peering.tell_holding(Neighbour(Left(event.peer)))
+        table, peer = self._table, event.peer
+        was_in, was_live = peer in table, table.is_live(peer)
+        table.failed(peer, self.ctx.now())
+        is_dropped = was_in and peer not in table  # whoever waited has its place now
+        if was_live or is_dropped:
+            self._peering.tell_holding(Neighbour(Left(peer)))
+        if is_dropped:
+            self.ctx.emit(ContactDropped(peer, "it does not answer"))
             self._feed(core.Woken())
 
     @on(Told)

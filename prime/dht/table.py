@@ -97,6 +97,11 @@ class Table:
         seat = self._seats.get(peer)
         return None if seat is None else seat.contact
 
+    def is_live(self, peer: PeerId) -> bool:
+        """Tell whether a peer is in and has answered what it was last asked."""
+        seat = self._seats.get(peer)
+        return seat is not None and not seat.failures
+
     def seats(self, bucket: int) -> tuple[Seat, ...]:
         """Return who sits in a bucket, the least recently seen first."""
         found = self._buckets.get(bucket)

@@ -42,6 +42,32 @@ async def test_where_a_holder_leaves_the_next_one_gets_its_records(autojump_cloc
             await nodes[1].dht.get(key)
 
 
+async def test_a_holder_that_leaves_is_not_missed_for_an_hour(autojump_clock: trio.abc.Clock) -> None:
+    async with open_nodes(7, settings=attrs.evolve(QUICK, replicate_s=3600.0)) as nodes:
+        keys = [(await nodes[0].dht.put(b"%d" % number)).record.key for number in range(8)]
+        for _ in range(3):
+            await nodes.pop().stop()
+            await trio.sleep(120)
+            assert [nearest(nodes, key) - holders(nodes, key) for key in keys] == [set()] * len(keys)
+
+
+async def test_what_was_put_while_nobody_answered_is_handed_on_once_they_do(autojump_clock: trio.abc.Clock) -> None:
+    async with open_nodes(5, settings=attrs.evolve(QUICK, replicate_s=3600.0)) as nodes:
+        writer, *others = nodes
+        cells = [
+            actor.cell for node in others for actor in (node.dht._peering.holding, node.dht._peering.routing) if actor
+        ]
+        for cell in cells:
+            cell.held = True
+        put = await writer.dht.put(b"value")
+        assert put.holders == (writer.dht.peer,)
+        for cell in cells:
+            cell.held = False
+            cell.wake()
+        await trio.sleep(120)
+        assert holders(nodes, put.record.key) >= nearest(nodes, put.record.key)
+
+
 async def test_a_newcomer_gets_what_it_is_nearest_to_and_others_give_it_up(autojump_clock: trio.abc.Clock) -> None:
     memory = prime.Memory()
     async with open_nodes(4, transport=lambda _: memory, settings=QUICK) as nodes:
