@@ -58,6 +58,14 @@ class PeerRefused:
 
 
 @attrs.frozen
+class AddressFailed:
+    """An address to begin with has led to no node of the DHT; it is tried again. Told once for each reason."""
+
+    address: str
+    reason: str
+
+
+@attrs.frozen
 class ContactAdded:
     """A peer has answered and stands in the routing table."""
 

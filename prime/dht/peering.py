@@ -299,7 +299,7 @@ class Peering:
         self.system.emit(PeerRefused(peer, reason, unsaid))
 
     def dispute(self, fact: object) -> None:
-        """Say what somebody should hear of that strangers can bring about as often as they ask: a few times, then now and then."""
+        """Say what somebody should hear of that others can bring about as often as they like: a few times, then now and then."""
         if self._disputes.take(type(fact).__name__, trio.current_time()):
             self.system.emit(fact)
 

@@ -22,7 +22,7 @@ from prime.dht import key as keys
 from prime.dht import messages as m
 from prime.dht.bootstrap import Bootstrap
 from prime.dht.contact import Contact
-from prime.dht.facts import ContactAdded, ContactDropped
+from prime.dht.facts import AddressFailed, ContactAdded, ContactDropped
 from prime.dht.holding import Neighbour
 from prime.dht.key import bucket_of
 from prime.dht.lookup import Nearest
@@ -79,6 +79,8 @@ class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Sugg
         self._lookups = lookups
         self._introduced: dict[str, Contact] = {}
         """Who answered at an address to begin with."""
+        self._led_nowhere: dict[str, str] = {}
+        """Why nobody did, as it was told last."""
         self._queue: deque[PeerId] = deque()
         self._pinged: dict[PeerId, str] = {}
         """Who is to be asked, or is, and the group of each."""
@@ -291,16 +293,27 @@ class RoutingActor(Actor[m.FindPeers | m.Introduce | Heard | Met | Missed | Sugg
 
     async def _dial(self, address: str) -> bool:
         """Link with whoever listens at an address that the user named, and exchange contacts."""
-        contact: Contact | None = None
-        with contextlib.suppress(PrimeError):
+        contact, reason = None, "it is this node's own"
+        try:
             peer = await self._peering.dial(address)
-            contact = await self._introduce(peer) if peer != self._peering.peer else None
+            if peer != self._peering.peer:
+                reason = f"{peer} answers there, and shows no contact in the DHT"
+                contact = await self._introduce(peer)
+        except PrimeError as error:
+            reason = str(error)
         if contact is None:
             self._introduced.pop(address, None)
+            self._tell_failed(address, reason)
             return False
         self._introduced[address] = contact
+        self._led_nowhere.pop(address, None)
         self.met(Met(contact))
         return True
+
+    def _tell_failed(self, address: str, reason: str) -> None:
+        if self._led_nowhere.get(address) != reason:
+            self._led_nowhere[address] = reason
+            self._peering.dispute(AddressFailed(address, reason))
 
     async def _look_around(self, bucket: int) -> None:
         own, random = self._peering.key, self.ctx.system.random

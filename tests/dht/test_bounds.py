@@ -14,7 +14,7 @@ from prime.dht import messages as m
 from prime.dht.archive import open_archive
 from prime.dht.backends.memory import MemoryBackend
 from prime.dht.contact import make_contact
-from prime.dht.facts import Equivocation
+from prime.dht.facts import AddressFailed, Equivocation
 from prime.dht.holding import HoldingActor, gone
 from prime.dht.key import key_of, to_bytes
 from prime.dht.peering import Peering
@@ -225,3 +225,17 @@ async def test_what_is_no_address_to_begin_with_is_told_at_once() -> None:
     with pytest.raises(ConfigError, match="is no address"):
         async with open_node(1, prime.Memory(), ("nonsense",)):
             pass
+
+
+async def test_an_address_that_leads_nowhere_is_told_with_its_reason_and_once(autojump_clock: trio.abc.Clock) -> None:
+    memory = prime.Memory()
+    async with (
+        prime.open_system(transport=memory, key=key_pair(9)) as outside,
+        open_node(1, memory, ("/memory/gone", *outside.addresses)) as node,
+    ):
+        node.dht.begin_with(node.system.addresses[0])
+        await trio.sleep(600)
+        told = {fact.address: fact.reason for fact in node.facts if isinstance(fact, AddressFailed)}
+        assert sum(isinstance(fact, AddressFailed) for fact in node.facts) == len(told) == 3
+        assert told[node.system.addresses[0]] == "it is this node's own"
+        assert "shows no contact in the DHT" in told[outside.addresses[0]]
