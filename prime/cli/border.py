@@ -13,6 +13,7 @@ A traceback is printed under `--debug` or PRIME_DEBUG alone.
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import sys
@@ -27,6 +28,7 @@ from prime.cli.output import say
 from prime.errors import PrimeError, PrimeInternalError
 
 EXIT_BUG: Final = 1
+EXIT_FAILED: Final = 8
 EXIT_INTERRUPTED: Final = 130
 
 
@@ -41,6 +43,8 @@ def guarded(command: Callable[[], object]) -> int:
         return _interrupted()
     except BrokenPipeError:
         return _reader_gone()
+    except OSError as error:
+        return _disk_full(error) if error.errno in {errno.ENOSPC, errno.EDQUOT} else _tell(error)
     except BaseException as error:  # noqa: BLE001 - the command line's border: nothing passes it
         return _tell(error)
     return status if isinstance(status, int) else 0
@@ -60,8 +64,20 @@ def _interrupted() -> int:
 
 def _reader_gone() -> int:
     """Whoever read our output has closed it, as `| head` does: stop, and keep Python from failing to flush at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _end_output()
     return 0
+
+
+def _disk_full(error: OSError) -> int:
+    """Say that what takes our output, or a file that was to be written, is full."""
+    _end_output()
+    say(f"error: {error.filename or 'the output'}: {error.strerror}")
+    say("hint: free space there, or write elsewhere")
+    return EXIT_FAILED
+
+
+def _end_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _tell(error: BaseException) -> int:

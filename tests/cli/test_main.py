@@ -229,3 +229,13 @@ def test_no_colour_off_a_terminal_or_when_told() -> None:
     environ = {**os.environ, "NO_COLOR": "1"}
     done = subprocess.run([sys.executable, "-m", "prime", "--help"], env=environ, capture_output=True, check=True)
     assert b"\x1b[" not in done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is always full")
+def test_an_output_that_is_full_is_no_bug() -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "prime", "version"], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    assert done.returncode == 8
+    assert b"error: the output: No space left on device" in done.stderr
