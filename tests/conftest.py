@@ -1,4 +1,4 @@
-"""What every test shares: the Hypothesis profiles.
+"""What every test shares: the Hypothesis profiles, and Ctrl-C.
 
 `ci` (the default) draws the same examples on every run, so that a red run is red again; `nightly` draws new ones, many
 more of them. `HYPOTHESIS_PROFILE=nightly` or pytest's `--hypothesis-profile=nightly` chooses.
@@ -7,6 +7,7 @@ more of them. `HYPOTHESIS_PROFILE=nightly` or pytest's `--hypothesis-profile=nig
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -28,3 +29,7 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+# A shell has what it starts in the background ignore Ctrl-C, and whatever that starts, too: tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
