@@ -10,7 +10,7 @@ the rest is pure and says so in its first line:
   `peering` (how this node stands among the others), `routing`*, `looking`* (one actor a lookup), `discovery`*
 - what a node holds: `shelf` and its `row`, `providers`, `shares` (whose room it is), `draft` (changes that are tried),
   `replication` (the plan of copies); `archive`, which has all of it outside the actors, so that none loses any by ending, over a
-  `backend` out of `backends/`; `holding`* and `providing`*, which answer for it
+  `backend` out of `backends/`; `holding`* and `providing`*, which answer for it, and the `batches` that they write
 - what a node says: `publications`; `storing`* (one actor a record on its way to its holders), `publishing`*
 - `registers/`: compare-and-set, by votes of a record's electors
 - `blob/`: bytes of any size by content id, from whoever has them

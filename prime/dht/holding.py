@@ -21,6 +21,7 @@ from prime.dht import key as keys
 from prime.dht import messages as m
 from prime.dht import replication as core
 from prime.dht.archive import Archive
+from prime.dht.batches import Batches
 from prime.dht.contact import Contact
 from prime.dht.key import Key
 from prime.dht.lookup import Nearest, Value
@@ -34,10 +35,6 @@ from prime.wire import Ask, message
 if TYPE_CHECKING:
     from prime.dht.looking import Lookups
 
-WAITING_MAX: Final = 512
-"""Records that wait for their turn to be written; further ones are refused."""
-BATCH_MAX: Final = 128
-"""Records that share one write."""
 SWEEP_S: Final = 30.0
 """How often it is looked whether something has expired."""
 
@@ -82,8 +79,7 @@ class HoldingActor(Actor[m.GetRecord | m.StoreRecord | Keep | Neighbour | Turn |
         self._peering = peering
         self._archive = archive
         self._lookups = lookups
-        self._waiting: list[_Offer] = []
-        self._writing = False
+        self._batches = Batches(self._write)
         self._timer: Once | None = None
 
     async def started(self) -> None:
@@ -132,32 +128,24 @@ class HoldingActor(Actor[m.GetRecord | m.StoreRecord | Keep | Neighbour | Turn |
         return self._offer(q.record, q.group, self._peering.peer)
 
     def _offer(self, record: Record, group: str, by: PeerId) -> Later:
-        if len(self._waiting) >= WAITING_MAX:
-            raise RefusedError("more records come than can be written", hint="try again, or another holder")
+        self._batches.check_room()
         later = self.ctx.defer()
-        self._waiting.append(_Offer(record, group, by, later))
-        if not self._writing:
-            self._writing = True
-            self.ctx.start_soon(self._write)
+        self._batches.add(_Offer(record, group, by, later), self.ctx.start_soon)
         return later
 
-    async def _write(self) -> None:
-        """Write what waits, until nothing does."""
-        while self._waiting:
-            batch, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
-            try:
-                plan = await self._archive.hold([(each.record, each.group) for each in batch], self._peering.now_ms())
-            except WorldError as error:
-                refusal = self._peering.disk_refuses(error)
-                for each in batch:
-                    why = f"its disk: {error}" if each.by == self._peering.peer else str(refusal)
-                    each.later.reply(m.RecordStored("refused", why))
-            else:
-                for each, answer in zip(batch, plan.answers, strict=True):
-                    each.later.reply(reply_of(answer))
-                    self._note(each.record, each.by, answer)
-                self._forget(plan)
-        self._writing = False
+    async def _write(self, batch: list[_Offer]) -> None:
+        try:
+            plan = await self._archive.hold([(each.record, each.group) for each in batch], self._peering.now_ms())
+        except WorldError as error:
+            refusal = self._peering.disk_refuses(error)
+            for each in batch:
+                why = f"its disk: {error}" if each.by == self._peering.peer else str(refusal)
+                each.later.reply(m.RecordStored("refused", why))
+            return
+        for each, answer in zip(batch, plan.answers, strict=True):
+            each.later.reply(reply_of(answer))
+            self._note(each.record, each.by, answer)
+        self._forget(plan)
 
     def _note(self, record: Record, by: PeerId, answer: Answer) -> None:
         key = keys.to_bytes(record.key).hex()

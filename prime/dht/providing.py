@@ -6,20 +6,14 @@ says much holds up nobody who asks.
 
 from __future__ import annotations
 
-from typing import Final
-
 from prime.actor import Actor, Later, on
 from prime.dht import key as keys
 from prime.dht import messages as m
 from prime.dht.archive import Archive
+from prime.dht.batches import Batches
 from prime.dht.peering import CONTACTS_MAX, Peering
 from prime.dht.providers import Offer
 from prime.errors import RefusedError, WorldError
-
-WAITING_MAX: Final = 512
-"""Provisions that wait for their turn to be written; further ones are refused."""
-BATCH_MAX: Final = 128
-"""Provisions that share one write."""
 
 
 class ProvidingActor(Actor[m.FindProviders | m.Provide]):
@@ -28,8 +22,7 @@ class ProvidingActor(Actor[m.FindProviders | m.Provide]):
     def __init__(self, peering: Peering, archive: Archive) -> None:
         self._peering = peering
         self._archive = archive
-        self._waiting: list[tuple[Offer, Later]] = []
-        self._writing = False
+        self._batches = Batches(self._write)
 
     @on(m.FindProviders)
     def find(self, q: m.FindProviders) -> m.ProvidersFound:
@@ -49,30 +42,22 @@ class ProvidingActor(Actor[m.FindProviders | m.Provide]):
         contact = peering.read_card(q.contact, sender)
         if contact is None:
             raise RefusedError("a provider speaks for itself alone", hint="show your own contact")
-        if len(self._waiting) >= WAITING_MAX:
-            raise RefusedError("more is said than can be written", hint="another peer remembers it")
+        self._batches.check_room()
         later = self.ctx.defer()
         key, group = keys.from_bytes(q.key), peering.share_of(sender)
-        self._waiting.append((Offer(key, contact, sender, group, q.ttl_s), later))
-        if not self._writing:
-            self._writing = True
-            self.ctx.start_soon(self._write)
+        self._batches.add((Offer(key, contact, sender, group, q.ttl_s), later), self.ctx.start_soon)
         return later
 
-    async def _write(self) -> None:
-        """Write what waits, until nothing does."""
-        while self._waiting:
-            batch, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
-            try:
-                plan = await self._archive.provide([offer for offer, _ in batch], self._peering.now_ms())
-            except WorldError as error:
-                refusal = self._peering.disk_refuses(error)
-                for _, later in batch:
-                    later.fail(refusal)
-                continue
-            for (_, later), why in zip(batch, plan.answers, strict=True):
-                if why:
-                    later.fail(RefusedError(why, hint="another peer remembers it"))
-                else:
-                    later.reply(None)
-        self._writing = False
+    async def _write(self, batch: list[tuple[Offer, Later]]) -> None:
+        try:
+            plan = await self._archive.provide([offer for offer, _ in batch], self._peering.now_ms())
+        except WorldError as error:
+            refusal = self._peering.disk_refuses(error)
+            for _, later in batch:
+                later.fail(refusal)
+            return
+        for (_, later), why in zip(batch, plan.answers, strict=True):
+            if why:
+                later.fail(RefusedError(why, hint="another peer remembers it"))
+            else:
+                later.reply(None)
